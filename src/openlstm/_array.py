@@ -1,0 +1,79 @@
+"""The handful of array functions that numpy and torch spell differently, so that the definitions are written once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a torch.Tensor; both kinds never meet in one call
+
+
+def is_torch(x: Any) -> bool:
+    """True for a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def namespace(x: Array) -> Any:
+    """The module whose functions work on `x`: torch or numpy."""
+    return sys.modules["torch"] if is_torch(x) else np
+
+
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent."""
+    return namespace(x).tanh(x)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), exactly 0 and 1 at the ends, without overflow."""
+    if is_torch(x):
+        return x.sigmoid()
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, np.ones_like(e)) / (1 + e)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0); NaN stays NaN."""
+    return namespace(x).where(x < 0, namespace(x).zeros_like(x), x)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """Elementwise choice, dtype kept."""
+    return namespace(a).where(condition, a, b)
+
+
+def split(x: Array, parts: int) -> tuple[Array, ...]:
+    """Cut the last axis into equal parts."""
+    n = x.shape[-1] // parts
+    return tuple(x[..., k * n : (k + 1) * n] for k in range(parts))
+
+
+def concat(arrays: list[Array]) -> Array:
+    """Join along the last axis."""
+    xp = namespace(arrays[0])
+    return xp.cat(arrays, -1) if is_torch(arrays[0]) else xp.concatenate(arrays, -1)
+
+
+def stack(arrays: list[Array]) -> Array:
+    """Stack along a new first axis."""
+    return namespace(arrays[0]).stack(arrays)
+
+
+def zeros(like: Array, *shape: int) -> Array:
+    """Zeros of a shape with the dtype (and device) of `like`."""
+    return like.new_zeros(shape) if is_torch(like) else np.zeros(shape, like.dtype)
+
+
+def empty(like: Array, *shape: int) -> Array:
+    """Uninitialised memory of a shape with the dtype (and device) of `like`."""
+    return like.new_empty(shape) if is_torch(like) else np.empty(shape, like.dtype)
+
+
+def as_like(value: Any, like: Array) -> Array:
+    """`value` (array, tensor or list) as an array of the kind of `like`, on its device, keeping its own dtype."""
+    if not is_torch(like):
+        return value.detach().cpu().numpy() if is_torch(value) else np.asarray(value)
+    torch = sys.modules["torch"]
+    return torch.as_tensor(value, device=like.device)
