@@ -1,0 +1,149 @@
+// The one product of the engine: rows times a packed panel, summed over k in order, in a register tile.
+//
+// Every output is one chain of multiply-adds over k, whatever the tile, the vector width or the thread, so its bits depend on
+// its own row and column alone. A panel holds up to four vectors of columns for all k, side by side: [K][N][width].
+#pragma once
+
+#include "vec.hpp"
+
+namespace openlstm::OPENLSTM_ISA {
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// acc[m][n] += x[m][k] * p[k][n], for k = 0 .. K-1 in this order. p moves on to what follows the panel.
+template <class T, int M, int N>
+OPENLSTM_INLINE void product(Vec<T> (&acc)[M][N], const T* const* x, index K, const T*& p) {
+  const T* row[M];
+  for (int m = 0; m < M; m++) row[m] = x[m];
+  for (index k = 0; k < K; k++, p += N * width<T>) {
+    Vec<T> w[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) w[n] = load(p + n * width<T>);
+#pragma GCC unroll 6
+    for (int m = 0; m < M; m++) {
+      Vec<T> b = splat(row[m][k]);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) acc[m][n] = fma(b, w[n], acc[m][n]);
+    }
+  }
+}
+
+// Cut n rows into tiles of at most max_rows and of heights as equal as can be: f(Count<height>, first row).
+template <class F>
+OPENLSTM_INLINE void in_tiles(index n, F f) {
+  index tiles = (n + max_rows - 1) / max_rows;
+  for (index k = 0, first = 0; k < tiles; k++) {
+    index height = n / tiles + (k < n % tiles);
+    switch (height) {
+      case 1: f(Count<1>{}, first); break;
+      case 2: f(Count<2>{}, first); break;
+#if OPENLSTM_ROWS > 2
+      case 3: f(Count<3>{}, first); break;
+#endif
+#if OPENLSTM_ROWS > 3
+      case 4: f(Count<4>{}, first); break;
+      case 5: f(Count<5>{}, first); break;
+      case 6: f(Count<6>{}, first); break;
+#endif
+    }
+    first += height;
+  }
+}
+
+// Vectors in the panel that begins `columns` before the end.
+template <class T>
+OPENLSTM_INLINE index panel_vectors(index columns) {
+  return columns >= 4 * width<T> ? 4 : (columns + width<T> - 1) / width<T>;
+}
+// Elements of all panels of a matrix [K, columns].
+template <class T>
+OPENLSTM_INLINE index panel_size(index K, index columns) {
+  return K * ((columns + width<T> - 1) / width<T>)*width<T>;
+}
+
+enum class Into { store, add };
+
+template <Into into, class T, int M, int N>
+static void multiply_tile(const T* const* x, T* const* out, index K, const T* panel, index column, index columns) {
+  Vec<T> acc[M][N] = {};
+  product<T, M, N>(acc, x, K, panel);
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) {
+      index at = column + n * width<T>, lanes = columns - at;
+      if (into == Into::add) acc[m][n] = load(out[m] + at, lanes) + acc[m][n];
+      store(out[m] + at, acc[m][n], lanes);
+    }
+}
+
+// out[m][0..columns) = (or +=) x[m] . panels, for n rows reached through pointers.
+template <Into into, class T>
+static void multiply(const T* const* x, T* const* out, index n, index K, const T* panels, index columns) {
+  for (index column = 0; column < columns; column += 4 * width<T>) {
+    index vectors = panel_vectors<T>(columns - column);
+    in_tiles(n, [&](auto height, index first) {
+      constexpr int M = decltype(height)::value;
+      switch (vectors) {
+        case 1: multiply_tile<into, T, M, 1>(x + first, out + first, K, panels, column, columns); break;
+        case 2: multiply_tile<into, T, M, 2>(x + first, out + first, K, panels, column, columns); break;
+        case 3: multiply_tile<into, T, M, 3>(x + first, out + first, K, panels, column, columns); break;
+        default: multiply_tile<into, T, M, 4>(x + first, out + first, K, panels, column, columns);
+      }
+    });
+    panels += K * vectors * width<T>;
+  }
+}
+
+// The panel that begins at `column` of a matrix whose K rows are reached through row(k).
+template <class T, class Row>
+OPENLSTM_INLINE void pack_panel(Row row, index K, index column, index columns, T* panel) {
+  index vectors = panel_vectors<T>(columns - column);
+  for (index k = 0; k < K; k++, panel += vectors * width<T>) {
+    const T* source = row(k) + column;
+    for (index n = 0; n < vectors; n++) store(panel + n * width<T>, load(source + n * width<T>, columns - column - n * width<T>));
+  }
+}
+template <class T, class Row>
+OPENLSTM_INLINE void pack_panels(Row row, index K, index columns, T* panels) {
+  for (index column = 0; column < columns; column += 4 * width<T>)
+    pack_panel<T>(row, K, column, columns, panels + K * column);
+}
+
+// Squares of 16 bytes a side are transposed in registers.
+OPENLSTM_INLINE void transpose_square(const float* const* rows, index column, float* out, index stride) {
+  typedef float V4 __attribute__((vector_size(16)));
+  typedef float U4 __attribute__((vector_size(16), aligned(4)));
+  V4 a = *(const U4*)(rows[0] + column), b = *(const U4*)(rows[1] + column), c = *(const U4*)(rows[2] + column), d = *(const U4*)(rows[3] + column);
+  V4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  V4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  *(U4*)(out) = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  *(U4*)(out + stride) = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  *(U4*)(out + 2 * stride) = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+  *(U4*)(out + 3 * stride) = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+}
+OPENLSTM_INLINE void transpose_square(const double* const* rows, index column, double* out, index stride) {
+  for (index r = 0; r < 2; r++) out[r] = rows[r][column], out[stride + r] = rows[r][column + 1];
+}
+
+// out[k * stride + r] = row(r)[first + k], for r < n and k < K.
+template <class T, class Row>
+OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, index stride) {
+  constexpr index side = 16 / sizeof(T);
+  index r = 0;
+  for (; r + side <= n; r += side) {
+    const T* rows[side];
+    for (index s = 0; s < side; s++) rows[s] = row(r + s) + first;
+    index k = 0;
+    for (; k + side <= K; k += side) transpose_square(rows, k, out + k * stride + r, stride);
+    for (; k < K; k++)
+      for (index s = 0; s < side; s++) out[k * stride + r + s] = rows[s][k];
+  }
+  for (; r < n; r++) {
+    const T* source = row(r) + first;
+    for (index k = 0; k < K; k++) out[k * stride + r] = source[k];
+  }
+}
+
+}  // namespace openlstm::OPENLSTM_ISA

@@ -1,0 +1,256 @@
+// One vector type per element type, its multiply-add, and its exp, sigmoid and tanh.
+//
+// Everything an output's bits depend on is written with `fma` and single IEEE operations, so that every instruction set gives
+// the same bits: the compiler may contract nothing (-ffp-contract=off) and nothing is summed across lanes. This file is
+// compiled once per instruction set, named by OPENLSTM_ISA, which is also the namespace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define OPENLSTM_VECTOR_BYTES_scalar 16
+#define OPENLSTM_VECTOR_BYTES_avx2 32
+#define OPENLSTM_VECTOR_BYTES_avx512 64
+#define OPENLSTM_VECTOR_BYTES_wide 64
+#define OPENLSTM_VECTOR_BYTES_neon 16
+#define OPENLSTM_JOIN_(a, b) a##b
+#define OPENLSTM_JOIN(a, b) OPENLSTM_JOIN_(a, b)
+#define OPENLSTM_VECTOR_BYTES OPENLSTM_JOIN(OPENLSTM_VECTOR_BYTES_, OPENLSTM_ISA)
+
+#define OPENLSTM_INLINE inline __attribute__((always_inline))
+
+namespace openlstm::OPENLSTM_ISA {
+
+using index = std::ptrdiff_t;
+
+// Rows of a register tile: with four vectors a row, as many accumulators as leave room for a row of weights.
+#if OPENLSTM_VECTOR_BYTES == 32
+#define OPENLSTM_ROWS 3  // 12 of 16 registers
+#elif defined(__SSE2__) && OPENLSTM_VECTOR_BYTES == 16
+#define OPENLSTM_ROWS 2  // no multiply-add in hardware; small is enough
+#else
+#define OPENLSTM_ROWS 6  // 24 of 32 registers
+#endif
+constexpr int max_rows = OPENLSTM_ROWS;
+
+template <class T>
+struct Lane;
+template <>
+struct Lane<float> {
+  typedef float V __attribute__((vector_size(OPENLSTM_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(OPENLSTM_VECTOR_BYTES), aligned(4)));
+  typedef int32_t Bits __attribute__((vector_size(OPENLSTM_VECTOR_BYTES)));
+  using Bit = int32_t;
+};
+template <>
+struct Lane<double> {
+  typedef double V __attribute__((vector_size(OPENLSTM_VECTOR_BYTES)));
+  typedef double Unaligned __attribute__((vector_size(OPENLSTM_VECTOR_BYTES), aligned(8)));
+  typedef int64_t Bits __attribute__((vector_size(OPENLSTM_VECTOR_BYTES)));
+  using Bit = int64_t;
+};
+template <class T>
+using Vec = typename Lane<T>::V;
+template <class T>
+using Bits = typename Lane<T>::Bits;
+
+template <class T>
+constexpr index width = OPENLSTM_VECTOR_BYTES / sizeof(T);
+
+template <class T>
+OPENLSTM_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Lane<T>::Unaligned*>(p);
+}
+template <class T>
+OPENLSTM_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Lane<T>::Unaligned*>(p) = v;
+}
+// The first n lanes only: the others are read as zero, and memory beyond is neither read nor written.
+template <class T>
+OPENLSTM_INLINE Vec<T> load(const T* p, index n) {
+  if (n >= width<T>) return load(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+#endif
+  Vec<T> v{};
+  for (index k = 0; k < n; k++) v[k] = p[k];
+  return v;
+}
+template <class T>
+OPENLSTM_INLINE void store(T* p, Vec<T> v, index n) {
+  if (n >= width<T>) return store(p, v);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), (__m512d)v);
+#endif
+  for (index k = 0; k < n; k++) p[k] = v[k];
+}
+template <class T>
+OPENLSTM_INLINE Vec<T> splat(T x) {
+  return x - Vec<T>{};  // x - 0 is x, also for x = -0
+}
+
+// a * b + c, rounded once.
+#if OPENLSTM_VECTOR_BYTES == 64 && defined(__AVX512F__)
+OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return (Vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return (Vec<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif OPENLSTM_VECTOR_BYTES == 64  // the tile of AVX-512 carried out by two halves
+OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+  __m256 x[2], y[2], z[2];
+  std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
+  for (int h = 0; h < 2; h++) z[h] = _mm256_fmadd_ps(x[h], y[h], z[h]);
+  std::memcpy(&c, z, 64);
+  return c;
+}
+OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  __m256d x[2], y[2], z[2];
+  std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
+  for (int h = 0; h < 2; h++) z[h] = _mm256_fmadd_pd(x[h], y[h], z[h]);
+  std::memcpy(&c, z, 64);
+  return c;
+}
+#elif defined(__FMA__)
+OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return (Vec<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return (Vec<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+#elif defined(__aarch64__)
+OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return (Vec<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return (Vec<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+#else  // in software where the processor has none: slow, and right
+OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+  for (int k = 0; k < width<float>; k++) c[k] = __builtin_fmaf(a[k], b[k], c[k]);
+  return c;
+}
+OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  for (int k = 0; k < width<double>; k++) c[k] = __builtin_fma(a[k], b[k], c[k]);
+  return c;
+}
+#endif
+
+template <class T>
+OPENLSTM_INLINE Bits<T> bits(Vec<T> x) {
+  return reinterpret_cast<Bits<T>&>(x);
+}
+template <class T>
+OPENLSTM_INLINE Vec<T> from_bits(Bits<T> x) {
+  return reinterpret_cast<Vec<T>&>(x);
+}
+
+// Constants of exp: x = n ln2 + r with |r| <= ln2/2, and expm1(r) = r + r^2 q(r) with a minimax q (Remez, relative error
+// 1.3e-8 for float, 1.8e-17 for double). ln2 is split so that n * ln2_hi is exact.
+template <class T>
+struct Exp;
+template <>
+struct Exp<float> {
+  static constexpr float log2e = 0x1.715476p+0f, ln2_hi = 0x1.63p-1f, ln2_lo = -0x1.bd0106p-13f;
+  static constexpr float round = 0x1.8p+23f;  // adding it leaves n in the lowest bits
+  static constexpr float q[] = {0x1p-1f, 0x1.5554bp-3f, 0x1.555486p-5f, 0x1.1227fep-7f, 0x1.6d991cp-10f};
+  static constexpr int mantissa = 23, bias = 127, spare = 64;
+  static constexpr float unspare = 0x1p-64f, lowest = -110.f, highest = 100.f, tanh_end = 40.f;
+};
+template <>
+struct Exp<double> {
+  static constexpr double log2e = 0x1.71547652b82fep+0, ln2_hi = 0x1.62e42feep-1, ln2_lo = 0x1.a39ef35793c76p-33;
+  static constexpr double round = 0x1.8p+52;
+  static constexpr double q[] = {0x1.0000000000005p-1,  0x1.555555555555cp-3,  0x1.55555555520f3p-5,  0x1.111111110e6e6p-7,
+                                 0x1.6c16c17f378d1p-10, 0x1.a01a01b5d1b08p-13, 0x1.a019a685a727ep-16, 0x1.71ddea14af46cp-19,
+                                 0x1.28a2ab9cabe5cp-22, 0x1.af7692a9c622dp-26};
+  static constexpr int mantissa = 52, bias = 1023, spare = 128;
+  static constexpr double unspare = 0x1p-128, lowest = -800., highest = 720., tanh_end = 80.;
+};
+
+// exp(x) = 2^n (1 + p): p = expm1(r), and the bits that hold n.
+template <class T>
+OPENLSTM_INLINE void reduce(Vec<T> x, Vec<T>& p, Bits<T>& n) {
+  using E = Exp<T>;
+  Vec<T> shifted = fma(x, splat(E::log2e), splat(E::round));
+  Vec<T> whole = shifted - E::round;
+  Vec<T> r = fma(whole, splat(-E::ln2_hi), x);
+  r = fma(whole, splat(-E::ln2_lo), r);
+  constexpr int degree = sizeof(E::q) / sizeof(T) - 1;
+  Vec<T> q = splat(E::q[degree]);
+#pragma GCC unroll 16
+  for (int k = degree - 1; k >= 0; k--) q = fma(q, r, splat(E::q[k]));
+  p = fma(r * r, q, r);
+  n = bits<T>(shifted);
+}
+
+// 2^(n + extra), for results in the normal range.
+template <class T>
+OPENLSTM_INLINE Vec<T> power_of_two(Bits<T> n, int extra) {
+  using E = Exp<T>;
+  using Bit = typename Lane<T>::Bit;
+  return from_bits<T>((n + static_cast<Bit>(E::bias + extra)) << E::mantissa);
+}
+
+// exp(x) for x <= 0, down to the last subnormal and to exact 0: scaled in the normal range, rounded once at the end.
+template <class T>
+OPENLSTM_INLINE Vec<T> exp_down(Vec<T> x) {
+  using E = Exp<T>;
+  x = x < E::lowest ? splat(E::lowest) : x;  // false for NaN, which stays
+  Vec<T> p;
+  Bits<T> n;
+  reduce<T>(x, p, n);
+  return (p + T(1)) * power_of_two<T>(n, E::spare) * E::unspare;
+}
+
+// exp(x) for every x: infinity where it overflows.
+template <class T>
+OPENLSTM_INLINE Vec<T> exp(Vec<T> x) {
+  using E = Exp<T>;
+  Vec<T> high = x > E::highest ? splat(E::highest) : x, p;
+  Bits<T> n;
+  reduce<T>(high, p, n);
+  Vec<T> up = (p + T(1)) * power_of_two<T>(n, -E::spare) * (T(1) / E::unspare);
+  return x > T(0) ? up : exp_down<T>(x);
+}
+
+template <class T>
+OPENLSTM_INLINE Vec<T> abs(Vec<T> x) {
+  using Bit = typename Lane<T>::Bit;
+  constexpr Bit mask = static_cast<Bit>(~(Bit(1) << (8 * sizeof(T) - 1)));
+  return from_bits<T>(bits<T>(x) & mask);
+}
+
+// a / (d + lost), given q = a / d and r close to 1 / d: one residual takes back what rounding d and dividing cost.
+template <class T>
+OPENLSTM_INLINE Vec<T> quotient(Vec<T> q, Vec<T> a, Vec<T> d, Vec<T> lost, Vec<T> r) {
+  return fma(fma(-q, lost, fma(-q, d, a)), r, q);
+}
+
+// 1 / (1 + exp(-x)), from exp(-|x|) so that both ends are exact: 0 below about -104 (double: -746), 1 above 16.7 (36.8).
+template <class T>
+OPENLSTM_INLINE Vec<T> sigmoid(Vec<T> x) {
+  Vec<T> e = exp_down<T>(-abs<T>(x));
+  Vec<T> one = splat(T(1)), d = one + e;
+  Vec<T> a = x < T(0) ? e : one, q = a / d;
+  return quotient<T>(q, a, d, e - (d - one), x < T(0) ? one - q : q);
+}
+
+// tanh(x) = m / (m + 2) with m = expm1(2|x|), which keeps its relative accuracy down to the smallest x; odd by construction.
+template <class T>
+OPENLSTM_INLINE Vec<T> tanh(Vec<T> x) {
+  using E = Exp<T>;
+  using Bit = typename Lane<T>::Bit;
+  constexpr Bit sign = static_cast<Bit>(Bit(1) << (8 * sizeof(T) - 1));
+  Vec<T> y = abs<T>(x);
+  y = y + y;
+  y = y > E::tanh_end ? splat(E::tanh_end) : y;  // false for NaN, which stays
+  Vec<T> p;
+  Bits<T> n;
+  reduce<T>(y, p, n);
+  Vec<T> s = power_of_two<T>(n, 0);
+  Vec<T> m = fma(s, p, s - T(1)), d = m + T(2), q = m / d;
+  Vec<T> lost = m < T(1 << 20) ? m - (d - T(2)) : Vec<T>{};  // beyond, 2 is no more than a few units of d
+  q = quotient<T>(q, m, d, lost, fma(q, splat(T(-0.5)), splat(T(0.5))));
+  return from_bits<T>(bits<T>(q) | (bits<T>(x) & sign));
+}
+
+}  // namespace openlstm::OPENLSTM_ISA
