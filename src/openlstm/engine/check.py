@@ -1,9 +1,265 @@
-"""Are the arguments of `recur` of one kind and of fitting sizes? One error each, before any memory is read."""
+"""Are the arguments of `recur` of one kind and of fitting sizes? One error each, before any memory is read.
+
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
+G gates of a cell. The good case costs a few microseconds; sentences are made only for the bad one.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openlstm import _array as A
+from openlstm._array import Array
+from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
+from openlstm.cells import Cell
+from openlstm.reference import State, Weights
+
+WHO = "recur"
+TIME_FIRST = "x is [T, B, I], time first: if yours is [B, T, I], swap its first two axes"
 
 
 def check_recur(cell: Any, x: Any, weights: Any, state: Any, lengths: Any, reset: Any, reset_state: Any) -> None:
-    """Raise where an argument does not fit the others."""
+    """Raise where an argument does not fit the others.
+
+    Args:
+        cell: a `Cell`.
+        x: [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others.
+        weights: `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None.
+        state: `State` of h [B, R] and c [B, H] (None for a cell without one), or None.
+        lengths: B integers within 0..T, in a list or an array on any device, or None.
+        reset: bool [T, B], or None.
+        reset_state: like `state`.
+
+    Raises:
+        DtypeError: for a wrong type or element type, or numpy and torch mixed.
+        ShapeError: for a wrong number of axes or a wrong size.
+        ArgumentError: for a missing or superfluous member, lengths out of range, or arrays on several devices.
+
+    >>> import numpy as np
+    >>> from openlstm.cells import LSTM
+    >>> w = Weights(np.zeros((8, 3)), np.zeros((8, 2)))
+    >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 5], None, None)
+    >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 6], None, None)
+    Traceback (most recent call last):
+    openlstm._errors.ArgumentError: recur: lengths[3] is 6, but x has 5 steps
+      got       lengths[3] = 6  (x: float64[5, 4, 3], [T, B, I])
+      expected  0 <= lengths <= 5
+      hint      cut lengths at T, or pad x to the longest row
+    """
+    if not isinstance(cell, Cell):
+        raise _error(DtypeError, "cell is not a cell", f"cell: {_name(cell)}", "one of openlstm.cells", _cell_hint(cell))
+    like = _check_x(x)
+    size = _check_weights(cell, x, weights, like)
+    if state is not None:
+        _check_state("state", cell, state, like, size)
+    if reset_state is not None:
+        _check_state("reset_state", cell, reset_state, like, size)
+    if lengths is not None:
+        _check_lengths(lengths, like, size)
+    if reset is not None:
+        _check_reset(reset, like, size)
+
+
+class _Like(NamedTuple):
+    """What all arrays of one call have in common."""
+
+    x: Array
+    kind: type
+    dtype: Any
+    device: Any
+
+
+class _Size(NamedTuple):
+    T: int
+    B: int
+    H: int
+    R: int
+
+
+def _check_x(x: Any) -> _Like:
+    tensor = A.is_torch(x)
+    if not tensor and not isinstance(x, np.ndarray):
+        hint = "convert it: numpy.asarray(x, dtype=numpy.float32) or torch.tensor(x)"
+        raise _error(DtypeError, "x is not an array", f"x: {describe(x)}", "a numpy array or a torch tensor [T, B, I]", hint)
+    if not (x.dtype.is_floating_point if tensor else x.dtype.kind == "f"):
+        hint = "convert it: x.float()" if tensor else "convert it: x.astype(numpy.float32)"
+        raise _error(DtypeError, "x is not floating", f"x: {describe(x)}", "float32 or float64 [T, B, I]", hint)
+    if x.ndim != 3:
+        hint = "add the batch axis: x[:, None, :]" if x.ndim == 2 else "bring x to three axes: time, batch, features"
+        raise _error(ShapeError, f"x has {_axes(x.ndim)}, expected 3", f"x: {describe(x)}", "[T, B, I]", hint)
+    return _Like(x, A.namespace(x).Tensor if tensor else np.ndarray, x.dtype, getattr(x, "device", None))
+
+
+def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
+    if not isinstance(w, Weights):
+        hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
+        raise _error(DtypeError, "weights are not Weights", f"weights: {_name(w)}", "openlstm.reference.Weights", hint)
+    T, B, features = x.shape
+    blocks = len(cell.gates)
+    _check_kind("weights.w_ih", w.w_ih, like)
+    _check_kind("weights.w_hh", w.w_hh, like)
+    rows = w.w_ih.shape[0] if w.w_ih.ndim == 2 else -1
+    if rows < 0 or rows % blocks:
+        gates = ", ".join(cell.gates)
+        hint = f"{type(cell).__name__} has {_count(blocks, 'block')} of H rows ({gates}); is this the weight of another cell?"
+        got = f"weights.w_ih: {describe(w.w_ih)}"
+        raise _error(ShapeError, f"weights.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(blocks)}, I]", hint)
+    hidden = rows // blocks
+    if w.w_ih.shape[1] != features:
+        raise _features(x, w.w_ih.shape[1])
+    if w.w_hr is not None:
+        _check_kind("weights.w_hr", w.w_hr, like)
+        if w.w_hr.ndim != 2 or w.w_hr.shape[1] != hidden:
+            p = w.w_hr.shape[0] if w.w_hr.ndim else 0
+            hint = "w_hr maps h' of the cell, H wide, to what is fed back"
+            raise _shape("weights.w_hr", w.w_hr, "[P, H]", (p, hidden), like, hint)
+    fed_back = hidden if w.w_hr is None else w.w_hr.shape[0]
+    letter = "H" if w.w_hr is None else "P"
+    if w.w_hh.shape != (rows, fed_back):
+        hint = f"w_ih has {blocks} * {hidden} rows, so H is {hidden}; take w_hh from the same layer"
+        raise _shape("weights.w_hh", w.w_hh, f"[{_rows(blocks)}, {letter}]", (rows, fed_back), like, hint)
+    if (w.b_ih is None) != (w.b_hh is None):
+        there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
+        hint = f"pass zeros for {missing}, or leave out {there}"
+        raise _error(ArgumentError, f"weights have {there} but no {missing}", f"{missing}=None", "both biases or none", hint)
+    for name, b in (("weights.b_ih", w.b_ih), ("weights.b_hh", w.b_hh)):
+        if b is not None:
+            _check_kind(name, b, like)
+            if b.shape != (rows,):
+                raise _shape(name, b, f"[{_rows(blocks)}]", (rows,), like, "take the bias from the same layer as w_ih")
+    return _Size(T, B, hidden, fed_back)
+
+
+def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) -> None:
+    if not isinstance(state, State):
+        hint = f"{name}=State(h, c)" if cell.has_cell else f"{name}=State(h)"
+        raise _error(DtypeError, f"{name} is not a State", f"{name}: {_name(state)}", "openlstm.reference.State", hint)
+    if (state.c is not None) != cell.has_cell:
+        who = type(cell).__name__
+        if cell.has_cell:
+            raise _error(ArgumentError, f"{name} has no c", "c=None", f"h and c, the state of {who}", f"{name}=State(h, c)")
+        got = f"{name}.c: {describe(state.c)}"
+        raise _error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
+    for letter, member, width in (("h", state.h, size.R), ("c", state.c, size.H)):
+        if member is None and letter == "c":
+            continue
+        who = f"{name}.{letter}"
+        _check_kind(who, member, like)
+        if member.shape != (size.B, width):
+            width_letter = "P" if letter == "h" and size.R != size.H else "H"
+            hint = f"one row for each of the {size.B} rows of x, {width} wide"
+            if _swapped(member.shape, (size.T, width), size):
+                hint = TIME_FIRST
+            elif member.shape == (1, size.B, width):
+                hint = f"drop the axis of layers: {who}[0]"
+            raise _shape(who, member, f"[B, {width_letter}]", (size.B, width), like, hint)
+
+
+def _check_lengths(lengths: Any, like: _Like, size: _Size) -> None:
+    values = A.as_like(lengths, _HERE)  # a copy only for what is not on the CPU
+    expected = f"integers [B] = [{size.B}]"
+    if values.dtype.kind not in "iu" and values.size:
+        hint = "lengths count steps: pass integers, one for each row"
+        raise _error(DtypeError, "lengths are not integers", f"lengths: {describe(lengths)}", expected, hint)
+    if values.shape != (size.B,):
+        hint = TIME_FIRST if _swapped(values.shape, (size.T,), size) else f"one length for each of the {size.B} rows of x"
+        raise _shape("lengths", values, "[B]", (size.B,), like, hint)
+    if size.B and (values.min() < 0 or values.max() > size.T):
+        row = int(np.flatnonzero((values < 0) | (values > size.T))[0])
+        bad = int(values[row])
+        got = f"lengths[{row}] = {bad}  ({_x(like.x)})"
+        what = f"lengths[{row}] is {bad}, but x has {_count(size.T, 'step')}"
+        hint = "a row without a step has length 0" if bad < 0 else "cut lengths at T, or pad x to the longest row"
+        raise _error(ArgumentError, what, got, f"0 <= lengths <= {size.T}", hint)
+
+
+_HERE = np.empty(0)
+
+
+def _check_reset(reset: Any, like: _Like, size: _Size) -> None:
+    if not isinstance(reset, like.kind):
+        raise _kind("reset", reset, like)
+    if str(reset.dtype).removeprefix("torch.") != "bool":
+        got = f"reset: {describe(reset)}"
+        raise _error(DtypeError, "reset is not bool", got, f"bool [T, B] = [{size.T}, {size.B}]", "compare first: reset != 0")
+    if reset.shape != (size.T, size.B):
+        hint = "one flag for each step of each row"
+        if _swapped(reset.shape, (size.B, size.T), size):
+            hint = TIME_FIRST + "; reset is [T, B] too"
+        raise _shape("reset", reset, "[T, B]", (size.T, size.B), like, hint)
+
+
+def _check_kind(name: str, a: Any, like: _Like) -> None:
+    """`a` is of the kind, dtype and device of x."""
+    if not isinstance(a, like.kind):
+        raise _kind(name, a, like)
+    if a.dtype != like.dtype:
+        dtype = str(like.dtype).removeprefix("torch.")
+        how = f"{name}.to({like.dtype})" if A.is_torch(a) else f"{name}.astype(numpy.{dtype})"
+        hint = f"all arrays of one call have one dtype; convert it: {how}"
+        raise _error(DtypeError, f"{name} is not {dtype}", f"{name}: {describe(a)}  ({_x(like.x)})", dtype, hint)
+    if getattr(a, "device", None) != like.device:
+        hint = f"move it: {name}.to({str(like.device)!r})"
+        got = f"{name}: {describe(a)} on {a.device}"
+        raise _error(ArgumentError, f"{name} is on {a.device}", got, f"on {like.device}, as x", hint)
+
+
+def _kind(name: str, a: Any, like: _Like) -> OpenLSTMError:
+    tensor = like.kind is not np.ndarray
+    article = "a torch tensor" if tensor else "a numpy array"
+    hint = f"convert it: torch.as_tensor({name})" if tensor else f"convert it: numpy.asarray({name})"
+    got = f"{name}: {_name(a)}  ({_x(like.x)})"
+    return _error(DtypeError, f"{name} is not {article}, as x is", got, article, hint)
+
+
+def _features(x: Array, expected: int) -> OpenLSTMError:
+    T, B, got = x.shape
+    if B == expected:
+        hint = f"the second axis is {expected}: swap the last two axes"
+    elif T == expected:
+        hint = f"the first axis is {expected}: bring it to the end"
+    else:
+        hint = f"weights.w_ih takes {_count(expected, 'feature')}: pass x with as many, or weights for {got}"
+    return _error(ShapeError, f"x has {_count(got, 'feature')}, expected {expected}", _x(x), f"[T, B, {expected}]", hint)
+
+
+def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:
+    """Whether a wrong shape would be right if time and batch were exchanged."""
+    return size.T != size.B and tuple(shape) == if_swapped
+
+
+def _shape(name: str, a: Array, letters: str, expected: tuple[int, ...], like: _Like, hint: str) -> OpenLSTMError:
+    what = f"{name} has shape {list(a.shape)}, expected {list(expected)}"
+    return _error(ShapeError, what, f"{name}: {describe(a)}  ({_x(like.x)})", f"{letters} = {list(expected)}", hint)
+
+
+def _error(kind: type[OpenLSTMError], what: str, got: str, expected: str, hint: str) -> OpenLSTMError:
+    return kind(message(WHO, what, got, expected, hint))
+
+
+def _x(x: Array) -> str:
+    return f"x: {describe(x)}, [T, B, I]"
+
+
+def _rows(blocks: int) -> str:
+    return "H" if blocks == 1 else f"{blocks}*H"
+
+
+def _axes(n: int) -> str:
+    return "1 axis" if n == 1 else f"{n} axes"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _name(a: Any) -> str:
+    return "None" if a is None else describe(a)
+
+
+def _cell_hint(cell: Any) -> str:
+    if isinstance(cell, type) and issubclass(cell, Cell):
+        return f"make one: cells.{cell.__name__}()"
+    return "cell=openlstm.cells.LSTM()"
