@@ -1,0 +1,119 @@
+"""The Jacobians of a step and their products against automatic differentiation."""
+
+import numpy as np
+import pytest
+import torch
+
+from openlstm import cells, reference
+from openlstm._errors import ArgumentError
+from openlstm.insight import gradient_share, products, sizes, step_jacobians
+from openlstm.reference import State, Weights
+
+T, B, I, H = 7, 3, 2, 5
+CELLS = pytest.mark.parametrize("cell", cells.ALL, ids=repr)
+
+
+def draw(cell: cells.Cell, seed: int = 0) -> tuple[torch.Tensor, Weights, State]:
+    torch.manual_seed(seed)
+    rows = len(cell.gates) * H
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64)
+
+    w = Weights(tensor(rows, I), tensor(rows, H), tensor(rows), tensor(rows))
+    return tensor(T, B, I), w, State(tensor(B, H), tensor(B, H) if cell.has_cell else None)
+
+
+def joined(state: State) -> torch.Tensor:
+    return state.h if state.c is None else torch.cat([state.h, state.c], -1)
+
+
+def by_autograd(cell: cells.Cell, x: torch.Tensor, w: Weights, state: State) -> np.ndarray:
+    """d(state after all of x) / d(state before), row of the batch by row of the batch."""
+
+    def last(s: torch.Tensor) -> torch.Tensor:
+        begin = State(s[:, :H], s[:, H:] if cell.has_cell else None)
+        return joined(reference.forward(cell, x, w, begin).state)
+
+    whole = torch.autograd.functional.jacobian(last, joined(state))  # [B, S, B, S]
+    return np.stack([whole[b, :, b] for b in range(B)])
+
+
+@CELLS
+def test_every_step_equals_autograd(cell: cells.Cell) -> None:
+    x, w, state = draw(cell)
+    saved = reference.forward(cell, x, w, state, save=True).saved
+    got = step_jacobians(cell, saved, w, state)
+    for t in range(T):
+        before = reference.forward(cell, x[:t], w, state).state
+        np.testing.assert_allclose(got[t], by_autograd(cell, x[t : t + 1], w, before), atol=1e-13)
+
+
+@CELLS
+def test_the_product_over_all_steps_is_the_derivative_of_the_last_state_by_the_first(cell: cells.Cell) -> None:
+    x, w, state = draw(cell, 1)
+    saved = reference.forward(cell, x, w, state, save=True).saved
+    product = products(step_jacobians(cell, saved, w, state))
+    assert product.shape[0] == T + 1
+    np.testing.assert_allclose(product[T], by_autograd(cell, x, w, state), atol=1e-12)
+    np.testing.assert_array_equal(product[0], np.broadcast_to(np.eye(product.shape[-1]), product[0].shape))
+
+
+@CELLS
+def test_numpy_and_torch_give_the_same(cell: cells.Cell) -> None:
+    x, w, state = draw(cell, 2)
+    saved = reference.forward(cell, x, w, state, save=True).saved
+    as_numpy = reference.forward(
+        cell,
+        x.numpy(),
+        Weights(*(None if p is None else p.numpy() for p in w)),
+        State(*(None if s is None else s.numpy() for s in state)),
+        save=True,
+    ).saved
+    np.testing.assert_allclose(
+        step_jacobians(cell, saved, w, state), step_jacobians(cell, as_numpy, w, state), atol=1e-13
+    )
+
+
+@CELLS
+def test_the_share_of_the_gradient_follows_from_the_products(cell: cells.Cell) -> None:
+    """dL/ds_{T-k} is the row vector dL/ds_T times the product: the X-ray's two roads must meet."""
+    x, w, state = draw(cell, 3)
+    run = reference.forward(cell, x, w, state, save=True)
+    seed = torch.randn(B, H, dtype=torch.float64)
+    zero_c = torch.zeros(B, H, dtype=torch.float64) if cell.has_cell else None
+    g = reference.backward(cell, x, w, state, run.saved, None, State(seed, zero_c), steps=True)
+    product = products(step_jacobians(cell, run.saved, w, state))[:-1]  # [T, B, S, S]
+    vector = joined(State(seed, zero_c)).numpy()
+    flow = np.einsum("bs,kbsr->kbr", vector, product)
+    norm = np.linalg.norm(flow, axis=-1).mean(1)
+    np.testing.assert_allclose(gradient_share(g.h_steps, g.c_steps), norm / norm[0], rtol=1e-12)
+
+
+def test_an_open_forget_gate_and_a_closed_input_gate_are_the_identity_for_the_cell() -> None:
+    cell = cells.LSTM()
+    bias = np.repeat([-1e3, 1e3, 0.0, 0.0], H)  # i = 0, f = 1
+    rng = np.random.default_rng(0)
+    w = Weights(rng.normal(size=(4 * H, I)), 0.1 * rng.normal(size=(4 * H, H)), bias, 0 * bias)
+    begin = State(np.zeros((B, H)), rng.normal(size=(B, H)))
+    saved = reference.forward(cell, rng.normal(size=(50, B, I)), w, begin, save=True).saved
+    product = products(step_jacobians(cell, saved, w, begin))[-1]
+    np.testing.assert_array_equal(product[:, H:, H:], np.broadcast_to(np.eye(H), (B, H, H)))
+    np.testing.assert_array_equal(product[:, H:, :H], 0)
+
+
+def test_sizes_are_largest_singular_values() -> None:
+    matrix = np.diag([3.0, -4.0])
+    assert sizes(matrix[None]).tolist() == [4.0]
+
+
+def test_a_projection_is_refused() -> None:
+    w = Weights(np.zeros((8, 1)), np.zeros((8, 1)), w_hr=np.zeros((1, 2)))
+    with pytest.raises(ArgumentError) as error:
+        step_jacobians(cells.LSTM(), reference.Saved(np.zeros((1, 1, 1))), w, State(np.zeros((1, 1))))
+    assert str(error.value) == (
+        "step_jacobians: a layer with a projection keeps only the projected h\n"
+        "  got       w_hr: [1, 2]\n"
+        "  expected  a layer with proj_size=0\n"
+        "  hint      use the gradient per step instead: openlstm.trace(layer, x, loss=...)"
+    )
