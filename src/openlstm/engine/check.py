@@ -119,6 +119,8 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
     letter = "H" if w.w_hr is None else "P"
     if w.w_hh.shape != (rows, fed_back):
         hint = f"w_ih has {blocks} * {hidden} rows, so H is {hidden}; take w_hh from the same layer"
+        if w.w_hr is not None:
+            hint = f"with w_hr [P, H] what is fed back is P wide, here {fed_back}; take w_hh from the same layer"
         raise _shape("weights.w_hh", w.w_hh, f"[{_rows(blocks)}, {letter}]", (rows, fed_back), like, hint)
     if (w.b_ih is None) != (w.b_hh is None):
         there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
@@ -210,6 +212,8 @@ def _kind(name: str, a: Any, like: _Like) -> OpenLSTMError:
     tensor = like.kind is not np.ndarray
     article = "a torch tensor" if tensor else "a numpy array"
     hint = f"convert it: torch.as_tensor({name})" if tensor else f"convert it: numpy.asarray({name})"
+    if a is None:
+        hint = f"pass {name}"
     got = f"{name}: {_name(a)}  ({_x(like.x)})"
     return _error(DtypeError, f"{name} is not {article}, as x is", got, article, hint)
 
@@ -256,6 +260,8 @@ def _count(n: int, noun: str) -> str:
 
 
 def _name(a: Any) -> str:
+    if isinstance(a, type):
+        return f"the class {a.__name__}"
     return "None" if a is None else describe(a)
 
 
