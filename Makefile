@@ -1,0 +1,70 @@
+# The doors to the repository; each one makes its own environment in .venv first, from python3, g++ and make alone.
+#
+#   make demo     train on real measurements, open the lecture         make check   lint, types, C++ format
+#   make test     every test but the long ones                         make bench   speed beside torch.nn.LSTM
+#   make build    compile and install into .venv                       make format  put every file into form
+#   make long     the tests that take minutes                          make neon    the laws on 64-bit Arm, under qemu
+#   make clean    remove what was built
+#
+# PYTHON=... chooses the interpreter (3.11 or newer), PIP_ARGS=... adds options to pip (an index with CPU builds of torch,
+# say), WERROR=ON turns compiler warnings into errors, JOBS=... sets how many tests run at once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+PIP_ARGS ?=
+WERROR ?= OFF
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_ARGS)
+INSTALL := $(PIP) --no-build-isolation --config-settings=cmake.define.OPENLSTM_WERROR=$(WERROR) --editable
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard native/*)
+
+.PHONY: demo test long neon check bench build format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/openlstm demo -o demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long
+
+neon: $(VENV)/.dev  # needs Debian's g++-aarch64-linux-gnu and qemu-user
+	$(BIN)/python -m pytest -m neon
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(wildcard native/*.hpp native/*.cpp)
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py
+
+build: $(VENV)/.demo
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard native/*.hpp native/*.cpp)
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis
+
+# What builds the package comes as Python packages too, so that the machine needs no CMake of its own.
+$(VENV)/.tools: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "openlstm needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) cmake nanobind ninja scikit-build-core
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.tools $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(INSTALL) '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.tools $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(INSTALL) '.[dev]'
+	touch $@ $(VENV)/.demo
