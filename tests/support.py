@@ -1,0 +1,269 @@
+"""Drawn problems over every cell, size and option, and what a backend makes of them, for the laws of the engine.
+
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from openlstm import _array as A
+from openlstm import cells, weights
+from openlstm.cells import Cell
+from openlstm.reference import State, Weights
+
+WIDTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)
+"""Sizes around the widths of the vectors: 2 to 16 numbers, and tiles of four of them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is drawn: a cell, sizes and options; `problem()` makes the numbers."""
+
+    cell: Cell
+    dtype: str = "float64"
+    T: int = 6
+    B: int = 5
+    I: int = 3  # noqa: E741
+    H: int = 4
+    P: int = 0
+    bias: bool = True
+    lengths: bool = False
+    reset: bool = False
+    reset_state: bool = False
+    reverse: bool = False
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """A readable id: `lstm-float32-T6-B5-I3-H4-lengths`."""
+        sizes = [f"{letter}{getattr(self, letter)}" for letter in "TBIH"] + ([f"P{self.P}"] if self.P else [])
+        flags = [name for name in ("lengths", "reset", "reset_state", "reverse") if getattr(self, name)]
+        return "-".join([self.cell.kernel, self.dtype, *sizes, *([] if self.bias else ["nobias"]), *flags, str(self.seed)])
+
+    @property
+    def R(self) -> int:
+        return self.P or self.H
+
+    def problem(self) -> Problem:
+        """Asymmetric random numbers: non-zero states, uneven lengths, a cotangent for every output."""
+        rng = np.random.default_rng([self.seed, self.T, self.B, self.I, self.H])
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype(self.dtype)
+
+        def state() -> State:
+            return State(normal(self.B, self.R), normal(self.B, self.H) if self.cell.has_cell else None)
+
+        scale = 1.2 / np.sqrt(self.H or 1)
+        named = {
+            name: (scale * rng.uniform(-1, 1, shape)).astype(self.dtype)
+            for name, shape in weights.shapes(self.cell, self.I, self.H, self.P, self.bias).items()
+        }
+        return Problem(
+            self.cell,
+            normal(self.T, self.B, self.I),
+            weights.collect({f"{name}_l0": w for name, w in named.items()}),
+            state(),
+            rng.integers(0, self.T + 1, self.B) if self.lengths else None,
+            rng.random((self.T, self.B)) < 0.3 if self.reset else None,
+            state() if self.reset_state else None,
+            self.reverse,
+            normal(self.T, self.B, self.R),
+            state(),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arguments of `forward` and `backward`; arrays are numpy unless `tensors()` was asked for."""
+
+    cell: Cell
+    x: Any  # [T, B, I]
+    weights: Weights
+    state: State
+    lengths: Any  # [B]
+    reset: Any  # [T, B]
+    reset_state: State | None
+    reverse: bool
+    dy: Any  # [T, B, R]
+    dstate: State
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(lengths=self.lengths, reset=self.reset, reset_state=self.reset_state, reverse=self.reverse)
+
+    def rows(self, which: Any) -> Problem:
+        """The same rows in another order, or some of them."""
+        take = lambda a: None if a is None else a[which]  # noqa: E731
+        along = lambda a: None if a is None else a[:, which]  # noqa: E731
+        return replace(
+            self,
+            x=along(self.x),
+            state=_each(self.state, take),
+            lengths=take(self.lengths),
+            reset=along(self.reset),
+            reset_state=_each(self.reset_state, take),
+            dy=along(self.dy),
+            dstate=_each(self.dstate, take),
+        )
+
+    def steps(self, first: int, last: int, state: State | None = None, dstate: State | None = None) -> Problem:
+        """Steps first..last-1, from `state`; without given ones, from the same states."""
+        lengths = self.lengths
+        return replace(
+            self,
+            x=self.x[first:last],
+            state=self.state if state is None else state,
+            lengths=None if lengths is None else np.clip(lengths - first, 0, last - first),
+            reset=None if self.reset is None else self.reset[first:last],
+            dy=self.dy[first:last],
+            dstate=self.dstate if dstate is None else dstate,
+        )
+
+    def map(self, f: Any) -> Problem:
+        """Apply f to every floating array."""
+        return replace(
+            self,
+            x=f(self.x),
+            weights=Weights(*(None if w is None else f(w) for w in self.weights)),
+            state=_each(self.state, f),
+            reset_state=_each(self.reset_state, f),
+            dy=f(self.dy),
+            dstate=_each(self.dstate, f),
+        )
+
+    def tensors(self) -> Problem:
+        """The same numbers in torch."""
+        p = self.map(torch.from_numpy)
+        other = lambda a: None if a is None else torch.from_numpy(a)  # noqa: E731
+        return replace(p, lengths=other(p.lengths), reset=other(p.reset))
+
+    def strided(self) -> Problem:
+        """The same numbers in arrays that are not contiguous: every second element of larger ones, or transposed."""
+
+        def spread(a: np.ndarray) -> np.ndarray:
+            wide = np.full((*(2 * n for n in a.shape[:-1]), 3 * a.shape[-1]), np.nan, a.dtype)
+            view = wide[(*(slice(None, None, 2) for _ in a.shape[:-1]), slice(None, None, 3))]
+            view[...] = a
+            return view
+
+        def turned(a: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(a.T).T
+
+        p = self.map(spread)
+        return replace(p, weights=Weights(*(None if w is None else turned(w) for w in self.weights)))
+
+
+def run_all(backend: ModuleType, problem: Problem, steps: bool = True) -> dict[str, np.ndarray]:
+    """Outputs, states, everything saved and every gradient by name, as numpy arrays."""
+    p = problem
+    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    grads = backend.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=steps, **p.options)
+    named = {
+        "y": run.y,
+        **_fields("", run.state),
+        **{f"saved.{name}": a for name, a in run.saved.named(p.cell).items()},
+        "dx": grads.x,
+        **_fields("d", grads.weights),
+        **_fields("d0", grads.state),
+        **_fields("dreset_", grads.reset_state),
+        "dh_steps": grads.h_steps,
+        "dc_steps": grads.c_steps,
+    }
+    return {name: to_numpy(a) for name, a in named.items() if a is not None}
+
+
+def per_row(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What belongs to rows: everything but the gradients of the weights."""
+    return {name: a for name, a in results.items() if not name.startswith(("dw_", "db_"))}
+
+
+def take_rows(results: dict[str, np.ndarray], which: Any) -> dict[str, np.ndarray]:
+    """Some rows of what `run_all` gave: the batch is the axis before the last."""
+    return {name: a[..., which, :] for name, a in per_row(results).items()}
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal shape, type and bits; one NaN is as good as another."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    integer = {4: np.uint32, 8: np.uint64}[a.dtype.itemsize]
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    return bool(((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def differing(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
+    """The names under which two results differ in a bit (or that only one has)."""
+    assert a, "nothing to compare"
+    return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or not same_bits(a[name], b[name]))
+
+
+def far(a: dict[str, np.ndarray], b: dict[str, np.ndarray], tolerance: float) -> dict[str, float]:
+    """Where norm(a - b) > tolerance * norm(b): the name and the relative error."""
+    assert a.keys() == b.keys() and a
+    out = {}
+    for name in a:
+        assert a[name].shape == b[name].shape, name
+        off = float(np.linalg.norm(a[name].astype(np.float64) - b[name]))
+        size = float(np.linalg.norm(b[name].astype(np.float64)))
+        if not off <= tolerance * size:
+            out[name] = off / size if size else off
+    return out
+
+
+def draw(n: int, seed: int, **fixed: Any) -> list[Case]:
+    """n cases over cells, dtypes, sizes (0, 1, odd, around the vector width), options and directions."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for k in range(n):
+        cell = cells.ALL[k % len(cells.ALL)]
+        case = Case(
+            cell,
+            dtype=str(rng.choice(["float32", "float64"])),
+            T=int(rng.choice([0, 1, 2, 3, 7, 20], p=[0.05, 0.15, 0.2, 0.2, 0.2, 0.2])),
+            B=int(rng.choice([0, 1, 2, 3, 5, 7, 13], p=[0.05, 0.2, 0.15, 0.15, 0.15, 0.15, 0.15])),
+            I=int(rng.choice(WIDTHS[1:])),
+            H=int(rng.choice(WIDTHS[1:])),
+            P=int(rng.choice([0, 1, 3, 8, 19], p=[0.6, 0.1, 0.1, 0.1, 0.1])) if cell.has_cell else 0,
+            bias=bool(rng.random() < 0.8),
+            lengths=bool(rng.random() < 0.5),
+            reset=bool(rng.random() < 0.5),
+            reset_state=bool(rng.random() < 0.5),
+            reverse=bool(rng.random() < 0.4),
+            seed=k,
+        )
+        out.append(replace(case, **fixed))
+    return out
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """The native engine on n threads, restored afterwards."""
+    from openlstm.engine import threads
+
+    before = threads.get_num_threads()
+    threads.set_num_threads(n)
+    try:
+        yield
+    finally:
+        threads.set_num_threads(before)
+
+
+def to_numpy(a: Any) -> np.ndarray:
+    """A numpy array of the same numbers."""
+    return a.detach().numpy() if A.is_torch(a) else a
+
+
+def _each(state: State | None, f: Any) -> Any:
+    return None if state is None else State(*(None if s is None else f(s) for s in state))
+
+
+def _fields(prefix: str, values: Any) -> dict[str, Any]:
+    return {} if values is None else {prefix + name: a for name, a in values._asdict().items()}
