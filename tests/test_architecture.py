@@ -1,0 +1,129 @@
+"""Imports go down the floors only, `import openlstm` is light, and no submodule takes the place of a public name."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import openlstm
+import pytest
+
+PACKAGE = Path(openlstm.__file__).parent
+
+FLOORS: list[list[str]] = [
+    ["_errors", "_array", "cells", "reference", "weights"],
+    ["engine", "model_file"],
+    ["nn", "runtime"],
+    ["data"],
+    ["insight"],
+    ["train"],
+    ["tasks"],
+    ["lab"],
+    ["explain"],
+    ["demo", "doctor"],
+    ["cli"],
+]
+"""docs/design/design.md, section 2, lowest first. Places on one line do not know each other, but for the lowest."""
+
+HEIGHT = {place: floor for floor, places in enumerate(FLOORS) for place in places}
+
+
+def files() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def place(module: str) -> str:
+    """`openlstm.engine.op` -> `engine`."""
+    return module.split(".")[1]
+
+
+def of_file(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def home(name: str) -> str:
+    """The place of what `openlstm.<name>` is: a submodule, or where a public name comes from."""
+    if name in HEIGHT or (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists():
+        return name
+    return openlstm._LAZY[name] or name
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The places that a file's imports lead to, wherever in the file they stand."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (place(a.name) for a in node.names if a.name.startswith("openlstm."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the floor"
+            if node.module == "openlstm":
+                yield from (home(a.name) for a in node.names if a.name != "__version__")
+            elif (node.module or "").startswith("openlstm."):
+                yield place(str(node.module))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "openlstm":
+            if node.attr != "__version__":
+                yield home(node.attr)
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {of_file(p) for p in files()} <= set(HEIGHT)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    own = of_file(path)
+    for other in imported(ast.parse(path.read_text())):
+        if other == "_native":
+            assert own in ("engine", "doctor"), f"{own} must reach the native engine through openlstm.engine"
+            continue
+        down = HEIGHT[other] < HEIGHT[own]
+        assert down or other == own or HEIGHT[other] == HEIGHT[own] == 0, f"{own} (floor {HEIGHT[own]}) imports {other}"
+
+
+def test_the_rule_sees_every_kind_of_import() -> None:
+    text = "import openlstm.nn.trace\nfrom openlstm.train import x\nfrom openlstm import cells, LSTM\nopenlstm.recur(1)"
+    assert list(imported(ast.parse(text))) == ["nn", "train", "cells", "nn", "engine"]
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = ["torch", "lightning_fabric", "polars", "pandas", "altair", "vl_convert", "jinja2", "statsmodels", "matplotlib"]
+
+
+@pytest.mark.parametrize("module", ["openlstm", "openlstm.engine", "openlstm.runtime", "openlstm.cells", "openlstm.cli"])
+def test_a_light_import_stays_light(module: str) -> None:
+    loaded = json.loads(run(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_no_submodule_takes_the_place_of_a_public_name() -> None:
+    """A package of the name of a public function would overwrite it when it is imported."""
+    code = """
+import importlib, pkgutil, openlstm
+before = {name: getattr(openlstm, name) for name in openlstm.__all__}
+for found in pkgutil.walk_packages(openlstm.__path__, "openlstm."):
+    importlib.import_module(found.name)
+print([name for name, value in before.items() if getattr(openlstm, name) is not value])
+"""
+    assert run(code).strip() == "[]"
+
+
+def test_a_public_name_is_the_same_in_whatever_order_modules_come() -> None:
+    """Even where every submodule is imported before the name is asked for the first time."""
+    code = """
+import importlib, pkgutil, openlstm
+for found in pkgutil.walk_packages(openlstm.__path__, "openlstm."):
+    importlib.import_module(found.name)
+for name, home in openlstm._LAZY.items():
+    where = importlib.import_module(f"openlstm.{home}" if home else f"openlstm.{name}")
+    wanted = getattr(where, name) if home else where
+    assert getattr(openlstm, name) is wanted, name
+"""
+    run(code)
