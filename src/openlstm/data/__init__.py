@@ -1,0 +1,11 @@
+"""Tables and series: read, checked, every oddity named, nothing invented."""
+
+from openlstm.data.series import Note as Note
+from openlstm.data.series import Series as Series
+from openlstm.data.series import from_arrays as from_arrays
+from openlstm.data.series import read_series as read_series
+from openlstm.data.split import Split as Split
+from openlstm.data.split import split_by_time as split_by_time
+from openlstm.data.table import Table as Table
+from openlstm.data.table import read_table as read_table
+from openlstm.data.windows import windows as windows

@@ -1,0 +1,244 @@
+"""One series on a regular grid of time: gaps become missing values, and everything odd is named.
+
+Legend: T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from openlstm._array import Array
+from openlstm._errors import DataError, message
+from openlstm.data.table import Table, read_table
+from openlstm.model_file import Step
+
+YEAR, MONTH = 12, 1  # in months
+WEEK, DAY, HOUR, MINUTE = 604800, 86400, 3600, 60  # in seconds
+
+
+class Note(NamedTuple):
+    """Something a user should know about the data: what, and how often, where."""
+
+    kind: str  # "missing", "gaps", "order"
+    count: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values on a regular grid.
+
+    times: datetime64[us] [T], rising by one `step` each.
+    values: float64 [T], NaN where missing.
+    """
+
+    name: str  # of the target
+    time_name: str
+    times: np.ndarray
+    values: np.ndarray
+    step: Step
+    notes: tuple[Note, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def slice(self, start: int, stop: int) -> Series:
+        """The steps from `start` up to `stop`, without the notes."""
+        return Series(self.name, self.time_name, self.times[start:stop], self.values[start:stop], self.step)
+
+    def future(self, steps: int) -> np.ndarray:
+        """The times of the steps that follow the last one, datetime64[us] [steps]."""
+        return add_steps(self.times[-1], self.step, np.arange(1, steps + 1))
+
+
+def read_series(
+    path: str | Path, time: str, target: str, *, time_format: str | None = None, step: Step | None = None
+) -> Series:
+    """Read one series out of a CSV or Parquet file.
+
+    Args:
+        path: the file.
+        time: the column of dates; integers YYYYMMDD are read too.
+        target: the column of numbers.
+        time_format: as of strftime, where dates can be read in two ways.
+        step: the sampling interval, found in the dates if None.
+
+    Raises:
+        DataError: unknown column, unreadable date, text among the numbers, a time that comes twice, times on no grid,
+            fewer than three rows, no known value.
+    """
+    table = read_table(path)
+    return from_table(table, time, target, time_format=time_format, step=step)
+
+
+def from_table(
+    table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None
+) -> Series:
+    """As `read_series`, out of a table."""
+    return _regular(table, time, target, table.times(time, time_format), table.numbers(target), step)
+
+
+def from_arrays(times: Array, values: Array, *, name: str = "value", time_name: str = "time", step: Step | None = None) -> Series:
+    """A series out of arrays: times (anything numpy reads as datetime64) [T] and floats [T], NaN where missing.
+
+    >>> s = from_arrays(["2001-01-06", "2001-01-13", "2001-01-27"], [1.0, 2.0, 4.0])
+    >>> s.values.tolist(), s.notes[0].text
+    ([1.0, 2.0, nan, 4.0], '1 step is absent from the table and counts as missing: 2001-01-20')
+    """
+    import polars as pl
+
+    stamps = np.asarray(times, dtype="datetime64[us]")
+    numbers = np.asarray(values, dtype=np.float64)
+    if stamps.shape != numbers.shape or stamps.ndim != 1:
+        raise DataError(message("from_arrays", "times and values do not fit", f"{list(stamps.shape)} and {list(numbers.shape)}", "[T] and [T]", "pass one time for each value"))
+    table = Table(pl.DataFrame({time_name: stamps, name: numbers}), "the arrays")
+    return from_table(table, time_name, name, step=step)
+
+
+def guess_period(step: Step) -> int:
+    """The number of steps in the season that a sampling interval suggests.
+
+    Monthly 12, quarterly 4, weekly 52, daily 7, hours and minutes: a day, seconds: an hour; 1 (no season) otherwise.
+
+    >>> guess_period(Step(unit="second", count=604800)), guess_period(Step(unit="month", count=3))
+    (52, 4)
+    """
+    if step.unit == "month":
+        return YEAR // step.count if YEAR % step.count == 0 else 1
+    for interval, season in ((WEEK, 52), (DAY, 7)):
+        if step.count == interval:
+            return season
+    for season in (DAY, HOUR):
+        if step.count < season and season % step.count == 0 and (season == HOUR or step.count >= MINUTE):
+            return season // step.count
+    return 1
+
+
+def name_step(step: Step, count: int = 1) -> str:
+    """So many steps in words.
+
+    >>> name_step(Step(unit="second", count=604800), 52), name_step(Step(unit="second", count=900), 4)
+    ('52 weeks', '4 steps of 15 minutes')
+    """
+    units = (("year", YEAR), ("quarter", 3), ("month", MONTH)) if step.unit == "month" else (("week", WEEK), ("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1))
+    for word, size in units:
+        if step.count == size:
+            return f"{count} {word}" + ("s" if count != 1 else "")
+    word, size = next((word, size) for word, size in units if step.count % size == 0)
+    return f"{count} step{'s' if count != 1 else ''} of {step.count // size} {word}s"
+
+
+def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray:
+    """`start` plus so many steps; months keep the day where the month is long enough, else its last day."""
+    if step.unit == "second":
+        return start + (count * step.count).astype("timedelta64[s]")
+    month = start.astype("datetime64[M]")
+    day = start.astype("datetime64[D]") - month.astype("datetime64[D]")
+    months = month + (count * step.count).astype("timedelta64[M]")
+    length = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")
+    at_end = day == (month + np.timedelta64(1, "M")).astype("datetime64[D]") - month.astype("datetime64[D]") - 1
+    offset = length - 1 if at_end else np.minimum(day, length - 1)  # month ends stay month ends
+    rest = start - start.astype("datetime64[D]")
+    return months.astype("datetime64[D]") + offset + rest.astype("timedelta64[us]")
+
+
+def show_time(time: np.datetime64) -> str:
+    """A time without the parts that are zero.
+
+    >>> show_time(np.datetime64("2001-12-29T00:00:00.000000")), show_time(np.datetime64("2001-12-29T06:30:00.000000"))
+    ('2001-12-29', '2001-12-29 06:30')
+    """
+    text = str(time.astype("datetime64[us]")).replace("T", " ")
+    for end in (".000000", ":00", " 00:00"):
+        text = text.removesuffix(end)
+    return text
+
+
+def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
+    notes: list[Note] = []
+    if len(times) < 3:
+        raise DataError(message(table.name, "is too short for a series", f"{len(times)} rows", "at least 3", "give a longer table"))
+    order = np.argsort(times, kind="stable")
+    if (order[1:] < order[:-1]).any():
+        count = int((np.diff(times) < np.timedelta64(0)).sum())
+        notes.append(Note("order", count, f"the rows were not in the order of time ({count} step{'s' * (count != 1)} back); they were sorted"))
+    times, values = times[order], values[order]
+    _check_twice(table, time, times, order)
+    step = step or _find_step(times)
+    places = _places(table, time, times, order, step)
+    grid = add_steps(times[0], step, np.arange(places[-1] + 1))
+    full = np.full(len(grid), np.nan)
+    full[places] = values
+    absent = np.setdiff1d(np.arange(len(grid)), places)
+    if len(absent):
+        what = "1 step is absent from the table and counts as missing" if len(absent) == 1 else f"{len(absent)} steps are absent from the table and count as missing"
+        notes.append(Note("gaps", len(absent), f"{what}: {_where(grid, absent)}"))
+    missing = places[np.isnan(values)]
+    if len(missing) == len(values):
+        raise DataError(message(f"{table.name}, column {target!r}", "holds no known value", f"{len(values)} rows, all missing", "numbers", "choose another column"))
+    if len(missing):
+        what = "1 value of" if len(missing) == 1 else f"{len(missing)} values of"
+        notes.append(Note("missing", len(missing), f"{what} {target} {'is' if len(missing) == 1 else 'are'} missing: {_where(grid, missing)}"))
+    return Series(target, time, grid, full, step, tuple(notes))
+
+
+def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) -> None:
+    twice = np.flatnonzero(np.diff(times) == np.timedelta64(0))
+    if len(twice):
+        first, second = order[twice[0]], order[twice[0] + 1]
+        raise DataError(
+            message(
+                f"{table.name}, {table.row(int(second))}, column {time!r}",
+                "the same time comes twice",
+                f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {len(twice)} such row{'s' * (len(twice) != 1)} in all",
+                "each time once",
+                "keep one row for each time; a table of several series has to be filtered to one of them",
+            )
+        )
+
+
+def _find_step(times: np.ndarray) -> Step:
+    """The most common distance: calendar months if it is 28 days or more, else seconds."""
+    distance, count = np.unique(np.diff(times), return_counts=True)
+    common = distance[np.argmax(count)]
+    seconds = int(common / np.timedelta64(1, "s"))
+    if seconds >= 28 * DAY:
+        months = np.diff(times.astype("datetime64[M]").astype(int))
+        values, count = np.unique(months[months > 0], return_counts=True)
+        if len(values) and abs(seconds / DAY / 30.44 - values[np.argmax(count)]) < 0.5:
+            return Step(unit="month", count=int(values[np.argmax(count)]))
+    return Step(unit="second", count=max(seconds, 1))
+
+
+def _places(table: Table, time: str, times: np.ndarray, order: np.ndarray, step: Step) -> np.ndarray:
+    """Where on the grid each time lies, counted in steps from the first."""
+    if step.unit == "month":
+        months = times.astype("datetime64[M]").astype(int)
+        places = np.round((months - months[0]) / step.count).astype(int)
+    else:
+        places = np.round((times - times[0]) / np.timedelta64(step.count, "s")).astype(int)
+    off = np.flatnonzero(times != add_steps(times[0], step, places))
+    if len(off):
+        at = int(off[0])
+        raise DataError(
+            message(
+                f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
+                f"lies off the grid of {name_step(step)}",
+                f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off",
+                f"{show_time(times[0])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
+                "resample the table to equal intervals, and leave out what was not measured",
+            )
+        )
+    return places
+
+
+def _where(grid: np.ndarray, places: np.ndarray, most: int = 4) -> str:
+    """The places as runs of times: `1958-05-10, 1958-05-31 to 1958-06-28, and 14 more runs`."""
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    words = [show_time(grid[r[0]]) + (f" to {show_time(grid[r[-1]])}" if len(r) > 1 else "") for r in runs[:most]]
+    more = len(runs) - most
+    return ", ".join(words) + (f", and {more} more run{'s' * (more != 1)}" if more > 0 else "")

@@ -1,0 +1,41 @@
+"""Splits by time: what is trained on, what chooses the weights, what is held out; never the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openlstm._errors import DataError, message
+from openlstm.data.series import Series, name_step
+
+
+@dataclass(frozen=True)
+class Split:
+    """Steps [0, train) are trained on, [train, known) choose the weights, [known, total) are held out."""
+
+    train: int
+    known: int
+    total: int
+
+
+def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) -> Split:
+    """Cut a series into training, validation and held-out parts, in the order of time.
+
+    The validation part is the last twelfth of what is known, at least two horizons. Targets never reach over a cut.
+
+    Raises:
+        DataError: if the training part has no room for one window and one horizon.
+    """
+    known = len(series) - holdout
+    train = known - max(2 * horizon, known // 12)
+    if train < window + horizon or holdout < 0:
+        need = holdout + max(2 * horizon, (window + horizon) // 11 + 1) + window + horizon
+        raise DataError(
+            message(
+                f"column {series.name!r}",
+                "the series is too short for this horizon",
+                f"{name_step(series.step, len(series))}, {holdout} of them held out",
+                f"at least {need}: window {window} + horizon {horizon} to train, {2 * horizon} to validate, {holdout} held out",
+                "give a longer table, or a smaller --horizon, --window or --holdout",
+            )
+        )
+    return Split(train, known, len(series))

@@ -1,0 +1,148 @@
+"""A forecaster loaded from its file: numpy and the engine, no torch.
+
+Legend: N windows, H hidden size, K steps of the horizon, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from openlstm import model_file
+from openlstm._array import Array
+from openlstm._errors import DataError, ShapeError, describe, message
+from openlstm.model_file import CELLS, Header
+from openlstm.runtime.network import Network
+from openlstm.runtime.stream import Stream
+from openlstm.runtime.window import inputs
+
+
+class Forecast(NamedTuple):
+    """A forecast of K steps in the unit of the target; each is float64 [K], or [N, K] for several windows."""
+
+    median: np.ndarray
+    lower: np.ndarray  # the lowest quantile of the model: 10 % of the values are expected below
+    upper: np.ndarray  # the highest: 10 % are expected above, so that 80 % lie between
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained forecaster: its header, and the members whose outputs are averaged.
+
+        x, anchor = inputs(window);   h = last output of the recurrent network;   forecast = anchor + scale * (W h + b)
+
+    Made by `openlstm.load`.
+    """
+
+    header: Header
+    networks: tuple[Network, ...]
+    heads: tuple[tuple[np.ndarray, np.ndarray], ...]  # W [K*Q, H], b [K*Q]
+
+    @property
+    def window(self) -> int:
+        """How many steps the network reads."""
+        return self.header.series.window
+
+    @property
+    def horizon(self) -> int:
+        """How many steps it forecasts."""
+        return self.header.series.horizon
+
+    def predict(self, values: Array, *, backend: str = "auto") -> Forecast:
+        """Forecast the steps that follow `values`.
+
+        Args:
+            values: floats [T] or [N, T] in the unit of the target, in time order on the model's sampling interval, T at least
+                `window`; NaN where missing. Only the last `window` of them are read.
+            backend: "auto", "cpu" or "reference".
+
+        Returns:
+            `Forecast`, each member [K], or [N, K] if `values` is [N, T]. A row does not depend on the other rows.
+
+        Raises:
+            ShapeError: if `values` has other than one or two axes.
+            DataError: if there are too few values, an infinite one, or no known one in the window.
+        """
+        return band(self.header, self.quantiles(values, backend=backend))
+
+    def quantiles(self, values: Array, *, backend: str = "auto") -> np.ndarray:
+        """As `predict`, but every quantile of the header: float64 [K, Q] or [N, K, Q], rising along the last axis."""
+        rows = _windows(self, values)
+        series, count = self.header.series, len(self.header.head.quantiles)
+        x, anchor = inputs(rows, series.scale)  # [N, W, I], [N]
+        total = np.zeros((len(rows), series.horizon * count))
+        for network, (w, b) in zip(self.networks, self.heads, strict=True):
+            y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
+            total += _head(y[-1], w, b)
+        out = anchor[:, None, None] + series.scale * (total / len(self.networks)).reshape(-1, series.horizon, count)
+        out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
+        return out if np.ndim(values) == 2 else out[0]
+
+    def stream(self, values: Array | None = None) -> Stream:
+        """A stream that takes one value at a time and gives the forecast after it; `values` are what was seen before."""
+        return Stream(self, values)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load a model file; needs neither torch nor a table library.
+
+    Raises:
+        ModelFileError: if the file is missing, truncated, damaged, foreign or from a newer version.
+    """
+    header, tensors = model_file.read(path)
+    return build(header, tensors)
+
+
+def build(header: Header, tensors: dict[str, np.ndarray]) -> Model:
+    """The model of a header and the tensors it names."""
+    networks, heads = [], []
+    for member in range(header.network.members):
+        start = f"member.{member}."
+        own = {name.removeprefix(start): a for name, a in tensors.items() if name.startswith(start)}
+        layers = {name.removeprefix("recurrent."): a for name, a in own.items() if name.startswith("recurrent.")}
+        networks.append(Network.collect(CELLS[header.network.cell], layers, header.network.num_layers))
+        heads.append((own["head.weight"], own["head.bias"]))
+    return Model(header, tuple(networks), tuple(heads))
+
+
+def band(header: Header, quantiles: np.ndarray) -> Forecast:
+    """Median and band out of all quantiles [..., Q]."""
+    middle = header.head.quantiles.index(0.5)
+    return Forecast(quantiles[..., middle], quantiles[..., 0], quantiles[..., -1])
+
+
+def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # row by row: a product of matrices may round a row differently in another batch
+    return np.stack([w @ row + b for row in h]) if len(h) else np.zeros((0, len(b)))  # [N, K*Q]
+
+
+def _windows(model: Model, values: Array) -> np.ndarray:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim not in (1, 2):
+        raise ShapeError(
+            message("Model.predict", "values has the wrong number of axes", f"values: {describe(rows)}", "[T] or [N, T]", "pass one series, or one series per row")
+        )
+    rows = np.atleast_2d(rows)
+    if rows.shape[1] < model.window:
+        raise DataError(
+            message(
+                "Model.predict",
+                f"{rows.shape[1]} values are too few",
+                f"values: {describe(np.asarray(values))}",
+                f"at least {model.window}, the window of the model",
+                "pass more of the past; mark what is unknown as NaN",
+            )
+        )
+    rows = rows[:, -model.window :]  # [N, W]
+    if np.isinf(rows).any():
+        raise DataError(
+            message("Model.predict", "values holds an infinite number", f"values: {describe(np.asarray(values))}", "finite numbers, NaN where missing", "replace it, or mark it as NaN")
+        )
+    if np.isnan(rows).all(axis=1).any():
+        raise DataError(
+            message("Model.predict", f"no known value among the last {model.window}", "NaN only", "at least one known value", "pass a window that holds a measurement")
+        )
+    return rows

@@ -1,0 +1,48 @@
+"""One value at a time: the window of a forecaster, and the forecast after each new value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from openlstm._array import Array
+from openlstm._errors import DataError, message
+
+if TYPE_CHECKING:
+    from openlstm.runtime.model import Forecast, Model
+
+
+class Stream:
+    """The past of one series, as far as the model reads it.
+
+    The inputs of a forecaster are measured from the last known value, so every new value changes all of them: the window is
+    run again, and `push` gives the same bits as `Model.predict` on the same values. (`Network.run` carries a state from step
+    to step, for models whose inputs stay as they are.)
+
+    Nothing else is kept: `values` is the whole state, and `model.stream(stream.values)` takes it up again.
+    """
+
+    def __init__(self, model: Model, values: Array | None = None) -> None:
+        self._model = model
+        self._values = np.asarray([] if values is None else values, dtype=np.float64).reshape(-1)[-model.window :]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values seen so far, at most `window` of them, float64 [<= W], NaN where missing."""
+        return self._values.copy()
+
+    def push(self, value: float) -> Forecast | None:
+        """Take the next value (NaN if it is missing) and forecast what follows; None until the window is full.
+
+        Raises:
+            DataError: if the value is infinite, or no value of the window is known; the stream stays as it was.
+        """
+        if np.isinf(value):
+            raise DataError(
+                message("Stream.push", "the value is infinite", repr(value), "a finite number, NaN where missing", "replace it, or push NaN")
+            )
+        values = np.append(self._values, float(value))[-self._model.window :]
+        forecast = self._model.predict(values) if len(values) == self._model.window else None
+        self._values = values
+        return forecast
