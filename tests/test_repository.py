@@ -1,0 +1,190 @@
+"""The repository keeps its word: links resolve, the README runs, versions are pinned, every file says what it is for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import openlstm
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked() -> list[Path]:
+    """Every file that a clone holds; of an unpacked archive, which has no history, every file of the source folders."""
+    done = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+    folders = ("src", "tests", "native", "docs", "examples", "benchmarks", "papers", "notebooks")
+    return [p for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+FILES = tracked()
+TEXTS = [p for p in FILES if p.suffix not in {".png", ".safetensors", ".parquet", ".npz", ".gz"}]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments under which a page's headings are reached."""
+    heads = re.findall(r"^#+ +(.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [p for p in FILES if p.suffix == ".md"], ids=name)
+def test_every_link_of_a_page_resolves(page: Path) -> None:
+    for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)", without_code(page.read_text())):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        file, _, fragment = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), f"{name(page)} links to {target}, which does not exist"
+        if fragment:
+            assert fragment in anchors(there.read_text()), f"{name(page)}: no heading #{fragment} in {name(there)}"
+
+
+@pytest.mark.parametrize("page", [p for p in FILES if p.suffix == ".md"], ids=name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    """`src/...`, `tests/...` and the like in backticks, with or without a test's name behind `::`."""
+    folders = "src|tests|native|docs|examples|benchmarks|papers|notebooks"
+    for word in re.findall(rf"`((?:{folders})/[^`\s]*)`", page.read_text()):
+        file, *inside = word.split("::")
+        if any(c in file for c in "*<{["):
+            continue
+        assert (ROOT / file).exists(), f"{name(page)} names {word}"
+        for part in inside:
+            assert part.split("[")[0] in (ROOT / file).read_text(), f"{name(page)} names {word}"
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    """All blocks of a page together, as a reader would paste them, in a fresh interpreter."""
+    code = "\n".join(python_blocks(ROOT / page))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_shows_ten_lines_of_python() -> None:
+    lines = [line for line in python_blocks(ROOT / "README.md")[0].splitlines() if line.strip()]
+    assert len(lines) <= 10
+
+
+def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
+    """What stands behind `# ->` at the end of a line with print() is what that line prints."""
+    code = python_blocks(ROOT / "README.md")[0]
+    promised = re.findall(r"print\(.*\)\s+# -> (.*)$", code, re.M)
+    assert promised
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == promised
+
+
+PINS = {
+    canonicalize_name(line.split("==")[0]): line.split("==")[1].strip()
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+}
+
+
+def declared() -> list[Requirement]:
+    """Every dependency that pyproject.toml names, of the build, the package and its extras."""
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    lines = PROJECT["build-system"]["requires"] + PROJECT["project"]["dependencies"] + [r for e in extras for r in e]
+    return [r for r in map(Requirement, lines) if r.name != "openlstm"]
+
+
+def needed() -> set[str]:
+    """The declared packages and all that they need in turn, on this interpreter."""
+    todo, seen = [(r.name, tuple(r.extras)) for r in declared()], set()
+    while todo:
+        package, extras = todo.pop()
+        if (package, extras) in seen:
+            continue
+        seen.add((package, extras))
+        try:
+            lines = requires(package) or []
+        except PackageNotFoundError:  # a build tool of another machine
+            continue
+        for r in map(Requirement, lines):
+            if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("", *extras)):
+                todo.append((r.name, tuple(r.extras)))
+    return {canonicalize_name(package) for package, _ in seen}
+
+
+def test_the_constraints_pin_every_dependency_and_what_it_needs() -> None:
+    assert needed() - set(PINS) <= {"setuptools"}, "refresh constraints.txt"  # torch names setuptools without needing it
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=str)
+def test_a_pin_lies_in_the_declared_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_the_pinned_torch_is_the_tested_one() -> None:
+    assert PINS["torch"] == "2.13.0"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+    assert openlstm.__version__ == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+PLACES = [r"/work/", r"/tmp/w\b", r"/root/", r"/home/[a-z]", r"/opt/", r"pypi\.", r"pythonhosted", r"download\.pytorch"]
+
+
+@pytest.mark.parametrize("path", [p for p in TEXTS if p != Path(__file__).resolve()], ids=name)
+def test_no_file_names_a_place_of_one_machine_or_a_registry(path: Path) -> None:
+    found = re.findall("|".join(PLACES), path.read_text())
+    assert not found
+
+
+def first_sentence(path: Path) -> str:
+    """The opening words of a file, without the marks of a comment."""
+    text = path.read_text().removeprefix("#!/usr/bin/env python3\n").removeprefix("#!/usr/bin/env bash\n")
+    text = text.removeprefix("<!doctype html>\n").lstrip()
+    return re.sub(r'^(?:[rR]?"""|#+|//+|<!--|\{#-?|/\*)\s*', "", text)[:200]
+
+
+SPEAKING = {".py", ".cpp", ".hpp", ".md", ".toml", ".sh", ".j2"}
+NAMED = {"Makefile", "CMakeLists.txt", "constraints.txt", "run"}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in TEXTS if (p.suffix in SPEAKING or p.name in NAMED) and p.stat().st_size > 0], ids=name
+)
+def test_every_file_begins_with_its_sentence(path: Path) -> None:
+    """One sentence that says what the file is for; a page may open with its title."""
+    opening = path.read_text().lstrip()
+    marks = {".py": '"""', ".cpp": "//", ".hpp": "//", ".md": "# ", ".j2": ("{#", "<!")}
+    if path.name == "run":
+        opening = opening.split("\n", 1)[1]
+    assert opening.startswith(marks.get(path.suffix, "# "))
+    assert len(first_sentence(path).split()) >= (1 if path.suffix == ".md" else 4)
+
+
+def test_every_file_ends_with_one_line_end_and_no_line_with_a_space() -> None:
+    for path in TEXTS:
+        text = path.read_text()
+        if path.suffix in {".py", ".cpp", ".hpp", ".md", ".toml"} and text:
+            assert text.endswith("\n") and not text.endswith("\n\n"), name(path)
+            assert not re.search(r"[ \t]$", text, re.M), name(path)
