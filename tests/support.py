@@ -12,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from openlstm import _array as A
-from openlstm import cells, weights
+from openlstm import cells, reference, weights
 from openlstm.cells import Cell
+from openlstm.engine import cpu
 from openlstm.reference import State, Weights
 
 WIDTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)
@@ -267,3 +269,15 @@ def _each(state: State | None, f: Any) -> Any:
 
 def _fields(prefix: str, values: Any) -> dict[str, Any]:
     return {} if values is None else {prefix + name: a for name, a in values._asdict().items()}
+
+
+NEEDS_NATIVE = pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
+BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu", marks=NEEDS_NATIVE)]
+"""For laws of every backend: to the last bit on the native one, to rounding on the reference, whose sums belong to BLAS."""
+
+
+def unequal(backend: ModuleType, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> Any:
+    """What differs: in any bit on the native backend, by more than rounding on the reference."""
+    if backend is reference:
+        return far(a, b, 1e-12 if all(v.dtype == np.float64 for v in a.values()) else 2e-6)
+    return differing(a, b)
