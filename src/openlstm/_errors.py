@@ -35,6 +35,10 @@ class BackendError(OpenLSTMError, RuntimeError):
     """The backend that was asked for cannot run this; another is never taken in silence."""
 
 
+class TrainingError(OpenLSTMError, RuntimeError):
+    """Training went wrong in a way that no further step can mend."""
+
+
 class MissingExtraError(OpenLSTMError, ImportError):
     """An optional dependency is not installed; the message holds the pip command."""
 

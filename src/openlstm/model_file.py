@@ -59,6 +59,7 @@ class Series(_Part):
     window: int = Field(ge=1)  # steps the network reads
     horizon: int = Field(ge=1)  # steps it forecasts
     scale: float = Field(gt=0)
+    seasonal_error: float | None = Field(gt=0)  # mean |y_t - y_(t-period)| of the rows it has seen: the unit of MASE
 
 
 class Network(_Part):

@@ -8,4 +8,5 @@ from openlstm.data.split import Split as Split
 from openlstm.data.split import split_by_time as split_by_time
 from openlstm.data.table import Table as Table
 from openlstm.data.table import read_table as read_table
-from openlstm.data.windows import windows as windows
+from openlstm.data.windows import cut as cut
+from openlstm.data.windows import origins as origins
