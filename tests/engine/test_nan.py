@@ -1,0 +1,220 @@
+"""NaN stays in its row and passes every gate, NaN behind a reset or past a length has no effect, and none is ever born."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from openlstm import cells
+from openlstm.cells import LSTM, Cell, VanillaRNN
+from openlstm.reference import State, Weights
+from tests.support import BACKENDS, Case, Problem, draw, run_all, take_rows, unequal
+
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+EVERY_CELL = pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
+EVERY_DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def poisoned(a: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A copy with NaN where `where` [T, B] or [B] says so."""
+    return np.where(where[..., None], a.dtype.type(np.nan), a)
+
+
+def steps_past_the_end(p: Problem) -> np.ndarray:
+    T, B = p.x.shape[:2]
+    return np.arange(T)[:, None] >= (np.full(B, T) if p.lengths is None else p.lengths)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("case", [replace(c, lengths=True, B=7) for c in draw(20, seed=20)], ids=str)
+def test_padding_is_never_read(case: Case, backend: ModuleType) -> None:
+    p = case.problem()
+    beyond = steps_past_the_end(p)
+    q = replace(p, x=poisoned(p.x, beyond), dy=poisoned(p.dy, beyond))
+    assert not unequal(backend, run_all(backend, q), run_all(backend, p))
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("case", draw(30, seed=21, reset=True, lengths=False, B=6, T=9), ids=str)
+def test_what_comes_before_a_reset_changes_nothing_after_it(case: Case, backend: ModuleType) -> None:
+    """For a loss that looks only behind the last reset (before the first one, in reverse): forward, and every gradient."""
+    p = case.problem()
+    reset = np.zeros_like(p.reset)
+    reset[[4, 6], [1, 1]] = reset[3, 2] = reset[8, 4] = True
+    p = replace(p, reset=reset)
+    order = np.arange(9)[:, None]
+    cut = np.where(reset.any(0), (np.where(reset, order, 99).min(0) if case.reverse else np.where(reset, order, -1).max(0)), -1)
+    before = (order >= cut) & (cut >= 0) if case.reverse else order < cut
+    rows = cut >= 0
+    clean = replace(p, dy=np.where(before[..., None], 0, p.dy).astype(case.dtype))
+    dirty = replace(
+        clean,
+        x=poisoned(p.x, before),
+        state=State(*(None if s is None else poisoned(s, rows) for s in p.state)),
+    )
+    ours, expected = run_all(backend, dirty), run_all(backend, clean)
+    for results in (ours, expected):  # before the reset the outputs are NaN, or not: not asked here
+        for name in ("y", *(n for n in results if n.startswith("saved."))):
+            results[name] = np.where(before[..., None], 0, results[name])
+    assert not unequal(backend, ours, expected)
+    assert not ours["dx"][before].any() and not ours["d0h"][rows].any()
+
+
+@EVERY_BACKEND
+@EVERY_CELL
+@pytest.mark.parametrize("B", [1, 2, 5, 13])
+def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> None:
+    p = Case(cell, B=B, T=5, I=5, H=9).problem()
+    row, others = B // 2, [b for b in range(B) if b != B // 2]
+    x = p.x.copy()
+    x[2, row, 3] = np.nan
+    ours, clean = run_all(backend, replace(p, x=x)), run_all(backend, p)
+    assert not others or not unequal(backend, take_rows(ours, others), take_rows(clean, others))
+    assert not unequal(backend, {"y": ours["y"][:2]}, {"y": clean["y"][:2]})
+    for name in ("y", *(n for n in ours if n.startswith("saved."))):
+        assert np.isnan(ours[name][2:, row]).all(), name
+    assert np.isnan(ours["h"][row]).all()
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+@EVERY_CELL
+@pytest.mark.parametrize("H", [1, 3, 8, 17])
+def test_nan_passes_every_gate(cell: Cell, H: int, dtype: str, backend: ModuleType) -> None:
+    """NaN in the pre-activation of one gate of one unit: in that gate, and in what it touches, at once."""
+    p = Case(cell, dtype=dtype, T=1, B=2, I=2, H=H).problem()
+    for k, gate in enumerate(cell.gates):
+        for unit in {0, H // 2, H - 1}:
+            bias = p.weights.b_ih.copy()
+            bias[k * H + unit] = np.nan
+            results = run_all(backend, replace(p, weights=p.weights._replace(b_ih=bias)))
+            hit = np.arange(H) == unit
+            for name in results:
+                if name.startswith("saved."):
+                    touched = {f"saved.{gate}", "saved.h"} | ({"saved.c"} if gate in "ifg" else set())
+                    expected = (
+                        np.broadcast_to(hit, results[name].shape) if name in touched else np.zeros(results[name].shape, bool)
+                    )
+                    np.testing.assert_array_equal(np.isnan(results[name]), expected, err_msg=f"{gate} -> {name}")
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+@EVERY_CELL
+def test_nan_in_the_states_and_cotangents_stays_in_its_row(cell: Cell, dtype: str, backend: ModuleType) -> None:
+    p = Case(cell, dtype=dtype, B=6, T=4, I=3, H=7).problem()
+    row, others = np.arange(6) == 4, [0, 1, 2, 3, 5]
+    clean = run_all(backend, p)
+    for changed in (
+        replace(p, state=p.state._replace(h=poisoned(p.state.h, row))),
+        replace(p, dstate=p.dstate._replace(h=poisoned(p.dstate.h, row))),
+        replace(p, dy=poisoned(p.dy, np.broadcast_to(row, (4, 6)))),
+    ):
+        ours = run_all(backend, changed)
+        assert not unequal(backend, take_rows(ours, others), take_rows(clean, others))
+        if cell != VanillaRNN("relu"):  # whose derivative is 0 at a unit that is off, whatever comes back
+            assert np.isnan(ours["d0h"][4]).all()
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+@EVERY_CELL
+def test_a_row_that_no_loss_depends_on_gives_exact_zeros_even_from_nan(cell: Cell, dtype: str, backend: ModuleType) -> None:
+    p = Case(cell, dtype=dtype, B=5, T=6, I=3, H=7).problem()
+    row = np.arange(5) == 3
+    silent = lambda a: np.where(row[:, None], 0, a).astype(dtype)  # noqa: E731
+    clean = replace(p, dy=silent(p.dy), dstate=State(*(None if s is None else silent(s) for s in p.dstate)))
+    dirty = replace(clean, x=poisoned(p.x, np.broadcast_to(row, (6, 5))))
+    ours, expected = run_all(backend, dirty), run_all(backend, clean)
+    gradients = [name for name in ours if name.startswith("d")]
+    assert not unequal(backend, {n: ours[n] for n in gradients}, {n: expected[n] for n in gradients})
+    for name in ("dx", "d0h", "d0c", "dh_steps", "dc_steps"):
+        assert name not in ours or not ours[name][..., 3, :].any(), name
+
+
+@EVERY_BACKEND
+@EVERY_CELL
+def test_nan_after_the_last_step_that_the_loss_sees_changes_nothing(cell: Cell, backend: ModuleType) -> None:
+    """The skip rule inside a row: dL/dh_t and dL/dc_t are exactly zero after step 3."""
+    p = Case(cell, B=3, T=7, I=3, H=5).problem()
+    late = np.broadcast_to(np.arange(7)[:, None] > 3, (7, 3))
+    silent = State(*(None if s is None else np.zeros_like(s) for s in p.dstate))
+    clean = replace(p, dy=np.where(late[..., None], 0, p.dy), dstate=silent)
+    ours, expected = run_all(backend, replace(clean, x=poisoned(p.x, late))), run_all(backend, clean)
+    gradients = [name for name in ours if name.startswith("d")]
+    assert not unequal(backend, {n: ours[n] for n in gradients}, {n: expected[n] for n in gradients})
+
+
+HUGE = {"float32": 1e16, "float64": 1e150}
+"""So large that every gate is shut or open, yet sums of products stay finite."""
+
+
+def bounded(cell: Cell) -> bool:
+    return cell != VanillaRNN("relu")
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+@EVERY_CELL
+@pytest.mark.parametrize("seed", range(4))
+def test_no_nan_is_born(cell: Cell, dtype: str, seed: int, backend: ModuleType) -> None:
+    """Huge inputs, weights and states of any sign: finite outputs and gradients."""
+    rng = np.random.default_rng(seed)
+    huge = HUGE[dtype] if bounded(cell) else 1e3
+
+    def stretch(a: np.ndarray) -> np.ndarray:
+        factor = rng.choice([0.0, 1.0, 1e3, huge], size=a.shape)
+        return (a * factor).astype(dtype)
+
+    p = Case(cell, dtype=dtype, T=4, B=6, I=5, H=7, seed=seed, lengths=True, reset=True).problem()
+    q = replace(
+        p,
+        x=stretch(p.x),
+        weights=p.weights._replace(w_ih=stretch(p.weights.w_ih), b_ih=stretch(p.weights.b_ih)),
+        state=State(*(None if s is None else stretch(s) for s in p.state)),
+    )
+    results = run_all(backend, q)
+    assert [name for name, a in results.items() if not np.isfinite(a).all()] == []
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+def test_the_cell_holds_the_largest_number(dtype: str, backend: ModuleType) -> None:
+    """With f=1 and i=0 even the largest finite number and infinity are kept, and shown as o."""
+    big = np.finfo(dtype).max
+    c0 = np.array([[big, -big, np.inf, -np.inf]], dtype)
+    p = gates_held(dtype, i=-1000.0, f=1000.0, c0=c0)
+    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True)
+    np.testing.assert_array_equal(run.saved.c, np.broadcast_to(c0, (5, 1, 4)))
+    np.testing.assert_array_equal(np.abs(run.y), np.full((5, 1, 4), 0.5, dtype))
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+def test_a_true_explosion_is_infinity(dtype: str, backend: ModuleType) -> None:
+    """relu with weight 10: 10, 100, ... overflows to infinity and stays there, never NaN."""
+    w = Weights(np.zeros((1, 1), dtype), np.full((1, 1), 10, dtype))
+    with np.errstate(over="ignore"):
+        run = backend.forward(VanillaRNN("relu"), np.zeros((400, 1, 1), dtype), w, State(np.ones((1, 1), dtype)))
+        y = run.y[:, 0, 0]
+        first = int(np.isinf(y).argmax())
+        assert first > 0 and y[first - 1] * y.dtype.type(10) == np.inf
+    assert np.isfinite(y[:first]).all() and np.isposinf(y[first:]).all()
+
+
+def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5) -> Problem:
+    """An LSTM whose input and forget gates are held by their biases, with a live input to g and o = 1/2."""
+    H = c0.shape[1]
+    p = Case(LSTM(), dtype=dtype, T=steps, B=c0.shape[0], I=2, H=H).problem()
+    shut = np.repeat(np.array([True, True, False, True]), H)
+    bias = np.repeat(np.array([i, f, 0.0, 0.0], dtype), H)
+    w = p.weights._replace(
+        w_ih=np.where(shut[:, None], 0, p.weights.w_ih).astype(dtype),
+        w_hh=np.where(shut[:, None], 0, p.weights.w_hh).astype(dtype),
+        b_ih=bias,
+        b_hh=np.zeros_like(bias),
+    )
+    return replace(p, weights=w, state=State(p.state.h, c0.astype(dtype)))
