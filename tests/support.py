@@ -245,6 +245,21 @@ def draw(n: int, seed: int, **fixed: Any) -> list[Case]:
     return out
 
 
+def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5) -> Problem:
+    """An LSTM whose input and forget gates are held by their biases, with a live input to g and o = 1/2."""
+    H = c0.shape[1]
+    p = Case(cells.LSTM(), dtype=dtype, T=steps, B=c0.shape[0], I=2, H=H).problem()
+    shut = np.repeat(np.array([True, True, False, True]), H)
+    bias = np.repeat(np.array([i, f, 0.0, 0.0], dtype), H)
+    w = p.weights._replace(
+        w_ih=np.where(shut[:, None], 0, p.weights.w_ih).astype(dtype),
+        w_hh=np.where(shut[:, None], 0, p.weights.w_hh).astype(dtype),
+        b_ih=bias,
+        b_hh=np.zeros_like(bias),
+    )
+    return replace(p, weights=w, state=State(p.state.h, c0.astype(dtype)))
+
+
 @contextmanager
 def num_threads(n: int) -> Iterator[None]:
     """The native engine on n threads, restored afterwards."""

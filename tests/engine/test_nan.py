@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from openlstm import cells
-from openlstm.cells import LSTM, Cell, VanillaRNN
+from openlstm.cells import Cell, VanillaRNN
 from openlstm.reference import State, Weights
-from tests.support import BACKENDS, Case, Problem, draw, run_all, take_rows, unequal
+from tests.support import BACKENDS, Case, Problem, draw, gates_held, run_all, take_rows, unequal
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 EVERY_CELL = pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
@@ -203,18 +203,3 @@ def test_a_true_explosion_is_infinity(dtype: str, backend: ModuleType) -> None:
         first = int(np.isinf(y).argmax())
         assert first > 0 and y[first - 1] * y.dtype.type(10) == np.inf
     assert np.isfinite(y[:first]).all() and np.isposinf(y[first:]).all()
-
-
-def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5) -> Problem:
-    """An LSTM whose input and forget gates are held by their biases, with a live input to g and o = 1/2."""
-    H = c0.shape[1]
-    p = Case(LSTM(), dtype=dtype, T=steps, B=c0.shape[0], I=2, H=H).problem()
-    shut = np.repeat(np.array([True, True, False, True]), H)
-    bias = np.repeat(np.array([i, f, 0.0, 0.0], dtype), H)
-    w = p.weights._replace(
-        w_ih=np.where(shut[:, None], 0, p.weights.w_ih).astype(dtype),
-        w_hh=np.where(shut[:, None], 0, p.weights.w_hh).astype(dtype),
-        b_ih=bias,
-        b_hh=np.zeros_like(bias),
-    )
-    return replace(p, weights=w, state=State(p.state.h, c0.astype(dtype)))
