@@ -162,7 +162,7 @@ def _run_epoch(
     for rows in order.split(options.batch_size):
         batch = [fabric.to_device(part[rows]) for part in data]
         error, targets = loss(model, *batch)
-        total, count = total + float(error), count + float(targets)
+        total, count = total + float(error.detach()), count + float(targets)
         if not math.isfinite(total):
             raise TrainingError(
                 message("train", f"the loss is not finite in epoch {number}", f"loss={float(error)}", "a finite loss", "lower the learning rate, or look for huge values in the data")

@@ -1,0 +1,262 @@
+"""`Forecaster`: read a window of a series, forecast the whole horizon at once, with an 80 % band.
+
+    x, anchor = inputs(window)                       # measured from the last known value, missing ones marked
+    h = last output of the recurrent layers over x   # [N, H]; all that the head sees of the past
+    quantiles = anchor + scale * (W h + b)           # [N, K, Q]
+
+There is no path around the recurrent layers: with h = 0 every forecast is the last known value plus a constant.
+
+Legend: N windows, W steps of a window, I input size, H hidden size, K steps of the horizon, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import openlstm
+from openlstm import model_file
+from openlstm._errors import ArgumentError, DataError, message
+from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
+from openlstm.data.series import guess_period
+from openlstm.model_file import Head, Header, Network, Training
+from openlstm.nn import LSTM, RNN
+from openlstm.runtime.model import Model, build
+from openlstm.runtime.window import INPUTS, carry, inputs
+from openlstm.tasks.scoring import Evaluation, Prediction, evaluate, predict, seasonal_error
+from openlstm.train import History, Options, progress, train
+
+QUANTILES = (0.1, 0.5, 0.9)
+"""The median, and the 80 % band around it."""
+
+NETWORKS = {
+    "lstm": lambda inputs, hidden, layers: LSTM(inputs, hidden, layers, batch_first=True),
+    "rnn_tanh": lambda inputs, hidden, layers: RNN(inputs, hidden, layers, batch_first=True),
+    "rnn_relu": lambda inputs, hidden, layers: RNN(inputs, hidden, layers, nonlinearity="relu", batch_first=True),
+}
+"""The recurrent layers a forecaster can be built on, by the names that the model file uses."""
+
+
+class ForecastNet(nn.Module):
+    """Recurrent layers, and a linear head on their last h: x [N, W, I] -> [N, K, Q] in units of the scale."""
+
+    def __init__(self, cell: str, hidden_size: int, num_layers: int, horizon: int) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.recurrent = NETWORKS[cell](INPUTS, hidden_size, num_layers)
+        self.head = nn.Linear(hidden_size, horizon * len(QUANTILES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.recurrent(x)  # [N, W, H]
+        return self.head(y[:, -1]).view(len(x), self.horizon, len(QUANTILES))
+
+
+class Forecaster:
+    """A forecaster of one series, of `members` networks whose forecasts are averaged.
+
+    Args:
+        horizon: how many steps to forecast.
+        period: steps in a season; guessed from the sampling interval if None (weekly 52, monthly 12, daily 7, hourly 24).
+        window: steps the network reads; two seasons, or the horizon if that is longer, if None.
+        cell: "lstm", "rnn_tanh" or "rnn_relu".
+        hidden_size: H of each layer.
+        num_layers: recurrent layers on top of each other.
+        members: networks that differ in their seed alone.
+        options: how to train; member k takes the seed `options.seed + k`.
+
+    After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
+
+    >>> from openlstm.data import from_arrays
+    >>> t = np.arange(120)
+    >>> series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(2 * np.pi * t / 7) + 0.1 * t)
+    >>> forecaster = Forecaster(7, members=1, hidden_size=8, options=Options(epochs=2)).fit(series, holdout=14, quiet=True)
+    >>> forecaster.predict().forecast.median.shape
+    (7,)
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        period: int | None = None,
+        window: int | None = None,
+        cell: str = "lstm",
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        members: int = 3,
+        options: Options | None = None,
+    ) -> None:
+        sizes = {"horizon": horizon, "period": period, "window": window, "hidden_size": hidden_size, "num_layers": num_layers, "members": members}
+        for name, value in sizes.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ArgumentError(message("Forecaster", f"{name} must be a whole number of at least 1", f"{name}={value!r}", "1, 2, 3, ...", f"pass a {name} above zero"))
+        if cell not in NETWORKS:
+            raise ArgumentError(message("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'"))
+        self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
+        self.hidden_size, self.num_layers, self.members = hidden_size, num_layers, members
+        self.options = options or Options()
+
+    def fit(
+        self,
+        data: Series | str | os.PathLike[str],
+        time: str | None = None,
+        target: str | None = None,
+        *,
+        holdout: int = 0,
+        quiet: bool = False,
+    ) -> Forecaster:
+        """Train on all but the last `holdout` steps; of the rest, the last part chooses the weights.
+
+        Args:
+            data: a `Series`, or the path of a CSV or Parquet file together with the columns `time` and `target`.
+            holdout: steps at the end that are not looked at, for `evaluate`.
+            quiet: show no progress (it goes to standard error).
+
+        Raises:
+            DataError: if the file or the series cannot be used, or is too short for window and horizon.
+        """
+        self.series_ = series = _as_series(data, time, target)
+        period = self.period or guess_period(series.step)
+        window = self.window or max(2 * period, self.horizon)
+        self.split_ = split = split_by_time(series, window=window, horizon=self.horizon, holdout=holdout)
+        known = series.values[: split.known]
+        task = _Task(known, split, window, self.horizon, period)
+        nets: list[ForecastNet] = []
+        self.histories_: list[History] = []
+        for member in range(self.members):
+            net, history = self._fit_member(task, member, quiet)
+            nets.append(net)
+            self.histories_.append(history)
+        header = Header(
+            library=openlstm.__version__,
+            task="forecast",
+            series=model_file.Series(
+                time=series.time_name,
+                target=series.name,
+                step=series.step,
+                period=period,
+                window=window,
+                horizon=self.horizon,
+                scale=task.scale,
+                seasonal_error=seasonal_error(known, period),
+            ),
+            network=Network(
+                cell=self.cell,  # type: ignore[arg-type]
+                input_size=INPUTS,
+                hidden_size=self.hidden_size,
+                num_layers=self.num_layers,
+                members=self.members,
+            ),
+            head=Head(quantiles=QUANTILES),
+            training=self._training(series, split),
+        )
+        self.tensors_ = {
+            f"member.{k}.{name}": value.detach().cpu().numpy() for k, net in enumerate(nets) for name, value in net.state_dict().items()
+        }
+        self.model_ = build(header, self.tensors_)
+        return self
+
+    def predict(self, data: Series | str | os.PathLike[str] | None = None) -> Prediction:
+        """Forecast the steps after the last one of `data`; of the series it was fitted to, held-out steps included, if None."""
+        return predict(self._fitted(), self._series(data))
+
+    def evaluate(self, data: Series | str | os.PathLike[str] | None = None) -> Evaluation:
+        """Score it beside the baselines on every step of `data` that it has not seen; see `tasks.scoring.evaluate`."""
+        return evaluate({_title(self.cell): self._fitted()}, self._series(data))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all."""
+        model_file.write(path, self._fitted().header, self.tensors_)
+
+    def _fit_member(self, task: _Task, member: int, quiet: bool) -> tuple[ForecastNet, History]:
+        options = Options(**{**vars(self.options), "seed": self.options.seed + member})
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            net = ForecastNet(self.cell, self.hidden_size, self.num_layers, self.horizon)
+        title = f"{_title(self.cell)} {member + 1} of {self.members}"
+        with progress(title, options.epochs, quiet=quiet) as bar:
+            history = train(net, task.loss(options.seed), [task.train], [task.validation], options, [bar])
+        return net.eval(), history
+
+    def _training(self, series: Series, split: Split) -> Training:
+        return Training(
+            first=str(series.times[0]),
+            last=str(series.times[split.known - 1]),
+            seed=self.options.seed,
+            epochs=tuple(h.best.number for h in self.histories_),
+            validation_loss=tuple(h.best.validation_loss for h in self.histories_),
+            learning_rate=self.options.learning_rate,
+            batch_size=self.options.batch_size,
+            weight_decay=self.options.weight_decay,
+            clip=self.options.clip,
+        )
+
+    def _fitted(self) -> Model:
+        if "model_" not in vars(self):
+            raise ArgumentError(message("Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"))
+        return self.model_
+
+    def _series(self, data: Series | str | os.PathLike[str] | None) -> Series:
+        self._fitted()
+        return self.series_ if data is None else _as_series(data, self.series_.time_name, self.series_.name)
+
+
+class _Task:
+    """The windows of one series, and the loss over them.
+
+    scale: the mean deviation within a training window, in the unit of the target.
+    wobble: how much the slope differs from season to season, in scales per season. Training adds random slopes of that
+        size to windows and targets alike, since the growth of tomorrow need not be among those seen.
+    """
+
+    def __init__(self, known: np.ndarray, split: Split, window: int, horizon: int, period: int) -> None:
+        self.known, self.window, self.horizon = known, window, horizon
+        train = origins(known, window, horizon, window, split.train)
+        validation = origins(known, window, horizon, split.train, split.known)
+        for name, at in (("training", train), ("validation", validation)):
+            if not len(at):
+                raise DataError(message("Forecaster.fit", f"no {name} window holds a known value and a known target", "missing values only", "measurements in every part of the series", "give a table with fewer gaps"))
+        self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
+        past = known[: split.train]  # scaling is fitted on the training part only
+        spread = [np.std(carry(past[t - window : t])) for t in train[:: max(1, len(train) // 1000)]]
+        self.scale = float(np.mean(spread)) or 1.0
+        seasons = np.array([np.nanmean(part) for part in np.split(past, np.arange(len(past) % period, len(past), period))[1:] if not np.isnan(part).all()])
+        slopes = np.diff(seasons) / self.scale
+        self.wobble = float(np.std(slopes)) if len(slopes) > 2 else 0.0
+        self.ramp = np.arange(-window + 1, horizon + 1) / period  # seasons since the last step of the window
+
+    def loss(self, seed: int):  # noqa: ANN202
+        """The pinball loss over the quantiles, summed over the known targets, as `train` takes it."""
+        levels = torch.tensor(QUANTILES)
+        slopes = np.random.default_rng(seed)
+
+        def pinball(net: nn.Module, at: Tensor) -> tuple[Tensor, Tensor]:
+            past, future = cut(self.known, at.cpu().numpy(), self.window, self.horizon)  # [N, W], [N, K]
+            if net.training:
+                tilt = slopes.normal(0, self.wobble * self.scale, (len(past), 1)) * self.ramp
+                past, future = past + tilt[:, : self.window], future + tilt[:, self.window :]
+            x, anchor = inputs(past, self.scale)
+            y = torch.from_numpy((future - anchor[:, None]) / self.scale).float().to(at.device)
+            known = ~y.isnan()  # [N, K]
+            error = torch.where(known, y, 0.0)[..., None] - net(torch.from_numpy(x).to(at.device))  # [N, K, Q]
+            q = levels.to(at.device)
+            loss = torch.maximum(q * error, (q - 1) * error).mean(-1) * known
+            return loss.sum(), known.sum()
+
+        return pinball
+
+
+def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: str | None) -> Series:
+    if isinstance(data, Series):
+        return data
+    if time is None or target is None:
+        raise ArgumentError(message("Forecaster", "a file needs the names of two columns", f"time={time!r}, target={target!r}", "time and target", "fit('data.csv', time='date', target='co2')"))
+    return read_series(Path(data), time, target)
+
+
+def _title(cell: str) -> str:
+    return "LSTM" if cell == "lstm" else "vanilla RNN"
