@@ -96,21 +96,6 @@ static void multiply(const T* const* x, T* const* out, index n, index K, const T
   }
 }
 
-// The panel that begins at `column` of a matrix whose K rows are reached through row(k).
-template <class T, class Row>
-OPENLSTM_INLINE void pack_panel(Row row, index K, index column, index columns, T* panel) {
-  index vectors = panel_vectors<T>(columns - column);
-  for (index k = 0; k < K; k++, panel += vectors * width<T>) {
-    const T* source = row(k) + column;
-    for (index n = 0; n < vectors; n++) store(panel + n * width<T>, load(source + n * width<T>, columns - column - n * width<T>));
-  }
-}
-template <class T, class Row>
-OPENLSTM_INLINE void pack_panels(Row row, index K, index columns, T* panels) {
-  for (index column = 0; column < columns; column += 4 * width<T>)
-    pack_panel<T>(row, K, column, columns, panels + K * column);
-}
-
 // Squares of 16 bytes a side are transposed in registers.
 OPENLSTM_INLINE void transpose_square(const float* const* rows, index column, float* out, index stride) {
   typedef float V4 __attribute__((vector_size(16)));
@@ -143,6 +128,43 @@ OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, i
   for (; r < n; r++) {
     const T* source = row(r) + first;
     for (index k = 0; k < K; k++) out[k * stride + r] = source[k];
+  }
+}
+
+// Panels of a matrix whose K rows are reached through row(k); those of columns [first, last), which begin at panel limits.
+template <class T, class Row>
+OPENLSTM_INLINE void pack_panels(Row row, index K, index first, index last, index columns, T* panels) {
+  for (index column = first; column < last; column += 4 * width<T>) {
+    index vectors = panel_vectors<T>(columns - column);
+    T* out = panels + K * column;
+    for (index k = 0; k < K; k++, out += vectors * width<T>) {
+      const T* source = row(k) + column;
+      for (index n = 0; n < vectors; n++) store(out + n * width<T>, load(source + n * width<T>, columns - column - n * width<T>));
+    }
+  }
+}
+
+// Row k of panels with K rows; zeros where source is null.
+template <class T>
+OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, T* panels) {
+  for (index column = 0; column < columns; column += 4 * width<T>) {
+    index vectors = panel_vectors<T>(columns - column);
+    T* out = panels + K * column + k * vectors * width<T>;
+    for (index n = 0; n < vectors; n++) {
+      index at = column + n * width<T>;
+      store(out + n * width<T>, source ? load(source + at, columns - at) : Vec<T>{});
+    }
+  }
+}
+
+// Panels of the transpose of w [columns, K].
+template <class T>
+OPENLSTM_INLINE void pack_transposed(const T* w, index K, index columns, T* panels) {
+  constexpr index W = width<T>;
+  clear(panels, panel_size<T>(K, columns));
+  for (index column = 0; column < columns; column += 4 * W) {
+    index vectors = panel_vectors<T>(columns - column), n = columns - column < vectors * W ? columns - column : vectors * W;
+    transpose([&](index r) { return w + (column + r) * K; }, n, 0, K, panels + K * column, vectors * W);
   }
 }
 

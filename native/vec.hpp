@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -24,11 +26,7 @@
 #define OPENLSTM_JOIN(a, b) OPENLSTM_JOIN_(a, b)
 #define OPENLSTM_VECTOR_BYTES OPENLSTM_JOIN(OPENLSTM_VECTOR_BYTES_, OPENLSTM_ISA)
 
-#define OPENLSTM_INLINE inline __attribute__((always_inline))
-
 namespace openlstm::OPENLSTM_ISA {
-
-using index = std::ptrdiff_t;
 
 // Rows of a register tile: with four vectors a row, as many accumulators as leave room for a row of weights.
 #if OPENLSTM_VECTOR_BYTES == 32
@@ -98,6 +96,19 @@ OPENLSTM_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};  // x - 0 is x, also for x = -0
 }
 
+template <class T>
+OPENLSTM_INLINE void clear(T* p, index n) {
+  std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(T));
+}
+template <class T>
+OPENLSTM_INLINE void copy(const T* from, T* to, index n) {
+  std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+}
+template <class T>
+OPENLSTM_INLINE T smaller(T a, T b) {
+  return b < a ? b : a;
+}
+
 // a * b + c, rounded once.
 #if OPENLSTM_VECTOR_BYTES == 64 && defined(__AVX512F__)
 OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return (Vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -136,11 +147,11 @@ OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
 
 template <class T>
 OPENLSTM_INLINE Bits<T> bits(Vec<T> x) {
-  return reinterpret_cast<Bits<T>&>(x);
+  return (Bits<T>)x;
 }
 template <class T>
 OPENLSTM_INLINE Vec<T> from_bits(Bits<T> x) {
-  return reinterpret_cast<Vec<T>&>(x);
+  return (Vec<T>)x;
 }
 
 // Constants of exp: x = n ln2 + r with |r| <= ln2/2, and expm1(r) = r + r^2 q(r) with a minimax q (Remez, relative error

@@ -1,13 +1,304 @@
-"""The native backend on CPU; same functions as `reference.py`."""
+"""The native backend on CPU: the functions of `reference.py`, carried out by the compiled kernels.
+
+Arrays are handed over as addresses and strides; what a kernel needs contiguous is made so here. Gates, cell states and large
+outputs live in the workspace (`openlstm.set_workspace_limit`).
+
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
+G gates of a cell.
+"""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from openlstm import _array as A
+from openlstm._array import Array
+from openlstm._errors import ArgumentError, BackendError, message
+from openlstm.cells import Cell
+from openlstm.engine import threads
+from openlstm.reference import Gradients, Run, Saved, State, Weights
+
+try:
+    from openlstm import _native
+
+    _why_missing = ""
+except ImportError as error:
+    _native: Any = None
+    _why_missing = str(error)
+
+KERNELS = {"lstm": 0, "rnn_tanh": 1, "rnn_relu": 2}
+"""`Cell.kernel` beside the number of the struct in native/engine.hpp."""
+
+_LARGE = 1 << 16  # bytes from which an output comes from the workspace
+
+_isa_error: str | None = None
 
 
 def available() -> bool:
     """Whether the compiled extension can be imported."""
-    return False
+    return _native is not None
 
 
 def missing_reason() -> str:
     """Why the compiled extension could not be imported."""
-    return "not built"
+    return _why_missing
+
+
+def isas() -> list[str]:
+    """The instruction sets that this build has and this processor runs, the best last; `wide` exists for tests."""
+    return _native.isas() if available() else []
+
+
+def isa() -> str:
+    """The instruction set in use.
+
+    Raises:
+        BackendError: if OPENLSTM_ISA names one that is not available.
+    """
+    check_isa()
+    return _native.isa()
+
+
+@contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Run with another instruction set, for all threads, until the block ends.
+
+    Raises:
+        BackendError: if this build or this processor has it not.
+    """
+    before = isa()
+    if not _native.use_isa(name):
+        raise _no_isa("use_isa", name)
+    try:
+        yield
+    finally:
+        _native.use_isa(before)
+
+
+def check_isa() -> None:
+    """Raise if OPENLSTM_ISA asks for an instruction set that is not there; another is never taken in silence."""
+    if _isa_error is not None:
+        raise _no_isa("OPENLSTM_ISA", _isa_error)
+
+
+def apply(name: str, x: np.ndarray) -> np.ndarray:
+    """`exp`, `sigmoid` or `tanh` of an array, as the kernels compute it (within 2 units in the last place)."""
+    x = np.ascontiguousarray(x)
+    out = np.empty_like(x)
+    _native.apply(name, _address(x), _address(out), x.size, _twofold(x))
+    return out
+
+
+def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
+    """Operations per second of a loop that multiplies and adds in registers: the limit of this machine."""
+    return _native.peak(threads, seconds, dtype == "float64")
+
+
+def forward(
+    cell: Cell,
+    x: Array,
+    weights: Weights,
+    state: State,
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    save: bool = False,
+    out: Array | None = None,
+) -> Run:
+    """As `reference.forward`; `out` may be a slice of a larger array whose last axis is contiguous."""
+    kept: list[Any] = []  # copies that must live until the kernel is done
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse)
+    y = _empty(x, T, B, R) if out is None else out
+    direct = y if _readable(y) else _empty(x, T, B, R)
+    gates = _empty(x, T, B, len(cell.saved) * H) if save else None
+    c = _empty(x, T, B, H) if save and cell.has_cell else None
+    h_n, c_n = A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None
+    arguments = (*problem, *_rows(direct), *_rows(gates), *_rows(c), _address(h_n), _address(c_n))
+    _native.forward(KERNELS[cell.kernel], _twofold(x), arguments)
+    if direct is not y:
+        y[...] = direct
+    return Run(y, State(h_n, c_n), Saved(y, gates, c) if save else None)
+
+
+def backward(
+    cell: Cell,
+    x: Array,
+    weights: Weights,
+    state: State,
+    saved: Saved,
+    dy: Array | None,
+    dstate: State,
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    steps: bool = False,
+    input_gradient: bool = True,
+) -> Gradients:
+    """As `reference.backward`."""
+    kept: list[Any] = []
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse)
+    y, gates, c, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, dy))
+    dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
+    dx = _empty(x, *x.shape) if input_gradient else None
+    dw = Weights(
+        _empty(x, *weights.w_ih.shape),
+        _empty(x, *weights.w_hh.shape),
+        db := A.empty(x, weights.w_ih.shape[0]),
+        db,
+        None if weights.w_hr is None else _empty(x, *weights.w_hr.shape),
+    )
+    start = _like_state(cell, x, B, R, H)
+    dreset = _like_state(cell, x, B, R, H) if reset_state is not None else None
+    h_steps = _empty(x, T, B, R) if steps else None
+    c_steps = _empty(x, T, B, H) if steps and cell.has_cell else None
+    arguments = (
+        *problem,
+        *(n for a in (y, gates, c, dy) for n in _rows(a)),
+        *(_address(a) for a in (dh_n, dc_n)),
+        *_rows(dx),
+        *(_address(a) for a in (dw.w_ih, dw.w_hh, db, dw.w_hr, *start, *(dreset or (None, None)))),
+        *_rows(h_steps),
+        *_rows(c_steps),
+    )
+    _native.backward(KERNELS[cell.kernel], _twofold(x), arguments)
+    if weights.b_ih is None:
+        dw = dw._replace(b_ih=None, b_hh=None)
+    return Gradients(dx, dw, start, dreset, h_steps, c_steps)
+
+
+def _problem(
+    kept: list[Any],
+    cell: Cell,
+    x: Array,
+    weights: Weights,
+    state: State,
+    lengths: Any,
+    reset: Any,
+    reset_state: State | None,
+    reverse: bool,
+) -> tuple[tuple[int, ...], tuple[int, int, int, int]]:
+    """The fields of `Problem` in native/engine.hpp, and T, B, H, R."""
+    if _isa_error is not None:
+        check_isa()
+    T, B, inputs = x.shape
+    w_ih, w_hh, b_ih, b_hh, w_hr = (_contiguous(kept, w) for w in weights)
+    H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
+    h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
+    if lengths is not None:
+        lengths = _integers(kept, lengths, x)
+    if reset is not None:
+        reset = _contiguous(kept, A.as_like(reset, x))
+    reset_h, reset_c = (None, None) if reset_state is None else (_contiguous(kept, a) for a in reset_state)
+    problem = (
+        *(T, B, inputs, H, R if w_hr is not None else 0),
+        int(reverse),
+        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr)),
+        *_rows(_strided(kept, x)),
+        *(_address(h0), _address(c0)),
+        *(_address(lengths), _address(reset)),
+        *(_address(reset_h), _address(reset_c)),
+        threads.current(),
+    )
+    return problem, (T, B, H, R)
+
+
+def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
+    lengths = A.as_like(lengths, x)
+    lengths = lengths.long() if A.is_torch(lengths) else lengths.astype(np.int64, copy=False)
+    T = x.shape[0]
+    if len(lengths) and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):  # the kernel would read beyond memory
+        raise ArgumentError(
+            message("cpu", "lengths outside 0..T", str(lengths.tolist()[:8]), f"0 <= lengths <= {T}", "cut lengths at T")
+        )
+    return _contiguous(kept, lengths)
+
+
+def _like_state(cell: Cell, x: Array, B: int, R: int, H: int) -> State:
+    return State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
+
+
+def _empty(like: Array, *shape: int) -> Array:
+    """Memory for an output: from the workspace where it is large, so that its pages have been touched before."""
+    size = 4
+    for n in shape:
+        size *= n
+    if size < _LARGE:
+        return A.empty(like, *shape)
+    block = _native.empty(shape, _twofold(like))
+    return sys.modules["torch"].from_numpy(block) if A.is_torch(like) else block
+
+
+def _twofold(x: Array) -> bool:
+    return x.dtype.itemsize == 8
+
+
+def _address(a: Any) -> int:
+    if a is None:
+        return 0
+    return a.data_ptr() if A.is_torch(a) else a.__array_interface__["data"][0]
+
+
+def _rows(a: Any) -> tuple[int, int, int]:
+    """Address and strides, in elements, of the time and the batch axis."""
+    if a is None:
+        return 0, 0, 0
+    if A.is_torch(a):
+        return a.data_ptr(), a.stride(0), a.stride(1)
+    size = a.itemsize
+    return a.__array_interface__["data"][0], a.strides[0] // size, a.strides[1] // size
+
+
+def _readable(a: Array) -> bool:
+    """Whether a kernel can take the rows of [T, B, n] where they are."""
+    if A.is_torch(a):
+        return (a.stride(2) == 1 or a.shape[2] <= 1) and not a.is_neg()
+    return (a.strides[2] == a.itemsize or a.shape[2] <= 1) and a.flags.aligned and not any(s % a.itemsize for s in a.strides)
+
+
+def _strided(kept: list[Any], a: Any) -> Any:
+    """[T, B, n] with a contiguous last axis."""
+    return a if a is None or _readable(a) else _contiguous(kept, a)
+
+
+def _contiguous(kept: list[Any], a: Any) -> Any:
+    if a is None:
+        return None
+    if A.is_torch(a):
+        if a.is_contiguous() and not a.is_neg():
+            return a
+        a = a.resolve_neg().contiguous()
+    else:
+        if a.flags.c_contiguous and a.flags.aligned:
+            return a
+        a = np.require(a, requirements="CA")
+    kept.append(a)
+    return a
+
+
+def _no_isa(who: str, name: str) -> BackendError:
+    compiled = _native.compiled_isas() if available() else []
+    why = "this processor does not run it" if name in compiled else "this build does not have it"
+    return BackendError(
+        message(
+            who,
+            f"the instruction set {name!r} is not available: {why}",
+            f"OPENLSTM_ISA={name}" if who == "OPENLSTM_ISA" else repr(name),
+            ", ".join(isas()),
+            "unset OPENLSTM_ISA, which takes the best one" if who == "OPENLSTM_ISA" else "name one of these",
+        )
+    )
+
+
+_wanted = os.environ.get("OPENLSTM_ISA")
+if available() and _wanted and not _native.use_isa(_wanted):
+    _isa_error = _wanted

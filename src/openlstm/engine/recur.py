@@ -53,7 +53,7 @@ def recur(
     check_recur(cell, x, weights, state, lengths, reset, reset_state)
     if state is None:
         state = zero_state(cell, x, weights)
-    run = SUPPORT[choose(backend, cell, x)].module.forward
+    run = SUPPORT[choose(backend, cell, x, projection=weights.w_hr is not None)].module.forward
     return run(
         cell, x, weights, state, lengths=lengths, reset=reset, reset_state=reset_state, reverse=reverse, save=save
     )

@@ -28,9 +28,12 @@ class Support:
     kernels: frozenset[str] | None
     dtypes: frozenset[str] | None
     devices: frozenset[str] | None
+    projected: frozenset[str] | None = None  # kernels that may be followed by a projection, None for every cell
 
-    def refusal(self, cell: Cell, x: Any) -> str | None:
+    def refusal(self, cell: Cell, x: Any, projection: bool = False) -> str | None:
         """Why this backend cannot run `cell` on `x`, None if it can."""
+        if projection and self.projected is not None and cell.kernel not in self.projected:
+            return f"it has no projection for {cell!r}"
         if self.kernels is not None and cell.kernel not in self.kernels:
             return f"it has no kernel for {cell!r}; it has {', '.join(sorted(self.kernels))}"
         dtype = str(x.dtype).removeprefix("torch.")
@@ -44,7 +47,7 @@ class Support:
 
 SUPPORT: dict[str, Support] = {
     "cpu": Support(
-        cpu, frozenset({"lstm", "rnn_tanh", "rnn_relu"}), frozenset({"float32", "float64"}), frozenset({"cpu"})
+        cpu, frozenset({"lstm", "rnn_tanh", "rnn_relu"}), frozenset({"float32", "float64"}), frozenset({"cpu"}), frozenset({"lstm"})
     ),
     "reference": Support(reference, None, None, None),
 }
@@ -53,11 +56,18 @@ SUPPORT: dict[str, Support] = {
 _told = False
 
 
-def choose(requested: str, cell: Cell, x: Any, who: str = "recur") -> str:
+def default_backend() -> str:
+    """What `backend="auto"` takes for the cells and types that every backend runs."""
+    named = os.environ.get("OPENLSTM_BACKEND", "auto")
+    return named if named != "auto" else "cpu" if cpu.available() else "reference"
+
+
+def choose(requested: str, cell: Cell, x: Any, who: str = "recur", projection: bool = False) -> str:
     """The name of the backend that will run `cell` on `x`.
 
     Args:
         requested: "auto" or a key of `SUPPORT`; the variable OPENLSTM_BACKEND stands in for "auto".
+        projection: whether the weights have a projection.
 
     Raises:
         ArgumentError: for a name that is not in `SUPPORT`.
@@ -68,20 +78,24 @@ def choose(requested: str, cell: Cell, x: Any, who: str = "recur") -> str:
     if requested == "auto":
         if not cpu.available():
             _tell_once()
-        usable = [name for name, s in SUPPORT.items() if s.refusal(cell, x) is None and (name != "cpu" or cpu.available())]
-        return usable[0]
+        for name, support in SUPPORT.items():
+            if (name != "cpu" or cpu.available()) and support.refusal(cell, x, projection) is None:
+                requested = name
+                break
     if requested not in SUPPORT:
         expected = "auto, " + ", ".join(SUPPORT)
         raise ArgumentError(
             message(who, f"unknown backend {requested!r}", repr(requested), expected, "use backend='auto', or one of these")
         )
-    why = SUPPORT[requested].refusal(cell, x)
+    why = SUPPORT[requested].refusal(cell, x, projection)
     if why is None and requested == "cpu" and not cpu.available():
         why = f"the compiled extension is missing ({cpu.missing_reason()})"
     if why is not None:
         raise BackendError(
             message(who, f"backend {requested!r} cannot run this: {why}", f"x: {describe(x)}, {cell!r}", "a backend that can", "use backend='auto', which chooses one")
         )
+    if requested == "cpu":
+        cpu.check_isa()
     return requested
 
 

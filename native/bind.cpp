@@ -1,0 +1,192 @@
+// The module openlstm._native: addresses and strides in, nothing else; src/openlstm/engine/cpu.py gives it its shape.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "engine.hpp"
+#include "threads.hpp"
+#include "workspace.hpp"
+
+namespace nb = nanobind;
+
+namespace openlstm {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* to(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+struct Arguments {
+  nb::handle tuple;
+  std::size_t next = 0;
+  nb::handle take() { return PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(next++)); }
+  index number() { return PyLong_AsSsize_t(take().ptr()); }
+  template <class T>
+  T* pointer() {
+    return to<T>(static_cast<Address>(PyLong_AsUnsignedLongLong(take().ptr())));
+  }
+  template <class T>
+  Rows<T> rows() {
+    T* data = pointer<T>();
+    index step = number(), row = number();
+    return {data, step, row};
+  }
+};
+
+// The fields of Problem, in its order.
+template <class T>
+void read(Arguments& a, Problem<T>& p) {
+  p.steps = a.number(), p.batch = a.number(), p.inputs = a.number(), p.hidden = a.number(), p.projected = a.number();
+  p.reverse = a.number() != 0;
+  p.w_ih = a.pointer<const T>(), p.w_hh = a.pointer<const T>(), p.b_ih = a.pointer<const T>(), p.b_hh = a.pointer<const T>();
+  p.w_hr = a.pointer<const T>();
+  p.x = a.rows<const T>();
+  p.h0 = a.pointer<const T>(), p.c0 = a.pointer<const T>();
+  p.lengths = a.pointer<const int64_t>(), p.reset = a.pointer<const uint8_t>();
+  p.reset_h = a.pointer<const T>(), p.reset_c = a.pointer<const T>();
+  p.threads = static_cast<int>(a.number());
+}
+
+template <class T>
+void run_forward(const KernelsOf<T>& kernels, int cell, Arguments a) {
+  Forward<T> f{};
+  read(a, f);
+  f.y = a.rows<T>(), f.gates = a.rows<T>(), f.c = a.rows<T>();
+  f.h_n = a.pointer<T>(), f.c_n = a.pointer<T>();
+  nb::gil_scoped_release release;
+  kernels.forward[cell](f);
+}
+
+template <class T>
+void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
+  Backward<T> b{};
+  read(a, b);
+  b.y = a.rows<const T>(), b.gates = a.rows<const T>(), b.c = a.rows<const T>(), b.dy = a.rows<const T>();
+  b.dh_n = a.pointer<const T>(), b.dc_n = a.pointer<const T>();
+  b.dx = a.rows<T>();
+  b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db = a.pointer<T>(), b.dw_hr = a.pointer<T>();
+  b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.pointer<T>(), b.dreset_c = a.pointer<T>();
+  b.h_steps = a.rows<T>(), b.c_steps = a.rows<T>();
+  nb::gil_scoped_release release;
+  kernels.backward[cell](b);
+}
+
+constexpr std::size_t forward_numbers = 32, backward_numbers = 52;
+
+void check_arguments(int cell, nb::tuple arguments, std::size_t expected) {
+  if (cell < 0 || cell >= CELLS || arguments.size() != expected)
+    throw nb::value_error(("openlstm._native: " + std::to_string(arguments.size()) + " arguments for cell " + std::to_string(cell) + ", expected " +
+                           std::to_string(expected) + "; call it through openlstm.engine.cpu")
+                              .c_str());
+}
+
+void forward(int cell, bool twofold, nb::tuple arguments) {
+  check_arguments(cell, arguments, forward_numbers);
+  const Kernels& kernels = in_use();
+  twofold ? run_forward(kernels.twofold, cell, {arguments}) : run_forward(kernels.single, cell, {arguments});
+}
+
+void backward(int cell, bool twofold, nb::tuple arguments) {
+  check_arguments(cell, arguments, backward_numbers);
+  const Kernels& kernels = in_use();
+  twofold ? run_backward(kernels.twofold, cell, {arguments}) : run_backward(kernels.single, cell, {arguments});
+}
+
+// An array over a block of the workspace, which it gives back when nothing refers to it any more.
+nb::object empty(nb::tuple shape, bool twofold) {
+  std::vector<std::size_t> sizes;
+  std::size_t n = twofold ? sizeof(double) : sizeof(float);
+  for (nb::handle size : shape) n *= sizes.emplace_back(nb::cast<std::size_t>(size));
+  void* block = take(n ? n : 1);
+  nb::capsule owner(block, [](void* p) noexcept { give(p); });
+  if (twofold) return nb::cast(nb::ndarray<nb::numpy, double>(static_cast<double*>(block), sizes.size(), sizes.data(), owner));
+  return nb::cast(nb::ndarray<nb::numpy, float>(static_cast<float*>(block), sizes.size(), sizes.data(), owner));
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  const Kernels* all[most_isas];
+  int n = compiled(all);
+  for (int k = 0; k < n; k++)
+    if (runs_here(*all[k])) names.emplace_back(all[k]->name);
+  return names;
+}
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  const Kernels* all[most_isas];
+  int n = compiled(all);
+  for (int k = 0; k < n; k++) names.emplace_back(all[k]->name);
+  return names;
+}
+
+template <class T>
+void apply(const KernelsOf<T>& kernels, const std::string& name, Address in, Address out, index n) {
+  auto f = name == "exp" ? kernels.exp : name == "sigmoid" ? kernels.sigmoid : name == "tanh" ? kernels.tanh : nullptr;
+  if (!f) throw nb::value_error("openlstm._native.apply: expected exp, sigmoid or tanh");
+  f(to<const T>(in), to<T>(out), n);
+}
+
+// Operations per second of `threads` threads that do nothing but multiply-adds, for about `seconds`.
+double peak(int threads, double seconds, bool twofold) {
+  struct Job {
+    const Kernels& kernels;
+    double seconds;
+    bool twofold;
+    double rates[256];
+  } job{in_use(), seconds, twofold, {}};
+  if (threads < 1 || threads > 256) throw nb::value_error("openlstm._native.peak: expected 1 to 256 threads");
+  nb::gil_scoped_release release;
+  parallel(
+      threads,
+      [](void* context, const Part& part) {
+        using Clock = std::chrono::steady_clock;
+        Job& job = *static_cast<Job*>(context);
+        part.wait();
+        double done = 0, elapsed = 0;
+        auto start = Clock::now();
+        do {
+          done += job.twofold ? job.kernels.twofold.peak(100000) : job.kernels.single.peak(100000);
+          elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+        } while (elapsed < job.seconds);
+        job.rates[part.id] = done / elapsed;
+      },
+      &job);
+  double total = 0;
+  for (int k = 0; k < threads; k++) total += job.rates[k];
+  return total;
+}
+
+}  // namespace
+}  // namespace openlstm
+
+NB_MODULE(_native, m) {
+  using namespace openlstm;
+  m.doc() = "The compiled engine of openlstm; use it through openlstm.engine.";
+  m.def("forward", forward);
+  m.def("backward", backward);
+  m.def("empty", empty);
+  m.def("isa", [] { return std::string(in_use().name); });
+  m.def("isas", isas);
+  m.def("compiled_isas", compiled_isas);
+  m.def("use_isa", [](const std::string& name) { return use(name.c_str()); });
+  m.def("apply", [](const std::string& name, Address in, Address out, openlstm::index n, bool twofold) {
+    const Kernels& kernels = in_use();
+    twofold ? apply(kernels.twofold, name, in, out, n) : apply(kernels.single, name, in, out, n);
+  });
+  m.def("peak", peak);
+  m.def("set_workspace_limit", set_workspace_limit);
+  m.def("workspace_limit", workspace_limit);
+  m.def("workspace_bytes", workspace_bytes);
+  m.def("set_poison", set_poison);
+}

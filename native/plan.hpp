@@ -1,0 +1,132 @@
+// Who works on which rows: rows in order of falling length, dealt to the threads, and where a row's state comes from.
+#pragma once
+
+#include "product.hpp"
+#include "threads.hpp"
+
+namespace openlstm::OPENLSTM_ISA {
+
+// Memory of one call, given back at its end.
+template <class T>
+class Scratch {
+ public:
+  OPENLSTM_INLINE explicit Scratch(index n) : data_(n ? static_cast<T*>(take(static_cast<std::size_t>(n) * sizeof(T))) : nullptr) {}
+  OPENLSTM_INLINE ~Scratch() {
+    if (data_) give(data_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  OPENLSTM_INLINE operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+// One part's slice of n things that are shared out evenly.
+struct Slice {
+  index first, last;
+  OPENLSTM_INLINE Slice(index n, const Part& part) : first(n * part.id / part.count), last(n * (part.id + 1) / part.count) {}
+  OPENLSTM_INLINE index size() const { return last - first; }
+};
+
+// The rows by falling length (equal ones as they came), so that those alive at any step are a prefix of them.
+template <class T>
+class Order {
+ public:
+  OPENLSTM_INLINE explicit Order(const Problem<T>& p)
+      : batch_(p.batch), ragged_(p.lengths != nullptr), rows_(p.batch), alive_(ragged_ ? 2 * (p.steps + 1) : 0) {
+    if (!ragged_) {
+      for (index b = 0; b < batch_; b++) rows_[b] = b;
+      return;
+    }
+    index *alive = alive_, *next = alive_ + p.steps + 1;
+    clear(alive, p.steps + 1);
+    for (index b = 0; b < batch_; b++)
+      if (p.lengths[b] > 0) alive[p.lengths[b] - 1]++;
+    for (index t = p.steps - 1; t >= 0; t--) alive[t] += alive[t + 1];  // rows longer than t
+    copy(alive, next, p.steps + 1);
+    for (index b = 0; b < batch_; b++) rows_[next[p.lengths[b]]++] = b;
+  }
+  OPENLSTM_INLINE index row(index position) const { return rows_[position]; }
+  OPENLSTM_INLINE index alive(index t) const { return ragged_ ? alive_[t] : batch_; }
+  OPENLSTM_INLINE bool ragged() const { return ragged_; }
+
+ private:
+  index batch_;
+  bool ragged_;
+  Scratch<index> rows_, alive_;
+};
+
+// The positions in that order which one part takes through all of time: one stretch of a dense batch; of a ragged one every
+// so many stretches of four, so that all parts have long and short rows and each step's work is shared.
+template <class T>
+class Share {
+ public:
+  OPENLSTM_INLINE Share(const Order<T>& order, index batch, const Part& part) : positions_(batch) {
+    if (order.ragged() && part.count > 1) {
+      for (index first = 4 * part.id; first < batch; first += 4 * part.count)
+        for (index p = first; p < smaller(first + 4, batch); p++) positions_[count_++] = p;
+    } else {
+      Slice mine(batch, part);
+      for (index p = mine.first; p < mine.last; p++) positions_[count_++] = p;
+    }
+  }
+  OPENLSTM_INLINE index count() const { return count_; }
+  OPENLSTM_INLINE index position(index j) const { return positions_[j]; }
+  // How many of the part's rows are among the first `alive`.
+  OPENLSTM_INLINE index alive(index alive) {
+    while (alive_ < count_ && positions_[alive_] < alive) alive_++;
+    while (alive_ > 0 && positions_[alive_ - 1] >= alive) alive_--;
+    return alive_;
+  }
+  // f(first, n) for every run of neighbouring positions among the first `count`.
+  template <class F>
+  OPENLSTM_INLINE void in_runs(index count, F f) const {
+    for (index j = 0, n; j < count; j += n) {
+      for (n = 1; j + n < count && positions_[j + n] == positions_[j] + n; n++) {
+      }
+      f(j, n);
+    }
+  }
+
+ private:
+  Scratch<index> positions_;
+  index count_ = 0, alive_ = 0;
+};
+
+// The state before a step that does not simply follow another: carried in, or put there by a reset.
+template <class T>
+struct Begin {
+  const Problem<T>& p;
+  const T* zeros;  // [max(R, H)]
+
+  // The step before t, in the order of processing.
+  OPENLSTM_INLINE index before(index t) const { return p.reverse ? t + 1 : t - 1; }
+  OPENLSTM_INLINE index length(index b) const { return p.lengths ? p.lengths[b] : p.steps; }
+  OPENLSTM_INLINE bool first(index t, index b) const { return p.reverse ? t == length(b) - 1 : t == 0; }
+  // Whether the state is replaced before step t: reset[t] lies between t-1 and t, in whichever direction that is crossed.
+  OPENLSTM_INLINE bool cut(index t, index b) const {
+    if (!p.reset) return false;
+    index at = p.reverse ? t + 1 : t;
+    return at < length(b) && p.reset[at * p.batch + b];
+  }
+  OPENLSTM_INLINE const T* reset_h(index b) const { return p.reset_h ? p.reset_h + b * p.fed_back() : zeros; }
+  OPENLSTM_INLINE const T* reset_c(index b) const { return p.reset_c ? p.reset_c + b * p.hidden : zeros; }
+};
+
+// The step that is processed as the n-th.
+template <class T>
+OPENLSTM_INLINE index step_at(const Problem<T>& p, index n) {
+  return p.reverse ? p.steps - 1 - n : n;
+}
+
+// A thread is worth waking for this many multiply-adds, and worth a barrier for this many between two.
+constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16;
+
+template <class T>
+OPENLSTM_INLINE int useful_threads(const Problem<T>& p, double work, index least) {
+  double most = work / static_cast<double>(least);
+  return most < 1 ? 1 : most < p.threads ? static_cast<int>(most) : p.threads;
+}
+
+}  // namespace openlstm::OPENLSTM_ISA

@@ -1,0 +1,192 @@
+// The thread pool: workers spin for a moment, then sleep; they keep off the caller's processor and start afresh after fork.
+#include "threads.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace openlstm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr unsigned most_threads = 4096;
+constexpr auto patience = std::chrono::microseconds(80);  // a step of a small network; sleeping earlier costs a wake-up each call
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Rounding to nearest, no flush to zero, no traps, whatever the thread had; put back at the end.
+class IeeeDefault {
+ public:
+#if defined(__x86_64__)
+  IeeeDefault() : before_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~IeeeDefault() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#elif defined(__aarch64__)
+  IeeeDefault() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    asm volatile("msr fpcr, %0" ::"r"(0ul));
+  }
+  ~IeeeDefault() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+
+ private:
+  unsigned long before_;
+#endif
+};
+
+// Spin while `value` is `old`; after a while hand the processor to others, so that more threads than processors work too.
+void spin_until_not(const int& value, int old) {
+  std::atomic_ref<int> watched(const_cast<int&>(value));
+  for (int tries = 0; watched.load(std::memory_order_acquire) == old; tries++) {
+    if (tries < 2000)
+      pause();
+    else
+      sched_yield();
+  }
+}
+
+class Pool {
+ public:
+  // False if the pool is taken; the caller then works alone.
+  bool run(int threads, void (*body)(void*, const Part&), void* context) {
+    std::unique_lock lock(busy_, std::try_to_lock);
+    if (!lock) return false;
+    while (static_cast<int>(workers_.size()) < threads - 1 && start_worker()) {
+    }
+    int count = std::min(std::min(threads, static_cast<int>(most_threads) - 1), static_cast<int>(workers_.size()) + 1);
+    if (count == 1) return false;
+    keep_off_caller();
+    Barrier barrier(count);
+    body_ = body, context_ = context, barrier_ = &barrier;
+    running_ = count - 1;
+    job_.store((job_.load(std::memory_order_relaxed) / most_threads + 1) * most_threads + static_cast<unsigned>(count), std::memory_order_release);
+    job_.notify_all();
+    work(Part{0, count, &barrier});
+    for (int left; (left = std::atomic_ref(running_).load(std::memory_order_acquire)) > 0;) spin_until_not(running_, left);
+    return true;
+  }
+
+ private:
+  struct Worker {
+    pthread_t thread;
+  };
+
+  bool start_worker() {
+    int id = static_cast<int>(workers_.size()) + 1;
+    unsigned seen = job_.load();
+    try {
+      std::thread thread([this, id, seen] { live(id, seen); });
+      workers_.push_back({thread.native_handle()});
+      thread.detach();
+    } catch (const std::system_error&) {
+      return false;  // no more threads to be had: fewer do the work
+    }
+    placed_for_ = -1;
+    return true;
+  }
+
+  void live(int id, unsigned seen) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals belong to Python's main thread
+    for (;;) {
+      await_job(seen);
+      seen = job_.load(std::memory_order_acquire);
+      int count = static_cast<int>(seen % most_threads);
+      if (id >= count) continue;  // this job needs fewer
+      work(Part{id, count, barrier_});
+      std::atomic_ref(running_).fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void await_job(unsigned seen) {
+    auto until = Clock::now() + patience;
+    for (int tries = 1; job_.load(std::memory_order_acquire) == seen; tries++) {
+      pause();
+      if (tries % 64 == 0 && Clock::now() > until) job_.wait(seen, std::memory_order_acquire);
+    }
+  }
+
+  void work(const Part& part) {
+    IeeeDefault ieee;
+    body_(context_, part);
+  }
+
+  // A woken worker tends to be put on the processor that woke it, where it can only wait for the caller to finish.
+  void keep_off_caller() {
+    int here = sched_getcpu();
+    if (here == placed_for_ || here < 0) return;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    placed_for_ = here;
+    if (CPU_COUNT(&allowed) > static_cast<int>(workers_.size())) CPU_CLR(here, &allowed);
+    for (const Worker& worker : workers_) pthread_setaffinity_np(worker.thread, sizeof allowed, &allowed);
+  }
+
+  std::mutex busy_;
+  std::vector<Worker> workers_;
+  int placed_for_ = -1;
+  // The number of the job and, in the lowest digits, how many threads it takes: read at once, so that a worker which sleeps
+  // through a job it has no part in cannot mistake the next one for it.
+  std::atomic<unsigned> job_{0};
+  int running_ = 0;  // workers still at it; atomic once they are
+  void (*body_)(void*, const Part&) = nullptr;
+  void* context_ = nullptr;
+  Barrier* barrier_ = nullptr;
+};
+
+// Never destroyed: workers may sleep in it until the process ends. A forked child has no workers and takes a fresh one.
+Pool* pool = nullptr;
+void fresh_pool() { pool = new Pool; }
+
+Pool& the_pool() {
+  static const bool once = [] {
+    fresh_pool();
+    pthread_atfork(nullptr, nullptr, fresh_pool);
+    return true;
+  }();
+  (void)once;
+  return *pool;
+}
+
+}  // namespace
+
+void Barrier::wait() {
+  std::atomic_ref<int> waiting(waiting_), round(round_);
+  int mine = round.load(std::memory_order_relaxed);
+  if (waiting.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    waiting.store(0, std::memory_order_relaxed);
+    round.store(mine + 1, std::memory_order_release);
+  } else {
+    spin_until_not(round_, mine);
+  }
+}
+
+void parallel(int threads, void (*body)(void*, const Part&), void* context) {
+  if (threads > 1 && the_pool().run(threads, body, context)) return;
+  IeeeDefault ieee;
+  Barrier alone(1);
+  body(context, Part{0, 1, &alone});
+}
+
+}  // namespace openlstm

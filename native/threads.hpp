@@ -1,0 +1,30 @@
+// The thread pool: a few workers that sleep when idle, and a barrier.
+#pragma once
+
+namespace openlstm {
+
+// Where threads of one `parallel` call meet; every thread sees what the others wrote before they came.
+class Barrier {
+ public:
+  inline __attribute__((always_inline)) explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  int waiting_ = 0, round_ = 0;  // atomic in threads.cpp; plain here, since kernels may hold no code of the standard library
+};
+
+// One thread's part of a job: which of how many.
+struct Part {
+  int id, count;
+  Barrier* barrier;
+  inline __attribute__((always_inline)) void wait() const {
+    if (count > 1) barrier->wait();
+  }
+};
+
+// Run body(context, part) on up to `threads` threads, the caller among them. Fewer take part, at the least the caller alone,
+// when another Python thread is using the pool. Floating point is put into its IEEE default (no flush to zero) meanwhile.
+void parallel(int threads, void (*body)(void* context, const Part& part), void* context);
+
+}  // namespace openlstm

@@ -1,0 +1,13 @@
+// Settings of the pool of work memory behind take() and give().
+#pragma once
+
+#include <cstddef>
+
+namespace openlstm {
+
+void set_workspace_limit(std::size_t bytes);  // of memory that is kept though nobody uses it
+std::size_t workspace_limit();
+std::size_t workspace_bytes();  // kept at this moment
+void set_poison(bool on);       // tests: fill every block handed out with NaN
+
+}  // namespace openlstm

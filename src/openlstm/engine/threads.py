@@ -1,0 +1,104 @@
+"""How many threads the engine uses: the one setting that is global, because processors are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from openlstm._errors import ArgumentError, DtypeError, message
+
+_chosen: int | None = None
+_found: int | None = None
+
+
+def set_num_threads(threads: int | None) -> None:
+    """Use this many threads from now on; results do not depend on it, bit for bit.
+
+    Args:
+        threads: at least 1, also more than there are processors; None goes back to the default: the smaller of the
+            processors this process may use and its cgroup's quota, or torch's number of threads where that was lowered.
+
+    Raises:
+        DtypeError: if it is not an integer.
+        ArgumentError: if it is less than 1 or more than 1024.
+
+    >>> set_num_threads(2); get_num_threads()
+    2
+    >>> set_num_threads(None)
+    """
+    global _chosen
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int):
+            raise DtypeError(message("set_num_threads", "not an integer", repr(threads), "an integer from 1", "set_num_threads(2)"))
+        if not 1 <= threads <= 1024:
+            raise ArgumentError(
+                message("set_num_threads", f"cannot use {threads} threads", str(threads), "1 to 1024", "None takes the default")
+            )
+    _chosen = threads
+
+
+def get_num_threads() -> int:
+    """The number of threads that the next call uses at most."""
+    return current()
+
+
+def current() -> int:
+    """As `get_num_threads`; called once per run of the engine."""
+    if _chosen is not None:
+        return _chosen
+    default = _found if _found is not None else _find()
+    if default == 1:
+        return 1
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):  # a DataLoader's worker lowers it to 1, and people do
+        lowered = torch.get_num_threads()
+        if lowered < default:
+            return lowered
+    return default
+
+
+def _find() -> int:
+    global _found
+    _found = _from_environment() or max(1, min(_allowed(), _quota()))
+    return _found
+
+
+def _from_environment() -> int | None:
+    value = os.environ.get("OPENLSTM_NUM_THREADS")
+    if value is None:
+        return None
+    if not value.isdecimal() or not 1 <= int(value) <= 1024:
+        raise ArgumentError(
+            message("OPENLSTM_NUM_THREADS", "not a number of threads", repr(value), "an integer from 1 to 1024", "unset it, or set it to 2")
+        )
+    return int(value)
+
+
+def _allowed() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processors' worth of time that the control group grants, rounded up; a large number where none is set."""
+    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (root / quota).read_text().split()
+            if period is not None:
+                words.append((root / period).read_text().strip())
+            if words[0] not in ("max", "-1"):
+                return max(1, -(-int(words[0]) // int(words[1])))
+        except (OSError, ValueError, IndexError):
+            continue
+    return 1 << 20
+
+
+def _forget() -> None:
+    """A forked child may have been given other processors."""
+    global _found
+    _found = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

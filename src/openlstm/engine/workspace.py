@@ -1,0 +1,34 @@
+"""The pool of work memory: pages that were touched once are used again, since fresh ones cost more than arithmetic."""
+
+from __future__ import annotations
+
+from openlstm._errors import ArgumentError, message
+from openlstm.engine import cpu
+
+
+def set_workspace_limit(limit: int) -> None:
+    """Keep at most this many bytes of freed memory for the next call; 0 keeps none.
+
+    What is in use does not count. The default is an eighth of the machine's memory, 2 GiB at most.
+
+    Raises:
+        ArgumentError: if it is not an integer from 0.
+
+    >>> before = get_workspace_limit()
+    >>> set_workspace_limit(1 << 20)
+    >>> set_workspace_limit(before)
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise ArgumentError(message("set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB"))
+    if cpu.available():
+        cpu._native.set_workspace_limit(limit)
+
+
+def get_workspace_limit() -> int:
+    """The most bytes of freed memory that are kept."""
+    return cpu._native.workspace_limit() if cpu.available() else 0
+
+
+def workspace_bytes() -> int:
+    """The bytes of freed memory that are kept at this moment."""
+    return cpu._native.workspace_bytes() if cpu.available() else 0
