@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from openlstm.lab import _init as init
-from openlstm.nn import LSTM, RNN
+from openlstm.nn import LSTM, RNN, init
 
 INPUTS = 2  # the signal and the marker
 Recurrent = LSTM | RNN
@@ -27,15 +26,11 @@ def _rnn(hidden: int, lag: int) -> Recurrent:
 
 
 def _rnn_orthogonal(hidden: int, lag: int) -> Recurrent:
-    layer = RNN(INPUTS, hidden)
-    init.orthogonal(layer)
-    return layer
+    return init.orthogonal(RNN(INPUTS, hidden))
 
 
 def _rnn_identity(hidden: int, lag: int) -> Recurrent:
-    layer = RNN(INPUTS, hidden, nonlinearity="relu")
-    init.identity(layer)
-    return layer
+    return init.identity(RNN(INPUTS, hidden, nonlinearity="relu"))
 
 
 def _lstm(hidden: int, lag: int) -> Recurrent:
@@ -43,21 +38,15 @@ def _lstm(hidden: int, lag: int) -> Recurrent:
 
 
 def _lstm_forget_1(hidden: int, lag: int) -> Recurrent:
-    layer = LSTM(INPUTS, hidden)
-    init.forget_bias(layer, 1.0)
-    return layer
+    return init.forget_bias(LSTM(INPUTS, hidden), 1.0)
 
 
 def _lstm_forget_3(hidden: int, lag: int) -> Recurrent:
-    layer = LSTM(INPUTS, hidden)
-    init.forget_bias(layer, 3.0)
-    return layer
+    return init.forget_bias(LSTM(INPUTS, hidden), 3.0)
 
 
 def _lstm_chrono(hidden: int, lag: int) -> Recurrent:
-    layer = LSTM(INPUTS, hidden)
-    init.chrono(layer, lag)
-    return layer
+    return init.chrono(LSTM(INPUTS, hidden), lag)
 
 
 def _lstm_1997(hidden: int, lag: int) -> Recurrent:
