@@ -1,27 +1,93 @@
-"""openlstm: an LSTM you can see through, at the speed of the hardware."""
+"""openlstm: an LSTM you can see through, at the speed of the hardware.
+
+    LSTM, RNN, LSTMCell            drop-ins for torch.nn, with lengths, resets and the gates open
+    replace                        every torch.nn.LSTM and RNN inside a model swapped for ours, weights kept
+    trace, Trace                   gates, states and per-step gradients of a layer by name
+    cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
+    load, Model                    a model file, its predictions and its stream, without torch
+    set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
+
+Names are imported on first use: `import openlstm` alone loads neither torch nor a plot library.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAZY = {
+if TYPE_CHECKING:  # the same names for editors and type checkers
+    from openlstm import cells as cells
+    from openlstm import nn as nn
+    from openlstm.engine import recur as recur
+    from openlstm.engine.config import show_config as show_config
+    from openlstm.engine.threads import get_num_threads as get_num_threads
+    from openlstm.engine.threads import set_num_threads as set_num_threads
+    from openlstm.engine.workspace import set_workspace_limit as set_workspace_limit
+    from openlstm.nn import LSTM as LSTM
+    from openlstm.nn import RNN as RNN
+    from openlstm.nn import LSTMCell as LSTMCell
+    from openlstm.nn import Trace as Trace
+    from openlstm.nn import replace as replace
+    from openlstm.nn import trace as trace
+    from openlstm.runtime import Model as Model
+    from openlstm.runtime import load as load
+
+_LAZY: dict[str, str] = {
     "LSTM": "nn",
     "RNN": "nn",
+    "LSTMCell": "nn",
+    "replace": "nn",
     "trace": "nn",
+    "Trace": "nn",
     "nn": "",
-    "recur": "engine",
     "cells": "",
+    "recur": "engine",
+    "load": "runtime",
+    "Model": "runtime",
+    "set_num_threads": "engine.threads",
+    "get_num_threads": "engine.threads",
+    "set_workspace_limit": "engine.workspace",
+    "show_config": "engine.config",
 }
+"""Public name -> the module that has it; "" for a submodule."""
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "LSTMCell",
+    "replace",
+    "trace",
+    "Trace",
+    "nn",
+    "cells",
+    "recur",
+    "load",
+    "Model",
+    "set_num_threads",
+    "get_num_threads",
+    "set_workspace_limit",
+    "show_config",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: `import openlstm` alone loads neither torch nor a plot library."""
+    """Import a public name on first use."""
     if name not in _LAZY:
-        raise AttributeError(f"module 'openlstm' has no attribute {name!r}")
+        raise AttributeError(f"module 'openlstm' has no attribute {name!r}; it has {', '.join(__all__)}")
     home = _LAZY[name]
-    value = import_module(f"openlstm.{name}") if not home else getattr(import_module(f"openlstm.{home}"), name)
+    try:
+        value = import_module(f"openlstm.{name}") if not home else getattr(import_module(f"openlstm.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from openlstm._errors import missing_extra
+
+        raise missing_extra(f"openlstm.{name}", "torch", "torch") from error
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

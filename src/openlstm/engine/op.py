@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from openlstm import cells, reference
 from openlstm._errors import ArgumentError, BackendError, message
@@ -80,6 +81,7 @@ def sequence(
         BackendError: where the named backend cannot run this.
     """
     tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)))
+    _refuse_forward_mode(tensors)
     half = x.dtype if x.dtype in _HALF else None
     if half is not None:
         tensors = tuple(t.float() if t is not None and t.is_floating_point() else t for t in tensors)
@@ -165,14 +167,11 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Any, dh: Any, dc: Any, *_: Any) -> tuple[Any, ...]:
-        grads = Backward.apply(*ctx.saved_tensors, dy, dh, dc, ctx.options)
+        run = Backward.apply if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() else Backward.forward
+        grads = run(*ctx.saved_tensors, dy, dh, dc, ctx.options)
         dx, dw_ih, dw_hh, db, dw_hr, dh0, dc0, dreset_h, dreset_c = grads
         out = (dx, dw_ih, dw_hh, db, db, dw_hr, dh0, dc0, None, None, dreset_h, dreset_c)
         return *(g if need else None for g, need in zip(out, ctx.needs_input_grad[:_INPUTS], strict=True)), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _no_forward_mode()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -195,10 +194,6 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         return _second_derivative(ctx.saved_tensors, ctx.options, cotangents)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _no_forward_mode()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -238,16 +233,19 @@ def _one_by_one(
     return stacked, (0,) * len(stacked)
 
 
-def _no_forward_mode() -> BackendError:
-    return BackendError(
-        message(
-            "openlstm",
-            "forward-mode differentiation is not available",
-            "jvp, jacfwd or a dual tensor",
-            "reverse mode",
-            "use torch.func.jacrev, vjp or backward()",
+def _refuse_forward_mode(tensors: tuple[Any, ...]) -> None:
+    """Raise where a tensor carries a tangent: a kernel would drop it, and zeros would come out in silence."""
+    level = forward_ad._current_level
+    if level >= 0 and any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise BackendError(
+            message(
+                "openlstm",
+                "forward-mode differentiation is not available",
+                "jvp, jacfwd or a dual tensor",
+                "reverse mode",
+                "use torch.func.jacrev, vjp or backward()",
+            )
         )
-    )
 
 
 class _Call(NamedTuple):
@@ -320,9 +318,7 @@ def _saved(cell: Cell, tensors: Any) -> tuple[Saved, Any, State]:
 def _flat(x: Tensor, g: reference.Gradients) -> tuple[Tensor, ...]:
     """The nine gradients in the order of openlstm::backward, an empty tensor for each that does not exist."""
     w, s, r = g.weights, g.state, g.reset_state or State(None)
-    return tuple(
-        x.new_empty(0) if t is None else t for t in (g.x, w.w_ih, w.w_hh, w.b_ih, w.w_hr, s.h, s.c, r.h, r.c)
-    )
+    return tuple(x.new_empty(0) if t is None else t for t in (g.x, w.w_ih, w.w_hh, w.b_ih, w.w_hr, s.h, s.c, r.h, r.c))
 
 
 def _ready(inputs: Any) -> list[Any]:

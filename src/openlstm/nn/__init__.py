@@ -1,7 +1,11 @@
-"""Recurrent layers for torch, and the trace that looks into them."""
+"""Recurrent layers for torch: drop-ins for torch.nn, the trace that looks into them, ways to begin, and the way there and back."""
 
+from openlstm.nn import init as init
+from openlstm.nn.cell import LSTMCell as LSTMCell
 from openlstm.nn.recurrent import LSTM as LSTM
 from openlstm.nn.recurrent import RNN as RNN
 from openlstm.nn.replace import from_torch as from_torch
+from openlstm.nn.replace import replace as replace
+from openlstm.nn.replace import to_torch as to_torch
 from openlstm.nn.trace import Trace as Trace
 from openlstm.nn.trace import trace as trace

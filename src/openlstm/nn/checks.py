@@ -31,7 +31,11 @@ class Form(NamedTuple):
         tensor(who, "x", x)
         if x.dim() not in (2, 3):
             expected = "[B, T, I], or [T, I] unbatched" if layer.batch_first else "[T, B, I], or [T, I] unbatched"
-            hint = f"x[..., None] adds a feature axis for I = {layer.input_size}" if x.dim() == 1 else "flatten the extra axes into B or I"
+            hint = (
+                f"x[..., None] adds a feature axis for I = {layer.input_size}"
+                if x.dim() == 1
+                else "flatten the extra axes into B or I"
+            )
             raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", expected, hint))
         form = Form(x.dim() == 3, layer.batch_first and x.dim() == 3)
         features(who, form, x, layer.input_size)
@@ -52,7 +56,9 @@ class Form(NamedTuple):
         known = _Known(who, self, x)
         if reset_state is not None and reset is None:
             raise ArgumentError(
-                message(who, "reset_state without reset", "reset: None", "both, or neither", "pass reset=, a bool tensor of steps")
+                message(
+                    who, "reset_state without reset", "reset: None", "both, or neither", "pass reset=, a bool tensor of steps"
+                )
             )
         hx = None if hx is None else known.state(layer, "hx", hx)
         reset_state = None if reset_state is None else known.state(layer, "reset_state", reset_state)
@@ -130,10 +136,16 @@ class _Known(NamedTuple):
 
     def member(self, name: str, s: Tensor, rows: int, width: int) -> Tensor:
         expected = [rows, self.B, width] if self.form.batched else [rows, width]
-        letters = f"{expected} = " + ("[L*D, B, {}]" if self.form.batched else "[L*D, {}]").format("H" if "c" in name[-1] else "R")
+        letters = f"{expected} = " + ("[L*D, B, {}]" if self.form.batched else "[L*D, {}]").format(
+            "H" if "c" in name[-1] else "R"
+        )
         if s.dim() != len(expected):
             what = f"{name} has {s.dim()} axes, x asks for {len(expected)}"
-            hint = "unbatched x takes states without a batch axis" if not self.form.batched else "states keep the axis of layers: h.unsqueeze(0)"
+            hint = (
+                "unbatched x takes states without a batch axis"
+                if not self.form.batched
+                else "states keep the axis of layers: h.unsqueeze(0)"
+            )
         elif s.shape[0] != rows:
             what = f"{name} is for {s.shape[0]} layers and directions, expected {rows}"
             swapped = self.form.batched and s.shape[0] == self.B and s.shape[1] == rows
@@ -169,7 +181,13 @@ class _Known(NamedTuple):
             if not self.form.batched:
                 hint = "unbatched x takes one number"
             raise ShapeError(
-                message(self.who, what, f"lengths: {describe(value)}, {self.got_x}", f"{list(wanted)}" + " = [B]" * len(wanted), hint)
+                message(
+                    self.who,
+                    what,
+                    f"lengths: {describe(value)}, {self.got_x}",
+                    f"{list(wanted)}" + " = [B]" * len(wanted),
+                    hint,
+                )
             )
         return value.to(self.x.device, torch.int64).reshape(self.B)
 
@@ -178,7 +196,13 @@ class _Known(NamedTuple):
         tensor(self.who, "reset", value)
         if value.dtype != torch.bool:
             raise DtypeError(
-                message(self.who, "reset is not bool", f"reset: {describe(value)}", "bool, true where a new sequence begins", "use reset.bool()")
+                message(
+                    self.who,
+                    "reset is not bool",
+                    f"reset: {describe(value)}",
+                    "bool, true where a new sequence begins",
+                    "use reset.bool()",
+                )
             )
         wanted = tuple(self.x.shape[:-1])
         letters = self.form.letters.replace(", I", "")
@@ -190,7 +214,9 @@ class _Known(NamedTuple):
             else:
                 hint = "give one value to each step of each row"
             what = f"reset has shape {list(value.shape)}, x has {list(wanted)}"
-            raise ShapeError(message(self.who, what, f"reset: {describe(value)}, {self.got_x}", f"{list(wanted)} = {letters}", hint))
+            raise ShapeError(
+                message(self.who, what, f"reset: {describe(value)}, {self.got_x}", f"{list(wanted)} = {letters}", hint)
+            )
         if not self.form.batched:
             return value.unsqueeze(1).to(self.x.device)
         return (value.transpose(0, 1) if self.form.batch_first else value).to(self.x.device)
@@ -201,7 +227,13 @@ def _listed(who: str, value: Any) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise DtypeError(
-            message(who, "lengths are not integers", f"lengths: {describe(value)}", "int64 [B]", "pass a list of integers or a tensor")
+            message(
+                who,
+                "lengths are not integers",
+                f"lengths: {describe(value)}",
+                "int64 [B]",
+                "pass a list of integers or a tensor",
+            )
         ) from None
 
 
@@ -256,7 +288,9 @@ def kind(who: str, name: str, value: Tensor, x: Tensor) -> None:
     wanted = f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
     short = name.split()[-1]
     raise DtypeError(
-        message(who, f"{name} is not of the kind of x", f"{name}: {describe(value)} on {value.device}", wanted, f"use {short}.to(x)")
+        message(
+            who, f"{name} is not of the kind of x", f"{name}: {describe(value)} on {value.device}", wanted, f"use {short}.to(x)"
+        )
     )
 
 
@@ -265,7 +299,11 @@ def no_lengths(who: str, lengths: Any) -> None:
     if lengths is not None:
         raise ArgumentError(
             message(
-                who, "lengths with a PackedSequence", f"lengths: {describe(lengths)}", "one of the two", "leave lengths out, or pass the padded tensor"
+                who,
+                "lengths with a PackedSequence",
+                f"lengths: {describe(lengths)}",
+                "one of the two",
+                "leave lengths out, or pass the padded tensor",
             )
         )
 
@@ -279,9 +317,19 @@ def sizes(who: str, input_size: Any, hidden_size: Any, num_layers: Any, proj_siz
         ("proj_size", proj_size, 0),
     ):
         if not isinstance(value, int) or isinstance(value, bool):
-            raise DtypeError(message(who, f"{name} is not an integer", f"{name}: {describe(value)}", f"an integer >= {least}", f"use {name}=int(...)"))
+            raise DtypeError(
+                message(
+                    who,
+                    f"{name} is not an integer",
+                    f"{name}: {describe(value)}",
+                    f"an integer >= {least}",
+                    f"use {name}=int(...)",
+                )
+            )
         if value < least:
-            raise ArgumentError(message(who, f"{name} is {value}", f"{name}: {value}", f"an integer >= {least}", f"raise {name}"))
+            raise ArgumentError(
+                message(who, f"{name} is {value}", f"{name}: {value}", f"an integer >= {least}", f"raise {name}")
+            )
     if proj_size >= hidden_size:
         raise ArgumentError(
             message(
@@ -298,14 +346,22 @@ def flags(who: str, **named: Any) -> None:
     """Constructor arguments that are true or false."""
     for name, value in named.items():
         if not isinstance(value, bool):
-            raise DtypeError(message(who, f"{name} is not a bool", f"{name}: {describe(value)}", "True or False", f"use {name}=bool(...)"))
+            raise DtypeError(
+                message(who, f"{name} is not a bool", f"{name}: {describe(value)}", "True or False", f"use {name}=bool(...)")
+            )
 
 
 def rate(who: str, dropout: Any) -> None:
     """A probability."""
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
         raise ArgumentError(
-            message(who, f"dropout is {dropout!r}", f"dropout: {describe(dropout)}", "a number from 0 to 1", "it is the share of outputs set to zero")
+            message(
+                who,
+                f"dropout is {dropout!r}",
+                f"dropout: {describe(dropout)}",
+                "a number from 0 to 1",
+                "it is the share of outputs set to zero",
+            )
         )
 
 
@@ -315,5 +371,11 @@ def cell_of(who: str, cell: Any, has_cell: bool) -> None:
         return
     usable = ", ".join(repr(c) for c in cells.ALL if c.has_cell == has_cell)
     raise ArgumentError(
-        message(who, f"cannot run the cell {cell!r}", f"cell: {describe(cell)}", usable, "openlstm.RNN runs cells without a cell state")
+        message(
+            who,
+            f"cannot run the cell {cell!r}",
+            f"cell: {describe(cell)}",
+            usable,
+            "openlstm.RNN runs cells without a cell state",
+        )
     )

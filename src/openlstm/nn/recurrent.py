@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm import cells, weights
+from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine.op import Result, sequence
 from openlstm.engine.support import choose
 from openlstm.nn import checks
+from openlstm.nn.convert import convert, expect
 from openlstm.reference import State, Weights
 
 
@@ -60,9 +62,7 @@ class Recurrent(nn.Module):
         checks.flags(who, bias=bias, batch_first=batch_first, bidirectional=bidirectional, check_finite=check_finite)
         checks.rate(who, dropout)
         if dropout > 0 and num_layers == 1:
-            warnings.warn(
-                f"{who}: dropout={dropout} has no effect with num_layers=1; it acts between layers", stacklevel=3
-            )
+            warnings.warn(f"{who}: dropout={dropout} has no effect with num_layers=1; it acts between layers", stacklevel=3)
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -120,6 +120,10 @@ class Recurrent(nn.Module):
         """The name of the backend that a call with `x` will run on."""
         data = x.data if isinstance(x, PackedSequence) else x
         return choose(self.backend, self.cell, data, type(self).__name__)
+
+    def to_torch(self) -> Any:
+        """The same layer as torch.nn's."""
+        raise NotImplementedError
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -307,6 +311,33 @@ class LSTM(Recurrent):
             dtype=dtype,
         )
 
+    @classmethod
+    def from_torch(cls, layer: nn.LSTM) -> LSTM:
+        """The same layer as ours: same arguments, same mode, same Parameter objects.
+
+        Raises:
+            DtypeError: for another kind of module.
+            ArgumentError: for a subclass, hooks, parametrisations or members of its own, which would be lost.
+
+        >>> import torch, openlstm
+        >>> theirs = torch.nn.LSTM(3, 5)
+        >>> openlstm.LSTM.from_torch(theirs).weight_ih_l0 is theirs.weight_ih_l0
+        True
+        """
+        expect("LSTM.from_torch", layer, nn.LSTM)
+        return convert("LSTM.from_torch", "the layer", layer, LSTM, "proj_size")
+
+    def to_torch(self) -> nn.LSTM:
+        """The same layer as torch.nn's: same arguments, same mode, same Parameter objects.
+
+        Raises:
+            ArgumentError: for a cell that torch.nn does not have, or where something would be lost.
+        """
+        if self.cell != cells.LSTM():
+            what, hint = f"torch.nn has no {self.cell!r}", "keep the openlstm layer"
+            raise ArgumentError(message("LSTM.to_torch", what, f"cell: {self.cell!r}", "cells.LSTM()", hint))
+        return convert("LSTM.to_torch", "the layer", self, nn.LSTM, "proj_size")
+
     def forward(
         self,
         input: Any,
@@ -368,6 +399,16 @@ class RNN(Recurrent):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
+
+    @classmethod
+    def from_torch(cls, layer: nn.RNN) -> RNN:
+        """As `LSTM.from_torch`."""
+        expect("RNN.from_torch", layer, nn.RNN)
+        return convert("RNN.from_torch", "the layer", layer, RNN, "nonlinearity")
+
+    def to_torch(self) -> nn.RNN:
+        """As `LSTM.to_torch`."""
+        return convert("RNN.to_torch", "the layer", self, nn.RNN, "nonlinearity")
 
     def forward(
         self,

@@ -1,49 +1,75 @@
-"""`replace`, `from_torch`, `to_torch`: torch.nn's layers for ours and back, with the very same parameters."""
+"""`replace`: every torch.nn.LSTM and RNN inside a model swapped for ours, with the very same parameters."""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from openlstm._errors import DtypeError, message
-from openlstm.nn.recurrent import LSTM, RNN
+from openlstm.nn.convert import convert, wrong_kind
+from openlstm.nn.recurrent import LSTM, RNN, Recurrent
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def from_torch(layer: nn.Module) -> LSTM | RNN:
-    """The openlstm layer with the same arguments and the same Parameter objects as a torch.nn.LSTM or RNN.
+def replace(model: M) -> M:
+    """Swap every torch.nn.LSTM and RNN inside a model for ours, in place; Parameter objects, ties and modes stay.
+
+    Args:
+        model: any module; if it is a torch.nn.LSTM or RNN itself, the new layer is returned.
+
+    Returns:
+        The model (the same object, unless it is a recurrent layer itself). Optimisers keep working: the parameters are the same.
+
+    Raises:
+        DtypeError: for something that is not a module.
+        ArgumentError: for a subclass, or a layer with hooks, parametrisations or members of its own, which a swap would lose;
+            nothing is changed then.
 
     >>> import torch, openlstm
-    >>> theirs = torch.nn.LSTM(3, 5)
-    >>> ours = openlstm.nn.from_torch(theirs)
-    >>> ours.weight_ih_l0 is theirs.weight_ih_l0
-    True
+    >>> model = openlstm.replace(torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5), "head": torch.nn.Linear(5, 1)}))
+    >>> type(model["rnn"])
+    <class 'openlstm.nn.recurrent.LSTM'>
     """
-    _usable("from_torch", layer)
-    common: dict[str, Any] = {
-        name: getattr(layer, name) for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional")
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about dropout with one layer, which was said when `layer` was made
-        if isinstance(layer, nn.LSTM):
-            ours = LSTM(**common, dropout=layer.dropout, proj_size=layer.proj_size, device="meta")
-        else:
-            ours = RNN(**common, dropout=layer.dropout, nonlinearity=layer.nonlinearity, device="meta")
-    return _hand_over(layer, ours)
-
-
-def _hand_over(source: nn.Module, target: Any) -> Any:
-    """Give `target` the parameters and the mode of `source`."""
-    for name, parameter in source.named_parameters(remove_duplicate=False):
-        setattr(target, name, parameter)
-    target.training = source.training
-    return target
-
-
-def _usable(who: str, layer: Any) -> None:
-    """Refuse what a swap would lose in silence."""
-    if not isinstance(layer, (nn.LSTM, nn.RNN)):
+    if not isinstance(model, nn.Module):
         raise DtypeError(
-            message(who, "cannot convert this layer", f"layer: {type(layer).__name__}", "torch.nn.LSTM or RNN", "pass the recurrent layer inside the model")
+            message("replace", "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", "pass the model")
         )
+    found = {m: name for name, m in model.named_modules() if isinstance(m, (nn.LSTM, nn.RNN))}
+    ours = {layer: _from_torch("replace", name or "model", layer) for layer, name in found.items()}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # not named_children: it leaves out a layer used twice
+            if child in ours:
+                setattr(parent, name, ours[child])
+    return ours.get(model, model)
+
+
+def from_torch(layer: nn.Module) -> Any:
+    """`LSTM.from_torch` or `RNN.from_torch`, whichever fits.
+
+    Raises:
+        DtypeError: for another kind of module.
+        ArgumentError: where the conversion would lose something.
+    """
+    return _from_torch("from_torch", type(layer).__name__, layer)
+
+
+def to_torch(layer: nn.Module) -> Any:
+    """`layer.to_torch()`.
+
+    Raises:
+        DtypeError: for another kind of module.
+        ArgumentError: where the conversion would lose something.
+    """
+    if not isinstance(layer, Recurrent):
+        raise wrong_kind("to_torch", layer, "openlstm.LSTM or RNN")
+    return layer.to_torch()
+
+
+def _from_torch(who: str, name: str, layer: Any) -> Any:
+    if isinstance(layer, nn.LSTM):
+        return convert(who, name, layer, LSTM, "proj_size")
+    if isinstance(layer, nn.RNN):
+        return convert(who, name, layer, RNN, "nonlinearity")
+    raise wrong_kind(who, layer, "torch.nn.LSTM or RNN")

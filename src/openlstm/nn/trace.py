@@ -60,7 +60,9 @@ class Trace(Mapping[str, Tensor]):
         if not found:
             places = ", ".join(dict.fromkeys(name.split(".")[0] for name in self._arrays))
             raise ArgumentError(
-                message("Trace.layer", f"no layer {place!r}", place, places, "layers count from 0; reverse=True needs bidirectional")
+                message(
+                    "Trace.layer", f"no layer {place!r}", place, places, "layers count from 0; reverse=True needs bidirectional"
+                )
             )
         return found
 
@@ -124,12 +126,16 @@ def trace(
         value = None if loss is None else _scalar(loss(y, out))
         named = [_named(layer, r) for r in ran]
         if value is not None:
-            for arrays, gradients in zip(named, _step_gradients(layer, ran, value, lengths, reset, differentiable), strict=True):
+            for arrays, gradients in zip(
+                named, _step_gradients(layer, ran, value, lengths, reset, differentiable), strict=True
+            ):
                 arrays.update(gradients)
     finish = (lambda a: a) if differentiable else torch.Tensor.detach
     places = [f"{k // layer.num_directions}" + ("_reverse" if k % layer.num_directions else "") for k in range(len(ran))]
     arrays = {
-        f"{place}.{name}": finish(form.leave(a)) for place, group in zip(places, named, strict=True) for name, a in group.items()
+        f"{place}.{name}": finish(form.leave(a))
+        for place, group in zip(places, named, strict=True)
+        for name, a in group.items()
     }
     state = (finish(state.h), finish(state.c)) if state.c is not None else finish(state.h)
     return Trace(arrays, finish(y), state, None if value is None else finish(value), repr(layer))

@@ -1,0 +1,139 @@
+"""`LSTMCell`: one step of an LSTM, for loops that are written by hand.
+
+Legend: B batch, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openlstm import cells
+from openlstm._errors import DtypeError, ShapeError, describe, message
+from openlstm.engine.op import sequence
+from openlstm.engine.support import choose
+from openlstm.nn import checks
+from openlstm.reference import State, Weights
+
+_CELL = cells.LSTM()
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM: torch.nn.LSTMCell's arguments, parameters and numbers; the same kernel as `openlstm.LSTM`.
+
+        i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_g),   z = x W_ih^T + b_ih + h W_hh^T + b_hh
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Args:
+        input_size, hidden_size: I and H.
+        bias: whether there are bias_ih and bias_hh.
+        device, dtype: of the parameters.
+        backend: "auto", "cpu" or "reference"; a named one is never replaced by another.
+
+    A call `cell(x, (h, c))`: x [B, I], h and c [B, H], or [I] and [H] without a batch; zeros if (h, c) is None.
+
+    Returns:
+        (h', c'), shaped as h and c. On CPU the same bits as `openlstm.LSTM` gives at that step of a sequence.
+
+    Raises:
+        ShapeError, DtypeError: where an argument does not fit; the message says what would.
+
+    Source: Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000.
+
+    >>> import torch, openlstm
+    >>> h, c = openlstm.LSTMCell(3, 5)(torch.zeros(2, 3))
+    >>> h.shape, c.shape
+    (torch.Size([2, 5]), torch.Size([2, 5]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.sizes("LSTMCell", input_size, hidden_size, 1, 0)
+        checks.flags("LSTMCell", bias=bias)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        self.backend = backend
+        rows = 4 * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty((rows, input_size), device=device, dtype=dtype))
+        self.weight_hh = nn.Parameter(torch.empty((rows, hidden_size), device=device, dtype=dtype))
+        for name in ("bias_ih", "bias_hh"):
+            self.register_parameter(name, nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def backend_used(self, x: Tensor) -> str:
+        """The name of the backend that a call with `x` will run on."""
+        return choose(self.backend, _CELL, x, "LSTMCell")
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        w = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        x = _input(input, w.w_ih, self.input_size)
+        h, c = self._state(x, hx)
+        if x.dim() == 1:
+            out = sequence(_CELL, x[None, None], w, State(h[None], c[None]), backend=self.backend)
+            return out.h_n[0], out.c_n[0]
+        out = sequence(_CELL, x.unsqueeze(0), w, State(h, c), backend=self.backend)
+        return out.h_n, out.c_n
+
+    def _state(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor]:
+        shape = (*x.shape[:-1], self.hidden_size)
+        if hx is None:
+            return x.new_zeros(shape), x.new_zeros(shape)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
+            raise DtypeError(
+                message(
+                    "LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", "pass both h and c"
+                )
+            )
+        for name, s in zip(("hx: h", "hx: c"), hx, strict=True):
+            checks.tensor("LSTMCell", name, s)
+            if s.shape != shape:
+                letters = "[B, H]" if len(shape) == 2 else "[H]"
+                what = f"{name} has shape {list(s.shape)}, expected {list(shape)}"
+                hint = "h and c have the batch of x and hidden_size units"
+                raise ShapeError(
+                    message("LSTMCell", what, f"{name}: {describe(s)}, x: {describe(x)}", f"{list(shape)} = {letters}", hint)
+                )
+            checks.kind("LSTMCell", name, s, x)
+        return hx[0], hx[1]
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+
+def _input(x: Any, weight: Tensor, input_size: int) -> Tensor:
+    checks.tensor("LSTMCell", "x", x)
+    if x.dim() not in (1, 2):
+        hint = "a sequence [T, B, I] goes to openlstm.LSTM" if x.dim() == 3 else "flatten the extra axes into B or I"
+        raise ShapeError(message("LSTMCell", f"x has {x.dim()} axes", f"x: {describe(x)}", "[B, I], or [I] unbatched", hint))
+    if x.shape[-1] != input_size:
+        wanted = "[B, I]" if x.dim() == 2 else "[I]"
+        swapped = x.dim() == 2 and x.shape[0] == input_size
+        hint = (
+            "its axes are swapped: use x.T"
+            if swapped
+            else f"make the cell with input_size={x.shape[-1]}, or give x {input_size} features"
+        )
+        what = f"x has {x.shape[-1]} features, expected {input_size}"
+        raise ShapeError(message("LSTMCell", what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
+    return checks.same_kind("LSTMCell", x, weight)

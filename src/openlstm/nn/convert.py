@@ -1,0 +1,76 @@
+"""A recurrent layer as another kind of layer, with the very same parameters: torch.nn's as ours and back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from openlstm._errors import ArgumentError, DtypeError, message
+
+K = TypeVar("K")
+
+_COMMON = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def convert(who: str, name: str, source: Any, kind: type[K], own: str) -> K:
+    """A layer of `kind` with the arguments, the Parameter objects and the mode of `source`.
+
+    Args:
+        who, name: for errors: the caller, and where `source` was found.
+        own: the argument that only one of LSTM and RNN has, "proj_size" or "nonlinearity".
+
+    Raises:
+        ArgumentError: where the conversion would lose something in silence.
+    """
+    _nothing_lost(who, name, source)
+    arguments = {key: getattr(source, key) for key in (*_COMMON, own)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about dropout with one layer, which was said when `source` was made
+        target: Any = kind(**arguments, device="meta")
+    for key, parameter in source.named_parameters(remove_duplicate=False):
+        setattr(target, key, parameter)
+    target.training = source.training
+    return target
+
+
+def expect(who: str, layer: Any, kind: type) -> None:
+    """`layer` must be a `kind`."""
+    if not isinstance(layer, kind):
+        raise wrong_kind(who, layer, f"{'torch.nn' if kind.__module__.startswith('torch') else 'openlstm'}.{kind.__name__}")
+
+
+def wrong_kind(who: str, layer: Any, expected: str) -> DtypeError:
+    """The error for a module that cannot be converted."""
+    hint = "pass the recurrent layer inside the model"
+    return DtypeError(message(who, "cannot convert this layer", f"layer: {type(layer).__name__}", expected, hint))
+
+
+def _nothing_lost(who: str, name: str, layer: nn.Module) -> None:
+    if parametrize.is_parametrized(layer):
+        hint = "remove them with torch.nn.utils.parametrize.remove_parametrizations, convert, and add them again"
+        raise ArgumentError(message(who, f"{name} has parametrisations", "a parametrised layer", "plain parameters", hint))
+    hooks = [hook.strip("_") for hook in _HOOKS if getattr(layer, hook)]
+    if hooks:
+        hint = "remove the hooks, convert, and add them again"
+        raise ArgumentError(message(who, f"{name} has hooks", ", ".join(hooks), "a layer without hooks", hint))
+    kind = type(layer)
+    if kind.__name__ not in ("LSTM", "RNN") or kind.__module__ not in ("torch.nn.modules.rnn", "openlstm.nn.recurrent"):
+        hint = "convert it by hand: what the subclass adds would be lost"
+        raise ArgumentError(message(who, f"{name} is a subclass", kind.__name__, "the layer itself", hint))
+    extra = [key for key in (*layer._parameters, *layer._buffers, *layer._modules) if not key.startswith(("weight_", "bias_"))]
+    if extra:
+        hint = "keep them beside the layer, in the module around it"
+        raise ArgumentError(message(who, f"{name} has members of its own", ", ".join(extra), "weights and biases alone", hint))
