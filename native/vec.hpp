@@ -174,7 +174,7 @@ struct Exp<double> {
                                  0x1.6c16c17f378d1p-10, 0x1.a01a01b5d1b08p-13, 0x1.a019a685a727ep-16, 0x1.71ddea14af46cp-19,
                                  0x1.28a2ab9cabe5cp-22, 0x1.af7692a9c622dp-26};
   static constexpr int mantissa = 52, bias = 1023, spare = 128;
-  static constexpr double unspare = 0x1p-128, lowest = -800., highest = 720., tanh_end = 80.;
+  static constexpr double unspare = 0x1p-128, lowest = -780., highest = 720., tanh_end = 80.;  // n + bias + spare > 0
 };
 
 // exp(x) = 2^n (1 + p): p = expm1(r), and the bits that hold n.
@@ -242,7 +242,8 @@ OPENLSTM_INLINE Vec<T> sigmoid(Vec<T> x) {
   Vec<T> e = exp_down<T>(-abs<T>(x));
   Vec<T> one = splat(T(1)), d = one + e;
   Vec<T> a = x < T(0) ? e : one, q = a / d;
-  return quotient<T>(q, a, d, e - (d - one), x < T(0) ? one - q : q);
+  Vec<T> lost = d > one ? e - (d - one) : Vec<T>{};  // where e is nothing beside 1 the gate is open
+  return quotient<T>(q, a, d, lost, x < T(0) ? one - q : q);
 }
 
 // tanh(x) = m / (m + 2) with m = expm1(2|x|), which keeps its relative accuracy down to the smallest x; odd by construction.
