@@ -1,0 +1,169 @@
+"""Every cell on every backend against the definition: outputs, states, what is saved and every gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from openlstm import cells, reference
+from openlstm.cells import Cell
+from openlstm.engine import SUPPORT, cpu
+from openlstm.reference import State
+from tests.support import NEEDS_NATIVE, WIDTHS, Case, differing, draw, far, num_threads, run_all
+
+pytestmark = NEEDS_NATIVE
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
+
+
+def wide(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: a.astype(np.float64) for name, a in results.items()}
+
+
+def too_far(case: Case) -> dict[str, float]:
+    """Where the kernel is off by more than the tolerance and by more than twice what the same numbers allow the reference.
+
+    (A saturated tanh, for one: 1 - h^2 of an h near 1 has few digits in float32.)
+    """
+    problem = case.problem()
+    results, truth = run_all(cpu, problem), expected(case)
+    assert {a.dtype for a in results.values()} == {np.dtype(case.dtype)}
+    off = far(wide(results), truth, TOLERANCE[case.dtype])
+    allowed = far(wide(run_all(reference, problem)), truth, TOLERANCE[case.dtype] / 2) if off else {}
+    return {name: error for name, error in off.items() if error > 2 * allowed.get(name, 0.0)}
+
+
+def expected(case: Case) -> dict[str, np.ndarray]:
+    """The reference in float64 on the numbers of the case."""
+    return run_all(reference, case.problem().map(lambda a: a.astype(np.float64)))
+
+
+@pytest.mark.parametrize("case", draw(240, seed=30), ids=str)
+def test_drawn_cases(case: Case) -> None:
+    assert too_far(case) == {}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("letter", ["T", "B", "I", "H", "P"])
+@pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
+def test_every_size_around_the_vector_width(cell: Cell, letter: str, dtype: str) -> None:
+    sizes = [n for n in WIDTHS if n or letter in "TBP"] if letter != "P" or cell.has_cell else [0]
+    for n in sizes:
+        case = Case(cell, dtype=dtype, T=4, B=3, I=5, H=6, lengths=True, reset=True, reset_state=True, seed=n)
+        case = replace(case, **{letter: n})
+        assert too_far(case) == {}, str(case)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
+def test_sizes_that_all_threads_work_on(cell: Cell, dtype: str, threads: int) -> None:
+    case = Case(
+        cell, dtype=dtype, T=60, B=37, I=70, H=130, P=33 if cell.has_cell else 0, lengths=True, reset=True, reset_state=True
+    )
+    with num_threads(threads):
+        assert too_far(case) == {}
+
+
+@pytest.mark.parametrize("case", draw(30, seed=31), ids=str)
+def test_numpy_and_torch_give_the_same_bits(case: Case) -> None:
+    problem = case.problem()
+    assert differing(run_all(cpu, problem), run_all(cpu, problem.tensors())) == []
+
+
+@pytest.mark.parametrize("case", draw(30, seed=32), ids=str)
+def test_it_does_not_matter_where_numbers_lie(case: Case) -> None:
+    problem = case.problem()
+    assert differing(run_all(cpu, problem), run_all(cpu, problem.strided())) == []
+    assert differing(run_all(cpu, problem), run_all(cpu, problem.strided().tensors())) == []
+
+
+@pytest.mark.parametrize("case", draw(12, seed=33), ids=str)
+def test_expanded_broadcast_and_unaligned_arrays(case: Case) -> None:
+    """One row or one step repeated with stride 0, and arrays that begin at an odd byte."""
+    p = case.problem()
+    first = p.x[:1, :1] if p.x.size else np.zeros((1, 1, case.I), case.dtype)
+    repeated = replace(p, x=np.broadcast_to(first, p.x.shape), dy=np.broadcast_to(first[..., :1], p.dy.shape))
+    copied = replace(repeated, x=repeated.x.copy(), dy=repeated.dy.copy())
+    assert differing(run_all(cpu, repeated), run_all(cpu, copied)) == []
+    assert differing(run_all(cpu, repeated.map(off_by_a_byte)), run_all(cpu, copied)) == []
+
+
+def off_by_a_byte(a: np.ndarray) -> np.ndarray:
+    raw = np.zeros(a.nbytes + 1, np.uint8)
+    out = raw[1:].view(a.dtype).reshape(a.shape)
+    out[...] = a
+    return out
+
+
+@pytest.mark.parametrize("case", draw(20, seed=34), ids=str)
+def test_saving_and_writing_elsewhere_change_nothing(case: Case) -> None:
+    p = case.problem()
+    wide_out = np.full((*p.dy.shape[:2], p.dy.shape[2] + 3), np.nan, case.dtype)
+    out = wide_out[..., 1:-2]
+    plain = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
+    into = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, out=out, **p.options)
+    assert plain.saved is None
+    for run in (into, into._replace(y=out)):
+        named = {"y": run.y, "h": run.state.h, **({} if run.state.c is None else {"c": run.state.c})}
+        assert (
+            differing(named, {"y": plain.y, "h": plain.state.h, **({} if plain.state.c is None else {"c": plain.state.c})})
+            == []
+        )
+    assert np.isnan(wide_out[..., 0]).all() and np.isnan(wide_out[..., -2:]).all()
+
+
+@pytest.mark.parametrize("case", draw(20, seed=35), ids=str)
+def test_arguments_are_only_read(case: Case) -> None:
+    p, q = case.problem(), case.problem()
+    run_all(cpu, p)
+    for a, b in (
+        (p.x, q.x),
+        (p.dy, q.dy),
+        *zip([*p.weights, *p.state, *p.dstate], [*q.weights, *q.state, *q.dstate], strict=True),
+    ):
+        assert (a is None and b is None) or (a == b).all()
+
+
+@pytest.mark.parametrize("case", draw(20, seed=36), ids=str)
+def test_missing_cotangents_count_as_zero(case: Case) -> None:
+    p = case.problem()
+    none = replace(p, dy=None, dstate=State(None, None))
+    zero = replace(p, dy=np.zeros_like(p.dy), dstate=State(*(None if s is None else np.zeros_like(s) for s in p.dstate)))
+    results = run_all(cpu, none)
+    assert differing(results, run_all(cpu, zero)) == []
+    assert not any(results[name].any() for name in results if name.startswith("d"))
+
+
+@pytest.mark.parametrize("case", draw(12, seed=37), ids=str)
+def test_results_share_no_memory(case: Case) -> None:
+    """Neither with the arguments nor with each other, but for `saved.h`, which is y."""
+    p = replace(case, T=case.T or 1, B=case.B or 1).problem()
+    run = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    g = cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
+    given = [p.x, *p.weights, *p.state, p.dy, *p.dstate, *(p.reset_state or ())]
+    made = [
+        run.y,
+        *run.state,
+        run.saved.gates,
+        run.saved.c,
+        g.x,
+        *g.weights[:3],
+        g.weights.w_hr,
+        *g.state,
+        *(g.reset_state or ()),
+    ]
+    arrays = [a for a in [*given, *made, g.h_steps, g.c_steps] if a is not None and a.size]
+    assert [(i, j) for j in range(len(arrays)) for i in range(j) if np.shares_memory(arrays[i], arrays[j])] == []
+
+
+def test_the_support_table_says_what_is_there() -> None:
+    """Tested both ways: every kernel it lists runs, and every cell that has none is refused."""
+    listed = SUPPORT["cpu"].kernels
+    assert listed is not None and listed <= {c.kernel for c in cells.ALL} and listed == set(cpu.KERNELS)
+    for cell in cells.ALL:
+        refusal = SUPPORT["cpu"].refusal(cell, torch.zeros(1))
+        assert (refusal is None) == (cell.kernel in listed)
