@@ -5,6 +5,7 @@
     trace, Trace                   gates, states and per-step gradients of a layer by name
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
     load, Model                    a model file, its predictions and its stream, without torch
+    Forecaster                     fit, predict, evaluate, save: one series out of a table
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
 
 Names are imported on first use: `import openlstm` alone loads neither torch nor a plot library.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.nn import trace as trace
     from openlstm.runtime import Model as Model
     from openlstm.runtime import load as load
+    from openlstm.tasks.forecast import Forecaster as Forecaster
 
 _LAZY: dict[str, str] = {
     "LSTM": "nn",
@@ -46,6 +48,7 @@ _LAZY: dict[str, str] = {
     "recur": "engine",
     "load": "runtime",
     "Model": "runtime",
+    "Forecaster": "tasks.forecast",
     "set_num_threads": "engine.threads",
     "get_num_threads": "engine.threads",
     "set_workspace_limit": "engine.workspace",
@@ -65,6 +68,7 @@ __all__ = [
     "recur",
     "load",
     "Model",
+    "Forecaster",
     "set_num_threads",
     "get_num_threads",
     "set_workspace_limit",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -120,33 +121,44 @@ class Ridge:
         return x[-1] + self._apply(x - x[-1])
 
 
-def baselines(known: np.ndarray, period: int, window: int, horizon: int) -> tuple[dict[str, Baseline], dict[str, str]]:
+MOST_PAIRS = 5000  # of the linear model
+ETS_PAST = 4000  # steps it is fitted to, at most; its time grows with them
+ETS_MOST = (400, 50)  # longest season, most origins
+
+
+def baselines(known: np.ndarray, period: int, window: int, horizon: int, origins: int) -> tuple[dict[str, Baseline], dict[str, str]]:
     """Every baseline by name, ready to be asked at any origin, and why those that are left out are.
 
     Args:
         known: the series up to the first origin [T]; what has to be fitted once is fitted to this.
+        origins: how many forecasts will be asked for; ETS is fitted anew for each.
     """
     out: dict[str, Baseline] = {"naive": lambda past: naive(past, horizon)}
     left_out: dict[str, str] = {}
     if period > 1:
         out["seasonal naive"] = lambda past: seasonal_naive(past, horizon, period)
         out["seasonal naive + drift"] = lambda past: seasonal_drift(past, horizon, period)
-    if len(known) >= 2 * period + 2:
-        out["ETS"] = lambda past: ets(past, horizon, period)
+    reason = _why_no_ets(known, period, origins)
+    if reason is None:
+        out["ETS"] = lambda past: ets(past[-ETS_PAST:], horizon, period)
     else:
-        left_out["ETS"] = "it needs two seasons of the past"
+        left_out["ETS"] = reason
     try:
         ridge = Ridge.fit(known, window, horizon)
         out["ridge window"] = ridge.predict
     except DataError:
         left_out["ridge window"] = "too few stretches without a missing value"
-    if "ETS" in out:
-        try:
-            import statsmodels  # noqa: F401
-        except ImportError:
-            left_out["ETS"] = "needs statsmodels: pip install 'openlstm[demo]'"
-            del out["ETS"]
     return out, left_out
+
+
+def _why_no_ets(known: np.ndarray, period: int, origins: int) -> str | None:
+    if find_spec("statsmodels") is None:
+        return "needs statsmodels: pip install 'openlstm[demo]'"
+    if len(known) < 2 * period + 2:
+        return "needs two seasons of the past"
+    if period > ETS_MOST[0] or origins > ETS_MOST[1]:
+        return f"would take too long: season {period} (at most {ETS_MOST[0]}), origins {origins} (at most {ETS_MOST[1]})"
+    return None
 
 
 def _by_season(past: np.ndarray, period: int) -> np.ndarray:
@@ -156,7 +168,9 @@ def _by_season(past: np.ndarray, period: int) -> np.ndarray:
 
 
 def _pairs(values: np.ndarray, window: int, horizon: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = cut(values, origins(values, window, horizon, first, last), window, horizon)
+    at = origins(values, window, horizon, first, last)
+    at = at[:: -(-len(at) // MOST_PAIRS) or 1]  # evenly thinned: a long series adds memory, but hardly knowledge
+    x, y = cut(values, at, window, horizon)
     whole = ~np.isnan(y).any(axis=1)
     x = carry(x[whole])
     return x - x[:, -1:], y[whole] - x[:, -1:]

@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per step."""
         return [
-            {"date": show_time(t), "forecast": float(m), "lower": float(lo), "upper": float(hi)}
+            {"date": show_time(t), "forecast": float(m), "lower_80": float(lo), "upper_80": float(hi)}
             for t, m, lo, hi in zip(self.times, *self.forecast, strict=True)
         ]
 
@@ -130,7 +130,7 @@ def evaluate(models: dict[str, Model], series: Series, on_progress: Callable[[st
     at = range(first, len(series), horizon)
     if np.isnan(values[first:]).all():
         raise DataError(message(f"column {series.name!r}", "no held-out value is known", f"{len(series) - first} steps, all missing", "at least one known value to score with", "give a table whose last rows hold measurements"))
-    rivals, left_out = baselines(values[:first], header.series.period, header.series.window, horizon)
+    rivals, left_out = baselines(values[:first], header.series.period, header.series.window, horizon, len(at))
     rivals |= {name: model.predict for name, model in models.items()}
     forecasts: dict[str, Forecast] = {}
     for name, forecaster in rivals.items():

@@ -1,0 +1,333 @@
+"""The command line: verbs first, the model file knows its task; results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from openlstm import __version__
+from openlstm._errors import ArgumentError, OpenLSTMError, message
+
+app = typer.Typer(
+    help="An LSTM you can see through: train it, ask it, score it, look inside.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+fit_app = typer.Typer(help="Train a model on a table and save it.", no_args_is_help=True, rich_markup_mode=None)
+lab_app = typer.Typer(help="The classic long-memory experiments.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(fit_app, name="fit")
+app.add_typer(lab_app, name="lab")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file.", show_default=False)]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `openlstm fit` wrote.", show_default=False)]
+TimeFormat = Annotated[str | None, typer.Option(help="How dates are written, as in strftime, e.g. '%d/%m/%Y'.", show_default=False)]
+TimeColumn = Annotated[str | None, typer.Option("--time", help="The column of dates, if not the one the model was trained on.", show_default=False)]
+TargetColumn = Annotated[str | None, typer.Option("--target", help="The column of numbers, if not the one the model was trained on.", show_default=False)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 only on success, 2 for wrong usage, 130 when interrupted, else 1."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            app(args=None if argv is None else list(argv), prog_name="openlstm", standalone_mode=True)
+        except SystemExit as e:
+            return int(e.code or 0)
+        except (OpenLSTMError, OSError) as e:
+            _err().print(f"[bold red]error[/] {_plain(e)}", highlight=False, soft_wrap=True)
+            return 1
+        except KeyboardInterrupt:
+            _err().print("stopped; nothing was written")
+            return 130
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@fit_app.command("forecast")
+def fit_forecast(
+    data: Data,
+    time: Annotated[str, typer.Option(help="The column of dates.", show_default=False)],
+    target: Annotated[str, typer.Option(help="The column of numbers to forecast.", show_default=False)],
+    horizon: Annotated[int, typer.Option(min=1, help="How many steps to forecast.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model file goes.", show_default=False)],
+    period: Annotated[int | None, typer.Option(min=1, help="Steps in a season; guessed: weekly 52, monthly 12, daily 7, hourly 24.", show_default=False)] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Steps the network reads; two seasons, or the horizon if longer.", show_default=False)] = None,
+    holdout: Annotated[int | None, typer.Option(min=0, help="Steps at the end to hold out for scoring; two horizons. 0 trains on everything.", show_default=False)] = None,
+    cell: Annotated[str, typer.Option(help="lstm, rnn_tanh or rnn_relu.")] = "lstm",
+    hidden_size: Annotated[int, typer.Option(min=1, help="Units of each layer.")] = 64,
+    num_layers: Annotated[int, typer.Option(min=1, help="Recurrent layers on top of each other.")] = 1,
+    members: Annotated[int, typer.Option(min=1, help="Networks whose forecasts are averaged.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the data.")] = 40,
+    learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 3e-3,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    time_format: TimeFormat = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a forecaster of one column and score it beside honest baselines."""
+    _writable(output)
+    from openlstm.data import read_series
+    from openlstm.tasks.forecast import Forecaster
+    from openlstm.train import Options
+
+    series = read_series(data, time, target, time_format=time_format)
+    _tell(_describe(data, series), quiet)
+    options = Options(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    forecaster = Forecaster(
+        horizon, period=period, window=window, cell=cell, hidden_size=hidden_size, num_layers=num_layers, members=members, options=options
+    )
+    holdout = 2 * horizon if holdout is None else holdout
+    forecaster.fit(series, holdout=holdout, quiet=quiet)
+    forecaster.save(output)
+    evaluation = forecaster.evaluate() if holdout else None
+    header = forecaster.model_.header
+    if as_json:
+        result = {
+            "model": str(output),
+            "notes": [note._asdict() for note in series.notes],
+            "split": vars(forecaster.split_),
+            "header": json.loads(header.model_dump_json(exclude={"checksum"})),
+            "evaluation": evaluation.to_dict() if evaluation else None,
+        }
+        return _print_json(result)
+    out = Console()
+    if evaluation:
+        _print_scores(out, evaluation)
+    else:
+        out.print("Nothing was held out, so there is no honest score: fit once with --holdout to get one.")
+    out.print(f"Saved [bold]{output}[/]. Next: openlstm predict {output} {data}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model: ModelPath,
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv or .parquet file instead of standard output.", show_default=False)] = None,
+    time: TimeColumn = None,
+    target: TargetColumn = None,
+    time_format: TimeFormat = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast the steps that follow the last row of a table: date, forecast, and the band that should hold 80 % of the values."""
+    from openlstm.runtime import load
+    from openlstm.tasks import scoring
+
+    if output is not None:
+        _writable(output, (".csv", ".parquet"))
+    loaded = load(model)
+    series = _series_for(loaded.header.series, data, time, target, time_format)
+    rows = scoring.predict(loaded, series).rows()
+    if output is not None:
+        _write_rows(output, rows)
+        _tell([f"wrote {len(rows)} rows to {output}"])
+    if as_json:
+        return _print_json({"model": str(model), "target": series.name, "notes": [n._asdict() for n in series.notes], "forecast": rows})
+    if output is None:
+        sys.stdout.write(_as_csv(rows))
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    data: Data,
+    time: TimeColumn = None,
+    target: TargetColumn = None,
+    time_format: TimeFormat = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on the rows it has not seen, beside naive, seasonal naive, drift, ETS and a linear window model."""
+    from openlstm.runtime import load
+    from openlstm.tasks import scoring
+
+    loaded = load(model)
+    series = _series_for(loaded.header.series, data, time, target, time_format, quiet)
+    name = "LSTM" if loaded.header.network.cell == "lstm" else "vanilla RNN"
+    with _err().status("scoring ...") if not quiet else _Nothing() as status:
+        evaluation = scoring.evaluate({name: loaded}, series, lambda who: status.update(f"scoring {who} ...") if status else None)
+    if as_json:
+        return _print_json({"model": str(model), "notes": [n._asdict() for n in series.notes], **evaluation.to_dict()})
+    _print_scores(Console(), evaluation)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for picture, model and page.")] = Path("openlstm-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mauna Loa CO2 beside honest baselines, one long-memory experiment, and the page that explains the LSTM."""
+    from openlstm import demo as demo_
+
+    result = demo_.run(output, seed=seed, quiet=quiet, out=None if as_json else Console())
+    if as_json:
+        _print_json(result)
+
+
+@app.command()
+def explain(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("explain.html"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the lecture on the LSTM as one self-contained page, every figure computed now."""
+    _writable(output, (".html", ".htm"))
+    from openlstm import explain as explain_
+
+    with _err().status("computing the figures ...") if not quiet else _Nothing() as status:
+        explain_.write(output, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ...") if status else None)
+    if as_json:
+        return _print_json({"page": str(output), "bytes": output.stat().st_size})
+    Console().print(f"Wrote [bold]{output}[/]: open it in a browser.", highlight=False, soft_wrap=True)
+
+
+@lab_app.command("latch")
+def lab_latch(
+    lag: Annotated[int, typer.Option(min=1, help="Steps of distractors between the last mark and the answer.")] = 120,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions with seeds of their own.")] = 1,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps of each network.")] = 1000,
+    arms: Annotated[str | None, typer.Option(help="Names with commas between them; all of them if left out.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Overwrite a sign, keep it through LAG steps of distractors: which networks can, and could it be seen before training?"""
+    from openlstm import lab
+    from openlstm.lab.show import progress_table, result_table
+
+    names = tuple(name.strip() for name in arms.split(",")) if arms else tuple(lab.ARMS)
+    if quiet:
+        result = lab.latch(lag, seeds, steps, names, seed)
+    else:
+        with Live(console=_err(), refresh_per_second=4, transient=True) as live:
+            result = lab.latch(lag, seeds, steps, names, seed, lambda p: live.update(progress_table(p, lag)))
+    if as_json:
+        return _print_json(result.to_dict())
+    Console().print(result_table(result))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, instruction set in use, threads, and what is missing with the command that installs it."""
+    from openlstm import doctor as doctor_
+
+    found = doctor_.examine()
+    if as_json:
+        return _print_json(found)
+    doctor_.show(found, Console())
+
+
+def _print_scores(out: Console, evaluation: Any) -> None:
+    from openlstm.tasks.show import score_table
+
+    out.print(score_table(evaluation))
+    for name in evaluation.models:
+        out.print(evaluation.verdict(name), highlight=False)
+
+
+def _series_for(trained: Any, data: Path, time: str | None, target: str | None, time_format: str | None, quiet: bool = False) -> Any:
+    from openlstm.data import read_series
+
+    series = read_series(data, time or trained.time, target or trained.target, time_format=time_format, step=trained.step)
+    _tell([f"note: {note.text}" for note in series.notes], quiet)
+    return series
+
+
+def _describe(data: Path, series: Any) -> list[str]:
+    from openlstm.data.series import name_step, show_time
+
+    span = f"{show_time(series.times[0])} to {show_time(series.times[-1])}"
+    head = f"{series.name} in {data.name}: {name_step(series.step, len(series))}, {span}"
+    return [head, *(f"note: {note.text}" for note in series.notes)]
+
+
+def _writable(path: Path, kinds: tuple[str, ...] = ()) -> None:
+    """Refuse a place that cannot be written before the work is done, not after."""
+    if not path.parent.is_dir():
+        raise ArgumentError(message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}"))
+    if path.is_dir():
+        raise ArgumentError(message(str(path), "is a folder", str(path), "the name of a file", f"for example {path / 'model.safetensors'}"))
+    if kinds and path.suffix.lower() not in kinds:
+        raise ArgumentError(message(str(path), "has an ending that is not known here", repr(path.suffix), " or ".join(kinds), f"for example {path.with_suffix(kinds[0]).name}"))
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    # the network computes in float32: more digits than that would be noise
+    writer.writerows([str(np.float32(v)) if isinstance(v, float) else v for v in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    from openlstm.model_file import write_whole
+
+    if path.suffix.lower() == ".csv":
+        return write_whole(path, _as_csv(rows).encode())
+    import polars as pl
+
+    buffer = io.BytesIO()
+    pl.DataFrame(rows).with_columns(pl.col("date").str.to_datetime()).write_parquet(buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _print_json(result: Any) -> None:
+    print(json.dumps(result, allow_nan=False))
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+def _tell(lines: list[str], quiet: bool = False) -> None:
+    for line in [] if quiet else lines:
+        _err().print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    text = str(error) if isinstance(error, OpenLSTMError) else f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    return escape(text)
+
+
+def _show_warning(text: Any, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+    _err().print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+class _Nothing:
+    """A context that does nothing and gives None."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: Any) -> None:
+        return None

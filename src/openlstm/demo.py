@@ -1,0 +1,101 @@
+"""`openlstm demo`: real measurements beside honest baselines, one long-memory experiment, and the page that explains it all."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from openlstm._errors import missing_extra
+
+HORIZON, HELD_OUT = 52, 104  # weeks
+LAG, ARMS = 120, ("rnn", "lstm", "lstm-chrono")
+NEEDS = ("torch", "lightning_fabric", "polars", "statsmodels", "altair", "vl_convert", "jinja2")
+
+
+def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None = None) -> dict[str, Any]:
+    """Run the three parts and write `forecast.png`, `model.safetensors` and `explain.html` into a folder, which is made if need be.
+
+    Args:
+        folder: where the files go.
+        seed: of every network.
+        quiet: show no progress on standard error.
+        out: where tables are printed; nowhere if None.
+
+    Returns:
+        Everything as plain numbers, ready for JSON.
+
+    Raises:
+        MissingExtraError: if a package of the extra `demo` is not installed.
+    """
+    for package in NEEDS:
+        if find_spec(package) is None:
+            raise missing_extra("openlstm demo", package, "demo")
+    out = out or Console(quiet=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    co2 = _co2(folder, seed, quiet, out)
+    latch = _latch(seed, quiet, out)
+    page = _explain(folder, seed, quiet, out)
+    seconds = time.perf_counter() - begin
+    out.print(f"\nAll of it took {seconds:.0f} s. It lies in [bold]{folder}[/]:", highlight=False)
+    for name, what in (("forecast.png", "the picture"), ("model.safetensors", "the model"), ("explain.html", "the LSTM explained; open it in a browser")):
+        out.print(f"  {folder / name}  [dim]{what}[/]", highlight=False, soft_wrap=True)
+    return {"co2": co2, "latch": latch, "explain": page, "folder": str(folder), "seconds": seconds}
+
+
+def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
+    """Weekly CO2 at Mauna Loa, 1958-2001 (public domain), as it ships inside statsmodels."""
+    from openlstm.data import read_series
+    from openlstm.tasks.forecast import Forecaster
+    from openlstm.tasks.scoring import evaluate
+    from openlstm.tasks.show import draw, score_table
+    from openlstm.train import Options
+
+    out.rule("[bold]1  Forecasting: CO2 in the air over Mauna Loa, weekly, in ppm", align="left")
+    series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
+    for note in series.notes:
+        out.print(f"note: {note.text}", style="dim", highlight=False, soft_wrap=True)
+    options = Options(seed=seed)
+    rnn = Forecaster(HORIZON, cell="rnn_tanh", options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
+    lstm = Forecaster(HORIZON, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
+    lstm.save(folder / "model.safetensors")
+    with Console(stderr=True, quiet=quiet).status("scoring ...") as status:
+        models = {"vanilla RNN": rnn.model_, "LSTM": lstm.model_}
+        evaluation = evaluate(models, series, lambda who: status.update(f"scoring {who} ..."))
+        draw(evaluation, "LSTM", folder / "forecast.png", others=("seasonal naive",))
+    out.print(score_table(evaluation))
+    out.print(evaluation.verdict("LSTM"), highlight=False)
+    return {"notes": [n._asdict() for n in series.notes], **evaluation.to_dict()}
+
+
+def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:
+    from openlstm import lab
+    from openlstm.lab.show import progress_table, result_table
+
+    out.print()
+    out.rule("[bold]2  Memory: overwrite a sign, then keep it through 120 steps of distractors", align="left")
+    with Live(console=Console(stderr=True, quiet=quiet), refresh_per_second=4, transient=True) as live:
+        result = lab.latch(LAG, 1, arms=ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p, LAG)))
+    out.print(result_table(result))
+    best = max(result.rows, key=lambda row: row.accuracy)
+    others = max(row.accuracy[0] for row in result.rows if row is not best)
+    out.print(f"{best.title}: {best.accuracy[0]:.0%} right; the best of the others: {others:.0%}. Same data, same training, another beginning.", highlight=False)
+    return result.to_dict()
+
+
+def _explain(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
+    from openlstm import explain
+
+    out.print()
+    out.rule("[bold]3  The LSTM explained, every figure computed now", align="left")
+    page = folder / "explain.html"
+    with Console(stderr=True, quiet=quiet).status("computing the figures ...") as status:
+        explain.write(page, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ..."))
+    out.print(f"wrote {page}", highlight=False, soft_wrap=True)
+    return {"page": str(page), "bytes": page.stat().st_size}

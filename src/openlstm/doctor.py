@@ -1,0 +1,103 @@
+"""What this installation can do: versions, instruction set, threads, and what is missing with the command that installs it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from openlstm import __version__
+from openlstm.cells import LSTM
+from openlstm.engine import SUPPORT, choose, cpu
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "lightning-fabric"),
+    "data": ("polars",),
+    "report": ("altair", "vl-convert-python", "jinja2"),
+    "demo": ("statsmodels",),
+}
+"""The optional packages, by the extra that brings them."""
+
+BASE = ("numpy", "safetensors", "pydantic", "typer", "rich")
+
+
+def examine() -> dict[str, Any]:
+    """Everything `openlstm doctor` says, as plain values."""
+    from openlstm.engine import threads
+
+    native = cpu.available()
+    return {
+        "openlstm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": {"of the machine": os.cpu_count(), "usable here": _usable()},
+        "engine": {
+            "native": native,
+            "reason": None if native else cpu.missing_reason(),
+            "backend": choose("auto", LSTM(), np.zeros((1, 1, 1), np.float32)) if native or _asked() else "reference",
+            "backends": [name for name in SUPPORT if name != "cpu" or native],
+            "instruction set": cpu.isa() if native else None,
+            "instruction sets available": list(cpu.isas()) if native else [],
+            "threads": threads.get_num_threads(),
+        },
+        "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},
+        "missing": missing(),
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("OPENLSTM_")},
+    }
+
+
+def missing() -> dict[str, str]:
+    """What is not installed, and the command that installs it."""
+    out: dict[str, str] = {}
+    for extra, packages in EXTRAS.items():
+        for package in packages:
+            if _version(package) is None:
+                out[package] = f"pip install 'openlstm[{extra}]'"
+    if not cpu.available():
+        out["compiled extension"] = "pip install --force-reinstall --no-deps openlstm"
+    return out
+
+
+def show(found: dict[str, Any], out: Console) -> None:
+    """Print what `examine` found."""
+    engine = found["engine"]
+    table = Table(box=box.SIMPLE, show_header=False, title=f"openlstm {found['openlstm']}", title_justify="left", title_style="bold")
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("python", f"{found['python']} on {found['platform']}")
+    table.add_row("processors", f"{found['processors']['usable here']} usable of {found['processors']['of the machine']}")
+    table.add_row("backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {engine['reason']})"))
+    if engine["native"]:
+        others = ", ".join(engine["instruction sets available"])
+        table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")
+    table.add_row("threads", str(engine["threads"]))
+    table.add_row("packages", ", ".join(f"{name} {v}" for name, v in found["packages"].items() if v))
+    for name, value in found["environment"].items():
+        table.add_row(name, value)
+    out.print(table)
+    if not found["missing"]:
+        out.print("[green]Nothing is missing.[/]")
+    for name, command in found["missing"].items():
+        out.print(f"[yellow]missing[/] {name}: {command}", highlight=False, soft_wrap=True)
+
+
+def _asked() -> bool:
+    return "OPENLSTM_BACKEND" in os.environ
+
+
+def _usable() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
