@@ -60,7 +60,7 @@ class Run(NamedTuple):
 class Gradients(NamedTuple):
     """The result of `backward`."""
 
-    x: Array  # [T, B, I]
+    x: Array | None  # [T, B, I], None where it was not wanted
     weights: Weights
     state: State  # of the initial state
     reset_state: State | None  # of the state that resets lead to, None where none was given
@@ -155,6 +155,7 @@ def backward(
     reset_state: State | None = None,
     reverse: bool = False,
     steps: bool = False,
+    input_gradient: bool = True,
 ) -> Gradients:
     """The gradient of `forward`, derived by hand (backpropagation through time).
 
@@ -162,6 +163,7 @@ def backward(
         dy: dL/dy [T, B, R] (None for zero); what it holds past a row's length is ignored.
         dstate: dL/d(final state); a member that is None counts as zero.
         steps: also hand out dL/dh_t and dL/dc_t for every step.
+        input_gradient: whether dL/dx is wanted; it is None if not.
 
     The rest as in `forward`. A step of a row whose incoming dL/dh_t and dL/dc_t are all exactly zero contributes exact zeros,
     so that NaN in data that the loss does not depend on stays without effect.
@@ -172,7 +174,7 @@ def backward(
     order = list(rows.order(T))
     dh = dstate.h if dstate.h is not None else A.zeros(x, *state.h.shape)
     dc = dstate.c if dstate.c is not None or state.c is None else A.zeros(x, *state.c.shape)
-    dx: list[Array] = [A.zeros(x, *x.shape[1:])] * T
+    dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
     sums = [A.zeros(x, *p.shape) for p in (w.w_ih, w.w_hh, w.w_ih[:, 0])]
@@ -196,7 +198,7 @@ def backward(
             dw_hr = dw_hr + _only(live, g_h).T @ _only(live, h)
         dz, dc_prev = cell.backward(gates, before.c, c, h, dm, g_c)
         dz = _only(live, dz)  # [B, G*H]
-        dx[t] = dz @ w.w_ih
+        dx[t] = dz @ w.w_ih if input_gradient else None
         sums = [
             sums[0] + dz.T @ _only(live, x[t]),
             sums[1] + dz.T @ _only(live, before.h),
@@ -207,7 +209,7 @@ def backward(
         dh, dc = rows.keep(t, rows.leave(t, flow), State(dh, dc))
     bias = None if w.b_ih is None else sums[2]
     return Gradients(
-        A.stack(dx) if T else A.zeros(x, *x.shape),
+        (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
         Weights(sums[0], sums[1], bias, bias, dw_hr),
         State(dh, dc),
         dreset if reset_state is not None else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
-from openlstm.engine.op import Result, sequence
+from openlstm.engine.op import Ran, Result, sequence
 from openlstm.engine.support import choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
 from openlstm.reference import State, Weights
-
-
-class Ran(NamedTuple):
-    """One layer in one direction: what it was given and what came out."""
-
-    x: Tensor  # [T, B, I]
-    weights: Weights
-    state: State
-    reset_state: State | None
-    reverse: bool
-    result: Result
 
 
 class Recurrent(nn.Module):

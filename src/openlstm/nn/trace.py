@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, DtypeError, describe, message
-from openlstm.engine.op import sequence, sequence_by_reference, step_gradients
+from openlstm.engine.op import Ran, sequence, sequence_by_reference, step_gradients
 from openlstm.nn import checks
-from openlstm.nn.recurrent import Ran, Recurrent
+from openlstm.nn.recurrent import Recurrent
 from openlstm.nn.replace import from_torch
 from openlstm.reference import Saved, State
 
