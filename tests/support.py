@@ -201,13 +201,13 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b))).all())
 
 
-def differing(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The names under which two results differ in a bit (or that only one has)."""
     assert a, "nothing to compare"
     return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or not same_bits(a[name], b[name]))
 
 
-def far(a: dict[str, np.ndarray], b: dict[str, np.ndarray], tolerance: float) -> dict[str, float]:
+def far(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> dict[str, float]:
     """Where norm(a - b) > tolerance * norm(b): the name and the relative error."""
     assert a.keys() == b.keys() and a
     out = {}
@@ -291,8 +291,28 @@ BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu",
 """For laws of every backend: to the last bit on the native one, to rounding on the reference, whose sums belong to BLAS."""
 
 
-def unequal(backend: ModuleType, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> Any:
+def unequal(backend: ModuleType, a: dict[str, Any], b: dict[str, Any]) -> Any:
     """What differs: in any bit on the native backend, by more than rounding on the reference."""
     if backend is reference:
         return far(a, b, 1e-12 if all(v.dtype == np.float64 for v in a.values()) else 2e-6)
     return differing(a, b)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Every block of work memory and every output begins as NaN, so that nothing unwritten can pass for a number."""
+    if not cpu.available():
+        yield
+        return
+    empty = A.empty
+
+    def nan(like: Any, *shape: int) -> Any:
+        out = empty(like, *shape)
+        out[...] = float("nan")
+        return out
+
+    cpu._native.set_poison(True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(A, "empty", nan)
+        yield
+    cpu._native.set_poison(False)

@@ -26,7 +26,7 @@ def numpy(a: Any) -> np.ndarray:
 @KINDS
 def test_sigmoid_and_tanh(make: Any, dtype: str) -> None:
     x = np.concatenate([ENDS, np.linspace(-30, 30, 201)]).astype(dtype)
-    eps = np.finfo(dtype).eps
+    eps = float(np.finfo(dtype).eps)
     wide = np.maximum(x.astype(np.longdouble), -11000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

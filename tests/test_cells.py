@@ -46,7 +46,7 @@ def test_gates_are_ordered_i_f_g_o(cell: Cell) -> None:
 @EVERY
 def test_cells_are_values(cell: Cell) -> None:
     assert cell == dataclasses.replace(cell) and hash(cell) == hash(dataclasses.replace(cell))  # type: ignore[type-var]
-    assert eval(repr(cell), vars(cells)) == cell
+    assert eval(repr(cell), dict(vars(cells))) == cell
     with pytest.raises(dataclasses.FrozenInstanceError):
         cell.nonlinearity = "relu"  # type: ignore[attr-defined]
 
@@ -59,7 +59,7 @@ def test_numpy_equals_torch(cell: Cell) -> None:
     for a, b in zip([*ours.gates, ours.h, ours.c], [*theirs.gates, theirs.h, theirs.c], strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            np.testing.assert_allclose(a, b.numpy(), rtol=1e-14)
+            np.testing.assert_allclose(a, np.asarray(b), rtol=1e-14)
 
 
 @EVERY

@@ -41,6 +41,7 @@ def test_errors_are_also_what_python_users_catch() -> None:
         "ModelFileError": ValueError,
         "BackendError": RuntimeError,
         "MissingExtraError": ImportError,
+        "TrainingError": RuntimeError,
     }
     classes = {name: c for name, c in vars(_errors).items() if isinstance(c, type) and issubclass(c, OpenLSTMError)}
     assert classes.keys() == {*also, "OpenLSTMError"}

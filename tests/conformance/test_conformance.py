@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.support import NEEDS_NATIVE, WIDTHS, Case, differing, draw, far, num_threads, run_all
 
 from openlstm import cells, reference
 from openlstm.cells import Cell
 from openlstm.engine import SUPPORT, cpu
 from openlstm.reference import State
-from tests.support import NEEDS_NATIVE, WIDTHS, Case, differing, draw, far, num_threads, run_all
 
 pytestmark = NEEDS_NATIVE
 
@@ -143,6 +143,7 @@ def test_results_share_no_memory(case: Case) -> None:
     """Neither with the arguments nor with each other, but for `saved.h`, which is y."""
     p = replace(case, T=case.T or 1, B=case.B or 1).problem()
     run = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    assert run.saved is not None
     g = cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
     given = [p.x, *p.weights, *p.state, p.dy, *p.dstate, *(p.reset_state or ())]
     made = [

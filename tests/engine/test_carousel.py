@@ -7,10 +7,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from tests.support import BACKENDS, differing, gates_held, run_all
 
 from openlstm import reference
 from openlstm.reference import State
-from tests.support import BACKENDS, differing, gates_held, run_all
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 EVERY_DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.support import NEEDS_NATIVE, same_bits
 
 from openlstm.engine import cpu
-from tests.support import NEEDS_NATIVE, same_bits
 
 pytestmark = NEEDS_NATIVE
 

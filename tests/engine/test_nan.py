@@ -7,11 +7,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from tests.support import BACKENDS, Case, Problem, draw, gates_held, run_all, take_rows, unequal
 
 from openlstm import cells
 from openlstm.cells import Cell, VanillaRNN
 from openlstm.reference import State, Weights
-from tests.support import BACKENDS, Case, Problem, draw, gates_held, run_all, take_rows, unequal
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 EVERY_CELL = pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
@@ -88,6 +88,7 @@ def test_nan_passes_every_gate(cell: Cell, H: int, dtype: str, backend: ModuleTy
     p = Case(cell, dtype=dtype, T=1, B=2, I=2, H=H).problem()
     for k, gate in enumerate(cell.gates):
         for unit in {0, H // 2, H - 1}:
+            assert p.weights.b_ih is not None
             bias = p.weights.b_ih.copy()
             bias[k * H + unit] = np.nan
             results = run_all(backend, replace(p, weights=p.weights._replace(b_ih=bias)))
@@ -173,7 +174,7 @@ def test_no_nan_is_born(cell: Cell, dtype: str, seed: int, backend: ModuleType) 
     q = replace(
         p,
         x=stretch(p.x),
-        weights=p.weights._replace(w_ih=stretch(p.weights.w_ih), b_ih=stretch(p.weights.b_ih)),
+        weights=p.weights._replace(w_ih=stretch(p.weights.w_ih), b_ih=stretch(np.asarray(p.weights.b_ih))),
         state=State(*(None if s is None else stretch(s) for s in p.state)),
     )
     results = run_all(backend, q)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support import BACKENDS, Case, Problem, draw, far, per_row, run_all, take_rows, to_numpy, unequal
 
 from openlstm.reference import State, Weights
-from tests.support import BACKENDS, Case, Problem, draw, far, per_row, run_all, take_rows, to_numpy, unequal
 
 CASES = [replace(c, T=c.T + 2) for c in draw(40, seed=10)]
 WEIGHTS = tuple(f"d{name}" for name in Weights._fields)

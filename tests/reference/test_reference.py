@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support import Case, Problem, differing, draw, far, run_all
 
 from openlstm import cells, reference, weights
 from openlstm.cells import LSTM, Cell, VanillaRNN
 from openlstm.reference import Run, State, Weights
-from tests.support import Case, Problem, differing, draw, far, run_all
 
 DRAWN = draw(60, seed=1, dtype="float64")
 SMALL = [
@@ -174,13 +174,14 @@ def test_one_step_worked_by_hand() -> None:
     named = run.saved.named(LSTM())
     assert list(named) == ["i", "f", "g", "o", "c", "h"]
     assert [named[k].item() for k in named] == pytest.approx([i, f, g, o, c, o * math.tanh(c)], rel=1e-15)
+    assert run.state.c is not None
     assert run.y.item() == run.state.h.item() == named["h"].item() and run.state.c.item() == named["c"].item()
 
 
 def test_one_step_of_the_vanilla_rnn_worked_by_hand() -> None:
     w = Weights(np.array([[2.0]]), np.array([[0.5]]))
-    for kind, expected in (("tanh", math.tanh(2.0 - 3.0)), ("relu", 0.0)):
-        run = reference.forward(VanillaRNN(kind), np.array([[[1.0]]]), w, State(np.array([[-6.0]])), save=True)
+    for cell, expected in ((VanillaRNN("tanh"), math.tanh(2.0 - 3.0)), (VanillaRNN("relu"), 0.0)):
+        run = reference.forward(cell, np.array([[[1.0]]]), w, State(np.array([[-6.0]])), save=True)
         assert run.y.item() == pytest.approx(expected, rel=1e-15)
         assert run.saved is not None and list(run.saved.named(VanillaRNN())) == ["h"]
 

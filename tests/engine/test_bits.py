@@ -1,0 +1,176 @@
+"""The promise of the native engine: the same bits for every batch, order, number of threads, cut and instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.support import NEEDS_NATIVE, Case, Problem, differing, draw, num_threads, per_row, run_all, take_rows
+
+from openlstm import cells
+from openlstm.cells import LSTM, Cell, VanillaRNN
+from openlstm.engine import cpu
+from openlstm.reference import State
+
+pytestmark = NEEDS_NATIVE
+
+DRAWN = draw(120, seed=40)
+LARGE = [
+    Case(LSTM(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
+    Case(LSTM(), "float64", T=40, B=23, I=33, H=65, lengths=True, reset=True, reverse=True),
+    Case(LSTM(), "float32", T=300, B=9, I=3, H=40, lengths=True),  # gradients in several blocks of steps
+    Case(LSTM(), "float64", T=300, B=9, I=3, H=40, P=21, reset=True),
+    Case(LSTM(), "float32", T=12, B=64, I=20, H=100, P=30, lengths=True, bias=False),
+    Case(LSTM(), "float32", T=5, B=1, I=256, H=300),  # one row: threads share its units
+    Case(LSTM(), "float64", T=5, B=1, I=256, H=256, reset=True),
+    Case(LSTM(), "float32", T=1, B=1, I=300, H=301),
+    Case(LSTM(), "float32", T=1, B=3, I=256, H=257, reverse=True),
+    Case(LSTM(), "float64", T=1, B=2, I=200, H=256),
+    Case(VanillaRNN("tanh"), "float32", T=50, B=31, I=50, H=129, lengths=True, reset=True),
+    Case(VanillaRNN("tanh"), "float64", T=4, B=1, I=700, H=700),
+    Case(VanillaRNN("relu"), "float32", T=30, B=33, I=129, H=120, reverse=True, reset=True, reset_state=True),
+    Case(VanillaRNN("relu"), "float64", T=1, B=1, I=801, H=700),
+]
+"""Large enough that seven threads are worth waking, in each of the ways in which they share the work."""
+
+
+def varied(case: Case) -> tuple[str, int, bool]:
+    """An instruction set, a number of threads, flush to zero: drawn for each case."""
+    rng = np.random.default_rng(case.seed + 1)
+    return str(rng.choice(cpu.isas())), int(rng.choice([1, 2, 3, 7])), bool(rng.random() < 0.5)
+
+
+@contextmanager
+def flush_to_zero(on: bool = True) -> Iterator[None]:
+    """Subnormal numbers are zero in this thread, as other libraries like to have it."""
+    assert torch.set_flush_denormal(on) or not on
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("case", DRAWN, ids=str)
+def test_a_row_alone_in_any_order_on_any_machine(case: Case) -> None:
+    """Every row alone, and all rows in another order, while instruction set, threads and flush to zero change too."""
+    p = case.problem()
+    together = run_all(cpu, p)
+    isa, threads, flush = varied(case)
+    order = np.random.default_rng(case.seed).permutation(case.B)
+    with cpu.use_isa(isa), num_threads(threads), flush_to_zero(flush):
+        shuffled = per_row(run_all(cpu, p.rows(order)))
+        again = run_all(cpu, p)
+        alone = [per_row(run_all(cpu, p.rows([b]))) for b in range(case.B)]
+    assert differing(shuffled, take_rows(together, order)) == []
+    assert differing(again, together) == []  # the gradients of the weights as well
+    for b in range(case.B):
+        assert differing(alone[b], take_rows(together, [b])) == []
+
+
+@pytest.mark.parametrize("case", DRAWN, ids=str)
+def test_any_cut_while_everything_else_changes(case: Case) -> None:
+    """One call against calls on random chunks and step by step, each call on other threads and instruction sets."""
+    p = replace(case, T=case.T + 3, reset=case.reset and not case.reverse).problem()
+    T = p.x.shape[0]
+    whole = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    assert whole.saved is not None
+    rng = np.random.default_rng(case.seed)
+    for inner in (range(1, T), sorted(set(rng.integers(1, T, 2).tolist()))):
+        cuts = [0, *inner, T]
+        pieces = list(zip(cuts, cuts[1:], strict=False))
+        state, parts = p.state, []
+        for a, b in pieces[::-1] if case.reverse else pieces:
+            q = p.steps(a, b, state)
+            with cpu.use_isa(str(rng.choice(cpu.isas()))), num_threads(int(rng.choice([1, 2, 7]))):
+                run = cpu.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
+            state = run.state
+            assert run.saved is not None
+            parts.append(run.saved.named(q.cell))
+        in_time = parts[::-1] if case.reverse else parts
+        glued = {name: np.concatenate([part[name] for part in in_time]) for name in parts[0]}
+        assert differing(glued, whole.saved.named(p.cell)) == []
+        assert differing(states(state), states(whole.state)) == []
+
+
+def states(state: State) -> dict[str, Any]:
+    return {name: a for name, a in state._asdict().items() if a is not None}
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_any_number_of_threads(case: Case) -> None:
+    p = case.problem()
+    with num_threads(1):
+        expected = run_all(cpu, p)
+    for threads in (2, 3, 7):
+        with num_threads(threads):
+            assert differing(run_all(cpu, p), expected) == [], threads
+
+
+@pytest.mark.parametrize("case", LARGE + DRAWN[:30], ids=str)
+def test_any_instruction_set(case: Case) -> None:
+    """Scalar code, AVX2, the tile of AVX-512 carried out by AVX2 (`wide`), AVX-512 and NEON, as far as there are."""
+    p = replace(case, T=min(case.T, 12)).problem()
+    with cpu.use_isa("scalar"):
+        expected = run_all(cpu, p)
+    for isa in cpu.isas():
+        with cpu.use_isa(isa):
+            assert differing(run_all(cpu, p), expected) == [], isa
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
+def test_a_batch_of_one_and_of_sixty_four(cell: Cell, dtype: str) -> None:
+    p = Case(cell, dtype, T=9, B=64, I=30, H=67, lengths=True, reset=True, reset_state=True).problem()
+    together = run_all(cpu, p)
+    for b in range(64):
+        assert differing(per_row(run_all(cpu, p.rows([b]))), take_rows(together, [b])) == [], b
+
+
+def tiny(p: Problem) -> Problem:
+    """Numbers whose products are subnormal, and inputs that are so themselves."""
+    scale = {4: 1e-20, 8: 1e-155}[p.x.dtype.itemsize]
+    small = p.map(lambda a: (a * scale).astype(a.dtype))
+    dtype = p.x.dtype.type
+    return replace(small, x=np.where(np.abs(p.x) < 0.5, p.x * dtype(scale) * dtype(scale), small.x))
+
+
+@pytest.mark.parametrize("case", LARGE[:1] + draw(24, seed=41, T=5, B=4), ids=str)
+def test_flush_to_zero_set_by_others_changes_nothing(case: Case) -> None:
+    p = tiny(case.problem())
+    q = replace(p, weights=p.weights._replace(w_hh=case.problem().weights.w_hh))
+    for problem in (p, q):
+        expected = run_all(cpu, problem)
+        with flush_to_zero():
+            subnormal = np.full(1, np.finfo(case.dtype).tiny, case.dtype) * np.array(0.25, case.dtype)
+            flushed = run_all(cpu, problem)
+            still_on = np.full(1, np.finfo(case.dtype).tiny, case.dtype) * np.array(0.25, case.dtype)
+        assert subnormal[0] == 0 and still_on[0] == 0  # it was on, and the engine left it on
+        assert differing(flushed, expected) == []
+
+
+def test_the_tiny_problem_has_subnormal_results() -> None:
+    """Otherwise the law above says nothing."""
+    for dtype in ("float32", "float64"):
+        results = run_all(cpu, tiny(Case(LSTM(), dtype, T=5, B=4, I=7, H=9).problem()))
+        small = np.concatenate([np.abs(a).ravel() for a in results.values()])
+        assert ((small > 0) & (small < np.finfo(dtype).tiny)).any()
+
+
+def test_the_same_call_twice() -> None:
+    for case in LARGE:
+        p = case.problem()
+        assert differing(run_all(cpu, p), run_all(cpu, p)) == []
+
+
+def test_a_difference_would_be_seen() -> None:
+    """One bit of one weight changes the outcome: the comparison above can fail."""
+    p = Case(LSTM(), "float32", B=4).problem()
+    w = p.weights.w_hh.copy()
+    w.view(np.uint32)[3, 2] ^= 1
+    changed = differing(run_all(cpu, replace(p, weights=p.weights._replace(w_hh=w))), run_all(cpu, p))
+    assert {"y", "dx", "dw_ih", "saved.i"} <= set(changed)
