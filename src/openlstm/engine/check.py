@@ -144,7 +144,7 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
             raise _error(ArgumentError, f"{name} has no c", "c=None", f"h and c, the state of {who}", f"{name}=State(h, c)")
         got = f"{name}.c: {describe(state.c)}"
         raise _error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
-    members: tuple[tuple[str, Any, int], ...] = (("h", state.h, size.R), ("c", state.c, size.H))
+    members: list[Any] = [("h", state.h, size.R), ("c", state.c, size.H)]
     for letter, member, width in members[: 1 + cell.has_cell]:
         who = f"{name}.{letter}"
         _check_kind(who, member, like)
