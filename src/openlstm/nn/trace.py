@@ -181,7 +181,7 @@ def _step_gradients(
     layer: Recurrent, ran: list[Ran], value: Tensor, lengths: Any, reset: Any, differentiable: bool
 ) -> list[dict[str, Tensor]]:
     """dL/dh_t and dL/dc_t of every layer: autograd down to the outputs of each, then through time by the kernel's backward."""
-    ends = [t for r in ran for t in r.result[:3]]
+    ends = [t for r in ran for t in r.result[:3] if t is not None]  # c_n is None for a cell without a highway
     needed = [t for t in ends if t.requires_grad]
     found = torch.autograd.grad(value, needed, allow_unused=True, create_graph=differentiable, materialize_grads=True)
     by_id = {id(t): g for t, g in zip(needed, found, strict=True)}
