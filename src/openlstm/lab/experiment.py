@@ -144,10 +144,10 @@ def latch(
     return Result(lag, seeds, steps, seed, time.perf_counter() - begin, tuple(done[arm] for arm in arms))
 
 
-def share_at_lag(model: Reader, x: torch.Tensor, answer: torch.Tensor, lag: int) -> float:
-    """||dL/ds_{T-lag}|| / ||dL/ds_T|| for the task's own loss: what a training step could hear of the last mark."""
+def share_by_lag(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> np.ndarray:
+    """||dL/ds_{T-k}|| / ||dL/ds_T|| for the task's own loss, for k = 0 .. T-1: what a training step can hear of each lag."""
     t = trace(model.layer, x, loss=lambda out, state: F.binary_cross_entropy_with_logits(model.read(state), answer))
-    return float(gradient_share(t["0.dh"], t["0.dc"] if "0.dc" in t else None)[lag])
+    return gradient_share(t["0.dh"], t["0.dc"] if "0.dc" in t else None)
 
 
 def accuracy_of(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> float:
@@ -159,9 +159,9 @@ def accuracy_of(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> float:
 class Learner:
     """A network on its way: model, Adam, and a running accuracy."""
 
-    def __init__(self, model: Reader) -> None:
+    def __init__(self, model: Reader, rate: float = RATE) -> None:
         self.model = model
-        self.adam = torch.optim.Adam(model.parameters(), RATE)
+        self.adam = torch.optim.Adam(model.parameters(), rate)
         self.running = math.nan
 
     def step(self, x: torch.Tensor, answer: torch.Tensor) -> None:
@@ -188,7 +188,7 @@ def _repetition(
     """One seed: arm -> (accuracy after, share before)."""
     learners = {arm: Learner(build(arm, HIDDEN, lag, seed)) for arm in arms}
     look = latch_batch(lag, BATCH, _generator(seed, 0))
-    share = {arm: share_at_lag(learner.model, *look, lag) for arm, learner in learners.items()}
+    share = {arm: float(share_by_lag(learner.model, *look)[lag]) for arm, learner in learners.items()}
     data = _generator(seed, 1)
     for step in range(steps):
         if on_progress and step % REPORT_EVERY == 0:

@@ -1,0 +1,209 @@
+"""The lecture's sections on the gates: each one opened and closed on a small signal, one step with numbers, and for ever.
+
+A single LSTM cell with every gate on its own wire: the four inputs are z_i, z_f, z_g, z_o, the input weights are the identity and
+the recurrent weights are zero, so that a switch (open, closed or half open) sets each gate at each step. The cell itself is the
+one this package trains and ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from openlstm import cells, reference
+from openlstm.engine import choose, recur
+from openlstm.explain.charts import Figure, Panel, number, panels
+from openlstm.reference import State, Weights
+
+CELL = cells.LSTM()
+WIRES = Weights(np.eye(4), np.zeros((4, 1)))
+OPEN, CLOSED = 1.0, 0.0
+
+
+def switch(gate: Any) -> np.ndarray:
+    """The pre-activation z that makes sigmoid(z) the wanted value; 1 and 0 exactly, by z = +1000 and -1000."""
+    gate = np.asarray(gate, dtype=float)
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(gate) - np.log1p(-gate), -1000, 1000)
+
+
+def on_wires(i: Any, f: Any, signal: Any, o: Any, c0: float = 0.0) -> dict[str, np.ndarray]:
+    """Run the cell with its gates held at the given values; each a number or [T]. Returns i, f, g, o, c, h, each [T]."""
+    z = np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[:, None]  # [T, 1, 4]
+    run = recur(CELL, z, WIRES, State(np.zeros((1, 1)), np.full((1, 1), c0)), save=True)
+    assert run.saved is not None
+    return {name: array[:, 0, 0] for name, array in run.saved.named(CELL).items()}
+
+
+def pulses(T: int, at: dict[int, float]) -> np.ndarray:
+    """A signal that is zero except at some steps, counted from 1."""
+    x = np.zeros(T)
+    for step, value in at.items():
+        x[step - 1] = value
+    return x
+
+
+def forget_gate() -> tuple[Figure, dict[str, Any]]:
+    """Closed for one step, half closed for ever, and open."""
+    T, closed_at = 30, 16
+    signal = pulses(T, {4: 1.0, 9: 0.6, 22: -0.8})
+    once = np.ones(T)
+    once[closed_at - 1] = CLOSED
+    runs = {
+        "open (f = 1)": on_wires(OPEN, OPEN, signal, OPEN),
+        f"closed once, at step {closed_at}": on_wires(OPEN, once, signal, OPEN),
+        "a little closed (f = 0.9)": on_wires(OPEN, 0.9, signal, OPEN),
+    }
+    kept, wiped, leaky = runs.values()
+    before, after = wiped["c"][closed_at - 2], wiped["c"][closed_at - 1]
+    facts = {
+        "at": closed_at, "before": before, "after": after, "kept": kept["c"][closed_at - 1],
+        "leaky": leaky["c"][closed_at - 1], "h_before": wiped["h"][closed_at - 2], "h_after": wiped["h"][closed_at - 1],
+    }
+    finding = (
+        f"Open, the cell still holds {number(facts['kept'])} at step {closed_at}. Closing the gate for this one step takes c from "
+        f"{number(before)} to {number(after)}, and h from {number(facts['h_before'])} to {number(facts['h_after'])}. "
+        f"With f = 0.9 at every step, {number(facts['leaky'])} is left of it."
+    )
+    return _stack("The forget gate decides what stays", runs, signal, "f", finding, [closed_at]), facts
+
+
+def input_gate() -> tuple[Figure, dict[str, Any]]:
+    """Open all the time, and open for three steps only."""
+    T, first, last = 30, 8, 10
+    steps = np.arange(1, T + 1)
+    signal = 0.35 * np.sin(0.9 * steps) + pulses(T, {9: 0.9})
+    gate = ((steps >= first) & (steps <= last)).astype(float)
+    runs = {
+        "always open (i = 1)": on_wires(OPEN, OPEN, signal, OPEN),
+        f"open at steps {first} to {last} only": on_wires(gate, OPEN, signal, OPEN),
+    }
+    always, chosen = runs.values()
+    facts = {
+        "first": first, "last": last, "written": chosen["c"][last - 1], "end": chosen["c"][-1],
+        "moved_closed": float(np.abs(chosen["c"][last:] - chosen["c"][last - 1]).max()),
+        "moved_open": float(np.ptp(always["c"][last:])),
+    }
+    finding = (
+        f"While the gate is closed, nothing enters: after step {last} the signal goes on and c moves by {number(facts['moved_closed'])}; "
+        f"it stays at {number(facts['end'])}. With the gate open all the time, c wanders over a range of {number(facts['moved_open'])}."
+    )
+    return _stack("The input gate decides what enters", runs, signal, "i", finding, [first, last]), facts
+
+
+def output_gate() -> tuple[Figure, dict[str, Any]]:
+    """Open all the time, and open for four steps only."""
+    T, first, last = 30, 19, 22
+    steps = np.arange(1, T + 1)
+    signal = pulses(T, {4: 1.0, 13: -0.4})
+    gate = ((steps >= first) & (steps <= last)).astype(float)
+    runs = {
+        "always open (o = 1)": on_wires(OPEN, OPEN, signal, OPEN),
+        f"open at steps {first} to {last} only": on_wires(OPEN, OPEN, signal, gate),
+    }
+    always, shown = runs.values()
+    facts = {
+        "first": first, "last": last, "c": shown["c"][first - 1], "h_open": shown["h"][first - 1],
+        "h_closed": float(np.abs(np.delete(shown["h"], np.arange(first - 1, last))).max()),
+        "c_difference": float(np.abs(always["c"] - shown["c"]).max()),
+    }
+    finding = (
+        f"Closed, the gate shows nothing: h is {number(facts['h_closed'])}, although c holds {number(facts['c'])}. Opened at step "
+        f"{first}, it shows h = tanh(c) = {number(facts['h_open'])}. The cell does not notice: the two c curves differ by "
+        f"{number(facts['c_difference'])}."
+    )
+    return _stack("The output gate decides what is shown", runs, signal, "o", finding, [first, last]), facts
+
+
+def one_step(seed: int) -> dict[str, Any]:
+    """One step of a cell with one unit and one input; weights of two digits, so that a pocket calculator can follow."""
+    rng = np.random.default_rng(seed)
+    w, u, b = (rng.normal(size=4).round(2) for _ in range(3))
+    x, h, c = rng.normal(size=3).round(2)
+    weights = Weights(w[:, None], u[:, None], b, np.zeros(4))
+    state, gates = reference.step(CELL, np.array([[x]]), State(np.array([[h]]), np.array([[c]])), weights)
+    activated = {name: float(a[0, 0]) for name, a in zip(CELL.saved, gates, strict=True)}
+    rows = [
+        {"gate": name, "w": w[k], "u": u[k], "b": b[k], "z": w[k] * x + u[k] * h + b[k], "value": activated[name]}
+        for k, name in enumerate(CELL.gates)
+    ]
+    assert state.c is not None
+    return {"x": x, "h": h, "c": c, "rows": rows, **activated, "c_new": float(state.c[0, 0]), "h_new": float(state.h[0, 0])}
+
+
+def for_ever(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+    """f = 1, i = 0 keeps every bit; f = 0, i = 1 forgets every bit, both under a live input."""
+    starts = (0.9, 0.0, -0.6)
+    T = 40
+    signal = np.random.default_rng(seed).normal(size=T)
+    keep = {f"c₀ = {c0:g}": on_wires(CLOSED, OPEN, signal, OPEN, c0)["c"] for c0 in starts}
+    fresh = {f"c₀ = {c0:g}": on_wires(OPEN, CLOSED, signal, OPEN, c0)["c"] for c0 in starts}
+    kept_steps, same = _keeps_for(seed, starts)
+    gradient = _gradient_through(signal, starts[0])
+    after_one = [column[0] for column in fresh.values()]
+    facts = {
+        "steps": kept_steps, "same": same, "gradient": gradient, "first": after_one[0],
+        "apart": float(np.ptp(list(fresh.values()), axis=0).max()),
+    }
+    assert T > 1
+    figures = [
+        Figure(
+            "f = 1, i = 0: kept for ever",
+            _with_start(keep, signal),
+            f"After {kept_steps:,} steps of live input every cell holds {'exactly the bits' if same else 'not the bits'} it began with. "
+            f"A gradient comes back through {T} steps multiplied by {number(gradient)}.",
+        ),
+        Figure(
+            "f = 0, i = 1: started afresh",
+            _with_start(fresh, signal),
+            f"One step is enough: wherever the cell began, it now holds tanh of the input, {number(facts['first'])}. "
+            f"From there on the three curves differ by {number(facts['apart'])}.",
+        ),
+    ]
+    return figures, facts
+
+
+def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, finding: str, marks: Sequence[int]) -> Figure:
+    names = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
+    rows = [
+        Panel("signal z_g", {"signal": signal}, "bar", 54),
+        Panel(names[gate] + " (0 closed, 1 open)", {name: run[gate] for name, run in runs.items()}, "step", 54, (-0.08, 1.08)),
+        Panel("cell state c", {name: run["c"] for name, run in runs.items()}, "line", 84),
+        Panel("output h", {name: run["h"] for name, run in runs.items()}, "line", 84),
+    ]
+    return Figure(title, panels(rows, marks=marks), finding, tuple(runs))
+
+
+def _with_start(cells_over_time: dict[str, np.ndarray], signal: np.ndarray) -> Any:
+    starts = [float(name.split("= ")[1]) for name in cells_over_time]
+    lines = {name: np.concatenate([[s], c]) for (name, c), s in zip(cells_over_time.items(), starts, strict=True)}
+    live = {"signal": np.concatenate([[0.0], signal])}
+    return panels([Panel("input z_g", live, "bar", 54), Panel("cell state c", lines, "line", 130)], first_step=0)
+
+
+def _keeps_for(seed: int, starts: Sequence[float]) -> tuple[int, bool]:
+    """How many steps were run with f = 1, i = 0, and whether every bit was still there: a million where the engine is fast."""
+    x = np.zeros((10_000, len(starts), 4), np.float32)
+    calls = 100 if choose("auto", CELL, x) == "cpu" else 1
+    x[...] = switch([CLOSED, OPEN, 0.5, OPEN])
+    x[..., 2] = np.random.default_rng(seed).normal(size=x.shape[:2])
+    weights = Weights(WIRES.w_ih.astype(np.float32), WIRES.w_hh.astype(np.float32))
+    c0 = np.array(starts, np.float32)[:, None]
+    state = State(np.zeros_like(c0), c0)
+    for _ in range(calls):
+        state = recur(CELL, x, weights, state).state
+    return calls * len(x), state.c is not None and state.c.tobytes() == c0.tobytes()
+
+
+def _gradient_through(signal: np.ndarray, c0: float) -> float:
+    """dL/dc_0 for L = c_T, with f = 1 and i = 0."""
+    z = np.stack(np.broadcast_arrays(switch(CLOSED), switch(OPEN), signal, switch(OPEN)), -1)[:, None]
+    state = State(np.zeros((1, 1)), np.full((1, 1), c0))
+    saved = recur(CELL, z, WIRES, state, save=True).saved
+    assert saved is not None
+    end = State(np.zeros((1, 1)), np.ones((1, 1)))
+    gradients = reference.backward(CELL, z, WIRES, state, saved, None, end)
+    assert gradients.state.c is not None
+    return float(gradients.state.c[0, 0])

@@ -1,0 +1,167 @@
+"""The lecture's sections on gradients: why a vanilla RNN's vanish, the highway, and that nothing is guaranteed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from openlstm import cells, reference
+from openlstm.engine import recur
+from openlstm.explain.charts import Figure, curves, matrices, number
+from openlstm.explain.gates import CELL, WIRES, switch
+from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
+from openlstm.lab.arms import Reader
+from openlstm.lab.experiment import share_by_lag
+from openlstm.lab.sequences import latch_batch
+from openlstm.nn import LSTM, RNN, init
+from openlstm.reference import State, Weights
+
+BLOCKED = 1e-3  # below this share of the gradient a lag was hardly ever learnt
+
+
+def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+    """The product of the Jacobians of a vanilla RNN as torch begins it, step by step."""
+    T, H = 40, 8
+    default, orthogonal = (_rnn(H, seed, make) for make in (None, init.orthogonal))
+    x = np.random.default_rng(seed).normal(size=(T, 1, 1))
+    J, P, h = _run_rnn(default, x)
+    size_of_step, size = sizes(J)[:, 0], sizes(P)[:, 0]
+    _, P_orthogonal, _ = _run_rnn(orthogonal, x)
+    shown = (1, 3, 6, 12)
+    back = [
+        {"k": k, "slope": float((1 - h[T - k] ** 2).mean()), "step": size_of_step[T - k], "product": size[k]}
+        for k in range(1, 9)
+    ]
+    facts = {
+        "rows": back, "H": H, "T": T, "at20": size[20], "per_step": (size[T] / size[10]) ** (1 / (T - 10)),
+        "orthogonal20": sizes(P_orthogonal)[20, 0], "difference": _against_backward(default, x, P),
+        "w_size": float(np.linalg.norm(default.w_hh, 2)), "w_radius": float(np.abs(np.linalg.eigvals(default.w_hh)).max()),
+    }
+    product = Figure(
+        "The product of the Jacobians fades",
+        matrices({"1 step back" if k == 1 else f"{k} steps back": P[k, 0] for k in shown}),
+        f"The largest entry shrinks from {number(np.abs(P[1]).max())} after one step to {number(np.abs(P[shown[-1]]).max())} "
+        f"after {shown[-1]}. Backpropagation through the same network gives the same numbers; they differ by at most "
+        f"{number(facts['difference'])}.",
+    )
+    lags = {"W_hh as torch draws it": size, "W_hh orthogonal": sizes(P_orthogonal)[:, 0]}
+    curve = Figure(
+        "How much of a gradient can come back",
+        curves(lags, "steps back, k", "size of the product, ‖ds(T)/ds(T−k)‖", log=(1e-12, 10.0)),
+        f"After 20 steps at most {number(facts['at20'])} of a gradient is left. Far back, each further step multiplies it by about "
+        f"{number(facts['per_step'])}. An orthogonal W_hh shrinks nothing by itself, yet tanh does: "
+        f"{number(facts['orthogonal20'])} after 20 steps.",
+        tuple(lags),
+    )
+    return [product, curve], facts
+
+
+def highway(seed: int) -> tuple[Figure, dict[str, Any]]:
+    """What comes back along the cell state alone, for forget gates held at four values, beside the vanilla RNN."""
+    T = 100
+    held = (1.0, 0.99, 0.9, 0.5)
+    signal = np.random.default_rng(seed).normal(size=T)
+    lines = {f"LSTM, f = {f:g}": _along_the_highway(f, signal) for f in held}
+    half = {f: float(half_life(retention(np.full((T, 1, 1), f)))[0]) for f in held}
+    lines["vanilla RNN"] = sizes(_run_rnn(_rnn(8, seed, None), signal[:, None, None])[1])[:, 0]
+    at_end = {f: lines[f"LSTM, f = {f:g}"][T] for f in held}
+    facts = {"half": half, "at_end": at_end, "rnn": lines["vanilla RNN"][T], "T": T}
+    finding = (
+        f"After {T} steps the highway brings back {number(at_end[1.0])} with f = 1, {number(at_end[0.99])} with f = 0.99 and "
+        f"{number(at_end[0.9])} with f = 0.9; the vanilla RNN {number(facts['rnn'])}. Half is lost after {number(half[0.99])}, "
+        f"{number(half[0.9])} and {number(half[0.5])} steps with f = 0.99, 0.9 and 0.5, and never with f = 1."
+    )
+    draw = curves(lines, "steps back, k", "what comes back, dc(T)/dc(T−k)", log=(1e-12, 10.0))
+    return Figure("The highway beside the vanilla RNN", draw, finding, tuple(lines)), facts
+
+
+def no_guarantee(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+    """Where gradients of LSTMs still vanish and where they explode, before any training, on the inputs of `latch`."""
+    H, lag = 32, 150
+    data = latch_batch(lag, 32, torch.Generator().manual_seed(seed))
+    starts = {
+        "default": lambda m: m,
+        "forget bias 1": lambda m: init.forget_bias(m, 1.0),
+        "forget bias 3": lambda m: init.forget_bias(m, 3.0),
+        f"gates set for a lag of {lag} (chrono)": lambda m: init.chrono(m, lag),
+    }
+    vanish = {name: _share(lambda make=make: make(LSTM(2, H)), data, seed)[: lag + 1] for name, make in starts.items()}
+    wild = {
+        "LSTM, forget bias 1, W_hh × 4": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 4.0),
+        "LSTM, forget bias 1, W_hh × 8": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 8.0),
+        "RNN with relu, W_hh = 1.05 × identity": lambda: init.identity(RNN(2, H, nonlinearity="relu"), 1.05),
+    }
+    explode = {name: _share(make, data, seed)[: lag + 1] for name, make in wild.items()}
+    reach = {name: first_below(share, BLOCKED) for name, share in vanish.items()}
+    blocked = [f"{name} after {k} steps" for name, k in reach.items() if k is not None]
+    open_ = [name for name, k in reach.items() if k is None]
+    largest = {name: float(share.max()) for name, share in explode.items()}
+    facts = {"lag": lag, "reach": reach, "vanish": {n: float(s[lag]) for n, s in vanish.items()}, "explode": largest}
+    where = "gradient's share, ‖dL/ds(T−k)‖ / ‖dL/ds(T)‖"
+    first = Figure(
+        "Where an LSTM's gradient still vanishes",
+        curves(vanish, "lag k, in steps", where, log=(1e-12, 100.0), rule=BLOCKED),
+        f"Below a thousandth of the gradient (dotted): {'; '.join(blocked) or 'none'}. "
+        f"Not within {lag} steps: {'; '.join(open_) or 'none'}.",
+        tuple(vanish),
+    )
+    second = Figure(
+        "Where a gradient explodes",
+        curves(explode, "lag k, in steps", where, log=(1e-3, 1e6), rule=1.0),
+        f"At its largest within {lag} steps, the gradient is so many times as large as where it began: "
+        f"{'; '.join(f'{name}: {number(value)}' for name, value in largest.items())}.",
+        tuple(explode),
+    )
+    return [first, second], facts
+
+
+def _rnn(hidden: int, seed: int, make: Any) -> Weights:
+    """The weights of a vanilla RNN with one input, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = RNN(1, hidden, dtype=torch.float64)
+        if make:
+            make(layer)
+    return Weights(*(None if p is None else p.detach().numpy() for p in layer.weights_of(0)))
+
+
+def _run_rnn(w: Weights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Jacobians [T, 1, H, H], their products [T+1, 1, H, H] and the states h [T, H]."""
+    begin = State(np.zeros((1, w.w_hh.shape[1])))
+    saved = recur(cells.VanillaRNN(), x, w, begin, save=True).saved
+    assert saved is not None
+    J = step_jacobians(cells.VanillaRNN(), saved, w, begin)
+    return J, products(J), saved.h[:, 0]
+
+
+def _against_backward(w: Weights, x: np.ndarray, P: np.ndarray) -> float:
+    """The largest difference between dL/dh_t by the products and by backpropagation through time, for L = sum of h_T."""
+    cell, begin = cells.VanillaRNN(), State(np.zeros((1, w.w_hh.shape[1])))
+    saved = recur(cell, x, w, begin, save=True).saved
+    assert saved is not None
+    steps = reference.backward(cell, x, w, begin, saved, None, State(np.ones_like(begin.h)), steps=True).h_steps
+    assert steps is not None
+    return float(np.abs(steps[::-1, 0] - P[:-1, 0].sum(1)).max())
+
+
+def _along_the_highway(f: float, signal: np.ndarray) -> np.ndarray:
+    """dc_T/dc_{T-k} of the cell on wires, with its forget gate held at f and its input gate half open: [T+1]."""
+    z = np.stack(np.broadcast_arrays(switch(0.5), switch(f), signal, switch(1.0)), -1)[:, None]
+    begin = State(np.zeros((1, 1)), np.zeros((1, 1)))
+    saved = recur(CELL, z, WIRES, begin, save=True).saved
+    assert saved is not None
+    return products(step_jacobians(CELL, saved, WIRES, begin))[:, 0, 1, 1]
+
+
+def _share(make: Any, data: tuple[torch.Tensor, torch.Tensor], seed: int) -> np.ndarray:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return share_by_lag(Reader(make()), *data)
+
+
+def _scaled(layer: LSTM, factor: float) -> LSTM:
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(factor)
+    return layer
