@@ -80,8 +80,9 @@ def choose(requested: str, cell: Cell, x: Any, who: str = "recur", projection: b
             _tell_once()
         for name, support in SUPPORT.items():
             if (name != "cpu" or cpu.available()) and support.refusal(cell, x, projection) is None:
-                requested = name
-                break
+                if name == "cpu":
+                    cpu.check_isa()
+                return name
     if requested not in SUPPORT:
         expected = "auto, " + ", ".join(SUPPORT)
         raise ArgumentError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openlstm import cells
 from openlstm._errors import DtypeError, ShapeError, describe, message
-from openlstm.engine.op import sequence
+from openlstm.engine.op import step
 from openlstm.engine.support import choose
 from openlstm.nn import checks
 from openlstm.reference import State, Weights
@@ -87,35 +87,28 @@ class LSTMCell(nn.Module):
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """See the class."""
         w = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x = _input(input, w.w_ih, self.input_size)
-        h, c = self._state(x, hx)
+        x, h, c = self._arguments(input, hx, w.w_ih)
         if x.dim() == 1:
-            out = sequence(_CELL, x[None, None], w, State(h[None], c[None]), backend=self.backend)
-            return out.h_n[0], out.c_n[0]
-        out = sequence(_CELL, x.unsqueeze(0), w, State(h, c), backend=self.backend)
-        return out.h_n, out.c_n
+            h, c = step(_CELL, x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)), self.backend)
+            return h.squeeze(0), c.squeeze(0)
+        h, c = step(_CELL, x, w, State(h, c), self.backend)
+        return h, c
 
-    def _state(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor]:
+    def _arguments(self, x: Any, hx: Any, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, h and c, checked; what fits at once is let through at once."""
+        if not (isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == self.input_size and x.dtype == weight.dtype):
+            x = _input(x, weight, self.input_size)
         shape = (*x.shape[:-1], self.hidden_size)
         if hx is None:
-            return x.new_zeros(shape), x.new_zeros(shape)
+            return x, x.new_zeros(shape), x.new_zeros(shape)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
-            raise DtypeError(
-                message(
-                    "LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", "pass both h and c"
-                )
-            )
-        for name, s in zip(("hx: h", "hx: c"), hx, strict=True):
-            checks.tensor("LSTMCell", name, s)
-            if s.shape != shape:
-                letters = "[B, H]" if len(shape) == 2 else "[H]"
-                what = f"{name} has shape {list(s.shape)}, expected {list(shape)}"
-                hint = "h and c have the batch of x and hidden_size units"
-                raise ShapeError(
-                    message("LSTMCell", what, f"{name}: {describe(s)}, x: {describe(x)}", f"{list(shape)} = {letters}", hint)
-                )
-            checks.kind("LSTMCell", name, s, x)
-        return hx[0], hx[1]
+            hint = "pass both h and c"
+            raise DtypeError(message("LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", hint))
+        h, c = hx
+        for name, s in (("h", h), ("c", c)):
+            if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
+                _state(f"hx: {name}", s, shape, x)
+        return x, h, c
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
@@ -137,3 +130,14 @@ def _input(x: Any, weight: Tensor, input_size: int) -> Tensor:
         what = f"x has {x.shape[-1]} features, expected {input_size}"
         raise ShapeError(message("LSTMCell", what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
     return checks.same_kind("LSTMCell", x, weight)
+
+
+def _state(name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> None:
+    checks.tensor("LSTMCell", name, s)
+    if s.shape != shape:
+        letters = "[B, H]" if len(shape) == 2 else "[H]"
+        what = f"{name} has shape {list(s.shape)}, expected {list(shape)}"
+        hint = "h and c have the batch of x and hidden_size units"
+        got = f"{name}: {describe(s)}, x: {describe(x)}"
+        raise ShapeError(message("LSTMCell", what, got, f"{list(shape)} = {letters}", hint))
+    checks.kind("LSTMCell", name, s, x)
