@@ -47,9 +47,9 @@ def of_file(path: Path) -> str:
 
 def home(name: str) -> str:
     """The place of what `openlstm.<name>` is: a submodule, or where a public name comes from."""
-    if name in HEIGHT or (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists():
+    if name == "_native" or name in HEIGHT or (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists():
         return name
-    return openlstm._LAZY[name] or name
+    return (openlstm._LAZY[name] or name).split(".")[0]
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -1,0 +1,30 @@
+"""From a CSV file with gaps to a model file, a score beside baselines, and a forecast made without torch."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import openlstm
+from openlstm.train import Options
+
+# Three years of a daily measurement: a week's rhythm, a year's rhythm, noise, and a few days on which nobody measured.
+random = np.random.default_rng(0)
+days = np.arange("2021-01-01", "2024-01-01", dtype="datetime64[D]")
+t = np.arange(len(days))
+values = 50 + 8 * np.sin(2 * np.pi * t / 7) + 15 * np.sin(2 * np.pi * t / 365.25) + random.normal(0, 1, len(t))
+values[random.integers(0, len(t), 40)] = math.nan
+rows = [f"{day},{'' if math.isnan(v) else round(float(v), 3)}" for day, v in zip(days, values, strict=True)]
+Path("measured.csv").write_text("\n".join(["day,load", *rows]) + "\n")
+
+forecaster = openlstm.Forecaster(horizon=28, members=1, hidden_size=32, options=Options(epochs=15))
+forecaster.fit("measured.csv", time="day", target="load", holdout=84)
+result = forecaster.evaluate()  # on the last 84 days, which training never saw
+for score in result.scores:
+    print(f"{score.name:<28} MASE {score.mase:.2f}  RMSE {score.rmse:.2f}")
+print(result.verdict("LSTM"))
+assert result.score("LSTM").mae < result.score("naive").mae
+
+forecaster.save("load.safetensors")
+model = openlstm.load("load.safetensors")  # numpy and the engine; no torch needed from here on
+forecast = model.predict(values)
+print("tomorrow:", round(float(forecast.median[0]), 1), "between", forecast.lower[0].round(1), "and", forecast.upper[0].round(1))

@@ -1,0 +1,77 @@
+"""The public names, in the order of the docs; each one is there, is documented, and is found by editors."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import openlstm
+
+PUBLIC = [
+    "LSTM",
+    "RNN",
+    "LSTMCell",
+    "replace",
+    "trace",
+    "Trace",
+    "nn",
+    "cells",
+    "recur",
+    "load",
+    "Model",
+    "Forecaster",
+    "set_num_threads",
+    "get_num_threads",
+    "set_workspace_limit",
+    "show_config",
+]
+
+
+def test_the_list_of_public_names() -> None:
+    """A name that is added or lost is a decision: change this list and the changelog with it."""
+    assert openlstm.__all__ == PUBLIC
+    assert set(openlstm._LAZY) == set(PUBLIC)
+    assert [name for name in dir(openlstm) if not name.startswith("_")] == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_is_documented(name: str) -> None:
+    assert len((inspect.getdoc(getattr(openlstm, name)) or "").split()) >= 5
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_function_is_annotated(name: str) -> None:
+    thing = getattr(openlstm, name)
+    if inspect.isfunction(thing):
+        signature = inspect.signature(thing)
+        assert signature.return_annotation is not inspect.Signature.empty
+        assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+
+
+def test_a_type_checker_sees_the_same_names() -> None:
+    """The names imported under TYPE_CHECKING are those that are fetched on first use."""
+    tree = ast.parse(Path(openlstm.__file__).read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    seen = {a.asname: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    homes = {name: f"openlstm.{home}".rstrip(".") for name, home in openlstm._LAZY.items()}
+    assert seen == homes
+
+
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError) as caught:
+        openlstm.GRUU  # noqa: B018
+    assert str(caught.value) == f"module 'openlstm' has no attribute 'GRUU'; it has {', '.join(PUBLIC)}"
+
+
+CELLS = ["LSTM", "VanillaRNN"]
+
+
+def test_every_cell_is_in_the_list_that_the_conformance_suite_runs() -> None:
+    concrete = [
+        n for n, c in vars(openlstm.cells).items() if inspect.isclass(c) and issubclass(c, openlstm.cells.Cell) and c is not openlstm.cells.Cell
+    ]
+    assert concrete == CELLS
+    assert {type(c).__name__ for c in openlstm.cells.ALL} == set(CELLS)
