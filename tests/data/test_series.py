@@ -1,0 +1,180 @@
+"""Series: a regular grid, gaps and missing values named and never filled, splits in the order of time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openlstm._errors import DataError
+from openlstm.data import cut, from_arrays, origins, read_series, split_by_time
+from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time
+from openlstm.model_file import Step
+
+SECOND = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+
+
+def weekly(n: int) -> Series:
+    return from_arrays(np.datetime64("2001-01-06") + 7 * np.arange(n), np.arange(float(n)))
+
+
+@given(st.sampled_from([("month", 1), ("month", 3), ("month", 12), ("second", 60), ("second", 3600), ("second", 86400), ("second", 604800)]), st.integers(0, 400), st.data())
+def test_any_subset_of_a_grid_gives_the_grid_back(kind: tuple[str, int], first: int, data: st.DataObject) -> None:
+    step = Step(unit=kind[0], count=kind[1])  # type: ignore[arg-type]
+    grid = add_steps(np.datetime64("1999-03-01", "us") + np.timedelta64(first, "D"), step, np.arange(40))
+    hidden = data.draw(st.sets(st.integers(10, 35), max_size=8))
+    kept = np.array([k for k in range(40) if k not in hidden])
+    order = np.array(data.draw(st.permutations(range(len(kept)))))
+    values = np.random.default_rng(0).standard_normal(40)
+    series = from_arrays(grid[kept][order], values[kept][order], step=step)
+    assert (series.times == grid).all()
+    assert (series.values[kept] == values[kept]).all()
+    assert set(np.flatnonzero(np.isnan(series.values))) == hidden
+    assert from_arrays(grid[kept], values[kept]).step == step  # found without being told
+
+
+@pytest.mark.parametrize(
+    ("times", "step", "period"),
+    [
+        (["2001-01-31", "2001-02-28", "2001-03-31", "2001-04-30"], ("month", 1), 12),
+        (["2001-01", "2001-02", "2001-03", "2001-04"], ("month", 1), 12),
+        (["2001-01-01", "2001-04-01", "2001-07-01", "2001-10-01"], ("month", 3), 4),
+        (["2001", "2002", "2003", "2004"], ("month", 12), 1),
+        (["2001-01-06", "2001-01-13", "2001-01-20"], ("second", 604800), 52),
+        (["2001-01-06", "2001-01-07", "2001-01-08"], ("second", 86400), 7),
+        (["2001-01-06T00", "2001-01-06T01", "2001-01-06T02"], ("second", 3600), 24),
+        (["2001-01-06T00:00", "2001-01-06T00:15", "2001-01-06T00:30"], ("second", 900), 96),
+        (["2001-01-06T00:00:00", "2001-01-06T00:00:10", "2001-01-06T00:00:20"], ("second", 10), 360),
+    ],
+)
+def test_the_sampling_interval_is_found(times: list[str], step: tuple[str, int], period: int) -> None:
+    found = from_arrays(times, np.arange(float(len(times)))).step
+    assert (found.unit, found.count) == step
+    assert guess_period(found) == period
+
+
+def test_months_end_at_their_ends() -> None:
+    series = from_arrays(["2001-11-30", "2001-12-31", "2002-01-31"], [1.0, 2.0, 3.0])
+    assert [show_time(t) for t in series.future(3)] == ["2002-02-28", "2002-03-31", "2002-04-30"]
+
+
+def test_notes_say_how_many_and_where(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,y\n20010127,4\n20010106,1\n20010113,\n20010120,NA\n20010217,7\n20010224,8\n20010303,9\n")
+    series = read_series(tmp_path / "a.csv", "t", "y")
+    np.testing.assert_array_equal(series.values, [1, np.nan, np.nan, 4, np.nan, np.nan, 7, 8, 9])
+    assert [n.text for n in series.notes] == [
+        "the rows were not in the order of time (1 step back); they were sorted",
+        "2 steps are absent from the table and count as missing: 2001-02-03 to 2001-02-10",
+        "2 values of y are missing: 2001-01-13 to 2001-01-20",
+    ]
+    assert [(n.kind, n.count) for n in series.notes] == [("order", 1), ("gaps", 2), ("missing", 2)]
+    many = from_arrays(np.datetime64("2001-01-01") + np.arange(20), [np.nan if k % 2 else 1.0 for k in range(20)])
+    assert many.notes[0].text.endswith("2001-01-02, 2001-01-04, 2001-01-06, 2001-01-08, and 6 more runs")
+    assert weekly(5).notes == ()
+
+
+def fails(path: Path, rows: str, text: str) -> None:
+    path.write_text("t,y\n" + rows)
+    with pytest.raises(DataError) as e:
+        read_series(path, "t", "y")
+    assert str(e.value) == text
+
+
+def test_errors(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    fails(
+        path,
+        "20010101,1\n20010102,2\n20010103,3\n20010102,4\n",
+        "a.csv, row 4 (line 5), column 't': the same time comes twice\n  got       2001-01-02, also in row 2 (line 3); 1 such row in all\n"
+        "  expected  each time once\n  hint      keep one row for each time; a table of several series has to be filtered to one of them",
+    )
+    fails(
+        path,
+        "20010106,1\n20010113,2\n20010120,3\n20010126,4\n20010203,5\n",
+        "a.csv, row 4 (line 5), column 't': lies off the grid of 1 week\n  got       2001-01-26; 1 of 5 rows are off\n"
+        "  expected  2001-01-06 plus a whole number of weeks\n  hint      resample the table to equal intervals, and leave out what was not measured",
+    )
+    fails(path, "20010106,1\n20010113,2\n", "a.csv: is too short for a series\n  got       2 rows\n  expected  at least 3\n  hint      give a longer table")
+    fails(
+        path,
+        "20010106,\n20010113,\n20010120,\n",
+        "a.csv, column 'y': holds no known value\n  got       3 rows, all missing\n  expected  numbers\n  hint      choose another column",
+    )
+    with pytest.raises(DataError) as e:
+        from_arrays(["2001"], [1.0, 2.0])
+    assert str(e.value) == "from_arrays: times and values do not fit\n  got       [1] and [2]\n  expected  [T] and [T]\n  hint      pass one time for each value"
+
+
+def test_a_given_interval_is_held_to() -> None:
+    times = np.datetime64("2001-01-01") + np.arange(10)
+    with pytest.raises(DataError, match="lies off the grid of 1 week"):
+        from_arrays(times, np.arange(10.0), step=Step(unit="second", count=SECOND["week"]))
+
+
+def test_words() -> None:
+    assert name_step(Step(unit="second", count=SECOND["hour"])) == "1 hour"
+    assert name_step(Step(unit="month", count=3), 2) == "2 quarters"
+    assert name_step(Step(unit="month", count=2), 4) == "4 steps of 2 months"
+    assert show_time(np.datetime64("2001-01-06T10:00:00")) == "2001-01-06 10:00"
+    assert show_time(np.datetime64("2001-01-06T00:00:30")) == "2001-01-06 00:00:30"
+
+
+def test_splits_are_in_the_order_of_time_and_targets_never_cross_a_cut() -> None:
+    series = weekly(400)
+    split = split_by_time(series, window=104, horizon=26, holdout=52)
+    assert (split.train, split.known, split.total) == (296, 348, 400)
+    train = origins(series.values, 104, 26, 104, split.train)
+    validation = origins(series.values, 104, 26, split.train, split.known)
+    assert train.max() + 26 == split.train  # the last target lies just before the cut
+    assert validation.min() == split.train
+    assert validation.max() + 26 == split.known
+
+
+def test_a_series_that_is_too_short() -> None:
+    with pytest.raises(DataError) as e:
+        split_by_time(weekly(300), window=104, horizon=52, holdout=104)
+    assert str(e.value) == (
+        "column 'value': the series is too short for this horizon\n  got       300 weeks, 104 of them held out\n"
+        "  expected  at least 364: window 104 + horizon 52 to train, 104 to validate, 104 held out\n"
+        "  hint      give a longer table, or a smaller --horizon, --window or --holdout"
+    )
+    need = int(str(e.value).split("at least ")[1].split(":")[0])
+    assert split_by_time(weekly(need), window=104, horizon=52, holdout=104).train == 156
+    with pytest.raises(DataError):
+        split_by_time(weekly(need - 1), window=104, horizon=52, holdout=104)
+
+
+@given(st.lists(st.sampled_from([0.0, np.nan]), min_size=1, max_size=25), st.integers(1, 5), st.integers(1, 4), st.integers(0, 10), st.integers(0, 30))
+def test_origins_are_those_a_loop_would_find(values: list[float], window: int, horizon: int, first: int, last: int) -> None:
+    v, last = np.array(values), min(last, len(values))
+    slow = [
+        t
+        for t in range(first, last)
+        if t >= window and t + horizon <= last and not np.isnan(v[t - window : t]).all() and not np.isnan(v[t : t + horizon]).all()
+    ]
+    at = origins(v, window, horizon, first, last)
+    assert at.tolist() == slow
+    x, y = cut(v, at, window, horizon)
+    for k, t in enumerate(slow):
+        np.testing.assert_array_equal(x[k], v[t - window : t])
+        np.testing.assert_array_equal(y[k], v[t : t + horizon])
+
+
+def test_the_co2_file_is_read() -> None:
+    from importlib.resources import files
+
+    series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
+    assert (len(series), name_step(series.step), show_time(series.times[0]), show_time(series.times[-1])) == (2284, "1 week", "1958-03-29", "2001-12-29")
+    assert [(n.kind, n.count) for n in series.notes] == [("missing", 59)]
+    assert series.notes[0].text.startswith("59 values of co2 are missing: 1958-05-10, 1958-05-31 to 1958-06-28")
+
+
+def test_polars_and_integer_dates_agree() -> None:
+    table = pl.DataFrame({"t": [20010106, 20010113, 20010120], "y": [1, 2, 3]})
+    from openlstm.data import Table
+    from openlstm.data.series import from_table
+
+    assert from_table(Table(table, "a"), "t", "y").values.tolist() == [1.0, 2.0, 3.0]
