@@ -5,9 +5,15 @@ Legend: T time, B batch, I input size, H hidden size, P projected size, R what i
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,8 +24,10 @@ import torch
 from openlstm import _array as A
 from openlstm import cells, reference, weights
 from openlstm.cells import Cell
-from openlstm.engine import cpu
+from openlstm.engine import cpu, threads
 from openlstm.reference import State, Weights
+
+ROOT = Path(__file__).parent.parent
 
 WIDTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)
 """Sizes around the widths of the vectors: 2 to 16 numbers, and tiles of four of them."""
@@ -201,6 +209,14 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b))).all())
 
 
+def digest(results: dict[str, Any]) -> str:
+    """A word for all bits of a result, to be compared between processes."""
+    total = hashlib.sha256()
+    for name in sorted(results):
+        total.update(name.encode() + np.ascontiguousarray(results[name]).tobytes())
+    return total.hexdigest()
+
+
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The names under which two results differ in a bit (or that only one has)."""
     assert a, "nothing to compare"
@@ -263,14 +279,21 @@ def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5) -
 @contextmanager
 def num_threads(n: int) -> Iterator[None]:
     """The native engine on n threads, restored afterwards."""
-    from openlstm.engine import threads
-
-    before = threads.get_num_threads()
+    before = threads._chosen
     threads.set_num_threads(n)
     try:
         yield
     finally:
         threads.set_num_threads(before)
+
+
+def python(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:
+    """What a fresh process prints that runs this code; it must end by itself and well."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def to_numpy(a: Any) -> np.ndarray:

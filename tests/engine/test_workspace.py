@@ -1,0 +1,121 @@
+"""Work memory: a training loop touches no fresh pages after its second step, and the pool stays within its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.support import NEEDS_NATIVE, Case, differing, python, run_all
+
+from openlstm._errors import ArgumentError
+from openlstm.cells import LSTM
+from openlstm.engine import cpu, workspace
+
+pytestmark = NEEDS_NATIVE
+
+CASE = Case(LSTM(), "float32", T=100, B=16, I=8, H=64)  # gates alone are 1.6 MB, 400 pages
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    before = workspace.get_workspace_limit()
+    yield
+    workspace.set_workspace_limit(before)
+
+
+def faults(code: str) -> list[int]:
+    """Pages touched for the first time in each of ten steps; `step()` is what the code defines."""
+    return [
+        int(n)
+        for n in python(
+            code
+            + """
+import gc, resource
+gc.disable()
+counts = []
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*counts)
+"""
+        ).split()
+    ]
+
+
+ENGINE = """
+from openlstm.cells import LSTM
+from openlstm.engine import cpu, threads, workspace
+from tests.support import Case
+threads.set_num_threads(2)
+p = Case(LSTM(), "float32", T=100, B=16, I=8, H=64).problem()
+def step():
+    run = cpu.forward(p.cell, p.x, p.weights, p.state, save=True)
+    cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate)
+"""
+
+LAYER = """
+import torch, openlstm
+openlstm.set_num_threads(2)
+layer = openlstm.LSTM(8, 64)
+optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)
+x = torch.randn(100, 16, 8)
+def step():
+    optimizer.zero_grad()
+    y, _ = layer(x)
+    y[-1].sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("code", [ENGINE, LAYER], ids=["engine", "layer"])
+def test_a_training_loop_touches_no_fresh_pages_after_its_second_step(code: str) -> None:
+    counts = faults(code)
+    assert counts[0] > 300  # the first step does
+    assert sum(counts[2:]) < 80  # eight steps: far less than one step's memory
+
+
+def test_without_a_pool_it_does() -> None:
+    """The law above can fail: with a limit of 0 every step begins on fresh memory."""
+    assert sum(faults(ENGINE + "workspace.set_workspace_limit(0)\n")[2:]) > 800
+
+
+def test_the_pool_stays_within_its_limit_and_changes_no_result() -> None:
+    p = CASE.problem()
+    workspace.set_workspace_limit(1 << 30)
+    expected = run_all(cpu, p)
+    assert cpu._native.workspace_bytes() > 0
+    for limit in (0, 1 << 16, 1 << 20, 1 << 30):
+        workspace.set_workspace_limit(limit)
+        assert workspace.get_workspace_limit() == limit
+        assert cpu._native.workspace_bytes() <= limit
+        assert differing(run_all(cpu, p), expected) == []
+        assert cpu._native.workspace_bytes() <= limit
+
+
+def test_memory_of_a_result_is_not_used_again_while_somebody_holds_it() -> None:
+    p = CASE.problem()
+    first = run_all(cpu, p)
+    kept = {name: a.copy() for name, a in first.items()}
+    view = first["saved.i"][3:5, 2]
+    for _ in range(3):
+        run_all(cpu, CASE.problem().map(lambda a: -a))
+    assert differing(first, kept) == []
+    expected = view.copy()
+    del first
+    for _ in range(3):
+        run_all(cpu, CASE.problem().map(lambda a: -a))
+    assert (view == expected).all()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None], ids=str)
+def test_refused(value: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        workspace.set_workspace_limit(value)
+    assert str(caught.value) == (
+        "set_workspace_limit: not a number of bytes\n"
+        f"  got       {value!r}\n"
+        "  expected  an integer from 0\n"
+        "  hint      1 << 30 is 1 GiB"
+    )
