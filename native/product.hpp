@@ -14,10 +14,17 @@ struct Count {
 };
 
 // acc[m][n] += x[m][k] * p[k][n], for k = 0 .. K-1 in this order. p moves on to what follows the panel.
+// The sums are copied into an array that is only ever indexed by constants: otherwise GCC 12 stores all of them at every k.
 template <class T, int M, int N>
 OPENLSTM_INLINE void product(Vec<T> (&acc)[M][N], const T* const* x, index K, const T*& p) {
   const T* row[M];
-  for (int m = 0; m < M; m++) row[m] = x[m];
+  Vec<T> sum[M][N];
+#pragma GCC unroll 6
+  for (int m = 0; m < M; m++) {
+    row[m] = x[m];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) sum[m][n] = acc[m][n];
+  }
   for (index k = 0; k < K; k++, p += N * width<T>) {
     Vec<T> w[N];
 #pragma GCC unroll 4
@@ -26,8 +33,13 @@ OPENLSTM_INLINE void product(Vec<T> (&acc)[M][N], const T* const* x, index K, co
     for (int m = 0; m < M; m++) {
       Vec<T> b = splat(row[m][k]);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) acc[m][n] = fma(b, w[n], acc[m][n]);
+      for (int n = 0; n < N; n++) sum[m][n] = fma(b, w[n], sum[m][n]);
     }
+  }
+#pragma GCC unroll 6
+  for (int m = 0; m < M; m++) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) acc[m][n] = sum[m][n];
   }
 }
 
