@@ -41,10 +41,11 @@ class Options:
     clip: float = 1.0  # the greatest norm of the gradient of a step
     patience: int = 10
     seed: int = 0
+    least_batches: int = 30  # of an epoch; a short table is gone through several times
     most_batches: int = 200  # of an epoch; a longer table gives each epoch another random part of it
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "most_batches"):
+        for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "least_batches", "most_batches"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(message("Options", f"{name} must be above zero", f"{name}={getattr(self, name)!r}", "a number > 0", f"leave {name} out to take its default"))
         for name in ("weight_decay", "seed"):
@@ -118,7 +119,7 @@ def _train(
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    steps = min(math.ceil(len(data[0]) / options.batch_size), options.most_batches)  # of an epoch
+    steps = min(max(math.ceil(len(data[0]) / options.batch_size), options.least_batches), options.most_batches)  # of an epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, options.epochs))
     shuffle = torch.Generator().manual_seed(options.seed)
     epochs: list[Epoch] = []
@@ -126,7 +127,7 @@ def _train(
     best_weights: dict[str, Tensor] = {}
     for number in range(1, options.epochs + 1):
         start = time.perf_counter()
-        order = torch.randperm(len(data[0]), generator=shuffle)[: steps * options.batch_size]
+        order = _shuffled(len(data[0]), steps * options.batch_size, shuffle)
         train_loss = _run_epoch(fabric, wrapped, loss, data, order, options, number, optimizer, schedule)
         with torch.no_grad():
             validation_loss = _run_epoch(fabric, wrapped, loss, validation, torch.arange(len(validation[0])), options, number)
@@ -165,7 +166,7 @@ def _run_epoch(
         total, count = total + float(error.detach()), count + float(targets)
         if not math.isfinite(total):
             raise TrainingError(
-                message("train", f"the loss is not finite in epoch {number}", f"loss={float(error)}", "a finite loss", "lower the learning rate, or look for huge values in the data")
+                message("train", f"the loss is not finite in epoch {number}", f"loss={float(error.detach())}", "a finite loss", "lower the learning rate, or look for huge values in the data")
             )
         if optimizer is None or not float(targets):
             continue
@@ -176,6 +177,12 @@ def _run_epoch(
         if schedule is not None:
             schedule.step()
     return total / max(count, 1.0)
+
+
+def _shuffled(rows: int, count: int, shuffle: torch.Generator) -> Tensor:
+    """The rows of one epoch: all of them at random; a part of them, or all of them again, as `count` (whole batches) asks."""
+    rounds = max(1, count // rows)
+    return torch.cat([torch.randperm(rows, generator=shuffle) for _ in range(rounds)])[:count]
 
 
 def _rate(step: int, steps: int, epochs: int) -> float:
