@@ -17,6 +17,7 @@ G gates of a cell.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ from torch.autograd import forward_ad
 from openlstm import cells, reference
 from openlstm._errors import ArgumentError, BackendError, message
 from openlstm.cells import Cell
-from openlstm.engine import cpu
+from openlstm.engine import cpu, cuda
 from openlstm.engine.support import SUPPORT, choose
 from openlstm.reference import Gradients, Saved, State, Weights
 
@@ -80,6 +81,12 @@ def sequence(
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.
         BackendError: where the named backend cannot run this, or in forward-mode differentiation.
     """
+    transformed = torch._C._are_functorch_transforms_active()
+    if x.is_cuda and not transformed and not torch.compiler.is_compiling():
+        if cuda.plain(x, lengths=lengths, reset=reset, save=save) and choose(backend, cell, x) == "cuda":
+            _check_values(_who(cell), x, lengths, check_finite)
+            run = cuda.fused(cell, x, weights, state, reverse)
+            return Result(run.y, *run.state, None, None)
     if x.dtype in _HALF:
         fresh = None if reset_state is None else _widen(reset_state)
         more = {"reverse": reverse, "backend": backend, "save": save, "check_finite": check_finite}
@@ -91,7 +98,6 @@ def sequence(
     tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)))
     if forward_ad._current_level >= 0:
         _refuse_forward_mode(tensors)
-    transformed = torch._C._are_functorch_transforms_active()
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return Result(*Forward.apply(*tensors, (cell.kernel, reverse, backend, True, check_finite)))
     return Result(*Forward.forward(*tensors, (cell.kernel, reverse, backend, save, check_finite)))
@@ -166,7 +172,7 @@ class Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any, dh: Any, dc: Any, *_: Any) -> tuple[Any, ...]:
         need = ctx.needs_input_grad
-        kernel, reverse, backend, *_ = ctx.options
+        kernel, reverse, backend = ctx.options[:3]
         twice = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         run = Backward.apply if twice else Backward.forward
         grads = run(*ctx.saved_tensors, dy, dh, dc, (kernel, reverse, backend, need[0]))
@@ -205,6 +211,9 @@ class Backward(torch.autograd.Function):
         return _one_by_one(Backward, info.batch_size, in_dims, args)
 
 
+for _function in (Forward, Backward):  # `apply` asks for the signature at every call: kept, the answer costs 10 us less
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+
 # The tensors of a call in the order of the operators' arguments:
 #   0 x | 1-5 w_ih, w_hh, b_ih, b_hh, w_hr | 6-7 h0, c0 | 8-9 lengths, reset | 10-11 reset_h, reset_c
 # and of the way back: 12-14 y, gates, c | 15-17 dy, dh, dc
@@ -230,17 +239,15 @@ class _Call(NamedTuple):
         return _Call(CELLS[kernel], x, Weights(w_ih, w_hh, b_ih, b_hh, w_hr), State(h0, c0), options)
 
     def module(self, backend: str) -> Any:
-        who = "RNN" if self.cell.name == "rnn" else "LSTM"
-        return SUPPORT[choose(backend, self.cell, self.x, who, self.weights.w_hr is not None)].module
+        return SUPPORT[choose(backend, self.cell, self.x, _who(self.cell), self.weights.w_hr is not None)].module
 
 
 def _forward(call: _Call, backend: str, save: bool, check_finite: bool) -> Result:
-    if check_finite or call.options["lengths"] is not None:
-        _check_values(call, check_finite)
+    _check_values(_who(call.cell), call.x, call.options["lengths"], check_finite)
     run = call.module(backend).forward(call.cell, call.x, call.weights, call.state, save=save, **call.options)
     state = run.state if call.x.shape[0] else _cloned(run.state)
-    gates, c = (None, None) if run.saved is None else run.saved[1:]
-    return Result(run.y, *state, gates, c)
+    gates, c = (None, None) if run.saved is None else (run.saved.gates, run.saved.c)
+    return Result(run.y, state.h, state.c, gates, c)
 
 
 def _backward(call: _Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False) -> Gradients:
@@ -265,7 +272,7 @@ def _flat(g: Gradients) -> tuple[Any, ...]:
 
 
 def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The vector-Jacobian product of Backward: forward and backward run again as plain torch operations, and are differentiated."""
+    """The vector-Jacobian product of Backward: both passes run again as plain torch operations, and are differentiated."""
     kernel, reverse, _, input_gradient = options
     places = [k for k, t in enumerate(tensors) if t is not None and k not in _NOT_REAL]
 
@@ -277,7 +284,7 @@ def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotan
         y, _, _, gates, c = _forward(call, "reference", True, False)
         return _filled(_flat(_backward(call, (y, gates, c, *full[_INPUTS:]), "reference", input_gradient)), call.x)
 
-    outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))
+    outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))[:2]
     found = pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, cotangents, strict=True)))
     by_place = dict(zip(places, found, strict=True))
     every = [by_place.get(k) for k in range(len(tensors))]
@@ -323,19 +330,28 @@ def _widen(group: S) -> S:
     return type(group)(*(None if t is None else t.float() for t in group))
 
 
-def _check_values(call: _Call, check_finite: bool) -> None:
+def _who(cell: Cell) -> str:
+    return "RNN" if cell.name == "rnn" else "LSTM"
+
+
+def _check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool) -> None:
     """Checks that read values: here they do not break a compiled graph."""
-    who, T, lengths = "RNN" if call.cell.name == "rnn" else "LSTM", call.x.shape[0], call.options["lengths"]
+    T = x.shape[0]
     if lengths is not None and lengths.numel() and (int(lengths.min()) < 0 or int(lengths.max()) > T):
         row = int(torch.nonzero((lengths < 0) | (lengths > T))[0])
         shown = ", ".join(str(int(n)) for n in lengths[:8]) + (", ..." if len(lengths) > 8 else "")
         hint = "lengths count the real steps of each row; x must be as long as the longest"
         what = f"lengths[{row}] is {int(lengths[row])}, outside 0..{T}"
         raise ArgumentError(message(who, what, f"lengths: [{shown}]", f"0 <= lengths <= T = {T}", hint))
-    if check_finite and not bool(call.x.isfinite().all()):
-        t, b, n = torch.nonzero(~call.x.isfinite())[0].tolist()
+    if not check_finite:
+        return
+    bad = ~x.isfinite()  # [T, B, I]
+    if lengths is not None:  # padding is never read
+        bad &= (torch.arange(T, device=x.device)[:, None] < lengths)[..., None]
+    if bool(bad.any()):
+        t, b, n = torch.nonzero(bad)[0].tolist()
         hint = "fill or mask missing values before the layer, or pass check_finite=False to let them through"
-        what = f"x holds {float(call.x[t, b, n])} at step {t}, row {b}, feature {n}"
+        what = f"x holds {float(x[t, b, n])} at step {t}, row {b}, feature {n}"
         raise ArgumentError(message(who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
 
 

@@ -12,7 +12,7 @@ from openlstm import _array as A
 from openlstm import reference
 from openlstm._errors import ArgumentError, BackendError, describe, message
 from openlstm.cells import Cell
-from openlstm.engine import cpu
+from openlstm.engine import cpu, cuda
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,17 @@ class Support:
 
 SUPPORT: dict[str, Support] = {
     "cpu": Support(
-        cpu, frozenset({"lstm", "rnn_tanh", "rnn_relu"}), frozenset({"float32", "float64"}), frozenset({"cpu"}), frozenset({"lstm"})
+        cpu,
+        frozenset({"lstm", "rnn_tanh", "rnn_relu"}),
+        frozenset({"float32", "float64"}),
+        frozenset({"cpu"}),
+        frozenset({"lstm"}),
+    ),
+    "cuda": Support(
+        cuda,
+        frozenset({"lstm", "rnn_tanh", "rnn_relu"}),
+        frozenset({"float16", "bfloat16", "float32", "float64"}),
+        frozenset({"cuda"}),
     ),
     "reference": Support(reference, None, None, None),
 }
@@ -93,7 +103,13 @@ def choose(requested: str, cell: Cell, x: Any, who: str = "recur", projection: b
         why = f"the compiled extension is missing ({cpu.missing_reason()})"
     if why is not None:
         raise BackendError(
-            message(who, f"backend {requested!r} cannot run this: {why}", f"x: {describe(x)}, {cell!r}", "a backend that can", "use backend='auto', which chooses one")
+            message(
+                who,
+                f"backend {requested!r} cannot run this: {why}",
+                f"x: {describe(x)}, {cell!r}",
+                "a backend that can",
+                "use backend='auto', which chooses one",
+            )
         )
     if requested == "cpu":
         cpu.check_isa()

@@ -1,4 +1,4 @@
-"""Recurrent layers for torch: drop-ins for torch.nn, the trace that looks into them, ways to begin, and the way there and back."""
+"""Recurrent layers for torch: drop-ins for torch.nn, the trace that looks into them, ways to begin."""
 
 from openlstm.nn import init as init
 from openlstm.nn.cell import LSTMCell as LSTMCell

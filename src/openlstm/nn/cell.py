@@ -61,7 +61,7 @@ class LSTMCell(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        checks.sizes("LSTMCell", input_size, hidden_size, 1, 0)
+        checks.sizes("LSTMCell", input_size, hidden_size)
         checks.flags("LSTMCell", bias=bias)
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -84,15 +84,15 @@ class LSTMCell(nn.Module):
         """The name of the backend that a call with `x` will run on."""
         return choose(self.backend, _CELL, x, "LSTMCell")
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
         """See the class."""
         w = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         x, h, c = self._arguments(input, hx, w.w_ih)
         if x.dim() == 1:
-            h, c = step(_CELL, x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)), self.backend)
-            return h.squeeze(0), c.squeeze(0)
-        h, c = step(_CELL, x, w, State(h, c), self.backend)
-        return h, c
+            new = step(_CELL, x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)), self.backend)
+            return new.h[0], new.c[0]  # type: ignore[index]
+        new = step(_CELL, x, w, State(h, c), self.backend)
+        return new.h, new.c
 
     def _arguments(self, x: Any, hx: Any, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, h and c, checked; what fits at once is let through at once."""
@@ -103,7 +103,9 @@ class LSTMCell(nn.Module):
             return x, x.new_zeros(shape), x.new_zeros(shape)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
             hint = "pass both h and c"
-            raise DtypeError(message("LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", hint))
+            raise DtypeError(
+                message("LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", hint)
+            )
         h, c = hx
         for name, s in (("h", h), ("c", c)):
             if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
@@ -129,7 +131,7 @@ def _input(x: Any, weight: Tensor, input_size: int) -> Tensor:
         )
         what = f"x has {x.shape[-1]} features, expected {input_size}"
         raise ShapeError(message("LSTMCell", what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
-    return checks.same_kind("LSTMCell", x, weight)
+    return checks.same_as_weights("LSTMCell", x, weight)
 
 
 def _state(name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> None:
@@ -140,4 +142,4 @@ def _state(name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> None:
         hint = "h and c have the batch of x and hidden_size units"
         got = f"{name}: {describe(s)}, x: {describe(x)}"
         raise ShapeError(message("LSTMCell", what, got, f"{list(shape)} = {letters}", hint))
-    checks.kind("LSTMCell", name, s, x)
+    checks.same_as_x("LSTMCell", name, s, x)

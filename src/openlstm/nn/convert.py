@@ -39,7 +39,8 @@ def convert(who: str, name: str, source: Any, kind: type[K], own: str) -> K:
     arguments = {key: getattr(source, key) for key in (*_COMMON, own)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about dropout with one layer, which was said when `source` was made
-        target: Any = kind(**arguments, device="meta")
+        make: Any = kind
+        target = make(**arguments, device="meta")
     for key, parameter in source.named_parameters(remove_duplicate=False):
         setattr(target, key, parameter)
     target.training = source.training

@@ -36,7 +36,7 @@ def forget_bias(layer: L, value: float) -> L:
     ([1.0, 1.0], 0.0)
     """
     for w in _biased("forget_bias", layer, "f"):
-        _write(layer, w, "f", torch.full_like(_block(layer, w.b_ih, "f"), value))
+        _write(layer, w, "f", value)
     return layer
 
 
@@ -66,7 +66,7 @@ def chrono(layer: L, lag: int, *, generator: torch.Generator | None = None) -> L
     if lag < 1:
         raise ArgumentError(message("chrono", f"lag is {lag}", f"lag: {lag}", "lag >= 1", "count the steps to be bridged"))
     for w in _biased("chrono", layer, "if"):
-        b_f = torch.empty_like(_block(layer, w.b_ih, "f")).uniform_(1, 2 * lag - 1, generator=generator).log_()  # [H]
+        b_f = w.w_ih.new_empty(layer.hidden_size).uniform_(1, 2 * lag - 1, generator=generator).log_()  # [H]
         _write(layer, w, "f", b_f)
         _write(layer, w, "i", -b_f)
     return layer
@@ -140,6 +140,7 @@ def _block(layer: Recurrent, array: Tensor, gate: str) -> Tensor:
     return array[n * layer.hidden_size : (n + 1) * layer.hidden_size]
 
 
-def _write(layer: Recurrent, w: Weights, gate: str, values: Tensor) -> None:
-    _block(layer, w.b_ih, gate).copy_(values)
+def _write(layer: Recurrent, w: Weights, gate: str, values: Tensor | float) -> None:
+    assert w.b_ih is not None and w.b_hh is not None
+    _block(layer, w.b_ih, gate)[:] = values
     w.b_hh.zero_()

@@ -22,6 +22,7 @@ from openlstm.engine.op import Ran, Result, sequence
 from openlstm.engine.support import choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
+from openlstm.nn.form import Arguments, Form
 from openlstm.reference import State, Weights
 
 
@@ -110,13 +111,6 @@ class Recurrent(nn.Module):
         data = x.data if isinstance(x, PackedSequence) else x
         return choose(self.backend, self.cell, data, type(self).__name__)
 
-    def to_torch(self) -> Any:
-        """The same layer as torch.nn's."""
-        raise NotImplementedError
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-
     def extra_repr(self) -> str:
         shown = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         shown |= {"backend": "auto", "check_finite": False}
@@ -127,58 +121,52 @@ class Recurrent(nn.Module):
         """Bring every input form to [T, B, I], run, and bring the outputs back."""
         if isinstance(x, PackedSequence):
             return self._packed(x, hx, lengths, reset, reset_state)
-        form = checks.Form.of(self, x)
-        x, hx, lengths, reset, reset_state = form.enter(self, x, hx, lengths, reset, reset_state)
-        y, state, _ = self.layers(x, hx, lengths, reset, reset_state)
+        form = Form.of(self, x)
+        y, state, _ = self.layers(form.enter(self, x, hx, lengths, reset, reset_state))
         return form.leave(y), form.leave_state(state)
 
     def _packed(self, x: PackedSequence, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> tuple[Any, State]:
         checks.no_lengths(type(self).__name__, lengths)
         rows = x.sorted_indices  # rows run in the order in which they are packed
         padded, real = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))  # [T, B, I], [B]
-        form = checks.Form(batched=True, batch_first=False)
-        padded, hx, real, reset, reset_state = form.enter(self, padded, hx, real, reset, reset_state)
-        hx, reset_state = _rows(hx, rows), _rows(reset_state, rows)
-        if reset is not None and rows is not None:
-            reset = reset[:, rows]
-        lengths_cpu = real.cpu()
-        y, state, _ = self.layers(padded, hx, real, reset, reset_state, packed=lengths_cpu)
-        packed = pack_padded_sequence(y, lengths_cpu)
-        out = PackedSequence(packed.data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-        state = _rows(state, x.unsorted_indices)
-        assert state is not None
-        return out, state
+        given = Form(batched=True, batch_first=False).enter(self, padded, hx, real, reset, reset_state)
+        if rows is not None:
+            given = given._replace(
+                hx=given.hx and _rows(given.hx, rows),
+                reset=None if given.reset is None else given.reset[:, rows],
+                reset_state=given.reset_state and _rows(given.reset_state, rows),
+            )
+        y, state, _ = self.layers(given, packed=real)
+        out = PackedSequence(pack_padded_sequence(y, real).data, x.batch_sizes, rows, x.unsorted_indices)
+        return out, state if x.unsorted_indices is None else _rows(state, x.unsorted_indices)
 
     def layers(
         self,
-        x: Tensor,
-        hx: State | None,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-        reset_state: State | None,
+        given: Arguments,
         *,
         save: bool = False,
         packed: Tensor | None = None,
         run: Callable[..., Result] = sequence,
     ) -> tuple[Tensor, State, list[Ran]]:
-        """x [T, B, I] through every layer and direction -> y [T, B, D*R], states [L*D, B, .], one `Ran` for each."""
+        """Run every layer and direction: y [T, B, D*R], states [L*D, B, .], one `Ran` for each; `packed` are lengths on CPU."""
         ran: list[Ran] = []
         D = self.num_directions
+        x = given.x
         for layer in range(self.num_layers):
             if layer and self.dropout and self.training:
                 x = self._drop(x, packed)
             for direction in range(D):
                 k = layer * D + direction
                 w = self.weights_of(layer, direction)
-                state = self._zero_state(x, w) if hx is None else _of(hx, k)
-                fresh = None if reset_state is None else _of(reset_state, k)
+                state = self._zero_state(x, w) if given.hx is None else _of(given.hx, k)
+                fresh = None if given.reset_state is None else _of(given.reset_state, k)
                 result = run(
                     self.cell,
                     x,
                     w,
                     state,
-                    lengths=lengths,
-                    reset=reset,
+                    lengths=given.lengths,
+                    reset=given.reset,
                     reset_state=fresh,
                     reverse=bool(direction),
                     backend=self.backend,
@@ -212,10 +200,8 @@ def _join(parts: list[Tensor]) -> Tensor:
     return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
 
 
-def _rows(state: State | None, order: Tensor | None) -> State | None:
+def _rows(state: State, order: Tensor) -> State:
     """The state [L*D, B, .] with its rows in another order."""
-    if state is None or order is None:
-        return state
     return State(*(None if s is None else s.index_select(1, order) for s in state))
 
 
@@ -244,8 +230,8 @@ class LSTM(Recurrent):
         (h0, c0): [L*D, B, R] and [L*D, B, H] ([L*D, R], [L*D, H] unbatched); zeros if None.
         lengths: integers [B], list or tensor: a ragged batch without packing. Outputs past a row's length are exactly 0,
             x there is never read, h_n and c_n are those at the row's last real step.
-        reset: bool [T, B] ([B, T] with batch_first, [T] unbatched): before step t the row's state becomes zero, or `reset_state`
-            where given; never the carried-in state. It cuts between t-1 and t for both directions.
+        reset: bool [T, B] ([B, T] with batch_first, [T] unbatched): before step t the row's state becomes zero, or
+            `reset_state` where given; never the carried-in state. It cuts between t-1 and t for both directions.
         reset_state: (h, c) shaped as (h0, c0).
 
     Returns:
@@ -283,9 +269,10 @@ class LSTM(Recurrent):
         backend: str = "auto",
         check_finite: bool = False,
     ) -> None:
-        checks.cell_of("LSTM", cell, has_cell=True)
+        cell = cells.LSTM() if cell is None else cell
+        checks.cell("LSTM", cell)
         super().__init__(
-            cells.LSTM() if cell is None else cell,
+            cell,
             input_size,
             hidden_size,
             num_layers,
@@ -338,11 +325,12 @@ class LSTM(Recurrent):
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See the class."""
         y, state = self._call(input, hx, lengths, reset, reset_state)
+        assert state.c is not None
         return y, (state.h, state.c)
 
 
 class RNN(Recurrent):
-    """The recurrence without a highway over a sequence: torch.nn.RNN's arguments, parameters, numbers; ragged batches and resets.
+    """The recurrence without a highway: torch.nn.RNN's arguments, parameters and numbers; ragged batches and resets.
 
         h' = tanh(z)  or  relu(z),   z = x W_ih^T + b_ih + h W_hh^T + b_hh
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from openlstm._errors import DtypeError, message
 from openlstm.nn.convert import convert, wrong_kind
-from openlstm.nn.recurrent import LSTM, RNN, Recurrent
+from openlstm.nn.recurrent import LSTM, RNN
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,7 +20,7 @@ def replace(model: M) -> M:
         model: any module; if it is a torch.nn.LSTM or RNN itself, the new layer is returned.
 
     Returns:
-        The model (the same object, unless it is a recurrent layer itself). Optimisers keep working: the parameters are the same.
+        The model (the same object, unless it is a recurrent layer itself). Optimisers keep working: parameters are the same.
 
     Raises:
         DtypeError: for something that is not a module.
@@ -36,7 +36,7 @@ def replace(model: M) -> M:
         raise DtypeError(
             message("replace", "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", "pass the model")
         )
-    found = {m: name for name, m in model.named_modules() if isinstance(m, (nn.LSTM, nn.RNN))}
+    found: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, (nn.LSTM, nn.RNN))}
     ours = {layer: _from_torch("replace", name or "model", layer) for layer, name in found.items()}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # not named_children: it leaves out a layer used twice
@@ -62,9 +62,9 @@ def to_torch(layer: nn.Module) -> Any:
         DtypeError: for another kind of module.
         ArgumentError: where the conversion would lose something.
     """
-    if not isinstance(layer, Recurrent):
-        raise wrong_kind("to_torch", layer, "openlstm.LSTM or RNN")
-    return layer.to_torch()
+    if isinstance(layer, (LSTM, RNN)):
+        return layer.to_torch()
+    raise wrong_kind("to_torch", layer, "openlstm.LSTM or RNN")
 
 
 def _from_torch(who: str, name: str, layer: Any) -> Any:

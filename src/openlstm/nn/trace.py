@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.engine.op import Ran, sequence, sequence_by_reference, step_gradients
 from openlstm.nn import checks
+from openlstm.nn.form import Arguments, Form
 from openlstm.nn.recurrent import Recurrent
 from openlstm.nn.replace import from_torch
 from openlstm.reference import Saved, State
@@ -90,7 +91,7 @@ def trace(
 
     Args:
         layer: openlstm.LSTM or RNN, or a plain torch.nn.LSTM or RNN.
-        x, hx, lengths, reset, reset_state: as in a call of the layer; a PackedSequence is shown padded, rows in their own order.
+        x, hx, lengths, reset, reset_state: as in a call of the layer; a PackedSequence is shown padded.
         loss: `loss(y, state) -> scalar`; adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
             coordinates of the state after step t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs
             and later steps.
@@ -114,22 +115,20 @@ def trace(
     if isinstance(x, PackedSequence):
         checks.no_lengths("trace", lengths)
         x, lengths = pad_packed_sequence(x, batch_first=layer.batch_first)
-    form = checks.Form.of(layer, x)
+    form = Form.of(layer, x)
     with torch.set_grad_enabled(differentiable or loss is not None):
-        if loss is not None and not differentiable:
-            x = x.detach().requires_grad_()  # so that there is a graph even where every weight is frozen
-        x, hx, lengths, reset, reset_state = form.enter(layer, x, hx, lengths, reset, reset_state)
+        given = form.enter(layer, x, hx, lengths, reset, reset_state)
+        if not differentiable:  # a graph of its own, which is there even where every weight is frozen
+            given = given._replace(x=given.x.detach().requires_grad_(loss is not None))
         run = sequence_by_reference if differentiable else sequence
-        y, state, ran = layer.layers(x, hx, lengths, reset, reset_state, save=True, run=run)
+        y, state, ran = layer.layers(given, save=True, run=run)
         y, state = form.leave(y), form.leave_state(state)
         out = (state.h, state.c) if layer.cell.has_cell else state.h
         value = None if loss is None else _scalar(loss(y, out))
         named = [_named(layer, r) for r in ran]
         if value is not None:
-            for arrays, gradients in zip(
-                named, _step_gradients(layer, ran, value, lengths, reset, differentiable), strict=True
-            ):
-                arrays.update(gradients)
+            gradients = _step_gradients(layer, ran, value, given, differentiable)
+            named = [{**arrays, **more} for arrays, more in zip(named, gradients, strict=True)]
     finish = (lambda a: a) if differentiable else torch.Tensor.detach
     places = [f"{k // layer.num_directions}" + ("_reverse" if k % layer.num_directions else "") for k in range(len(ran))]
     arrays = {
@@ -178,7 +177,7 @@ def _named(layer: Recurrent, ran: Ran) -> dict[str, Tensor]:
 
 
 def _step_gradients(
-    layer: Recurrent, ran: list[Ran], value: Tensor, lengths: Any, reset: Any, differentiable: bool
+    layer: Recurrent, ran: list[Ran], value: Tensor, given: Arguments, differentiable: bool
 ) -> list[dict[str, Tensor]]:
     """dL/dh_t and dL/dc_t of every layer: autograd down to the outputs of each, then through time by the kernel's backward."""
     ends = [t for r in ran for t in r.result[:3] if t is not None]  # c_n is None for a cell without a highway
@@ -188,8 +187,7 @@ def _step_gradients(
     out: list[dict[str, Tensor]] = []
     for r in ran:
         dy, dh, dc = (by_id.get(id(t)) for t in r.result[:3])
-        steps = step_gradients(
-            layer.cell, r, dy, State(dh, dc), lengths=lengths, reset=reset, backend=layer.backend, differentiable=differentiable
-        )
+        options = {"lengths": given.lengths, "reset": given.reset, "backend": layer.backend, "differentiable": differentiable}
+        steps = step_gradients(layer.cell, r, dy, State(dh, dc), **options)
         out.append({name: g for name, g in zip(("dh", "dc"), steps, strict=True) if g is not None})
     return out
