@@ -1,8 +1,8 @@
-"""Reproduce the table of docs/lab.md: eight ways to begin, on `latch` at lag 120, five seeds, 1,000 steps (about 5 minutes on 2 cores).
+"""Reproduce the table of docs/lab.md: eight ways to begin, on `latch` at lag 120, 1,000 steps, ten seeds.
 
-    python papers/latch.py                                    # the whole table
-    python papers/latch.py --seeds 1 --arms lstm lstm-chrono  # a part of it
-    python papers/latch.py --json latch.json                  # also every number of every seed
+python papers/latch.py                                    # the whole table
+python papers/latch.py --seeds 1 --arms lstm lstm-chrono  # a part of it
+python papers/latch.py --json latch.json                  # also every number of every seed
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The Jacobians of a step and their products against automatic differentiation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from openlstm import cells, reference
 from openlstm._errors import ArgumentError
 from openlstm.insight import gradient_share, products, sizes, step_jacobians
-from openlstm.reference import State, Weights
+from openlstm.reference import Saved, State, Weights
 
 T, B, I, H = 7, 3, 2, 5
 CELLS = pytest.mark.parametrize("cell", cells.ALL, ids=repr)
@@ -22,6 +24,12 @@ def draw(cell: cells.Cell, seed: int = 0) -> tuple[torch.Tensor, Weights, State]
 
     w = Weights(tensor(rows, I), tensor(rows, H), tensor(rows), tensor(rows))
     return tensor(T, B, I), w, State(tensor(B, H), tensor(B, H) if cell.has_cell else None)
+
+
+def ran(cell: cells.Cell, x: Any, w: Weights, state: State) -> Saved:
+    saved = reference.forward(cell, x, w, state, save=True).saved
+    assert saved is not None
+    return saved
 
 
 def joined(state: State) -> torch.Tensor:
@@ -42,7 +50,7 @@ def by_autograd(cell: cells.Cell, x: torch.Tensor, w: Weights, state: State) -> 
 @CELLS
 def test_every_step_equals_autograd(cell: cells.Cell) -> None:
     x, w, state = draw(cell)
-    saved = reference.forward(cell, x, w, state, save=True).saved
+    saved = ran(cell, x, w, state)
     got = step_jacobians(cell, saved, w, state)
     for t in range(T):
         before = reference.forward(cell, x[:t], w, state).state
@@ -52,7 +60,7 @@ def test_every_step_equals_autograd(cell: cells.Cell) -> None:
 @CELLS
 def test_the_product_over_all_steps_is_the_derivative_of_the_last_state_by_the_first(cell: cells.Cell) -> None:
     x, w, state = draw(cell, 1)
-    saved = reference.forward(cell, x, w, state, save=True).saved
+    saved = ran(cell, x, w, state)
     product = products(step_jacobians(cell, saved, w, state))
     assert product.shape[0] == T + 1
     np.testing.assert_allclose(product[T], by_autograd(cell, x, w, state), atol=1e-12)
@@ -62,28 +70,25 @@ def test_the_product_over_all_steps_is_the_derivative_of_the_last_state_by_the_f
 @CELLS
 def test_numpy_and_torch_give_the_same(cell: cells.Cell) -> None:
     x, w, state = draw(cell, 2)
-    saved = reference.forward(cell, x, w, state, save=True).saved
-    as_numpy = reference.forward(
+    saved = ran(cell, x, w, state)
+    as_numpy = ran(
         cell,
         x.numpy(),
         Weights(*(None if p is None else p.numpy() for p in w)),
         State(*(None if s is None else s.numpy() for s in state)),
-        save=True,
-    ).saved
-    np.testing.assert_allclose(
-        step_jacobians(cell, saved, w, state), step_jacobians(cell, as_numpy, w, state), atol=1e-13
     )
+    np.testing.assert_allclose(step_jacobians(cell, saved, w, state), step_jacobians(cell, as_numpy, w, state), atol=1e-13)
 
 
 @CELLS
 def test_the_share_of_the_gradient_follows_from_the_products(cell: cells.Cell) -> None:
     """dL/ds_{T-k} is the row vector dL/ds_T times the product: the X-ray's two roads must meet."""
     x, w, state = draw(cell, 3)
-    run = reference.forward(cell, x, w, state, save=True)
+    saved = ran(cell, x, w, state)
     seed = torch.randn(B, H, dtype=torch.float64)
     zero_c = torch.zeros(B, H, dtype=torch.float64) if cell.has_cell else None
-    g = reference.backward(cell, x, w, state, run.saved, None, State(seed, zero_c), steps=True)
-    product = products(step_jacobians(cell, run.saved, w, state))[:-1]  # [T, B, S, S]
+    g = reference.backward(cell, x, w, state, saved, None, State(seed, zero_c), steps=True)
+    product = products(step_jacobians(cell, saved, w, state))[:-1]  # [T, B, S, S]
     vector = joined(State(seed, zero_c)).numpy()
     flow = np.einsum("bs,kbsr->kbr", vector, product)
     norm = np.linalg.norm(flow, axis=-1).mean(1)
@@ -96,7 +101,7 @@ def test_an_open_forget_gate_and_a_closed_input_gate_are_the_identity_for_the_ce
     rng = np.random.default_rng(0)
     w = Weights(rng.normal(size=(4 * H, I)), 0.1 * rng.normal(size=(4 * H, H)), bias, 0 * bias)
     begin = State(np.zeros((B, H)), rng.normal(size=(B, H)))
-    saved = reference.forward(cell, rng.normal(size=(50, B, I)), w, begin, save=True).saved
+    saved = ran(cell, rng.normal(size=(50, B, I)), w, begin)
     product = products(step_jacobians(cell, saved, w, begin))[-1]
     np.testing.assert_array_equal(product[:, H:, H:], np.broadcast_to(np.eye(H), (B, H, H)))
     np.testing.assert_array_equal(product[:, H:, :H], 0)

@@ -112,11 +112,15 @@ def curves(
         axis = _y_axis(values=[10.0**n for n in exponents], labelExpr=_powers(exponents))
 
     def draw(width: int) -> Chart:
-        drawn = alt.Chart(alt.Data(values=points)).mark_line(clip=True).encode(
-            alt.X("t:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickMinStep=1)),
-            alt.Y("v:Q", title=y, scale=scale, axis=axis),
-            _color(names),
-            strokeDash=_dash(names),
+        drawn = (
+            alt.Chart(alt.Data(values=points))
+            .mark_line(clip=True)
+            .encode(
+                alt.X("t:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickMinStep=1)),
+                alt.Y("v:Q", title=y, scale=scale, axis=axis),
+                _color(names),
+                strokeDash=_dash(names),
+            )
         )
         if rule is not None:
             level = alt.Chart(alt.Data(values=[{"v": rule}])).mark_rule(color=SOFT, strokeDash=[2, 3])
@@ -173,10 +177,12 @@ def to_svg(chart: Chart, name: str) -> str:
 
 
 def number(value: float) -> str:
-    """A number for a sentence.
+    r"""A number for a sentence, with three digits.
 
-    >>> number(0.7616), number(120.0), number(3.14e-8), number(0.0), number(-4.5)
-    ('0.762', '120', '3.1 × 10⁻⁸', '0', '−4.5')
+    >>> number(0.7616), number(120.0), number(0.0), number(-4.5)
+    ('0.762', '120', '0', '−4.5')
+    >>> number(3.14e-8).replace("\N{NO-BREAK SPACE}", " ")
+    '3.1 × 10⁻⁸'
     """
     if not math.isfinite(value):
         return "infinity" if value > 0 else str(value)
@@ -184,7 +190,7 @@ def number(value: float) -> str:
     if size == 0 or 1e-3 <= size < 1e5:
         return sign + (f"{size:.3g}" if size < 1000 else f"{size:,.0f}")
     exponent = math.floor(math.log10(size))
-    return f"{sign}{size / 10.0**exponent:.1f} × 10{_superscript(exponent)}"
+    return f"{sign}{size / 10.0**exponent:.1f}\u00a0×\u00a010{_superscript(exponent)}"
 
 
 def _superscript(exponent: int) -> str:
@@ -193,14 +199,12 @@ def _superscript(exponent: int) -> str:
 
 def _powers(exponents: Iterable[int]) -> str:
     """A Vega expression that writes powers of ten as people do: 10⁻³, 1, 1,000."""
-    labels = {n: "1" if n == 0 else f"10{_superscript(n)}" for n in exponents}
-    return f"({{{', '.join(f'{n!r}: {label!r}' for n, label in labels.items())}}})[round(log(datum.value) / LN10)]"
+    pairs = (f"'{n}': '{'1' if n == 0 else '10' + _superscript(n)}'" for n in exponents)
+    return "({" + ", ".join(pairs) + "})[round(log(datum.value) / LN10)]"
 
 
 def _points(values: Values, first: int) -> list[dict[str, Any]]:
-    return [
-        {"t": k + first, "s": name, "v": float(value)} for name, column in values.items() for k, value in enumerate(column)
-    ]
+    return [{"t": k + first, "s": name, "v": float(value)} for name, column in values.items() for k, value in enumerate(column)]
 
 
 def _y_axis(**options: Any) -> alt.Axis:

@@ -1,7 +1,9 @@
 """Equations in the field's notation as MathML, which browsers draw by themselves, from a line of text.
 
-    h_t = tanh(W_{hh} h_{t-1} + b)        sub- and superscripts: _x, _{...}, ^x, ^{...}
-    {∂h_t}/{∂h_{t-1}}                     a fraction: {...}/{...}
+h_t = tanh(W_{hh} h_{t-1} + b)        sub- and superscripts: _x, _{...}, ^x, ^{...}
+{∂h_t}/{∂h_{t-1}}                     a fraction: {...}/{...}
+[a & b ; c & d]                       a matrix
+~                                     a wide space
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from html import escape
 
 from markupsafe import Markup
 
-UPRIGHT = {"tanh", "diag", "σ", "for", "and"}
+UPRIGHT = {"tanh", "diag", "σ", "log", "sign"}
 _TOKEN = re.compile(r"[A-Za-zσ]+|∂[A-Za-z]|[0-9]+(?:\.[0-9]+)?|\S")
 
 
@@ -36,6 +38,8 @@ def _row(tokens: list[str], end: str | None = None) -> str:
 
 
 def _scripted(tokens: list[str]) -> str:
+    if tokens[0] == "[":
+        return _matrix(tokens)
     if tokens[0] == "{":
         base = _group(tokens)
         if tokens[:2] == ["/", "{"]:
@@ -50,7 +54,7 @@ def _scripted(tokens: list[str]) -> str:
     if len(scripts) == 2:
         return f"<msubsup>{base}{scripts['_']}{scripts['^']}</msubsup>"
     if scripts:
-        (kind, script), = scripts.items()
+        ((kind, script),) = scripts.items()
         return f"<msub>{base}{script}</msub>" if kind == "_" else f"<msup>{base}{script}</msup>"
     return base
 
@@ -60,7 +64,18 @@ def _group(tokens: list[str]) -> str:
     return f"<mrow>{_row(tokens, '}')}</mrow>"
 
 
+def _matrix(tokens: list[str]) -> str:
+    tokens.pop(0)
+    inside = tokens[: tokens.index("]")]
+    del tokens[: len(inside) + 1]
+    rows = [[entry.split() for entry in row.split("&")] for row in " ".join(inside).split(";")]
+    table = "".join("<mtr>" + "".join(f"<mtd>{_row(entry)}</mtd>" for entry in row) + "</mtr>" for row in rows)
+    return f'<mrow><mo>(</mo><mtable displaystyle="true">{table}</mtable><mo>)</mo></mrow>'
+
+
 def _atom(token: str) -> str:
+    if token == "~":
+        return '<mspace width="1.6em"/>'
     if token[0] == "∂" and len(token) == 2:
         return f"<mrow><mo>∂</mo><mi>{token[1]}</mi></mrow>"
     if token in UPRIGHT:

@@ -1,8 +1,8 @@
 """The lecture's sections on the gates: each one opened and closed on a small signal, one step with numbers, and for ever.
 
-A single LSTM cell with every gate on its own wire: the four inputs are z_i, z_f, z_g, z_o, the input weights are the identity and
-the recurrent weights are zero, so that a switch (open, closed or half open) sets each gate at each step. The cell itself is the
-one this package trains and ships.
+A single LSTM cell with every gate on its own wire: the four inputs are z_i, z_f, z_g, z_o, the input weights are the identity
+and the recurrent weights are zero, so that a switch (open, closed or half open) sets each gate at each step. The cell itself is
+the one this package trains and ships.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from openlstm import cells, reference
 from openlstm.engine import choose, recur
 from openlstm.explain.charts import Figure, Panel, number, panels
-from openlstm.reference import State, Weights
+from openlstm.reference import Saved, State, Weights
 
 CELL = cells.LSTM()
 WIRES = Weights(np.eye(4), np.zeros((4, 1)))
@@ -31,10 +31,18 @@ def switch(gate: Any) -> np.ndarray:
 
 def on_wires(i: Any, f: Any, signal: Any, o: Any, c0: float = 0.0) -> dict[str, np.ndarray]:
     """Run the cell with its gates held at the given values; each a number or [T]. Returns i, f, g, o, c, h, each [T]."""
-    z = np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[:, None]  # [T, 1, 4]
-    run = recur(CELL, z, WIRES, State(np.zeros((1, 1)), np.full((1, 1), c0)), save=True)
-    assert run.saved is not None
-    return {name: array[:, 0, 0] for name, array in run.saved.named(CELL).items()}
+    z = np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[
+        :, None
+    ]  # [T, 1, 4]
+    saved = saved_by(CELL, z, WIRES, State(np.zeros((1, 1)), np.full((1, 1), c0)))
+    return {name: array[:, 0, 0] for name, array in saved.named(CELL).items()}
+
+
+def saved_by(cell: cells.Cell, x: np.ndarray, weights: Weights, state: State) -> Saved:
+    """What a forward pass keeps: gates, cell states and outputs."""
+    saved = recur(cell, x, weights, state, save=True).saved
+    assert saved is not None  # save=True
+    return saved
 
 
 def pulses(T: int, at: dict[int, float]) -> np.ndarray:
@@ -59,12 +67,17 @@ def forget_gate() -> tuple[Figure, dict[str, Any]]:
     kept, wiped, leaky = runs.values()
     before, after = wiped["c"][closed_at - 2], wiped["c"][closed_at - 1]
     facts = {
-        "at": closed_at, "before": before, "after": after, "kept": kept["c"][closed_at - 1],
-        "leaky": leaky["c"][closed_at - 1], "h_before": wiped["h"][closed_at - 2], "h_after": wiped["h"][closed_at - 1],
+        "at": closed_at,
+        "before": before,
+        "after": after,
+        "kept": kept["c"][closed_at - 1],
+        "leaky": leaky["c"][closed_at - 1],
+        "h_before": wiped["h"][closed_at - 2],
+        "h_after": wiped["h"][closed_at - 1],
     }
     finding = (
-        f"Open, the cell still holds {number(facts['kept'])} at step {closed_at}. Closing the gate for this one step takes c from "
-        f"{number(before)} to {number(after)}, and h from {number(facts['h_before'])} to {number(facts['h_after'])}. "
+        f"Open, the cell still holds {number(facts['kept'])} at step {closed_at}. Closing the gate for this one step takes c "
+        f"from {number(before)} to {number(after)}, and h from {number(facts['h_before'])} to {number(facts['h_after'])}. "
         f"With f = 0.9 at every step, {number(facts['leaky'])} is left of it."
     )
     return _stack("The forget gate decides what stays", runs, signal, "f", finding, [closed_at]), facts
@@ -82,13 +95,17 @@ def input_gate() -> tuple[Figure, dict[str, Any]]:
     }
     always, chosen = runs.values()
     facts = {
-        "first": first, "last": last, "written": chosen["c"][last - 1], "end": chosen["c"][-1],
+        "first": first,
+        "last": last,
+        "written": chosen["c"][last - 1],
+        "end": chosen["c"][-1],
         "moved_closed": float(np.abs(chosen["c"][last:] - chosen["c"][last - 1]).max()),
         "moved_open": float(np.ptp(always["c"][last:])),
     }
     finding = (
-        f"While the gate is closed, nothing enters: after step {last} the signal goes on and c moves by {number(facts['moved_closed'])}; "
-        f"it stays at {number(facts['end'])}. With the gate open all the time, c wanders over a range of {number(facts['moved_open'])}."
+        f"While the gate is closed, nothing enters: after step {last} the signal goes on and c moves by "
+        f"{number(facts['moved_closed'])}; it stays at {number(facts['end'])}. With the gate open all the time, c "
+        f"wanders over a range of {number(facts['moved_open'])}."
     )
     return _stack("The input gate decides what enters", runs, signal, "i", finding, [first, last]), facts
 
@@ -105,13 +122,16 @@ def output_gate() -> tuple[Figure, dict[str, Any]]:
     }
     always, shown = runs.values()
     facts = {
-        "first": first, "last": last, "c": shown["c"][first - 1], "h_open": shown["h"][first - 1],
+        "first": first,
+        "last": last,
+        "c": shown["c"][first - 1],
+        "h_open": shown["h"][first - 1],
         "h_closed": float(np.abs(np.delete(shown["h"], np.arange(first - 1, last))).max()),
         "c_difference": float(np.abs(always["c"] - shown["c"]).max()),
     }
     finding = (
-        f"Closed, the gate shows nothing: h is {number(facts['h_closed'])}, although c holds {number(facts['c'])}. Opened at step "
-        f"{first}, it shows h = tanh(c) = {number(facts['h_open'])}. The cell does not notice: the two c curves differ by "
+        f"Closed, the gate shows nothing: h is {number(facts['h_closed'])}, although c holds {number(facts['c'])}. Opened at "
+        f"step {first}, it shows h = tanh(c) = {number(facts['h_open'])}. The cell does not notice: the two c curves differ by "
         f"{number(facts['c_difference'])}."
     )
     return _stack("The output gate decides what is shown", runs, signal, "o", finding, [first, last]), facts
@@ -138,28 +158,33 @@ def for_ever(seed: int) -> tuple[list[Figure], dict[str, Any]]:
     starts = (0.9, 0.0, -0.6)
     T = 40
     signal = np.random.default_rng(seed).normal(size=T)
-    keep = {f"c₀ = {c0:g}": on_wires(CLOSED, OPEN, signal, OPEN, c0)["c"] for c0 in starts}
-    fresh = {f"c₀ = {c0:g}": on_wires(OPEN, CLOSED, signal, OPEN, c0)["c"] for c0 in starts}
+    keep = {f"c₀ = {number(c0)}": on_wires(CLOSED, OPEN, signal, OPEN, c0)["c"] for c0 in starts}
+    fresh = {f"c₀ = {number(c0)}": on_wires(OPEN, CLOSED, signal, OPEN, c0)["c"] for c0 in starts}
     kept_steps, same = _keeps_for(seed, starts)
     gradient = _gradient_through(signal, starts[0])
+    bits = "exactly the bits" if same else "other bits than"
     after_one = [column[0] for column in fresh.values()]
     facts = {
-        "steps": kept_steps, "same": same, "gradient": gradient, "first": after_one[0],
+        "steps": kept_steps,
+        "same": same,
+        "gradient": gradient,
+        "first": after_one[0],
         "apart": float(np.ptp(list(fresh.values()), axis=0).max()),
     }
-    assert T > 1
     figures = [
         Figure(
             "f = 1, i = 0: kept for ever",
-            _with_start(keep, signal),
-            f"After {kept_steps:,} steps of live input every cell holds {'exactly the bits' if same else 'not the bits'} it began with. "
+            _with_start(keep, starts, signal),
+            f"After {kept_steps:,} steps of live input every cell holds {bits} it began with. "
             f"A gradient comes back through {T} steps multiplied by {number(gradient)}.",
+            tuple(keep),
         ),
         Figure(
             "f = 0, i = 1: started afresh",
-            _with_start(fresh, signal),
+            _with_start(fresh, starts, signal),
             f"One step is enough: wherever the cell began, it now holds tanh of the input, {number(facts['first'])}. "
             f"From there on the three curves differ by {number(facts['apart'])}.",
+            tuple(fresh),
         ),
     ]
     return figures, facts
@@ -168,7 +193,7 @@ def for_ever(seed: int) -> tuple[list[Figure], dict[str, Any]]:
 def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, finding: str, marks: Sequence[int]) -> Figure:
     names = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
     rows = [
-        Panel("signal z_g", {"signal": signal}, "bar", 54),
+        Panel("signal into the candidate g", {"signal": signal}, "bar", 54),
         Panel(names[gate] + " (0 closed, 1 open)", {name: run[gate] for name, run in runs.items()}, "step", 54, (-0.08, 1.08)),
         Panel("cell state c", {name: run["c"] for name, run in runs.items()}, "line", 84),
         Panel("output h", {name: run["h"] for name, run in runs.items()}, "line", 84),
@@ -176,11 +201,12 @@ def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, fin
     return Figure(title, panels(rows, marks=marks), finding, tuple(runs))
 
 
-def _with_start(cells_over_time: dict[str, np.ndarray], signal: np.ndarray) -> Any:
-    starts = [float(name.split("= ")[1]) for name in cells_over_time]
-    lines = {name: np.concatenate([[s], c]) for (name, c), s in zip(cells_over_time.items(), starts, strict=True)}
+def _with_start(cells_over_time: dict[str, np.ndarray], starts: Sequence[float], signal: np.ndarray) -> Any:
+    lines = {name: np.concatenate([[c0], c]) for (name, c), c0 in zip(cells_over_time.items(), starts, strict=True)}
     live = {"signal": np.concatenate([[0.0], signal])}
-    return panels([Panel("input z_g", live, "bar", 54), Panel("cell state c", lines, "line", 130)], first_step=0)
+    return panels(
+        [Panel("signal into the candidate g", live, "bar", 54), Panel("cell state c", lines, "line", 130)], first_step=0
+    )
 
 
 def _keeps_for(seed: int, starts: Sequence[float]) -> tuple[int, bool]:
@@ -201,8 +227,7 @@ def _gradient_through(signal: np.ndarray, c0: float) -> float:
     """dL/dc_0 for L = c_T, with f = 1 and i = 0."""
     z = np.stack(np.broadcast_arrays(switch(CLOSED), switch(OPEN), signal, switch(OPEN)), -1)[:, None]
     state = State(np.zeros((1, 1)), np.full((1, 1), c0))
-    saved = recur(CELL, z, WIRES, state, save=True).saved
-    assert saved is not None
+    saved = saved_by(CELL, z, WIRES, state)
     end = State(np.zeros((1, 1)), np.ones((1, 1)))
     gradients = reference.backward(CELL, z, WIRES, state, saved, None, end)
     assert gradients.state.c is not None

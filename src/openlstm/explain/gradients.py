@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from openlstm import cells, reference
-from openlstm.engine import recur
 from openlstm.explain.charts import Figure, curves, matrices, number
-from openlstm.explain.gates import CELL, WIRES, switch
+from openlstm.explain.gates import CELL, WIRES, saved_by, switch
 from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
 from openlstm.lab.arms import Reader
 from openlstm.lab.experiment import share_by_lag
@@ -35,9 +34,15 @@ def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
         for k in range(1, 9)
     ]
     facts = {
-        "rows": back, "H": H, "T": T, "at20": size[20], "per_step": (size[T] / size[10]) ** (1 / (T - 10)),
-        "orthogonal20": sizes(P_orthogonal)[20, 0], "difference": _against_backward(default, x, P),
-        "w_size": float(np.linalg.norm(default.w_hh, 2)), "w_radius": float(np.abs(np.linalg.eigvals(default.w_hh)).max()),
+        "rows": back,
+        "H": H,
+        "T": T,
+        "at20": size[20],
+        "per_step": (size[T] / size[10]) ** (1 / (T - 10)),
+        "orthogonal20": sizes(P_orthogonal)[20, 0],
+        "difference": _against_backward(default, x, P),
+        "w_size": float(np.linalg.norm(default.w_hh, 2)),
+        "w_radius": float(np.abs(np.linalg.eigvals(default.w_hh)).max()),
     }
     product = Figure(
         "The product of the Jacobians fades",
@@ -46,12 +51,12 @@ def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
         f"after {shown[-1]}. Backpropagation through the same network gives the same numbers; they differ by at most "
         f"{number(facts['difference'])}.",
     )
-    lags = {"W_hh as torch draws it": size, "W_hh orthogonal": sizes(P_orthogonal)[:, 0]}
+    lags = {"recurrent weights as torch draws them": size, "orthogonal recurrent weights": sizes(P_orthogonal)[:, 0]}
     curve = Figure(
         "How much of a gradient can come back",
         curves(lags, "steps back, k", "size of the product, ‖ds(T)/ds(T−k)‖", log=(1e-12, 10.0)),
-        f"After 20 steps at most {number(facts['at20'])} of a gradient is left. Far back, each further step multiplies it by about "
-        f"{number(facts['per_step'])}. An orthogonal W_hh shrinks nothing by itself, yet tanh does: "
+        f"After 20 steps at most {number(facts['at20'])} of a gradient is left. Far back, each further step multiplies it by "
+        f"about {number(facts['per_step'])}. Orthogonal weights shrink nothing by themselves, yet tanh does: "
         f"{number(facts['orthogonal20'])} after 20 steps.",
         tuple(lags),
     )
@@ -89,9 +94,9 @@ def no_guarantee(seed: int) -> tuple[list[Figure], dict[str, Any]]:
     }
     vanish = {name: _share(lambda make=make: make(LSTM(2, H)), data, seed)[: lag + 1] for name, make in starts.items()}
     wild = {
-        "LSTM, forget bias 1, W_hh × 4": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 4.0),
-        "LSTM, forget bias 1, W_hh × 8": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 8.0),
-        "RNN with relu, W_hh = 1.05 × identity": lambda: init.identity(RNN(2, H, nonlinearity="relu"), 1.05),
+        "LSTM, forget bias 1, recurrent weights × 4": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 4.0),
+        "LSTM, forget bias 1, recurrent weights × 8": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 8.0),
+        "RNN with relu, recurrent weights 1.05 × identity": lambda: init.identity(RNN(2, H, nonlinearity="relu"), 1.05),
     }
     explode = {name: _share(make, data, seed)[: lag + 1] for name, make in wild.items()}
     reach = {name: first_below(share, BLOCKED) for name, share in vanish.items()}
@@ -130,8 +135,7 @@ def _rnn(hidden: int, seed: int, make: Any) -> Weights:
 def _run_rnn(w: Weights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Jacobians [T, 1, H, H], their products [T+1, 1, H, H] and the states h [T, H]."""
     begin = State(np.zeros((1, w.w_hh.shape[1])))
-    saved = recur(cells.VanillaRNN(), x, w, begin, save=True).saved
-    assert saved is not None
+    saved = saved_by(cells.VanillaRNN(), x, w, begin)
     J = step_jacobians(cells.VanillaRNN(), saved, w, begin)
     return J, products(J), saved.h[:, 0]
 
@@ -139,8 +143,7 @@ def _run_rnn(w: Weights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _against_backward(w: Weights, x: np.ndarray, P: np.ndarray) -> float:
     """The largest difference between dL/dh_t by the products and by backpropagation through time, for L = sum of h_T."""
     cell, begin = cells.VanillaRNN(), State(np.zeros((1, w.w_hh.shape[1])))
-    saved = recur(cell, x, w, begin, save=True).saved
-    assert saved is not None
+    saved = saved_by(cell, x, w, begin)
     steps = reference.backward(cell, x, w, begin, saved, None, State(np.ones_like(begin.h)), steps=True).h_steps
     assert steps is not None
     return float(np.abs(steps[::-1, 0] - P[:-1, 0].sum(1)).max())
@@ -150,8 +153,7 @@ def _along_the_highway(f: float, signal: np.ndarray) -> np.ndarray:
     """dc_T/dc_{T-k} of the cell on wires, with its forget gate held at f and its input gate half open: [T+1]."""
     z = np.stack(np.broadcast_arrays(switch(0.5), switch(f), signal, switch(1.0)), -1)[:, None]
     begin = State(np.zeros((1, 1)), np.zeros((1, 1)))
-    saved = recur(CELL, z, WIRES, begin, save=True).saved
-    assert saved is not None
+    saved = saved_by(CELL, z, WIRES, begin)
     return products(step_jacobians(CELL, saved, WIRES, begin))[:, 0, 1, 1]
 
 

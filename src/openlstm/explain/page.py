@@ -6,6 +6,7 @@ import inspect
 import os
 import platform
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,13 +94,14 @@ def render(sections: list[dict[str, Any]], seed: int) -> str:
         lstrip_blocks=True,
     )
     env.filters["n"] = number
+    env.filters["factor"] = lambda value: f"({number(value)})" if value < 0 else number(value)
     env.globals.update(math=mathml, svg=_svg)
     return env.get_template("page.html.jinja").render(
         title=TITLE,
         sections=sections,
         facts={s["name"]: s["facts"] for s in sections},
         figures={s["name"]: s["figures"] for s in sections},
-        source=inspect.cleandoc(inspect.getsource(cells.LSTM.forward)),
+        source=textwrap.dedent(inspect.getsource(cells.LSTM.forward)),
         seed=seed,
         made=_made(),
     )

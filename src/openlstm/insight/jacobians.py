@@ -6,7 +6,7 @@ For a vanilla RNN the Jacobian of a step and the product over k steps are
 
     J_t = ds_t / ds_{t-1} = diag(1 - h_t^2) W_hh;      ds_T / ds_{T-k} = J_T J_{T-1} ... J_{T-k+1}
 
-For an LSTM the state is (h, c) together. Whoever holds c fixed cannot see the highway, which is the block dc_t/dc_{t-1} = diag(f_t).
+For an LSTM the state is (h, c) together. Whoever holds c fixed cannot see the highway, the block dc_t/dc_{t-1} = diag(f_t).
 
 Source: Bengio, Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013 (eq. 5-7).
 """
@@ -67,7 +67,8 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     before = np.concatenate([_numpy(state.c)[None], c])[:-1]  # [T, B, H]
     unit = np.broadcast_to(np.eye(2 * H, dtype=h.dtype)[:, None, None, :], (2 * H, *h.shape[:2], 2 * H))
     dz, dc = cell.backward(gates, before, c, h, unit[..., :H], unit[..., H:])
-    rows = np.concatenate([dz @ w_hh, np.broadcast_to(dc, (2 * H, *h.shape))], -1)  # [S, T, B, S]
+    assert dc is not None  # a cell with a highway gives its gradient
+    rows = np.concatenate([dz @ w_hh, dc], -1)  # [S, T, B, S]
     return np.moveaxis(rows, 0, 2)
 
 

@@ -57,10 +57,11 @@ def _lstm_1997(hidden: int, lag: int) -> Recurrent:
     """
     layer = LSTM(INPUTS, hidden)
     f = slice(hidden, 2 * hidden)  # the second block of i, f, g, o
+    w = layer.weights_of(0)
     with torch.no_grad():
-        for p in (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_hh_l0):
+        for p in (w.w_ih, w.w_hh, w.b_hh):
             p[f] = 0.0
-        layer.bias_ih_l0[f] = 1000.0
+        w.b_ih[f] = 1000.0
     return layer
 
 

@@ -91,10 +91,8 @@ class Result:
 
     def to_markdown(self) -> str:
         """The table as it stands in docs/lab.md."""
-        lines = [
-            f"| arm | accuracy, mean of {self.seeds} | smallest - largest | share of the gradient at lag {self.lag} before training |",
-            "|---|---|---|---|",
-        ]
+        share = f"share of the gradient at lag {self.lag} before training"
+        lines = [f"| arm | accuracy, mean of {self.seeds} | smallest - largest | {share} |", "|---|---|---|---|"]
         for row in (r.to_dict() for r in self.rows):
             a = row["accuracy"]
             name = f"`{row['arm']}` {row['title']}"

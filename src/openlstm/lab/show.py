@@ -28,7 +28,9 @@ def result_table(result: Result) -> Table:
     """A row per network: the look before training beside the answers after it."""
     many = result.seeds > 1
     names = (SHARE, f"{RIGHT}, mean of {result.seeds} seeds", "smallest - largest") if many else (SHARE, RIGHT)
-    table = _table(f"latch: keep a sign through {result.lag} steps of distractors, after {result.steps:,} training steps", *names)
+    table = _table(
+        f"latch: keep a sign through {result.lag} steps of distractors, after {result.steps:,} training steps", *names
+    )
     table.caption = "50 % is guessing. The share of the gradient is measured before the first training step."
     for row in (row.to_dict() for row in result.rows):
         right = row["accuracy"]
