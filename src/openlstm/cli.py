@@ -120,7 +120,7 @@ def fit_forecast(
         _print_scores(out, evaluation)
     else:
         out.print("Nothing was held out, so there is no honest score: fit once with --holdout to get one.")
-    out.print(f"Saved [bold]{output}[/]. Next: openlstm predict {output} {data}", highlight=False, soft_wrap=True)
+    out.print(f"Saved {output}. Next: openlstm predict {output} {data}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -205,7 +205,7 @@ def explain(
         explain_.write(output, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ...") if status else None)
     if as_json:
         return _print_json({"page": str(output), "bytes": output.stat().st_size})
-    Console().print(f"Wrote [bold]{output}[/]: open it in a browser.", highlight=False, soft_wrap=True)
+    Console().print(f"Wrote {output}: open it in a browser.", highlight=False, soft_wrap=True, markup=False)
 
 
 @lab_app.command("latch")
@@ -249,7 +249,7 @@ def _print_scores(out: Console, evaluation: Any) -> None:
 
     out.print(score_table(evaluation))
     for name in evaluation.models:
-        out.print(evaluation.verdict(name), highlight=False)
+        out.print(evaluation.verdict(name), highlight=False, markup=False)
 
 
 def _series_for(trained: Any, data: Path, time: str | None, target: str | None, time_format: str | None, quiet: bool = False) -> Any:

@@ -43,9 +43,9 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
     latch = _latch(seed, quiet, out)
     page = _explain(folder, seed, quiet, out)
     seconds = time.perf_counter() - begin
-    out.print(f"\nAll of it took {seconds:.0f} s. It lies in [bold]{folder}[/]:", highlight=False)
+    out.print(f"\nAll of it took {seconds:.0f} s. It lies in {folder}:", highlight=False, markup=False)
     for name, what in (("forecast.png", "the picture"), ("model.safetensors", "the model"), ("explain.html", "the LSTM explained; open it in a browser")):
-        out.print(f"  {folder / name}  [dim]{what}[/]", highlight=False, soft_wrap=True)
+        out.print(f"  {folder / name}   {what}", highlight=False, soft_wrap=True, markup=False)
     return {"co2": co2, "latch": latch, "explain": page, "folder": str(folder), "seconds": seconds}
 
 
@@ -60,7 +60,7 @@ def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     out.rule("[bold]1  Forecasting: CO2 in the air over Mauna Loa, weekly, in ppm", align="left")
     series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
     for note in series.notes:
-        out.print(f"note: {note.text}", style="dim", highlight=False, soft_wrap=True)
+        out.print(f"note: {note.text}", style="dim", highlight=False, soft_wrap=True, markup=False)
     options = Options(seed=seed)
     rnn = Forecaster(HORIZON, cell="rnn_tanh", options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
     lstm = Forecaster(HORIZON, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
@@ -70,7 +70,7 @@ def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
         evaluation = evaluate(models, series, lambda who: status.update(f"scoring {who} ..."))
         draw(evaluation, "LSTM", folder / "forecast.png", others=("seasonal naive",))
     out.print(score_table(evaluation))
-    out.print(evaluation.verdict("LSTM"), highlight=False)
+    out.print(evaluation.verdict("LSTM"), highlight=False, markup=False)
     return {"notes": [n._asdict() for n in series.notes], **evaluation.to_dict()}
 
 
@@ -97,5 +97,5 @@ def _explain(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, An
     page = folder / "explain.html"
     with Console(stderr=True, quiet=quiet).status("computing the figures ...") as status:
         explain.write(page, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ..."))
-    out.print(f"wrote {page}", highlight=False, soft_wrap=True)
+    out.print(f"wrote {page}", highlight=False, soft_wrap=True, markup=False)
     return {"page": str(page), "bytes": page.stat().st_size}

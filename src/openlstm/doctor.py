@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openlstm import __version__
@@ -73,19 +74,19 @@ def show(found: dict[str, Any], out: Console) -> None:
     table.add_column(overflow="fold")
     table.add_row("python", f"{found['python']} on {found['platform']}")
     table.add_row("processors", f"{found['processors']['usable here']} usable of {found['processors']['of the machine']}")
-    table.add_row("backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {engine['reason']})"))
+    table.add_row("backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {escape(engine['reason'])})"))
     if engine["native"]:
         others = ", ".join(engine["instruction sets available"])
         table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")
     table.add_row("threads", str(engine["threads"]))
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in found["packages"].items() if v))
     for name, value in found["environment"].items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     out.print(table)
     if not found["missing"]:
         out.print("[green]Nothing is missing.[/]")
     for name, command in found["missing"].items():
-        out.print(f"[yellow]missing[/] {name}: {command}", highlight=False, soft_wrap=True)
+        out.print(f"[yellow]missing[/] {name}: {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def _asked() -> bool:

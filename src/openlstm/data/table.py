@@ -58,7 +58,7 @@ class Table:
         columns = self.frame.columns
         if name in columns:
             return self.frame[name]
-        near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.5)
+        near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
         raise DataError(message(self.name, f"there is no column {name!r}", repr(name), f"one of {', '.join(columns)}", hint))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from openlstm._errors import missing_extra
@@ -23,7 +24,7 @@ def score_table(evaluation: Evaluation) -> Table:
     times = evaluation.series.times[steps]
     count, origins = name_step(evaluation.series.step, len(times)), len(evaluation.origins)
     table = Table(
-        title=f"{evaluation.series.name}: {show_time(times[0])} to {show_time(times[-1])}, {count} held out, "
+        title=f"{escape(evaluation.series.name)}: {show_time(times[0])} to {show_time(times[-1])}, {count} held out, "
         f"{origins} origin{'s' * (origins != 1)}",
         box=box.SIMPLE_HEAD,
         title_justify="left",
@@ -39,7 +40,7 @@ def score_table(evaluation: Evaluation) -> Table:
         coverage = "-" if s.coverage is None else f"{s.coverage:.0%}"
         table.add_row(s.name, mase, f"{s.rmse:.4g}", coverage, style=style)
     for name, reason in evaluation.left_out.items():
-        table.add_row(name, "-", "-", reason, style="dim")
+        table.add_row(name, "-", "-", escape(reason), style="dim")
     return table
 
 

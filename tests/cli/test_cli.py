@@ -1,0 +1,197 @@
+"""The command line as a user meets it: results on standard output, everything else on standard error, honest exit statuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openlstm
+import polars as pl
+import pytest
+from openlstm import cli
+
+FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
+
+
+def write(path: Path, n: int = 150) -> Path:
+    t = np.arange(n)
+    values = 20 + 0.1 * t + 3 * np.sin(2 * np.pi * t / 7)
+    values[[30, 31]] = np.nan
+    frame = pl.DataFrame({"date": np.datetime64("2001-01-01", "D") + t, "sales": values}).with_columns(pl.col("sales").fill_nan(None))
+    (frame.write_parquet if path.suffix == ".parquet" else frame.write_csv)(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table, the same as Parquet, and a model of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    write(folder / "a.csv")
+    write(folder / "a.parquet")
+    command = ["fit", "forecast", str(folder / "a.csv"), "--time", "date", "--target", "sales", *FIT, "-o", str(folder / "m.safetensors"), "-q"]
+    assert cli.main(command) == 0
+    return folder
+
+
+class Ran:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *command: object) -> None:
+        capsys.readouterr()
+        self.status = cli.main([str(c) for c in command])
+        self.out, self.err = capsys.readouterr()
+
+
+def test_fit_says_what_it_read_and_how_it_compares(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "n.safetensors")
+    assert ran.status == 0
+    assert "sales in a.csv: 150 days, 2001-01-01 to 2001-05-30\n" in ran.err
+    assert "note: 2 values of sales are missing: 2001-01-31 to 2001-02-01\n" in ran.err
+    assert "LSTM 1 of 1" in ran.err
+    for text in ("sales: 2001-05-17 to 2001-05-30, 14 days held out, 2 origins", "seasonal naive + drift", "ridge window", "ETS", "LSTM", "Saved"):
+        assert text in ran.out
+    assert openlstm.load(place / "n.safetensors").horizon == 7
+    assert (place / "n.safetensors").read_bytes() == (place / "m.safetensors").read_bytes()  # the same seed, the same file
+
+
+def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "fit", "forecast", place / "a.parquet", "--time", "date", "--target", "sales", *FIT, "-o", place / "j.safetensors", "--json")
+    assert ran.status == 0
+    found = json.loads(ran.out)
+    assert found["split"] == {"train": 122, "known": 136, "total": 150}
+    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 14
+    assert [s["name"] for s in found["evaluation"]["scores"]][-1] == "LSTM"
+    assert found["notes"][0]["count"] == 2
+
+
+def test_holdout_0_trains_on_everything_and_says_that_there_is_no_score(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "--holdout", 0, "-o", place / "z.safetensors", "-q")
+    assert ran.status == 0 and "Nothing was held out" in ran.out
+    assert openlstm.load(place / "z.safetensors").header.training.last.startswith("2001-05-30")
+    ran = Ran(capsys, "evaluate", place / "z.safetensors", place / "a.csv")
+    assert ran.status == 1 and "there is nothing to evaluate on: the model has seen every row" in ran.err
+
+
+def test_predict_writes_a_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv")
+    assert ran.status == 0
+    table = pl.read_csv(io.StringIO(ran.out))
+    assert table.columns == ["date", "forecast", "lower_80", "upper_80"]
+    assert table["date"].to_list()[0] == "2001-05-31" and len(table) == 7
+    assert (table["lower_80"] <= table["forecast"]).all() and (table["forecast"] <= table["upper_80"]).all()
+    assert "note: 2 values of sales are missing" in ran.err
+
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.parquet", "--json")
+    found = json.loads(ran.out)
+    assert [np.float32(r["forecast"]) for r in found["forecast"]] == [np.float32(v) for v in table["forecast"]]
+
+    for name in ("out.csv", "out.parquet"):
+        ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / name)
+        assert ran.status == 0 and ran.out == "" and f"wrote 7 rows to {place / name}" in ran.err
+    assert pl.read_csv(place / "out.csv").equals(table)
+    np.testing.assert_allclose(pl.read_parquet(place / "out.parquet")["forecast"], table["forecast"], rtol=1e-6)
+
+
+def test_predict_needs_no_torch(place: Path) -> None:
+    code = (
+        "import sys; from openlstm.cli import main\n"
+        f"assert main(['predict', {str(place / 'm.safetensors')!r}, {str(place / 'a.csv')!r}]) == 0\n"
+        "heavy = {'torch', 'lightning_fabric', 'altair', 'statsmodels'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.startswith("date,forecast,lower_80,upper_80\n2001-05-31,")
+
+
+def test_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv")
+    assert ran.status == 0 and "LSTM" in ran.out and ("LOSES" in ran.out or "smaller error than every baseline" in ran.out)
+    found = json.loads(Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv", "--json").out)
+    assert found["held_out"]["first"] == "2001-05-17" and found["held_out"]["origins"] == ["2001-05-17", "2001-05-24"]
+    assert set(found["verdict"]) == {"LSTM"}
+
+
+def test_errors_are_printed_once_without_traceback(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "--target", "sale")
+    assert ran.status == 1 and ran.out == ""
+    assert ran.err == (
+        "error a.csv: there is no column 'sale'\n  got       'sale'\n  expected  one of date, sales\n  hint      did you mean 'sales'?\n"
+    )
+    for command in (
+        ("predict", place / "no.safetensors", place / "a.csv"),
+        ("evaluate", place / "a.csv", place / "a.csv"),
+        ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", "--horizon", 90, "-o", place / "bad.safetensors"),
+        ("fit", "forecast", place / "a.csv", "--time", "sales", "--target", "sales", "--horizon", 7, "-o", place / "bad.safetensors"),
+        ("lab", "latch", "--arms", "gru"),
+    ):
+        ran = Ran(capsys, *command, "--json") if command[0] != "fit" else Ran(capsys, *command)
+        assert ran.status == 1 and ran.out == "", command
+        assert ran.err.count("error ") == 1 and "hint" in ran.err and "Traceback" not in ran.err, command
+    assert not (place / "bad.safetensors").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "no" / "m.safetensors")
+    folder = place / "no"
+    assert ran.status == 1
+    assert ran.err == (
+        f"error {folder / 'm.safetensors'}: its folder does not exist\n  got       {folder}\n  expected  an existing folder\n  hint      mkdir -p {folder}\n"
+    )
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / "out.xlsx")
+    assert ran.status == 1 and "has an ending that is not known here\n  got       '.xlsx'\n  expected  .csv or .parquet" in ran.err
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place)
+    assert ran.status == 1 and "is a folder" in ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["predict"], ["nonsense"], ["fit", "forecast", "a.csv", "--horizon", "0"], ["predict", "a", "b", "--unknown"], ["lab", "latch", "--lag", "0"]],
+)
+def test_wrong_usage_is_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, *command)
+    assert ran.status == 2 and ran.out == "" and "Usage: openlstm" in ran.err
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--help")
+    assert ran.status == 0
+    for command in ("fit", "predict", "evaluate", "demo", "explain", "lab", "doctor"):
+        assert f"\n  {command} " in ran.out
+    assert Ran(capsys, "--version").out == f"{openlstm.__version__}\n"
+    for command in (["fit", "forecast"], ["predict"], ["evaluate"], ["demo"], ["explain"], ["lab", "latch"], ["doctor"]):
+        ran = Ran(capsys, *command, "--help")
+        assert ran.status == 0 and "--json" in ran.out, command
+
+
+def test_lab_latch(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "lab", "latch", "--lag", 5, "--steps", 2, "--seeds", 2, "--arms", "rnn,lstm-chrono", "--json")
+    assert ran.status == 0
+    found = json.loads(ran.out)
+    assert (found["lag"], found["steps"], found["seeds"]) == (5, 2, 2)
+    assert [r["arm"] for r in found["rows"]] == ["rnn", "lstm-chrono"]
+    assert all(len(r["per_seed"]["accuracy"]) == 2 for r in found["rows"])
+    ran = Ran(capsys, "lab", "latch", "--lag", 5, "--steps", 2, "--arms", "rnn", "-q")
+    assert "keep a sign through 5 steps" in ran.out and "50 % is guessing" in ran.out and ran.err == ""
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(Ran(capsys, "doctor", "--json").out)
+    assert found["openlstm"] == openlstm.__version__ and found["packages"]["numpy"] == np.__version__
+    assert found["engine"]["backend"] in found["engine"]["backends"] and found["engine"]["threads"] >= 1
+    ran = Ran(capsys, "doctor")
+    assert ran.status == 0 and "instruction set" in ran.out or not found["engine"]["native"]
+    assert "Nothing is missing." in ran.out or "pip install" in ran.out
+
+
+def test_doctor_names_the_command_for_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from openlstm import doctor
+
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("polars", "torch") else real(name))
+    missing = json.loads(Ran(capsys, "doctor", "--json").out)["missing"]
+    assert missing["polars"] == "pip install 'openlstm[data]'" and missing["torch"] == "pip install 'openlstm[torch]'"
+    assert "missing polars: pip install 'openlstm[data]'" in Ran(capsys, "doctor").out
