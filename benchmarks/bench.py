@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import openlstm
-import protocol
 import torch
 import typer
-from openlstm.engine import cpu
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+import openlstm
+import protocol
+from openlstm.engine import cpu
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,6 +112,8 @@ def cell_calls(B: int, H: int) -> dict[str, Callable[[], object]]:
 
 
 def inference(module: torch.nn.Module, *arguments: Any) -> Callable[[], object]:
+    """A call that neither needs nor keeps anything for gradients."""
+
     @torch.inference_mode()
     def call() -> object:
         return module(*arguments)
@@ -194,23 +198,29 @@ def setting(threads: int, quick: bool) -> dict[str, Any]:
     }
 
 
+def seconds(value: float) -> str:
+    """Three or four digits and a unit: `41.7 us`, `9.51 ms`, `1.06 s`."""
+    for unit, scale in (("us", 1e6), ("ms", 1e3), ("s", 1.0)):
+        if value * scale < 1000 or unit == "s":
+            return f"{value * scale:#.3g}".rstrip(".") + f" {unit}"
+    raise AssertionError
+
+
 def cells_of(row: Row) -> list[str]:
     """A row as words."""
-    unit, scale = ("us", 1e6) if row.torch_seconds < 1e-3 else ("ms", 1e3)
     return [
         row.what,
-        "(" + ", ".join(map(str, row.shape)) + ")",
-        f"{row.torch_seconds * scale:.1f} {unit}",
-        f"{row.openlstm_seconds * scale:.1f} {unit}",
+        ",".join(map(str, row.shape)),
+        seconds(row.torch_seconds),
+        seconds(row.openlstm_seconds),
         f"{row.torch_gflops:.1f}",
         f"{row.gflops:.1f}",
         f"{row.of_peak:.0%}" if row.of_peak else "",
-        f"{row.speedup:.2f}x",
-        "" if row.good else "below the aim",
+        f"{row.speedup:.2f}x" + ("" if row.good else " *"),
     ]
 
 
-HEADINGS = ["", "shape", "torch", "openlstm", "torch GFLOP/s", "openlstm GFLOP/s", "of peak", "speed", ""]
+HEADINGS = ["", "shape", "torch", "openlstm", "GFLOP/s", "GFLOP/s", "peak", "speed"]
 
 
 def verdict(rows: list[Row]) -> str:
@@ -222,15 +232,21 @@ def verdict(rows: list[Row]) -> str:
     return f"{len(behind)} of {len(rows)} rows stay below their aim: {names}."
 
 
-def table(about: dict[str, Any], rows: list[Row]) -> Table:
-    """The result for a terminal."""
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-    title = f"{about['machine']}, {about['instruction_set']}, {about['threads']} threads, {about['dtype']}\n{versions}"
-    out = Table(
-        title=title, caption=f"{about['protocol']}; peak {about['peak_gflops']:.0f} GFLOP/s; shapes (T, B, I, H), cells (B, H)"
-    )
+def notes(about: dict[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    return [
+        f"{about['machine']}; instruction set {about['instruction_set']}, {about['threads']} threads each, {about['dtype']}",
+        ", ".join(f"{k} {v}" for k, v in about["versions"].items()),
+        f"{about['protocol']}; multiply-add peak {about['peak_gflops']:.0f} GFLOP/s",
+        "shapes T,B,I,H, of a cell B,H; GFLOP/s of torch, then of openlstm; peak: the share openlstm reaches; * below its aim",
+    ]
+
+
+def table(rows: list[Row]) -> Table:
+    """The result for a terminal of 80 columns."""
+    out = Table(box=box.SIMPLE)
     for k, heading in enumerate(HEADINGS):
-        out.add_column(heading, justify="left" if k in (0, 1, 8) else "right")
+        out.add_column(heading, justify="left" if k < 2 else "right", no_wrap=True)
     for before, row in zip([None, *rows], rows, strict=False):
         if before and before.what != row.what:
             out.add_section()
@@ -240,18 +256,17 @@ def table(about: dict[str, Any], rows: list[Row]) -> Table:
 
 def page(about: dict[str, Any], rows: list[Row]) -> str:
     """The result as a Markdown page."""
-    lines = [f"# Speed on {about['machine']}", "", f"Made by `make bench` on {about['date']}: {about['protocol']}.", ""]
-    lines += [f"- instruction set {about['instruction_set']}, {about['threads']} threads for both libraries, {about['dtype']}"]
-    lines += ["- " + ", ".join(f"{k} {v}" for k, v in about["versions"].items())]
-    lines += [f"- multiply-add peak {about['peak_gflops']:.0f} GFLOP/s; shapes are (T, B, I, H), of a cell (B, H)", ""]
+    lines = [f"# Speed on {about['machine']}", "", f"Made by `benchmarks/bench.py` on {about['date']}.", ""]
+    lines += [f"- {note}" for note in notes(about)]
     if not about["claim"]:
-        lines += ["A quick look on a machine that may have been busy: no claim.", ""]
-    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+        lines += ["- a quick look on a machine that may have been busy: no claim"]
+    lines += ["", "| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     lines += ["| " + " | ".join(cells_of(r)) + " |" for r in rows]
     return "\n".join([*lines, "", verdict(rows), ""])
 
 
 def file_name(machine: str) -> str:
+    """The page of a machine, named after its processor."""
     return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") + ".md"
 
 
@@ -287,9 +302,10 @@ def main(
         extra = [{**asdict(r), "gflops": r.gflops, "torch_gflops": r.torch_gflops, "of_peak": r.of_peak} for r in rows]
         print(json.dumps({**about, "rows": extra, "verdict": verdict(rows)}))
     else:
-        screen = Console()
-        screen.print(table(about, rows))
-        screen.print(verdict(rows))
+        screen = Console(highlight=False)
+        screen.print(table(rows))
+        for text in [*notes(about), verdict(rows)]:
+            screen.print(text)
         if quick:
             screen.print("A quick look: these figures are no claim.")
     if save:

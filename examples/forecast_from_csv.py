@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+
 import openlstm
 from openlstm.train import Options
 
@@ -27,4 +28,4 @@ assert result.score("LSTM").mae < result.score("naive").mae
 forecaster.save("load.safetensors")
 model = openlstm.load("load.safetensors")  # numpy and the engine; no torch needed from here on
 forecast = model.predict(values)
-print("tomorrow:", round(float(forecast.median[0]), 1), "between", forecast.lower[0].round(1), "and", forecast.upper[0].round(1))
+print(f"tomorrow: {forecast.median[0]:.1f}, with 80 % between {forecast.lower[0]:.1f} and {forecast.upper[0]:.1f}")

@@ -1,7 +1,8 @@
 """How much of a gradient arrives n steps back: a fresh LSTM, one with open forget gates, one made for the lag."""
 
-import openlstm
 import torch
+
+import openlstm
 
 LAG = 100
 

@@ -1,7 +1,8 @@
 """Rows of different lengths without packing, and episodes that begin anew in the middle of a sequence."""
 
-import openlstm
 import torch
+
+import openlstm
 
 torch.manual_seed(0)
 lstm = openlstm.LSTM(3, 8)

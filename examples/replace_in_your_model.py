@@ -1,8 +1,9 @@
 """Take a model with torch.nn.LSTM inside, swap the layer, get the same numbers, and look through its gates."""
 
-import openlstm
 import torch
 from torch import nn
+
+import openlstm
 
 
 class Tagger(nn.Module):

@@ -1,6 +1,7 @@
 """One step at a time without torch: numpy in, state in, state out, and the same bits as one call over the sequence."""
 
 import numpy as np
+
 import openlstm
 from openlstm.reference import State, Weights
 

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import openlstm
 import pytest
+
+import openlstm
 
 PACKAGE = Path(openlstm.__file__).parent
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 import bench
 import protocol
-import pytest
 
 
 class Clock:
@@ -106,5 +107,10 @@ def test_both_libraries_run_the_same_weights(what: str, shape: tuple[int, ...]) 
 def test_the_page_of_results_tells_how_to_repeat_them() -> None:
     about = {**bench.setting(2, quick=False), "peak_gflops": 100.0}
     text = bench.page(about, [row("forward", (1, 1, 64, 64), 1.5, 0.01)])
-    assert "| forward | (1, 1, 64, 64) | 15.0 ms | 10.0 ms | 66.7 | 100.0 | 100% | 1.50x |  |" in text
+    assert "| forward | 1,1,64,64 | 15.0 ms | 10.0 ms | 66.7 | 100.0 | 100% | 1.50x |" in text
     assert about["machine"] in text and f"torch {about['versions']['torch']}" in text and "2 threads" in text
+
+
+@pytest.mark.parametrize("value, words", [(9.6e-6, "9.60 us"), (1.234e-4, "123 us"), (0.0417, "41.7 ms"), (1.06, "1.06 s")])
+def test_durations_have_three_digits_and_a_unit(value: float, words: str) -> None:
+    assert bench.seconds(value) == words

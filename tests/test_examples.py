@@ -20,7 +20,12 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, path], cwd=tmp_path, env=os.environ | {"PYTHONWARNINGS": "default"}, capture_output=True, text=True, check=False
+        [sys.executable, path],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -71,7 +71,9 @@ CELLS = ["LSTM", "VanillaRNN"]
 
 def test_every_cell_is_in_the_list_that_the_conformance_suite_runs() -> None:
     concrete = [
-        n for n, c in vars(openlstm.cells).items() if inspect.isclass(c) and issubclass(c, openlstm.cells.Cell) and c is not openlstm.cells.Cell
+        n
+        for n, c in vars(openlstm.cells).items()
+        if inspect.isclass(c) and issubclass(c, openlstm.cells.Cell) and c is not openlstm.cells.Cell
     ]
     assert concrete == CELLS
     assert {type(c).__name__ for c in openlstm.cells.ALL} == set(CELLS)

@@ -9,10 +9,11 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-import openlstm
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import openlstm
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

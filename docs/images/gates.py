@@ -33,16 +33,20 @@ def time_axis(steps: int, last: bool = False) -> alt.X:
     return alt.X("t:Q", axis=axis, scale=alt.Scale(domain=[0, steps], nice=False))
 
 
-
 def lines(values: np.ndarray, title: str, marks: list[int], colors: list[str], last: bool = False) -> alt.LayerChart:
     """Curves [T, N] over time, with a thin line at every marked step."""
     steps, n = values.shape
     points = [{"t": t + 0.5, "n": k, "v": float(values[t, k])} for t in range(steps) for k in range(n)]
-    rules = alt.Chart(alt.Data(values=[{"t": m + 0.5} for m in marks])).mark_rule(color=MARK, strokeWidth=1.5, strokeDash=[3, 2])
-    curves = alt.Chart(alt.Data(values=points)).mark_line(strokeWidth=1.4).encode(
-        time_axis(steps, last),
-        alt.Y("v:Q", title=None, axis=alt.Axis(tickCount=3, grid=False)),
-        alt.Color("n:N", scale=alt.Scale(domain=list(range(n)), range=colors), legend=None),
+    dashed = alt.Chart(alt.Data(values=[{"t": m + 0.5} for m in marks]))
+    rules = dashed.mark_rule(color=MARK, strokeWidth=1.5, strokeDash=[3, 2])
+    curves = (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(strokeWidth=1.4)
+        .encode(
+            time_axis(steps, last),
+            alt.Y("v:Q", title=None, axis=alt.Axis(tickCount=3, grid=False)),
+            alt.Color("n:N", scale=alt.Scale(domain=list(range(n)), range=colors), legend=None),
+        )
     )
     return alt.layer(rules.encode(time_axis(steps, last)), curves).properties(width=CELL_WIDTH * steps, height=60, title=title)
 
@@ -50,12 +54,11 @@ def lines(values: np.ndarray, title: str, marks: list[int], colors: list[str], l
 def heat(values: np.ndarray, title: str, scheme: str) -> alt.Chart:
     """Units over time, values between 0 and 1: one row of colour per unit."""
     steps, units = values.shape
-    cells = [
-        {"t": t, "t2": t + 1, "u": u, "u2": u + 1, "v": float(values[t, u])} for t in range(steps) for u in range(units)
-    ]
+    cells = [{"t": t, "t2": t + 1, "u": u, "u2": u + 1, "v": float(values[t, u])} for t in range(steps) for u in range(units)]
     color = alt.Color("v:Q", scale=alt.Scale(scheme=scheme, domain=[0, 1]), legend=alt.Legend(title=None, gradientLength=80))  # type: ignore[arg-type]
     y = alt.Y("u:Q", axis=None, scale=alt.Scale(domain=[0, units], nice=False))
-    picture = alt.Chart(alt.Data(values=cells)).mark_rect(strokeWidth=0).encode(time_axis(steps), y, color, x2="t2:Q", y2="u2:Q")
+    picture = alt.Chart(alt.Data(values=cells)).mark_rect(strokeWidth=0)
+    picture = picture.encode(time_axis(steps), y, color, x2="t2:Q", y2="u2:Q")
     return picture.properties(width=CELL_WIDTH * steps, height=CELL_HEIGHT * units, title=title)
 
 
@@ -73,9 +76,11 @@ def draw() -> alt.VConcatChart:
     keeper = int(np.argmax([abs(np.corrcoef(c[-1, :, k], answer)[0, 1]) for k in range(HIDDEN)]))
     some = range(SHOWN)
     colors = [PLUS if answer[b] > 0 else MINUS for b in some]
-    reach = np.abs(dc[:, row]).sum(1, keepdims=True)
+    reach = np.abs(dc[:-1, row]).sum(1, keepdims=True)  # at the last step the loss reads h alone
     rows = [
-        lines(x[:, row, :1].numpy(), "input: noise; dashed: the marked steps. The sign at the last mark is the answer", marks, [INK]),
+        lines(
+            x[:, row, :1].numpy(), "input: noise; dashed: marked steps. The sign at the last mark is the answer", marks, [INK]
+        ),
         heat(i[:, row][:, order], "input gates i, a row per unit: they open at a mark", "oranges"),
         heat(f[:, row][:, order], "forget gates f: they close at a mark, then keep", "blues"),
         lines(
@@ -84,12 +89,12 @@ def draw() -> alt.VConcatChart:
             [marks[-1]],
             colors,
         ),
-        lines(reach / reach.max(), "gradient dL/dc that arrives at each step, beside its largest (the loss reads h, so the last one is 0)", marks, [INK], last=True),
+        lines(reach / reach.max(), "gradient dL/dc that arrives at each step, beside its largest", marks, [INK], last=True),
     ]
     title = f"An LSTM of {HIDDEN} units that keeps a sign for {LAG} steps ({right:.0%} right on fresh sequences)"
-    picture = alt.vconcat(*rows, spacing=8).resolve_scale(color="independent").properties(title=alt.TitleParams(title, fontSize=14))
-    picture = picture.configure(background="white", title=alt.TitleConfig(anchor="start", fontSize=11, fontWeight="normal", color=INK))
-    return picture.configure_view(stroke=None)
+    picture = alt.vconcat(*rows, spacing=8).resolve_scale(color="independent")
+    picture = picture.properties(title=alt.TitleParams(title, fontSize=14)).configure(background="white")
+    return picture.configure_title(anchor="start", fontSize=11, fontWeight="normal", color=INK).configure_view(stroke=None)
 
 
 if __name__ == "__main__":
