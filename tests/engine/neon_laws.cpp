@@ -1,0 +1,229 @@
+// Prints a hash of everything the kernels compute on drawn problems, so that two machines can be compared line by line.
+//
+// Built with native/sequence.cpp, threads.cpp and workspace.cpp for one instruction set, named by OPENLSTM_ISA. It keeps some laws
+// itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
+// ends of sigmoid are exact. Exit status 1 where one is broken.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "engine.hpp"
+
+namespace openlstm::OPENLSTM_ISA {
+extern const Kernels kernels;
+}
+
+namespace laws {
+
+using openlstm::index;
+const openlstm::Kernels& kernels = openlstm::OPENLSTM_ISA::kernels;
+
+struct Random {  // xorshift; numbers in (-1, 1) with few bits, the same in float and double
+  uint64_t state;
+  uint64_t next() {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return state;
+  }
+  template <class T>
+  T number() {
+    return T(double(int64_t(next() >> 44) - (1 << 19)) / (1 << 19));
+  }
+};
+
+template <class T>
+using Numbers = std::vector<T>;
+using Hash = uint64_t;
+
+template <class T>
+Hash hash(const Numbers<T>& numbers, Hash h) {
+  for (T x : numbers) {
+    if (x != x) x = std::numeric_limits<T>::quiet_NaN();  // one NaN is as good as another
+    unsigned char bytes[sizeof(T)];
+    std::memcpy(bytes, &x, sizeof(T));
+    for (unsigned char byte : bytes) h = (h ^ byte) * 1099511628211u;
+  }
+  return h;
+}
+
+static void flush_to_zero(bool on) {
+#if defined(__x86_64__)
+  __builtin_ia32_ldmxcsr(on ? 0x9fc0 : 0x1f80);
+#elif defined(__aarch64__)
+  unsigned long fpcr = on ? 1ul << 24 : 0;
+  asm volatile("msr fpcr, %0" ::"r"(fpcr));
+#endif
+}
+
+struct Sizes {
+  int cell;
+  index T, B, I, H, P;
+  bool reverse, lengths, reset, reset_state, bias;
+};
+
+static const char* const names[] = {"lstm", "rnn_tanh", "rnn_relu"};
+
+template <class T>
+struct Run {
+  const Sizes& s;
+  index G, R;
+  Numbers<T> x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset_h, reset_c, dy, dh, dc;
+  std::vector<int64_t> lengths;
+  std::vector<uint8_t> reset;
+  Numbers<T> y, gates, c, h_n, c_n, dx, dw_ih, dw_hh, db, dw_hr, dh0, dc0, dreset_h, dreset_c, h_steps, c_steps;
+
+  Run(const Sizes& sizes, uint64_t seed, double scale) : s(sizes), G(s.cell == openlstm::LSTM ? 4 : 1), R(s.P ? s.P : s.H) {
+    Random random{seed * 2654435761u + 88172645463325252u};
+    auto fill = [&](Numbers<T>& v, index n, double by) {
+      v.resize(n);
+      for (T& a : v) a = T(random.number<T>() * by);
+    };
+    double w = 1.2 / std::sqrt(double(s.H));
+    fill(x, s.T * s.B * s.I, 2 * scale), fill(w_ih, G * s.H * s.I, w * scale), fill(w_hh, G * s.H * R, w);
+    fill(b_ih, G * s.H, 0.5 * scale), fill(b_hh, G * s.H, 0.5 * scale), fill(w_hr, s.P * s.H, w);
+    fill(h0, s.B * R, scale), fill(c0, s.B * s.H, scale), fill(reset_h, s.B * R, scale), fill(reset_c, s.B * s.H, scale);
+    fill(dy, s.T * s.B * R, 1), fill(dh, s.B * R, 1), fill(dc, s.B * s.H, 1);
+    for (index b = 0; b < s.B; b++) lengths.push_back(int64_t(random.next() >> 20) % (s.T + 1));
+    for (index k = 0; k < s.T * s.B; k++) reset.push_back((random.next() >> 20) % 4 == 0);
+  }
+
+  void problem(openlstm::Problem<T>& p, int threads, index row) {
+    bool one = row >= 0;
+    index b = one ? row : 0;
+    auto at = [](Numbers<T>& v, index offset) { return v.empty() ? nullptr : v.data() + offset; };
+    p.steps = s.T, p.batch = one ? 1 : s.B, p.inputs = s.I, p.hidden = s.H, p.projected = s.P, p.reverse = s.reverse;
+    p.w_ih = w_ih.data(), p.w_hh = w_hh.data(), p.w_hr = s.P ? w_hr.data() : nullptr;
+    p.b_ih = s.bias ? b_ih.data() : nullptr, p.b_hh = s.bias ? b_hh.data() : nullptr;
+    p.x = {x.data() + b * s.I, s.B * s.I, s.I};
+    p.h0 = at(h0, b * R), p.c0 = at(c0, b * s.H);
+    p.lengths = s.lengths ? lengths.data() + b : nullptr;
+    p.reset = s.reset && !one ? reset.data() : nullptr;
+    p.reset_h = s.reset_state ? at(reset_h, b * R) : nullptr, p.reset_c = s.reset_state ? at(reset_c, b * s.H) : nullptr;
+    p.threads = threads;
+  }
+
+  Hash go(int threads) {
+    const index S = s.cell == openlstm::LSTM ? 4 : 0;
+    auto make = [](Numbers<T>& v, index n) { v.assign(n, std::numeric_limits<T>::quiet_NaN()); };
+    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, S ? s.T * s.B * s.H : 0), make(h_n, s.B * R), make(c_n, S ? s.B * s.H : 0);
+    openlstm::Forward<T> f{};
+    problem(f, threads, -1);
+    f.y = {y.data(), s.B * R, R};
+    if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H}, f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
+    f.h_n = h_n.data();
+    table().forward[s.cell](f);
+
+    make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db, G * s.H), make(dw_hr, w_hr.size());
+    make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0), make(dreset_h, s.B * R), make(dreset_c, S ? s.B * s.H : 0);
+    make(h_steps, y.size()), make(c_steps, c.size());
+    openlstm::Backward<T> b{};
+    problem(b, threads, -1);
+    b.y = {y.data(), s.B * R, R}, b.dy = {dy.data(), s.B * R, R}, b.dh_n = dh.data();
+    b.h_steps = {h_steps.data(), s.B * R, R}, b.dh0 = dh0.data();
+    b.dx = {dx.data(), s.B * s.I, s.I};
+    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db = db.data(), b.dw_hr = s.P ? dw_hr.data() : nullptr;
+    if (S) {
+      b.gates = {gates.data(), s.B * S * s.H, S * s.H}, b.c = {c.data(), s.B * s.H, s.H};
+      b.dc_n = dc.data(), b.dc0 = dc0.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
+    }
+    if (s.reset_state) {
+      b.dreset_h = dreset_h.data();
+      if (S) b.dreset_c = dreset_c.data();
+    } else {
+      dreset_h.clear(), dreset_c.clear();
+    }
+    table().backward[s.cell](b);
+    Hash h = 14695981039346656037u;
+    for (auto* v : {&y, &gates, &c, &h_n, &c_n, &dx, &dw_ih, &dw_hh, &db, &dw_hr, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps}) h = hash(*v, h);
+    return h;
+  }
+
+  // Whether row b run alone (without resets) gives the bits it has in y; asked of problems without resets.
+  bool alone(index b) {
+    Numbers<T> out(s.T * R), h(R), cell(s.H);
+    openlstm::Forward<T> f{};
+    problem(f, 1, b);
+    f.y = {out.data(), R, R}, f.h_n = h.data();
+    if (s.cell == openlstm::LSTM) f.c_n = cell.data();
+    table().forward[s.cell](f);
+    for (index t = 0; t < s.T; t++)
+      if (std::memcmp(out.data() + t * R, y.data() + (t * s.B + b) * R, R * sizeof(T))) return false;
+    return true;
+  }
+
+  static const openlstm::KernelsOf<T>& table();
+};
+template <>
+const openlstm::KernelsOf<float>& Run<float>::table() {
+  return kernels.single;
+}
+template <>
+const openlstm::KernelsOf<double>& Run<double>::table() {
+  return kernels.twofold;
+}
+
+static int broken = 0;
+static void law(bool holds, const char* what, const char* where) {
+  if (!holds) std::printf("BROKEN %s %s\n", what, where), broken++;
+}
+
+template <class T>
+void problems(const char* type) {
+  const index widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 33, 66};
+  for (int n = 0; n < 72; n++) {
+    Random random{uint64_t(n) * 7919 + 1234567};
+    auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
+    Sizes s{n % 3, draw(7), draw(7), widths[draw(12)], widths[draw(12)], 0, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(4) != 0};
+    if (s.cell == openlstm::LSTM && draw(3) == 0) s.P = widths[draw(8)];
+    if (n >= 66) s.T = 12, s.B = 13, s.I = 40, s.H = 90;  // enough work for several threads
+    Run<T> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
+    char where[128];
+    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d", type, names[s.cell], s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths,
+                  s.reset, s.reset_state, s.bias);
+    Hash h = run.go(1);
+    std::printf("%s %016llx\n", where, static_cast<unsigned long long>(h));
+    law(run.go(3) == h, "threads", where);
+    flush_to_zero(true);
+    law(run.go(1) == h, "flush to zero", where);
+    flush_to_zero(false);
+    if (!s.reset)
+      for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
+  }
+}
+
+template <class T>
+void functions(const char* type) {
+  const auto& table = Run<T>::table();
+  Numbers<T> in, out;
+  for (int e = std::numeric_limits<T>::min_exponent - 30; e < std::numeric_limits<T>::max_exponent; e++)
+    for (int k = 0; k < 16; k++) {
+      T x = T(std::ldexp(1 + k / 16., e));
+      in.push_back(x), in.push_back(-x);
+    }
+  for (double x : {0., -0., 1. / 0., -1. / 0., std::nan("")}) in.push_back(T(x));
+  out.resize(in.size());
+  struct {
+    const char* name;
+    void (*f)(const T*, T*, index);
+  } all[] = {{"exp", table.exp}, {"sigmoid", table.sigmoid}, {"tanh", table.tanh}};
+  for (auto& one : all) {
+    one.f(in.data(), out.data(), index(in.size()));
+    std::printf("%s %s %016llx\n", type, one.name, static_cast<unsigned long long>(hash(out, 1)));
+    law(out.back() != out.back(), "NaN passes", one.name);
+  }
+  T ends[] = {sizeof(T) == 4 ? T(-104.) : T(-746.), sizeof(T) == 4 ? T(16.7) : T(36.8), T(-1e30), T(1e30)}, got[4];
+  table.sigmoid(ends, got, 4);
+  law(got[0] == 0 && got[1] == 1 && got[2] == 0 && got[3] == 1, "ends of sigmoid", type);
+}
+
+}  // namespace laws
+
+int main() {
+  std::fprintf(stderr, "instruction set %s\n", laws::kernels.name);
+  laws::functions<float>("float32");
+  laws::functions<double>("float64");
+  laws::problems<float>("float32");
+  laws::problems<double>("float64");
+  return laws::broken != 0;
+}
