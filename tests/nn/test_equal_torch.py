@@ -1,0 +1,152 @@
+"""Every constructor argument and every input form: outputs, states and all gradients are those of torch.nn."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import openlstm
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from tests.nn.twins import BACKENDS, TOLERANCE, everything, far, states, twins
+
+T, B, I, H = 5, 3, 4, 6
+
+
+def _combinations() -> list[Any]:
+    names = ("num_layers", "bias", "batch_first", "bidirectional")
+    plain = [dict(zip(names, values, strict=True)) for values in itertools.product((1, 2), *[(True, False)] * 3)]
+    lstm = [("LSTM", {**o, "proj_size": P}) for o in plain for P in (0, 2)]
+    rnn = [("RNN", {**o, "nonlinearity": f}) for o in plain for f in ("tanh", "relu")]
+    return [pytest.param(kind, o, id="-".join([kind, *(f"{k}={v}" for k, v in o.items())])) for kind, o in lstm + rnn]
+
+
+COMBINATIONS = _combinations()
+BOTH = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "float64"])
+EACH = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def batch(layer: Any, rows: int = B) -> torch.Tensor:
+    torch.manual_seed(3)
+    return torch.randn((rows, T, I) if layer.batch_first else (T, rows, I), dtype=torch.float64)
+
+
+@EACH
+@BOTH
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_a_batch(kind: str, options: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, backend=backend, **options)
+    x, hx = batch(ours), states(ours, B)
+    assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
+    assert ours.backend_used(x.to(dtype)) == backend
+
+
+@BOTH
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_a_single_sequence(kind: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+    x, hx = batch(ours)[0] if ours.batch_first else batch(ours)[:, 0], states(ours, None)
+    assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
+    assert far(everything(ours, x), everything(theirs, x), TOLERANCE[dtype]) == {}
+
+
+@BOTH
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_ragged_lengths_are_what_packing_gives(kind: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+    x, hx, lengths = batch(ours), states(ours, B), [2, 5, 3]
+
+    def packing(x: torch.Tensor, hx: Any) -> Any:
+        """torch.nn's way to a ragged batch."""
+        packed = pack_padded_sequence(x, torch.tensor(lengths), theirs.batch_first, enforce_sorted=False)
+        y, state = theirs(packed, hx)
+        return pad_packed_sequence(y, theirs.batch_first)[0], state
+
+    wanted = everything(theirs, x, hx, run=packing)
+    for given in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
+        assert far(everything(ours, x, hx, lengths=given), wanted, TOLERANCE[dtype]) == {}
+
+
+@BOTH
+@pytest.mark.parametrize("sorted_already", [True, False])
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_a_packed_sequence(kind: str, options: dict[str, Any], sorted_already: bool, dtype: torch.dtype) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+    torch.manual_seed(3)
+    rows = [torch.randn(n, I, dtype=torch.float64) for n in ((5, 3, 2) if sorted_already else (2, 5, 3))]
+    x, hx = pack_sequence(rows, enforce_sorted=sorted_already), states(ours, B)
+    assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
+    y, _ = ours(x.to(dtype))
+    z, _ = theirs(x)
+    assert isinstance(y, PackedSequence)
+    for mine, other in zip(y[1:], z[1:], strict=True):
+        assert (mine is None and other is None) or torch.equal(mine, other)
+
+
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_state_dicts_go_both_ways(kind: str, options: dict[str, Any]) -> None:
+    ours, theirs = getattr(openlstm, kind)(I, H, **options), getattr(nn, kind)(I, H, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert [[tuple(w.shape) for w in ws] for ws in ours.all_weights] == [
+        [tuple(w.shape) for w in ws] for ws in theirs.all_weights
+    ]
+
+
+@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+def test_the_same_seed_gives_the_same_start(kind: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(5)
+    ours = getattr(openlstm, kind)(I, H, **options)
+    torch.manual_seed(5)
+    theirs = getattr(nn, kind)(I, H, **options)
+    for name, p in theirs.named_parameters():
+        assert torch.equal(p, ours.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("form", ["batch", "single", "packed"])
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_the_same_seed_gives_the_same_dropout(kind: str, form: str) -> None:
+    ours, theirs = twins(kind, I, H, num_layers=3, dropout=0.4, bidirectional=True)
+    torch.manual_seed(3)
+    x: Any = torch.randn(T, B, I, dtype=torch.float64)
+    x = {"batch": x, "single": x[:, 0], "packed": pack_padded_sequence(x, torch.tensor([2, 5, 3]), enforce_sorted=False)}[form]
+    found = []
+    for layer in (ours, theirs):
+        torch.manual_seed(11)
+        found.append(everything(layer, x))
+    assert far(*found, 1e-11) == {}
+    assert far(everything(ours.eval(), x), everything(theirs.eval(), x), 1e-11) == {}
+    assert far(everything(ours, x), found[0], 1e-3) != {}  # the masks were there
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_no_steps_or_no_rows(kind: str) -> None:
+    ours, _ = twins(kind, I, H, num_layers=2, bidirectional=True)
+    hx = states(ours, B)
+    none = everything(ours, torch.zeros(0, B, I), hx)
+    start = hx if kind == "RNN" else hx[0]
+    assert none["y"].shape == (0, B, 2 * H) and torch.equal(none["h"], start)
+    assert torch.equal(none["dh0"], everything(ours, torch.zeros(0, B, I), hx)["dh0"]) and float(none["dh0"].norm()) > 0
+    assert everything(ours, torch.zeros(T, 0, I))["y"].shape == (T, 0, 2 * H)
+    assert everything(ours, torch.zeros(0, 0, I))["h"].shape == (4, 0, H)
+
+
+def test_rows_and_columns_of_other_layouts() -> None:
+    """Views, expanded tensors and transposed weights are read as they are."""
+    ours, theirs = twins("LSTM", I, H)
+    torch.manual_seed(0)
+    wide = torch.randn(B, 2 * I, 2 * T, dtype=torch.float64)
+    x = wide[:, ::2, ::2].permute(2, 0, 1)
+    h = torch.randn(1, 1, H, dtype=torch.float64).expand(1, B, H)
+    with torch.no_grad():
+        for layer in (ours, theirs):
+            layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.t().contiguous().t())
+        y, (hn, cn) = ours(x, (h, h))
+        z, (hm, cm) = theirs(x.contiguous(), (h.contiguous(), h.contiguous()))
+    assert far({"y": y, "h": hn, "c": cn}, {"y": z, "h": hm, "c": cm}, 1e-11) == {}
+    row = torch.randn(1, B, I, dtype=torch.float64)
+    assert torch.equal(ours(row.expand(T, B, I))[0], ours(row.repeat(T, 1, 1))[0])

@@ -1,0 +1,79 @@
+"""Two layers with the same numbers, ours and torch's, and everything that comes out of them, for the tests of this folder."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import openlstm
+import torch
+from openlstm.engine import cpu
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+BACKENDS = ["cpu", "reference"] if cpu.available() else ["reference"]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
+
+
+def twins(kind: str, *sizes: int, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[Any, Any]:
+    """(ours, theirs) with the same parameters, asymmetric and not small; theirs always in float64."""
+    ours_only = {name: options.pop(name) for name in ("backend", "check_finite") if name in options}
+    torch.manual_seed(seed)
+    theirs = getattr(nn, kind)(*sizes, **options, dtype=dtype)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.uniform_(-0.7, 0.8)
+    ours = getattr(openlstm, kind)(*sizes, **options, **ours_only, dtype=dtype)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours, copy.deepcopy(theirs).double()
+
+
+def states(layer: Any, batch: int | None, seed: int = 1, dtype: torch.dtype = torch.float64) -> Any:
+    """A non-zero state for a layer: (h, c), or h alone; without a batch axis if batch is None."""
+    torch.manual_seed(seed)
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    middle = [] if batch is None else [batch]
+    h = torch.randn(rows, *middle, layer.proj_size or layer.hidden_size, dtype=dtype)
+    return h if is_rnn(layer) else (h, torch.randn(rows, *middle, layer.hidden_size, dtype=dtype))
+
+
+def is_rnn(layer: Any) -> bool:
+    return isinstance(layer, (openlstm.RNN, nn.RNN))
+
+
+def everything(layer: Any, x: Any, hx: Any = None, run: Any = None, **call: Any) -> dict[str, Tensor]:
+    """Outputs, states and every gradient of a layer, for random cotangents on outputs and final states, by name.
+
+    `run(x, hx)` stands in for the call of the layer.
+    """
+    layer.zero_grad()
+    dtype = next(layer.parameters()).dtype
+    packed = isinstance(x, PackedSequence)
+    data = _leaf(x.data if packed else x, dtype)
+    given = PackedSequence(data, *x[1:]) if packed else data
+    start = None if hx is None else tuple(_leaf(s, dtype) for s in ([hx] if is_rnn(layer) else hx))
+    y, state = (run or layer)(given, None if start is None else start[0] if is_rnn(layer) else start, **call)
+    ends = [y.data if packed else y, *([state] if is_rnn(layer) else state)]
+    torch.manual_seed(7)
+    sum((end * torch.randn(end.shape, dtype=torch.float64).to(dtype)).sum() for end in ends).backward()
+    out = dict(zip(("y", "h", "c"), ends, strict=False), dx=data.grad)
+    out.update(zip(("dh0", "dc0"), [] if start is None else [s.grad for s in start], strict=False))
+    out.update({f"d{name}": p.grad for name, p in layer.named_parameters()})
+    return {name: a.detach() for name, a in out.items() if a is not None}
+
+
+def far(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> dict[str, float]:
+    """Where norm(ours - theirs) > tolerance * norm(theirs)."""
+    assert ours.keys() == theirs.keys() and ours
+    off: dict[str, float] = {}
+    for name, a in ours.items():
+        b = theirs[name].double()
+        assert a.shape == b.shape, (name, a.shape, b.shape)
+        error, size = float((a.double() - b).norm()), float(b.norm())
+        if not error <= tolerance * size:
+            off[name] = error / size if size else error
+    return off
+
+
+def _leaf(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.detach().to(dtype).clone().requires_grad_()
