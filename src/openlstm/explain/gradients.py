@@ -165,5 +165,5 @@ def _share(make: Any, data: tuple[torch.Tensor, torch.Tensor], seed: int) -> np.
 
 def _scaled(layer: LSTM, factor: float) -> LSTM:
     with torch.no_grad():
-        layer.weight_hh_l0.mul_(factor)
+        layer.weights_of(0).w_hh.mul_(factor)
     return layer

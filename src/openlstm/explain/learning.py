@@ -117,11 +117,13 @@ def _gates(model: Reader, task: Task, seed: int) -> Gates:
     t = trace(model.layer, x)
     i, f = t["0.i"].numpy(), t["0.f"].numpy()  # [T, B, 1]
     after = slice(EARLY + 1, None)
-    kept = float(retention(f[after], LAG)[LAG, 0])
     return Gates(
-        *(float(g) for g in (f[EARLY].mean(), i[EARLY].mean(), f[after].mean(), i[after].mean())),
-        kept,
-        accuracy_of(model, x, answer),
+        f_mark=float(f[EARLY].mean()),
+        i_mark=float(i[EARLY].mean()),
+        f_after=float(f[after].mean()),
+        i_after=float(i[after].mean()),
+        kept=float(retention(f[after], LAG)[LAG, 0]),
+        accuracy=accuracy_of(model, x, answer),
     )
 
 

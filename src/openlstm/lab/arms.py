@@ -58,6 +58,7 @@ def _lstm_1997(hidden: int, lag: int) -> Recurrent:
     layer = LSTM(INPUTS, hidden)
     f = slice(hidden, 2 * hidden)  # the second block of i, f, g, o
     w = layer.weights_of(0)
+    assert w.b_ih is not None and w.b_hh is not None  # bias=True
     with torch.no_grad():
         for p in (w.w_ih, w.w_hh, w.b_hh):
             p[f] = 0.0
