@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -25,6 +27,27 @@ template <class T>
 T* to(Address address) {
   return reinterpret_cast<T*>(address);
 }
+
+// The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended sleeps for
+// ever: taking the lock would unwind it through code that may not throw.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked() {
+    while (is_finalizing()) pause();
+    PyEval_RestoreThread(state_);
+  }
+
+ private:
+  static bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+  }
+  PyThreadState* state_;
+};
 
 struct Arguments {
   nb::handle tuple;
@@ -63,7 +86,7 @@ void run_forward(const KernelsOf<T>& kernels, int cell, Arguments a) {
   read(a, f);
   f.y = a.rows<T>(), f.gates = a.rows<T>(), f.c = a.rows<T>();
   f.h_n = a.pointer<T>(), f.c_n = a.pointer<T>();
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   kernels.forward[cell](f);
 }
 
@@ -77,7 +100,7 @@ void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
   b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db = a.pointer<T>(), b.dw_hr = a.pointer<T>();
   b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.pointer<T>(), b.dreset_c = a.pointer<T>();
   b.h_steps = a.rows<T>(), b.c_steps = a.rows<T>();
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   kernels.backward[cell](b);
 }
 
@@ -146,7 +169,7 @@ double peak(int threads, double seconds, bool twofold) {
     double rates[256];
   } job{in_use(), seconds, twofold, {}};
   if (threads < 1 || threads > 256) throw nb::value_error("openlstm._native.peak: expected 1 to 256 threads");
-  nb::gil_scoped_release release;
+  Unlocked unlocked;
   parallel(
       threads,
       [](void* context, const Part& part) {

@@ -124,11 +124,79 @@ OPENLSTM_INLINE void transpose_square(const double* const* rows, index column, d
   for (index r = 0; r < 2; r++) out[r] = rows[r][column], out[stride + r] = rows[r][column + 1];
 }
 
+// A vector's worth of rows at once: the 16-byte lanes of a vector hold rows 4 (double: 2) apart, and are transposed each for itself.
+#if defined(__AVX512F__) && OPENLSTM_VECTOR_BYTES == 64
+OPENLSTM_INLINE __m512 gather_lanes(const float* a, const float* b, const float* c, const float* d) {
+  __m512 v = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
+  return _mm512_insertf32x4(_mm512_insertf32x4(v, _mm_loadu_ps(c), 2), _mm_loadu_ps(d), 3);
+}
+template <class Row>
+OPENLSTM_INLINE void transpose_lanes(Row row, index k, float* out, index stride) {
+  __m512 r[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) r[j] = gather_lanes(row(j) + k, row(4 + j) + k, row(8 + j) + k, row(12 + j) + k);
+  __m512d ab0 = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1])), ab1 = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1]));
+  __m512d cd0 = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3])), cd1 = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
+  _mm512_storeu_ps(out, _mm512_castpd_ps(_mm512_unpacklo_pd(ab0, cd0)));
+  _mm512_storeu_ps(out + stride, _mm512_castpd_ps(_mm512_unpackhi_pd(ab0, cd0)));
+  _mm512_storeu_ps(out + 2 * stride, _mm512_castpd_ps(_mm512_unpacklo_pd(ab1, cd1)));
+  _mm512_storeu_ps(out + 3 * stride, _mm512_castpd_ps(_mm512_unpackhi_pd(ab1, cd1)));
+}
+OPENLSTM_INLINE __m512d gather_lanes(const double* a, const double* b, const double* c, const double* d) {
+  __m512d v = _mm512_insertf64x2(_mm512_castpd128_pd512(_mm_loadu_pd(a)), _mm_loadu_pd(b), 1);
+  return _mm512_insertf64x2(_mm512_insertf64x2(v, _mm_loadu_pd(c), 2), _mm_loadu_pd(d), 3);
+}
+template <class Row>
+OPENLSTM_INLINE void transpose_lanes(Row row, index k, double* out, index stride) {
+  __m512d a = gather_lanes(row(0) + k, row(2) + k, row(4) + k, row(6) + k), b = gather_lanes(row(1) + k, row(3) + k, row(5) + k, row(7) + k);
+  _mm512_storeu_pd(out, _mm512_unpacklo_pd(a, b));
+  _mm512_storeu_pd(out + stride, _mm512_unpackhi_pd(a, b));
+}
+#elif defined(__AVX2__) && OPENLSTM_VECTOR_BYTES == 32
+template <class Row>
+OPENLSTM_INLINE void transpose_lanes(Row row, index k, float* out, index stride) {
+  __m256 r[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) r[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(j) + k)), _mm_loadu_ps(row(4 + j) + k), 1);
+  __m256d ab0 = _mm256_castps_pd(_mm256_unpacklo_ps(r[0], r[1])), ab1 = _mm256_castps_pd(_mm256_unpackhi_ps(r[0], r[1]));
+  __m256d cd0 = _mm256_castps_pd(_mm256_unpacklo_ps(r[2], r[3])), cd1 = _mm256_castps_pd(_mm256_unpackhi_ps(r[2], r[3]));
+  _mm256_storeu_ps(out, _mm256_castpd_ps(_mm256_unpacklo_pd(ab0, cd0)));
+  _mm256_storeu_ps(out + stride, _mm256_castpd_ps(_mm256_unpackhi_pd(ab0, cd0)));
+  _mm256_storeu_ps(out + 2 * stride, _mm256_castpd_ps(_mm256_unpacklo_pd(ab1, cd1)));
+  _mm256_storeu_ps(out + 3 * stride, _mm256_castpd_ps(_mm256_unpackhi_pd(ab1, cd1)));
+}
+template <class Row>
+OPENLSTM_INLINE void transpose_lanes(Row row, index k, double* out, index stride) {
+  __m256d r[2];
+#pragma GCC unroll 2
+  for (int j = 0; j < 2; j++) r[j] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row(j) + k)), _mm_loadu_pd(row(2 + j) + k), 1);
+  _mm256_storeu_pd(out, _mm256_unpacklo_pd(r[0], r[1]));
+  _mm256_storeu_pd(out + stride, _mm256_unpackhi_pd(r[0], r[1]));
+}
+#else
+template <class Row, class T>
+OPENLSTM_INLINE void transpose_lanes(Row row, index k, T* out, index stride) {
+  constexpr index side = 16 / sizeof(T);
+  for (index r = 0; r < width<T>; r += side) {
+    const T* rows[side];
+    for (index s = 0; s < side; s++) rows[s] = row(r + s);
+    transpose_square(rows, k, out + r, stride);
+  }
+}
+#endif
+
 // out[k * stride + r] = row(r)[first + k], for r < n and k < K.
 template <class T, class Row>
 OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, index stride) {
   constexpr index side = 16 / sizeof(T);
   index r = 0;
+  for (; r + width<T> <= n; r += width<T>) {
+    auto from = [&](index s) { return row(r + s) + first; };
+    index k = 0;
+    for (; k + side <= K; k += side) transpose_lanes(from, k, out + k * stride + r, stride);
+    for (; k < K; k++)
+      for (index s = 0; s < width<T>; s++) out[k * stride + r + s] = from(s)[k];
+  }
   for (; r + side <= n; r += side) {
     const T* rows[side];
     for (index s = 0; s < side; s++) rows[s] = row(r + s) + first;
