@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -51,7 +51,7 @@ def calls_per_block(call: Callable[[], object], seconds: float, clock: Callable[
 
 
 def interleave(
-    calls: dict[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object]],
     blocks: int = BLOCKS,
     seconds: float = BLOCK_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
