@@ -7,11 +7,13 @@
 #   make clean    remove what was built
 #
 # PYTHON=... chooses the interpreter (3.11 or newer), PIP_ARGS=... adds options to pip (an index with CPU builds of torch,
-# say), WERROR=ON turns compiler warnings into errors, JOBS=... sets how many tests run at once.
+# say), WERROR=ON turns compiler warnings into errors, JOBS=... sets how many tests run at once, ARGS=--save lets the
+# benchmark write its page.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PIP_ARGS ?=
+ARGS ?=
 WERROR ?= OFF
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -42,7 +44,7 @@ check: $(VENV)/.dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 build: $(VENV)/.demo
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -33,7 +34,7 @@ def time_axis(steps: int, last: bool = False) -> alt.X:
     return alt.X("t:Q", axis=axis, scale=alt.Scale(domain=[0, steps], nice=False))
 
 
-def lines(values: np.ndarray, title: str, marks: list[int], colors: list[str], last: bool = False) -> alt.LayerChart:
+def lines(values: np.ndarray, title: str, marks: list[int], colors: list[str], last: bool = False) -> Any:
     """Curves [T, N] over time, with a thin line at every marked step."""
     steps, n = values.shape
     points = [{"t": t + 0.5, "n": k, "v": float(values[t, k])} for t in range(steps) for k in range(n)]
