@@ -184,7 +184,8 @@ def test_a_missing_extra_names_its_pip_command() -> None:
         ("a < b", "<mi>a</mi><mo>&lt;</mo><mi>b</mi>"),
         (
             "[a & b]",
-            '<mrow><mo>(</mo><mtable displaystyle="true"><mtr><mtd><mi>a</mi></mtd><mtd><mi>b</mi></mtd></mtr></mtable><mo>)</mo></mrow>',
+            '<mrow><mo>(</mo><mtable displaystyle="true"><mtr><mtd><mi>a</mi></mtd><mtd><mi>b</mi></mtd></mtr></mtable>'
+            "<mo>)</mo></mrow>",
         ),
     ],
 )
