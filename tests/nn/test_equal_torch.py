@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import openlstm
 import pytest
 import torch
+from tests.nn.twins import BACKENDS, TOLERANCE, everything, far, states, twins
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from tests.nn.twins import BACKENDS, TOLERANCE, everything, far, states, twins
+import openlstm
 
 T, B, I, H = 5, 3, 4, 6
 

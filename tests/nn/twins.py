@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import openlstm
 import torch
-from openlstm.engine import cpu
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+import openlstm
+from openlstm.engine import cpu
 
 BACKENDS = ["cpu", "reference"] if cpu.available() else ["reference"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -52,7 +53,7 @@ def everything(layer: Any, x: Any, hx: Any = None, run: Any = None, **call: Any)
     data = _leaf(x.data if packed else x, dtype)
     given = PackedSequence(data, *x[1:]) if packed else data
     start = None if hx is None else tuple(_leaf(s, dtype) for s in ([hx] if is_rnn(layer) else hx))
-    y, state = (run or layer)(given, None if start is None else start[0] if is_rnn(layer) else start, **call)
+    y, state = (layer if run is None else run)(given, None if start is None else start[0] if is_rnn(layer) else start, **call)
     ends = [y.data if packed else y, *([state] if is_rnn(layer) else state)]
     torch.manual_seed(7)
     sum((end * torch.randn(end.shape, dtype=torch.float64).to(dtype)).sum() for end in ends).backward()

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor  # the vmap of torch.autograd.grad(..., is_grads_batched=True)
 from torch.autograd import forward_ad
 
 from openlstm import cells, reference
@@ -191,7 +192,7 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
         *tensors, options = args
-        if _direct(tensors[0]):
+        if _direct(tensors[0]) and not any(t is not None and is_legacy_batchedtensor(t) for t in tensors[-3:]):
             kernel, reverse, *rest = options
             return _flat(_backward(_Call.of(tensors[:_INPUTS], kernel, reverse), tensors[_INPUTS:], *rest))
         return torch.ops.openlstm.backward(*tensors, *options)
@@ -246,7 +247,7 @@ def _forward(call: _Call, backend: str, save: bool, check_finite: bool) -> Resul
     _check_values(_who(call.cell), call.x, call.options["lengths"], check_finite)
     run = call.module(backend).forward(call.cell, call.x, call.weights, call.state, save=save, **call.options)
     state = run.state if call.x.shape[0] else _cloned(run.state)
-    gates, c = (None, None) if run.saved is None else (run.saved.gates, run.saved.c)
+    gates, c = (None, None) if run.saved is None else (run.saved.gates if call.cell.saved else None, run.saved.c)
     return Result(run.y, state.h, state.c, gates, c)
 
 
