@@ -1,0 +1,117 @@
+"""The base install works alone: numpy, safetensors, pydantic, typer, rich; what needs more names the command that installs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXTRAS = ["torch", "lightning_fabric", "polars", "altair", "vl_convert", "jinja2", "statsmodels", "pandas", "scipy"]
+
+
+def base(code: str, *without: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter in which the extras, or what else is named, cannot be imported."""
+    hide = f"import sys\nfor name in {list(without or EXTRAS)}: sys.modules[name] = None\n"
+    environment = {k: v for k, v in os.environ.items() if k != "OPENLSTM_BACKEND"}
+    return subprocess.run(
+        [sys.executable, "-c", hide + code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return base(f"from openlstm.cli import main\nsys.argv = ['openlstm', *{list(arguments)}]\nsys.exit(main())", cwd=cwd)
+
+
+def test_recur_runs_on_numpy() -> None:
+    code = """
+import numpy as np, openlstm
+from openlstm.reference import Weights
+w = Weights(np.ones((8, 3), np.float32), np.ones((8, 2), np.float32))
+print(openlstm.recur(openlstm.cells.LSTM(), np.ones((5, 1, 3), np.float32), w).y.shape)
+"""
+    done = base(code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "(5, 1, 2)", "")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small forecaster, fitted here with everything installed."""
+    from openlstm import Forecaster
+    from openlstm.data import from_arrays
+    from openlstm.train import Options
+
+    t = np.arange(120)
+    series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(2 * np.pi * t / 7) + 0.1 * t)
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    Forecaster(7, members=1, hidden_size=8, options=Options(epochs=1)).fit(series, quiet=True).save(path)
+    return path
+
+
+def test_a_model_predicts_and_streams_without_any_extra(model: Path) -> None:
+    code = f"""
+import numpy as np, openlstm
+model = openlstm.load({str(model)!r})
+values = np.arange(40.0)
+stream = model.stream(values[:-1])
+print(bool((stream.push(values[-1]).median == model.predict(values).median).all()))
+"""
+    done = base(code)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
+
+
+@pytest.mark.parametrize("name", ["LSTM", "RNN", "LSTMCell", "replace", "trace", "Trace", "nn", "Forecaster"])
+def test_a_name_that_needs_torch_says_how_to_get_it(name: str) -> None:
+    done = base(f"import openlstm\nopenlstm.{name}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-4:] == [
+        f"openlstm._errors.MissingExtraError: openlstm.{name}: needs the package torch, which is not installed",
+        "  got       no module named torch",
+        "  expected  the extra 'torch'",
+        "  hint      pip install 'openlstm[torch]'",
+    ]
+
+
+def test_doctor_runs_and_lists_what_is_missing_with_its_command() -> None:
+    done = cli("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["engine"]["threads"] >= 1
+
+
+@pytest.mark.parametrize(
+    "arguments, extra",
+    [
+        (["fit", "forecast", "a.csv", "--time", "t", "--target", "y", "--horizon", "3", "-o", "m.safetensors"], "(torch|data)"),
+        (["lab", "latch", "--lag", "3"], "torch"),
+        (["explain", "-o", "e.html"], "(torch|report)"),
+        (["demo", "-o", "out"], "demo"),
+    ],
+    ids=lambda a: a[0] if isinstance(a, list) else "",
+)
+def test_a_command_that_needs_an_extra_says_so_in_one_error(arguments: list[str], extra: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,y\n2001-01-01,1\n2001-01-02,2\n")
+    done = cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert re.search(rf"pip install 'openlstm\[{extra}\]'", done.stderr), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_without_the_compiled_module_the_reference_runs_and_says_so_once() -> None:
+    code = """
+import numpy as np, openlstm
+from openlstm.reference import Weights
+w = Weights(np.ones((8, 3), np.float32), np.ones((8, 2), np.float32))
+for _ in range(3): y = openlstm.recur(openlstm.cells.LSTM(), np.ones((5, 1, 3), np.float32), w).y
+print(y.shape)
+"""
+    done = base(code, "openlstm._native")
+    assert (done.returncode, done.stdout.strip()) == (0, "(5, 1, 2)")
+    assert done.stderr.count("the compiled extension is missing") == 1
+    assert "Reinstall openlstm to build it" in done.stderr
