@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save, save_file
+
 from openlstm import model_file
 from openlstm._errors import ModelFileError
 from openlstm.model_file import Head, Header, Network, Series, Step, Training
-from safetensors import safe_open
-from safetensors.numpy import save, save_file
 
 
 def header(**network: Any) -> Header:
@@ -21,7 +22,14 @@ def header(**network: Any) -> Header:
         library="0.1.0",
         task="forecast",
         series=Series(
-            time="date", target="co2", step=Step(unit="second", count=604800), period=52, window=104, horizon=4, scale=2.5, seasonal_error=1.3
+            time="date",
+            target="co2",
+            step=Step(unit="second", count=604800),
+            period=52,
+            window=104,
+            horizon=4,
+            scale=2.5,
+            seasonal_error=1.3,
         ),
         network=Network(**{"cell": "lstm", "input_size": 2, "hidden_size": 3, "num_layers": 2, "members": 2, **network}),
         head=Head(quantiles=(0.1, 0.5, 0.9)),
@@ -78,7 +86,9 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str) -> None:
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        model_file.write(tmp_path / name, header(), dict(reversed(tensors(header()).items())) if name == "b" else tensors(header()))
+        model_file.write(
+            tmp_path / name, header(), dict(reversed(tensors(header()).items())) if name == "b" else tensors(header())
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -114,7 +124,9 @@ def test_any_truncation_is_found(path: Path) -> None:
     data = path.read_bytes()
     for size in [0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1]:
         path.write_bytes(data[:size])
-        with pytest.raises(ModelFileError, match="m.safetensors: cannot be read: truncated, damaged, or not a safetensors file"):
+        with pytest.raises(
+            ModelFileError, match="m.safetensors: cannot be read: truncated, damaged, or not a safetensors file"
+        ):
             model_file.read(path)
 
 
@@ -154,7 +166,9 @@ def test_damaged(path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', ""])
 def test_a_header_that_is_no_json_object(path: Path, text: str) -> None:
     path.write_bytes(save(model_file.read(path)[1], {"openlstm": text}))
-    with pytest.raises(ModelFileError, match=r"m.safetensors: is damaged\n  got       its header is not (JSON|a JSON object)\n"):
+    with pytest.raises(
+        ModelFileError, match=r"m.safetensors: is damaged\n  got       its header is not (JSON|a JSON object)\n"
+    ):
         model_file.read(path)
 
 

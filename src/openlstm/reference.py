@@ -177,7 +177,7 @@ def backward(
     dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
-    sums = [A.zeros(x, *p.shape) for p in (w.w_ih, w.w_hh, w.w_ih[:, 0])]
+    sums = [A.zeros(x, *shape) for shape in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1])]
     dw_hr = None if w.w_hr is None else A.zeros(x, *w.w_hr.shape)
     dreset = State(A.zeros(x, *state.h.shape), None if state.c is None else A.zeros(x, *state.c.shape))
     for n in reversed(range(T)):

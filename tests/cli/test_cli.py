@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openlstm
 import polars as pl
 import pytest
+
+import openlstm
 from openlstm import cli
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
@@ -21,7 +22,9 @@ def write(path: Path, n: int = 150) -> Path:
     t = np.arange(n)
     values = 20 + 0.1 * t + 3 * np.sin(2 * np.pi * t / 7)
     values[[30, 31]] = np.nan
-    frame = pl.DataFrame({"date": np.datetime64("2001-01-01", "D") + t, "sales": values}).with_columns(pl.col("sales").fill_nan(None))
+    frame = pl.DataFrame({"date": np.datetime64("2001-01-01", "D") + t, "sales": values}).with_columns(
+        pl.col("sales").fill_nan(None)
+    )
     (frame.write_parquet if path.suffix == ".parquet" else frame.write_csv)(path)
     return path
 
@@ -32,7 +35,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     write(folder / "a.csv")
     write(folder / "a.parquet")
-    command = ["fit", "forecast", str(folder / "a.csv"), "--time", "date", "--target", "sales", *FIT, "-o", str(folder / "m.safetensors"), "-q"]
+    command = [
+        "fit",
+        "forecast",
+        str(folder / "a.csv"),
+        "--time",
+        "date",
+        "--target",
+        "sales",
+        *FIT,
+        "-o",
+        str(folder / "m.safetensors"),
+        "-q",
+    ]
     assert cli.main(command) == 0
     return folder
 
@@ -47,19 +62,41 @@ class Ran:
 
 
 def test_fit_says_what_it_read_and_how_it_compares(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "n.safetensors")
+    ran = Ran(
+        capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "n.safetensors"
+    )
     assert ran.status == 0
     assert "sales in a.csv: 150 days, 2001-01-01 to 2001-05-30\n" in ran.err
     assert "note: 2 values of sales are missing: 2001-01-31 to 2001-02-01\n" in ran.err
     assert "LSTM 1 of 1" in ran.err
-    for text in ("sales: 2001-05-17 to 2001-05-30, 14 days held out, 2 origins", "seasonal naive + drift", "ridge window", "ETS", "LSTM", "Saved"):
+    for text in (
+        "sales: 2001-05-17 to 2001-05-30, 14 days held out, 2 origins",
+        "seasonal naive + drift",
+        "ridge window",
+        "ETS",
+        "LSTM",
+        "Saved",
+    ):
         assert text in ran.out
     assert openlstm.load(place / "n.safetensors").horizon == 7
     assert (place / "n.safetensors").read_bytes() == (place / "m.safetensors").read_bytes()  # the same seed, the same file
 
 
 def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "fit", "forecast", place / "a.parquet", "--time", "date", "--target", "sales", *FIT, "-o", place / "j.safetensors", "--json")
+    ran = Ran(
+        capsys,
+        "fit",
+        "forecast",
+        place / "a.parquet",
+        "--time",
+        "date",
+        "--target",
+        "sales",
+        *FIT,
+        "-o",
+        place / "j.safetensors",
+        "--json",
+    )
     assert ran.status == 0
     found = json.loads(ran.out)
     assert found["split"] == {"train": 122, "known": 136, "total": 150}
@@ -68,8 +105,25 @@ def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.
     assert found["notes"][0]["count"] == 2
 
 
-def test_holdout_0_trains_on_everything_and_says_that_there_is_no_score(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "--holdout", 0, "-o", place / "z.safetensors", "-q")
+def test_holdout_0_trains_on_everything_and_says_that_there_is_no_score(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(
+        capsys,
+        "fit",
+        "forecast",
+        place / "a.csv",
+        "--time",
+        "date",
+        "--target",
+        "sales",
+        *FIT,
+        "--holdout",
+        0,
+        "-o",
+        place / "z.safetensors",
+        "-q",
+    )
     assert ran.status == 0 and "Nothing was held out" in ran.out
     assert openlstm.load(place / "z.safetensors").header.training.last.startswith("2001-05-30")
     ran = Ran(capsys, "evaluate", place / "z.safetensors", place / "a.csv")
@@ -119,13 +173,38 @@ def test_errors_are_printed_once_without_traceback(place: Path, capsys: pytest.C
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "--target", "sale")
     assert ran.status == 1 and ran.out == ""
     assert ran.err == (
-        "error a.csv: there is no column 'sale'\n  got       'sale'\n  expected  one of date, sales\n  hint      did you mean 'sales'?\n"
+        "error a.csv: there is no column 'sale'\n  got       'sale'\n  expected  one of date, sales\n"
+        "  hint      did you mean 'sales'?\n"
     )
     for command in (
         ("predict", place / "no.safetensors", place / "a.csv"),
         ("evaluate", place / "a.csv", place / "a.csv"),
-        ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", "--horizon", 90, "-o", place / "bad.safetensors"),
-        ("fit", "forecast", place / "a.csv", "--time", "sales", "--target", "sales", "--horizon", 7, "-o", place / "bad.safetensors"),
+        (
+            "fit",
+            "forecast",
+            place / "a.csv",
+            "--time",
+            "date",
+            "--target",
+            "sales",
+            "--horizon",
+            90,
+            "-o",
+            place / "bad.safetensors",
+        ),
+        (
+            "fit",
+            "forecast",
+            place / "a.csv",
+            "--time",
+            "sales",
+            "--target",
+            "sales",
+            "--horizon",
+            7,
+            "-o",
+            place / "bad.safetensors",
+        ),
         ("lab", "latch", "--arms", "gru"),
     ):
         ran = Ran(capsys, *command, "--json") if command[0] != "fit" else Ran(capsys, *command)
@@ -135,21 +214,42 @@ def test_errors_are_printed_once_without_traceback(place: Path, capsys: pytest.C
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "no" / "m.safetensors")
+    ran = Ran(
+        capsys,
+        "fit",
+        "forecast",
+        place / "a.csv",
+        "--time",
+        "date",
+        "--target",
+        "sales",
+        *FIT,
+        "-o",
+        place / "no" / "m.safetensors",
+    )
     folder = place / "no"
     assert ran.status == 1
     assert ran.err == (
-        f"error {folder / 'm.safetensors'}: its folder does not exist\n  got       {folder}\n  expected  an existing folder\n  hint      mkdir -p {folder}\n"
+        f"error {folder / 'm.safetensors'}: its folder does not exist\n  got       {folder}\n"
+        f"  expected  an existing folder\n  hint      mkdir -p {folder}\n"
     )
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / "out.xlsx")
-    assert ran.status == 1 and "has an ending that is not known here\n  got       '.xlsx'\n  expected  .csv or .parquet" in ran.err
+    assert (
+        ran.status == 1 and "has an ending that is not known here\n  got       '.xlsx'\n  expected  .csv or .parquet" in ran.err
+    )
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place)
     assert ran.status == 1 and "is a folder" in ran.err
 
 
 @pytest.mark.parametrize(
     "command",
-    [["predict"], ["nonsense"], ["fit", "forecast", "a.csv", "--horizon", "0"], ["predict", "a", "b", "--unknown"], ["lab", "latch", "--lag", "0"]],
+    [
+        ["predict"],
+        ["nonsense"],
+        ["fit", "forecast", "a.csv", "--horizon", "0"],
+        ["predict", "a", "b", "--unknown"],
+        ["lab", "latch", "--lag", "0"],
+    ],
 )
 def test_wrong_usage_is_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, *command)
@@ -187,7 +287,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Nothing is missing." in ran.out or "pip install" in ran.out
 
 
-def test_doctor_names_the_command_for_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_command_for_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from openlstm import doctor
 
     real = doctor._version

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from openlstm._errors import DataError
 from openlstm.data import cut, from_arrays, origins, read_series, split_by_time
 from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time
@@ -21,7 +22,13 @@ def weekly(n: int) -> Series:
     return from_arrays(np.datetime64("2001-01-06") + 7 * np.arange(n), np.arange(float(n)))
 
 
-@given(st.sampled_from([("month", 1), ("month", 3), ("month", 12), ("second", 60), ("second", 3600), ("second", 86400), ("second", 604800)]), st.integers(0, 400), st.data())
+@given(
+    st.sampled_from(
+        [("month", 1), ("month", 3), ("month", 12), ("second", 60), ("second", 3600), ("second", 86400), ("second", 604800)]
+    ),
+    st.integers(0, 400),
+    st.data(),
+)
 def test_any_subset_of_a_grid_gives_the_grid_back(kind: tuple[str, int], first: int, data: st.DataObject) -> None:
     step = Step(unit=kind[0], count=kind[1])  # type: ignore[arg-type]
     grid = add_steps(np.datetime64("1999-03-01", "us") + np.timedelta64(first, "D"), step, np.arange(40))
@@ -88,24 +95,35 @@ def test_errors(tmp_path: Path) -> None:
     fails(
         path,
         "20010101,1\n20010102,2\n20010103,3\n20010102,4\n",
-        "a.csv, row 4 (line 5), column 't': the same time comes twice\n  got       2001-01-02, also in row 2 (line 3); 1 such row in all\n"
-        "  expected  each time once\n  hint      keep one row for each time; a table of several series has to be filtered to one of them",
+        "a.csv, row 4 (line 5), column 't': the same time comes twice\n"
+        "  got       2001-01-02, also in row 2 (line 3); 1 such row in all\n"
+        "  expected  each time once\n"
+        "  hint      keep one row for each time; a table of several series has to be filtered to one of them",
     )
     fails(
         path,
         "20010106,1\n20010113,2\n20010120,3\n20010126,4\n20010203,5\n",
         "a.csv, row 4 (line 5), column 't': lies off the grid of 1 week\n  got       2001-01-26; 1 of 5 rows are off\n"
-        "  expected  2001-01-06 plus a whole number of weeks\n  hint      resample the table to equal intervals, and leave out what was not measured",
+        "  expected  2001-01-06 plus a whole number of weeks\n"
+        "  hint      resample the table to equal intervals, and leave out what was not measured",
     )
-    fails(path, "20010106,1\n20010113,2\n", "a.csv: is too short for a series\n  got       2 rows\n  expected  at least 3\n  hint      give a longer table")
+    fails(
+        path,
+        "20010106,1\n20010113,2\n",
+        "a.csv: is too short for a series\n  got       2 rows\n  expected  at least 3\n  hint      give a longer table",
+    )
     fails(
         path,
         "20010106,\n20010113,\n20010120,\n",
-        "a.csv, column 'y': holds no known value\n  got       3 rows, all missing\n  expected  numbers\n  hint      choose another column",
+        "a.csv, column 'y': holds no known value\n  got       3 rows, all missing\n  expected  numbers\n"
+        "  hint      choose another column",
     )
     with pytest.raises(DataError) as e:
         from_arrays(["2001"], [1.0, 2.0])
-    assert str(e.value) == "from_arrays: times and values do not fit\n  got       [1] and [2]\n  expected  [T] and [T]\n  hint      pass one time for each value"
+    assert str(e.value) == (
+        "from_arrays: times and values do not fit\n  got       [1] and [2]\n  expected  [T] and [T]\n"
+        "  hint      pass one time for each value"
+    )
 
 
 def test_a_given_interval_is_held_to() -> None:
@@ -147,13 +165,22 @@ def test_a_series_that_is_too_short() -> None:
         split_by_time(weekly(need - 1), window=104, horizon=52, holdout=104)
 
 
-@given(st.lists(st.sampled_from([0.0, np.nan]), min_size=1, max_size=25), st.integers(1, 5), st.integers(1, 4), st.integers(0, 10), st.integers(0, 30))
+@given(
+    st.lists(st.sampled_from([0.0, np.nan]), min_size=1, max_size=25),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(0, 10),
+    st.integers(0, 30),
+)
 def test_origins_are_those_a_loop_would_find(values: list[float], window: int, horizon: int, first: int, last: int) -> None:
     v, last = np.array(values), min(last, len(values))
     slow = [
         t
         for t in range(first, last)
-        if t >= window and t + horizon <= last and not np.isnan(v[t - window : t]).all() and not np.isnan(v[t : t + horizon]).all()
+        if t >= window
+        and t + horizon <= last
+        and not np.isnan(v[t - window : t]).all()
+        and not np.isnan(v[t : t + horizon]).all()
     ]
     at = origins(v, window, horizon, first, last)
     assert at.tolist() == slow
@@ -167,7 +194,12 @@ def test_the_co2_file_is_read() -> None:
     from importlib.resources import files
 
     series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
-    assert (len(series), name_step(series.step), show_time(series.times[0]), show_time(series.times[-1])) == (2284, "1 week", "1958-03-29", "2001-12-29")
+    assert (len(series), name_step(series.step), show_time(series.times[0]), show_time(series.times[-1])) == (
+        2284,
+        "1 week",
+        "1958-03-29",
+        "2001-12-29",
+    )
     assert [(n.kind, n.count) for n in series.notes] == [("missing", 59)]
     assert series.notes[0].text.startswith("59 values of co2 are missing: 1958-05-10, 1958-05-31 to 1958-06-28")
 

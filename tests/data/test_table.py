@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+
 from openlstm._errors import DataError
 from openlstm.data import Table, read_table
 
@@ -87,8 +88,16 @@ def fails(call, text: str) -> None:  # noqa: ANN001
 
 def test_an_unknown_column_suggests_near_names(tmp_path: Path) -> None:
     table = csv(tmp_path, "Date,co2,wind\n20010304,1,2\n")
-    fails(lambda: table.column("date"), "a.csv: there is no column 'date'\n  got       'date'\n  expected  one of Date, co2, wind\n  hint      did you mean 'Date'?")
-    fails(lambda: table.column("xyz"), "a.csv: there is no column 'xyz'\n  got       'xyz'\n  expected  one of Date, co2, wind\n  hint      name one of the columns above")
+    fails(
+        lambda: table.column("date"),
+        "a.csv: there is no column 'date'\n  got       'date'\n  expected  one of Date, co2, wind\n"
+        "  hint      did you mean 'Date'?",
+    )
+    fails(
+        lambda: table.column("xyz"),
+        "a.csv: there is no column 'xyz'\n  got       'xyz'\n  expected  one of Date, co2, wind\n"
+        "  hint      name one of the columns above",
+    )
 
 
 def test_an_unreadable_date_names_its_row(tmp_path: Path) -> None:
@@ -96,12 +105,14 @@ def test_an_unreadable_date_names_its_row(tmp_path: Path) -> None:
     fails(
         lambda: table.times("t"),
         "a.csv, row 2 (line 3), column 't': is not a date that can be read\n  got       '2001-02-30'\n"
-        "  expected  a date such as 2001-12-29 or 20011229\n  hint      correct it, or give --time-format, for example '%d/%m/%Y'",
+        "  expected  a date such as 2001-12-29 or 20011229\n"
+        "  hint      correct it, or give --time-format, for example '%d/%m/%Y'",
     )
     fails(
         lambda: frame(t=[20010304, 20011304]).times("t"),
         "a.parquet, row 2, column 't': is not a date that can be read\n  got       20011304\n"
-        "  expected  a date such as 2001-12-29 or 20011229\n  hint      correct it, or give --time-format, for example '%d/%m/%Y'",
+        "  expected  a date such as 2001-12-29 or 20011229\n"
+        "  hint      correct it, or give --time-format, for example '%d/%m/%Y'",
     )
     assert "row 1 (line 2)" in str(pytest.raises(DataError, csv(tmp_path, "t,y\n,1\n20010304,1\n").times, "t").value)
 
@@ -125,16 +136,37 @@ def test_text_among_the_numbers_names_its_row(tmp_path: Path) -> None:
 
 def test_columns_of_the_wrong_kind() -> None:
     table = frame(t=[1.5], y=[date(2001, 3, 4)])
-    fails(lambda: table.times("t"), "a.parquet, column 't': is not a column of dates\n  got       Float64\n  expected  dates, texts or integers YYYYMMDD\n  hint      choose another column")
-    fails(lambda: table.numbers("y"), "a.parquet, column 'y': is not a column of numbers\n  got       Date\n  expected  numbers\n  hint      choose another column")
+    fails(
+        lambda: table.times("t"),
+        "a.parquet, column 't': is not a column of dates\n  got       Float64\n"
+        "  expected  dates, texts or integers YYYYMMDD\n  hint      choose another column",
+    )
+    fails(
+        lambda: table.numbers("y"),
+        "a.parquet, column 'y': is not a column of numbers\n  got       Date\n  expected  numbers\n"
+        "  hint      choose another column",
+    )
 
 
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
-    fails(lambda: read_table(tmp_path / "no.csv"), "no.csv: there is no such file\n  got       nothing\n  expected  a CSV or Parquet file\n  hint      check the path")
+    fails(
+        lambda: read_table(tmp_path / "no.csv"),
+        "no.csv: there is no such file\n  got       nothing\n  expected  a CSV or Parquet file\n  hint      check the path",
+    )
     (tmp_path / "a.xlsx").write_bytes(b"PK")
-    fails(lambda: read_table(tmp_path / "a.xlsx"), "a.xlsx: is not a table that can be read\n  got       a file ending in '.xlsx'\n  expected  .csv, .tsv, .txt or .parquet\n  hint      convert it to CSV or Parquet")
-    fails(lambda: csv(tmp_path, "t,y\n"), "a.csv: holds no rows\n  got       columns t, y\n  expected  a header and at least one row\n  hint      check that the export was complete")
+    fails(
+        lambda: read_table(tmp_path / "a.xlsx"),
+        "a.xlsx: is not a table that can be read\n  got       a file ending in '.xlsx'\n"
+        "  expected  .csv, .tsv, .txt or .parquet\n  hint      convert it to CSV or Parquet",
+    )
+    fails(
+        lambda: csv(tmp_path, "t,y\n"),
+        "a.csv: holds no rows\n  got       columns t, y\n  expected  a header and at least one row\n"
+        "  hint      check that the export was complete",
+    )
     for name, content in {"b.parquet": b"junk", "c.csv": b"", "d.csv": b"a,b\n\xff\xfe,1\n"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=f"{name}: cannot be read\n  got       .+\n  expected  a CSV file in UTF-8 or a Parquet file\n"):
+        with pytest.raises(
+            DataError, match=f"{name}: cannot be read\n  got       .+\n  expected  a CSV file in UTF-8 or a Parquet file\n"
+        ):
             read_table(tmp_path / name)

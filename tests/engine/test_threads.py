@@ -184,6 +184,22 @@ print(time.process_time() - before)
     assert float(printed) < 0.05
 
 
+@NEEDS_NATIVE
+def test_the_process_ends_while_a_daemon_thread_is_inside() -> None:
+    python(
+        """
+import sys, threading, time
+from openlstm.cells import LSTM
+from openlstm.engine import cpu
+from tests.support import Case
+p = Case(LSTM(), "float32", T=40_000, B=4, I=64, H=64).problem()
+threading.Thread(target=cpu.forward, args=(p.cell, p.x, p.weights, p.state), daemon=True).start()
+time.sleep(0.1)
+sys.exit(0)
+"""
+    )
+
+
 def test_set_num_threads() -> None:
     before = threads._chosen
     try:

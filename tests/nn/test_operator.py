@@ -195,7 +195,7 @@ def test_compile_in_one_graph(kind: str, backend: str, dynamic: bool | None) -> 
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic, backend=counter)
-    for steps, rows in ((4, 3), (5, 2), (6, 4), (9, 5)):
+    for steps, rows in ((5, 3), (6, 7), (8, 9), (11, 12)):  # other sizes than those of the layer, which are constants
         x, hx = torch.randn(steps, rows, I, dtype=torch.float64), states(ours, rows)
         assert far(everything(ours, x, hx, run=compiled), everything(theirs, x, hx), 1e-11) == {}
     assert counter.frame_count <= 2  # the second is the one with free sizes

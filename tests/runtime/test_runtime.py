@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openlstm
 import pytest
 import torch
+
+import openlstm
 from openlstm import cells, model_file
 from openlstm._errors import DataError, ShapeError
 from openlstm.engine import cpu
@@ -27,11 +28,28 @@ def make(cell: str = "lstm", layers: int = 2, members: int = 2) -> Model:
     header = Header(
         library="0.1.0",
         task="forecast",
-        series=Series(time="t", target="y", step=Step(unit="second", count=60), period=4, window=10, horizon=3, scale=2.0, seasonal_error=None),
+        series=Series(
+            time="t",
+            target="y",
+            step=Step(unit="second", count=60),
+            period=4,
+            window=10,
+            horizon=3,
+            scale=2.0,
+            seasonal_error=None,
+        ),
         network=NetworkHeader(cell=cell, input_size=2, hidden_size=5, num_layers=layers, members=members),  # type: ignore[arg-type]
         head=Head(quantiles=(0.1, 0.5, 0.9)),
         training=Training(
-            first="2000-01-01", last="2000-02-01", seed=0, epochs=(1,), validation_loss=(1.0,), learning_rate=0.1, batch_size=1, weight_decay=0.0, clip=1.0
+            first="2000-01-01",
+            last="2000-02-01",
+            seed=0,
+            epochs=(1,),
+            validation_loss=(1.0,),
+            learning_rate=0.1,
+            batch_size=1,
+            weight_decay=0.0,
+            clip=1.0,
         ),
     )
     rng = np.random.default_rng(0)
@@ -140,7 +158,8 @@ def test_a_refused_value_leaves_the_stream_as_it_was() -> None:
     with pytest.raises(DataError) as e:
         stream.push(float("inf"))
     assert str(e.value) == (
-        "Stream.push: the value is infinite\n  got       inf\n  expected  a finite number, NaN where missing\n  hint      replace it, or push NaN"
+        "Stream.push: the value is infinite\n  got       inf\n"
+        "  expected  a finite number, NaN where missing\n  hint      replace it, or push NaN"
     )
     np.testing.assert_array_equal(stream.values, before)
 
@@ -148,10 +167,31 @@ def test_a_refused_value_leaves_the_stream_as_it_was() -> None:
 def test_errors_of_predict() -> None:
     model = make()
     cases = [
-        (np.zeros((1, 1, 10)), ShapeError, "values has the wrong number of axes\n  got       values: float64[1, 1, 10]\n  expected  [T] or [N, T]\n  hint      pass one series, or one series per row"),
-        (np.zeros(9), DataError, "9 values are too few\n  got       values: float64[9]\n  expected  at least 10, the window of the model\n  hint      pass more of the past; mark what is unknown as NaN"),
-        (np.full(10, np.inf), DataError, "values holds an infinite number\n  got       values: float64[10]\n  expected  finite numbers, NaN where missing\n  hint      replace it, or mark it as NaN"),
-        (np.full(10, np.nan), DataError, "no known value among the last 10\n  got       NaN only\n  expected  at least one known value\n  hint      pass a window that holds a measurement"),
+        (
+            np.zeros((1, 1, 10)),
+            ShapeError,
+            "values has the wrong number of axes\n  got       values: float64[1, 1, 10]\n"
+            "  expected  [T] or [N, T]\n  hint      pass one series, or one series per row",
+        ),
+        (
+            np.zeros(9),
+            DataError,
+            "9 values are too few\n  got       values: float64[9]\n"
+            "  expected  at least 10, the window of the model\n"
+            "  hint      pass more of the past; mark what is unknown as NaN",
+        ),
+        (
+            np.full(10, np.inf),
+            DataError,
+            "values holds an infinite number\n  got       values: float64[10]\n"
+            "  expected  finite numbers, NaN where missing\n  hint      replace it, or mark it as NaN",
+        ),
+        (
+            np.full(10, np.nan),
+            DataError,
+            "no known value among the last 10\n  got       NaN only\n  expected  at least one known value\n"
+            "  hint      pass a window that holds a measurement",
+        ),
     ]
     for values, kind, text in cases:
         with pytest.raises(kind) as e:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from openlstm._errors import DataError, MissingExtraError
 from openlstm.tasks.baselines import Ridge, baselines, ets, naive, seasonal_drift, seasonal_naive
 
@@ -84,7 +85,8 @@ def test_errors() -> None:
     with pytest.raises(DataError) as e:
         seasonal_drift(np.arange(5.0), 3, 6)
     assert str(e.value) == (
-        "seasonal_drift: the past holds no two values one season apart\n  got       5 values\n  expected  more than 6\n  hint      give a longer past"
+        "seasonal_drift: the past holds no two values one season apart\n  got       5 values\n"
+        "  expected  more than 6\n  hint      give a longer past"
     )
     with pytest.raises(DataError) as e:
         Ridge.fit(seasonal(30), 20, 6)

@@ -9,8 +9,10 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import openlstm
 import pytest
+from rich.console import Console
+
+import openlstm
 from openlstm import Forecaster
 from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Series, from_arrays, read_series
@@ -19,7 +21,6 @@ from openlstm.runtime.model import Forecast
 from openlstm.tasks.scoring import Evaluation, Score, evaluate, predict, score, seasonal_error
 from openlstm.tasks.show import draw, score_table
 from openlstm.train import Options
-from rich.console import Console
 
 FAST = {"members": 1, "hidden_size": 32, "options": Options(epochs=12, learning_rate=0.01)}
 
@@ -53,22 +54,31 @@ def test_it_beats_the_naive_forecasts_and_its_memory_does_it(fitted: Forecaster)
 def test_what_comes_after_the_cut_changes_nothing() -> None:
     series = daily(200)
     other = replace(series, values=np.where(np.arange(200) < 179, series.values, -1e3))
-    a, b = (Forecaster(7, members=1, hidden_size=4, options=Options(epochs=2)).fit(s, holdout=21, quiet=True) for s in (series, other))
+    a, b = (
+        Forecaster(7, members=1, hidden_size=4, options=Options(epochs=2)).fit(s, holdout=21, quiet=True)
+        for s in (series, other)
+    )
     assert a.model_.header == b.model_.header
     assert all((a.tensors_[name] == b.tensors_[name]).all() for name in a.tensors_)
 
 
 def test_the_scale_comes_from_the_training_part_only() -> None:
     series = daily(200)
-    validation = replace(series, values=np.where(np.arange(200) < 165, series.values, 9 * series.values))  # 165 = start of validation
-    a, b = (Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(s, holdout=21, quiet=True) for s in (series, validation))
+    validation = replace(
+        series, values=np.where(np.arange(200) < 165, series.values, 9 * series.values)
+    )  # 165 = start of validation
+    a, b = (
+        Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(s, holdout=21, quiet=True)
+        for s in (series, validation)
+    )
     assert a.split_.train == 165
     assert a.model_.header.series.scale == b.model_.header.series.scale
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
     a, b, c = (
-        Forecaster(7, members=2, hidden_size=4, options=Options(epochs=2, seed=s)).fit(daily(200), quiet=True).tensors_ for s in (3, 3, 4)
+        Forecaster(7, members=2, hidden_size=4, options=Options(epochs=2, seed=s)).fit(daily(200), quiet=True).tensors_
+        for s in (3, 3, 4)
     )
     assert all((a[k] == b[k]).all() for k in a)
     assert (a["member.1.head.weight"] == c["member.0.head.weight"]).all()  # member k takes seed + k
@@ -80,7 +90,9 @@ def test_a_missing_target_is_masked_in_the_loss() -> None:
     series = daily(200)
     holes = series.values.copy()
     holes[30::11] = np.nan
-    forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=2)).fit(replace(series, values=holes), holdout=14, quiet=True)
+    forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=2)).fit(
+        replace(series, values=holes), holdout=14, quiet=True
+    )
     assert all(np.isfinite(t).all() for t in forecaster.tensors_.values())
 
 
@@ -97,13 +109,17 @@ def test_save_and_load_give_the_same_forecast(fitted: Forecaster, tmp_path: Path
 def test_a_file_can_be_fitted(tmp_path: Path) -> None:
     rows = "".join(f"{t},{v}\n" for t, v in zip(daily(100).times, daily(100).values, strict=True)).replace("nan", "")
     (tmp_path / "a.csv").write_text("t,y\n" + rows)
-    forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(tmp_path / "a.csv", "t", "y", quiet=True)
+    forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(
+        tmp_path / "a.csv", "t", "y", quiet=True
+    )
     assert len(forecaster.predict(tmp_path / "a.csv").times) == 7
 
 
 def test_the_vanilla_rnn_and_a_deeper_lstm(fitted: Forecaster) -> None:
     for kind in ({"cell": "rnn_tanh"}, {"cell": "rnn_relu"}, {"num_layers": 2}):
-        forecaster = Forecaster(3, members=1, hidden_size=4, options=Options(epochs=1), **kind).fit(daily(100), holdout=9, quiet=True)
+        forecaster = Forecaster(3, members=1, hidden_size=4, options=Options(epochs=1), **kind).fit(
+            daily(100), holdout=9, quiet=True
+        )
         assert forecaster.evaluate().score("LSTM" if "cell" not in kind else "vanilla RNN").rmse > 0
 
 
@@ -130,7 +146,9 @@ def test_every_held_out_step_is_scored_once(fitted: Forecaster) -> None:
 def test_scores_by_hand() -> None:
     truth = np.array([1.0, np.nan, 5.0, 2.0])
     forecast = Forecast(np.array([1.0, 9.0, 3.0, 4.0]), np.array([0.0, 0.0, 4.0, 2.0]), np.array([2.0, 9.0, 6.0, 3.0]))
-    assert score("x", truth, forecast, 2.0) == Score("x", mase=2 / 3, rmse=pytest.approx(np.sqrt(8 / 3)), mae=pytest.approx(4 / 3), coverage=1.0)
+    assert score("x", truth, forecast, 2.0) == Score(
+        "x", mase=2 / 3, rmse=pytest.approx(np.sqrt(8 / 3)), mae=pytest.approx(4 / 3), coverage=1.0
+    )
     nothing = np.full(4, np.nan)
     assert score("x", truth, Forecast(forecast.median, nothing, nothing), None)[1::3] == (None, None)
     assert seasonal_error(np.array([1.0, 2.0, 4.0, 7.0]), 2) == 4.0
@@ -138,12 +156,18 @@ def test_scores_by_hand() -> None:
 
 
 def verdict_of(own: float) -> str:
-    scores = (Score("naive", 1.0, 1.0, 1.0, None), Score("ridge window", 0.5, 0.5, 0.5, None), Score("LSTM", own, own, own, 0.8))
+    scores = (
+        Score("naive", 1.0, 1.0, 1.0, None),
+        Score("ridge window", 0.5, 0.5, 0.5, None),
+        Score("LSTM", own, own, own, 0.8),
+    )
     return Evaluation(daily(100), (5,), scores, {}, {}, ("LSTM",)).verdict("LSTM")
 
 
 def test_the_verdict_is_in_plain_words() -> None:
-    assert verdict_of(0.4) == "LSTM has a smaller error than every baseline; the best of them, ridge window, is 25% worse."
+    assert verdict_of(0.4) == (
+        "LSTM has a smaller error than every baseline: 20% smaller than ridge window, the best of them."
+    )
     assert verdict_of(0.8) == "LSTM LOSES to ridge window: the error of ridge window is 38% smaller. Use ridge window here."
     assert verdict_of(1.0).startswith("LSTM LOSES to ridge window, naive: ")
 
@@ -157,7 +181,11 @@ def test_table_picture_and_json(fitted: Forecaster, tmp_path: Path) -> None:
     assert all(s.name in text and f"{s.rmse:.4g}" in text for s in evaluation.scores)
     found = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert found["held_out"] == {
-        "first": "2001-10-07", "last": "2001-10-27", "steps": 21, "known": 21, "origins": ["2001-10-07", "2001-10-14", "2001-10-21"]
+        "first": "2001-10-07",
+        "last": "2001-10-27",
+        "steps": 21,
+        "known": 21,
+        "origins": ["2001-10-07", "2001-10-14", "2001-10-21"],
     }
     assert [s["name"] for s in found["scores"]][-1] == "LSTM"
     draw(evaluation, "LSTM", tmp_path / "f.png", others=("seasonal naive",))
@@ -172,19 +200,63 @@ def fails(kind: type[Exception], call, text: str) -> None:  # noqa: ANN001
 
 
 def test_errors(fitted: Forecaster) -> None:
-    fails(ArgumentError, lambda: Forecaster(0), "Forecaster: horizon must be a whole number of at least 1\n  got       horizon=0\n  expected  1, 2, 3, ...\n  hint      pass a horizon above zero")
-    fails(ArgumentError, lambda: Forecaster(1, cell="gru"), "Forecaster: unknown cell 'gru'\n  got       'gru'\n  expected  lstm, rnn_tanh, rnn_relu\n  hint      use cell='lstm'")
-    fails(ArgumentError, lambda: Forecaster(1).predict(), "Forecaster: is not fitted yet\n  got       no model\n  expected  a call of fit first\n  hint      forecaster.fit(series), then this")
-    fails(ArgumentError, lambda: Forecaster(1).fit("a.csv"), "Forecaster: a file needs the names of two columns\n  got       time=None, target=None\n  expected  time and target\n  hint      fit('data.csv', time='date', target='co2')")
+    fails(
+        ArgumentError,
+        lambda: Forecaster(0),
+        "Forecaster: horizon must be a whole number of at least 1\n  got       horizon=0\n"
+        "  expected  1, 2, 3, ...\n  hint      pass a horizon above zero",
+    )
+    fails(
+        ArgumentError,
+        lambda: Forecaster(1, cell="gru"),
+        "Forecaster: unknown cell 'gru'\n  got       'gru'\n  expected  lstm, rnn_tanh, rnn_relu\n  hint      use cell='lstm'",
+    )
+    fails(
+        ArgumentError,
+        lambda: Forecaster(1).predict(),
+        "Forecaster: is not fitted yet\n  got       no model\n  expected  a call of fit first\n"
+        "  hint      forecaster.fit(series), then this",
+    )
+    fails(
+        ArgumentError,
+        lambda: Forecaster(1).fit("a.csv"),
+        "Forecaster: a file needs the names of two columns\n  got       time=None, target=None\n"
+        "  expected  time and target\n  hint      fit('data.csv', time='date', target='co2')",
+    )
     with pytest.raises(DataError, match="the series is too short for this horizon"):
         Forecaster(100).fit(daily(), quiet=True)
     seen = daily().slice(0, 279)
-    fails(DataError, lambda: fitted.evaluate(seen), "column 'y': there is nothing to evaluate on: the model has seen every row\n  got       rows up to 2001-10-06; the model has seen those up to 2001-10-06\n  expected  rows after that\n  hint      fit with --holdout, or evaluate on a table that goes further")
-    fails(DataError, lambda: fitted.predict(seen.slice(270, 279)), "column 'y': the series is too short for this model\n  got       9 days up to 2001-10-06\n  expected  at least 14 before the forecast, the window of the model\n  hint      give a table that goes further back")
+    fails(
+        DataError,
+        lambda: fitted.evaluate(seen),
+        "column 'y': there is nothing to evaluate on: the model has seen every row\n"
+        "  got       rows up to 2001-10-06; the model has seen those up to 2001-10-06\n"
+        "  expected  rows after that\n"
+        "  hint      fit with --holdout, or evaluate on a table that goes further",
+    )
+    fails(
+        DataError,
+        lambda: fitted.predict(seen.slice(270, 279)),
+        "column 'y': the series is too short for this model\n  got       9 days up to 2001-10-06\n"
+        "  expected  at least 14 before the forecast, the window of the model\n"
+        "  hint      give a table that goes further back",
+    )
     unknown = replace(daily(), values=np.where(np.arange(300) < 279, daily().values, np.nan))
-    fails(DataError, lambda: fitted.evaluate(unknown), "column 'y': no held-out value is known\n  got       21 steps, all missing\n  expected  at least one known value to score with\n  hint      give a table whose last rows hold measurements")
+    fails(
+        DataError,
+        lambda: fitted.evaluate(unknown),
+        "column 'y': no held-out value is known\n  got       21 steps, all missing\n"
+        "  expected  at least one known value to score with\n"
+        "  hint      give a table whose last rows hold measurements",
+    )
     gap = replace(daily(), values=np.where(np.arange(300) < 250, daily().values, np.nan))
-    fails(DataError, lambda: Forecaster(7).fit(gap, quiet=True), "Forecaster.fit: no validation window holds a known value and a known target\n  got       missing values only\n  expected  measurements in every part of the series\n  hint      give a table with fewer gaps")
+    fails(
+        DataError,
+        lambda: Forecaster(7).fit(gap, quiet=True),
+        "Forecaster.fit: no validation window holds a known value and a known target\n"
+        "  got       missing values only\n  expected  measurements in every part of the series\n"
+        "  hint      give a table with fewer gaps",
+    )
 
 
 @pytest.mark.slow

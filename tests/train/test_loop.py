@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from openlstm._errors import ArgumentError, TrainingError
 from openlstm.train import Epoch, Options, progress, train
 from openlstm.train.loop import _rate
-from torch import Tensor, nn
 
 
 def squares(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,13 +37,16 @@ def test_it_learns_and_keeps_the_best_weights() -> None:
     assert float((error / count).detach()) == pytest.approx(history.best.validation_loss)
     assert history.best.validation_loss == min(e.validation_loss for e in history.epochs) < 1e-3
     assert [e.is_best for e in history.epochs] == [
-        e.validation_loss < min((o.validation_loss for o in history.epochs[:k]), default=math.inf) for k, e in enumerate(history.epochs)
+        e.validation_loss < min((o.validation_loss for o in history.epochs[:k]), default=math.inf)
+        for k, e in enumerate(history.epochs)
     ]
 
 
 def test_it_stops_when_validation_no_longer_improves() -> None:
     x, y = data()
-    history = train(linear(), squares, [x, y], [x, -y], Options(epochs=30, learning_rate=0.1, patience=4))  # learning makes it worse
+    history = train(
+        linear(), squares, [x, y], [x, -y], Options(epochs=30, learning_rate=0.1, patience=4)
+    )  # learning makes it worse
     assert len(history.epochs) == history.best.number + 4 < 30
 
 
@@ -51,10 +55,11 @@ def test_the_same_seed_gives_the_same_weights_and_the_global_state_is_left_alone
     for seed in (7, 7, 8):
         torch.manual_seed(ends.__len__())
         before = torch.random.get_rng_state()
-        model = nn.Sequential(linear(), nn.Dropout(0.5))
+        first = linear()
+        model = nn.Sequential(first, nn.Dropout(0.5))
         train(model, squares, data(), data(50, 1), Options(epochs=3, seed=seed))
         assert (torch.random.get_rng_state() == before).all()
-        ends.append(model[0].weight.detach().clone())
+        ends.append(first.weight.detach().clone())
     assert (ends[0] == ends[1]).all()
     assert not (ends[0] == ends[2]).all()
 
@@ -182,5 +187,6 @@ def test_errors() -> None:
     with pytest.raises(ArgumentError) as e:
         Options(seed=-1)
     assert str(e.value) == (
-        "Options: seed must not be negative\n  got       seed=-1\n  expected  a number >= 0\n  hint      leave seed out to take its default"
+        "Options: seed must not be negative\n  got       seed=-1\n  expected  a number >= 0\n"
+        "  hint      leave seed out to take its default"
     )

@@ -218,7 +218,8 @@ def _problem(
     if lengths is not None:
         lengths = _integers(kept, lengths, x)
     if reset is not None:
-        reset = _contiguous(kept, A.as_like(reset, x))
+        kept.append(reset := A.as_like(reset, x))
+        reset = _contiguous(kept, reset)
     reset_h, reset_c = (None, None) if reset_state is None else (_contiguous(kept, a) for a in reset_state)
     problem = (
         *(T, B, inputs, H, R if w_hr is not None else 0),
@@ -236,6 +237,7 @@ def _problem(
 def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
     lengths = A.as_like(lengths, x)
     lengths = lengths.long() if A.is_torch(lengths) else lengths.astype(np.int64, copy=False)
+    kept.append(lengths)  # made from a list or from other integers, it belongs to nobody else
     T = x.shape[0]
     if len(lengths) and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):  # the kernel would read beyond memory
         raise ArgumentError(

@@ -176,11 +176,12 @@ void problems(const char* type) {
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
     Sizes s{n % 3, draw(7), draw(7), widths[draw(12)], widths[draw(12)], 0, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(4) != 0};
     if (s.cell == openlstm::LSTM && draw(3) == 0) s.P = widths[draw(8)];
-    if (n >= 66) s.T = 12, s.B = 13, s.I = 40, s.H = 90;  // enough work for several threads
+    if (n >= 66) s.T = 12, s.B = 13, s.I = 40, s.H = 90;           // enough work for several threads, by rows
+    if (n >= 69) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
     Run<T> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
     char where[128];
-    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d", type, names[s.cell], s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths,
-                  s.reset, s.reset_state, s.bias);
+    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d", type, names[s.cell], s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths, s.reset,
+                  s.reset_state, s.bias);
     Hash h = run.go(1);
     std::printf("%s %016llx\n", where, static_cast<unsigned long long>(h));
     law(run.go(3) == h, "threads", where);

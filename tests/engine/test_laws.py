@@ -1,0 +1,76 @@
+"""The program of laws (laws.cpp): the bits of other machines, under qemu, and no fault that a sanitizer could find.
+
+Compiling takes minutes: `make neon` runs the part for 64-bit Arm and `make long` all, `make test` neither.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.support import ROOT
+
+NATIVE = ROOT / "native"
+COMMON = ["sequence.cpp", "threads.cpp", "workspace.cpp"]
+FLAGS = "-std=gnu++20 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wno-psabi -pthread".split()
+SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "threads": ["-fsanitize=thread"]}
+CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("g++") is None or not NATIVE.exists(), reason="needs g++ and the sources"),
+]
+ARM = pytest.mark.skipif(
+    shutil.which(CROSS) is None or EMULATOR is None,
+    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user",
+)
+
+
+def build(compiler: str, isa: str, folder: Path, *flags: str) -> str:
+    """The program of laws for one instruction set."""
+    program = str(folder / f"laws_{isa}")
+    sources = [str(NATIVE / name) for name in COMMON] + [str(Path(__file__).with_name("laws.cpp"))]
+    define = [f"-DOPENLSTM_ISA={isa}", "-DOPENLSTM_KERNELS", f"-I{NATIVE}"]
+    subprocess.run([compiler, *FLAGS, *flags, *define, *sources, "-o", program], check=True)
+    return program
+
+
+def run(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def avx2() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return platform.machine() == "x86_64" and cpuinfo.exists() and "avx2" in cpuinfo.read_text()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What scalar code prints on this machine."""
+    return run(build("g++", "scalar", tmp_path_factory.mktemp("laws"), "-O2"))
+
+
+@pytest.mark.neon
+def test_the_program_sees_differences(here: list[str]) -> None:
+    """It prints one line for each problem, and hardly two are alike."""
+    assert len(here) == 6 + 2 * 72 and len({line.split()[-1] for line in here}) > 130
+
+
+@ARM
+@pytest.mark.neon
+@pytest.mark.parametrize("isa", ["neon", "scalar"])
+def test_the_same_bits_on_arm(isa: str, here: list[str], tmp_path: Path) -> None:
+    assert EMULATOR is not None
+    assert run(EMULATOR, build(CROSS, isa, tmp_path, "-O2", "-static")) == here
+
+
+@pytest.mark.skipif(not avx2(), reason="this processor has no AVX2")
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_no_sanitizer_finds_a_fault(sanitizer: str, here: list[str], tmp_path: Path) -> None:
+    """No byte read or written outside its array, nothing undefined, no two threads at one place."""
+    assert run(build("g++", "avx2", tmp_path, "-O1", "-g", "-mavx2", "-mfma", *SANITIZERS[sanitizer])) == here
