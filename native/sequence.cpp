@@ -25,7 +25,9 @@ static void apply_tanh(const T* in, T* out, index n) {
 template <class T>
 static double peak(index rounds) {
   constexpr int chains = 4 * max_rows;
-  Vec<T> acc[chains] = {}, a = splat(T(0.999)), b = splat(T(1e-3));
+  Vec<T> acc[chains], a = splat(T(0.999)), b = splat(T(1e-3));
+#pragma GCC unroll 24
+  for (int n = 0; n < chains; n++) acc[n] = splat(T(n));  // all different, lest the compiler work out one of them only
   for (index k = 0; k < rounds; k++)
 #pragma GCC unroll 24
     for (int n = 0; n < chains; n++) acc[n] = fma(acc[n], a, b);
