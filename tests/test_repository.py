@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,25 @@ def test_the_constraints_pin_every_dependency_and_what_it_needs() -> None:
     assert needed() - set(PINS) <= {"setuptools"}, "refresh constraints.txt"  # torch names setuptools without needing it
 
 
+def imported(folder: str) -> set[str]:
+    """The distributions that the Python files of a folder import, the standard library and this repository left out."""
+    modules: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {a.name.split(".")[0] for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module.split(".")[0])
+    found = packages_distributions()
+    return {canonicalize_name(found[m][0]) for m in modules - set(sys.stdlib_module_names) if m in found}
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples", "papers", "docs"])
+def test_what_is_imported_is_declared(folder: str) -> None:
+    names = {canonicalize_name(r.name) for r in declared()} | {"openlstm"}
+    assert imported(folder) - names <= {"markupsafe", "packaging"}  # of jinja2 and of pytest
+
+
 @pytest.mark.parametrize("requirement", declared(), ids=str)
 def test_a_pin_lies_in_the_declared_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
@@ -189,3 +210,11 @@ def test_every_file_ends_with_one_line_end_and_no_line_with_a_space() -> None:
         if path.suffix in {".py", ".cpp", ".hpp", ".md", ".toml"} and text:
             assert text.endswith("\n") and not text.endswith("\n\n"), name(path)
             assert not re.search(r"[ \t]$", text, re.M), name(path)
+
+
+def test_continuous_integration_runs_what_a_contributor_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make check test"
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {"demo", "test", "check", "bench"} <= set(targets)
