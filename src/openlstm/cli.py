@@ -1,4 +1,4 @@
-"""The command line: verbs first, the model file knows its task; results on standard output, everything else on standard error."""
+"""The command line: verbs first, the model file knows its task; results go to standard output, all else to standard error."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ lab_app = typer.Typer(help="The classic long-memory experiments.", no_args_is_he
 app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
 
+INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file.", show_default=False)]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `openlstm fit` wrote.", show_default=False)]
-TimeFormat = Annotated[str | None, typer.Option(help="How dates are written, as in strftime, e.g. '%d/%m/%Y'.", show_default=False)]
-TimeColumn = Annotated[str | None, typer.Option("--time", help="The column of dates, if not the one the model was trained on.", show_default=False)]
-TargetColumn = Annotated[str | None, typer.Option("--target", help="The column of numbers, if not the one the model was trained on.", show_default=False)]
+TimeFormat = Annotated[
+    str | None, typer.Option(help="How dates are written, as in strftime, e.g. '%d/%m/%Y'.", show_default=False)
+]
+TimeColumn = Annotated[
+    str | None, typer.Option("--time", help="The column of dates, if not the one the model was trained on.", show_default=False)
+]
+TargetColumn = Annotated[
+    str | None,
+    typer.Option("--target", help="The column of numbers, if not the one the model was trained on.", show_default=False),
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,13 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             app(args=None if argv is None else list(argv), prog_name="openlstm", standalone_mode=True)
         except SystemExit as e:
+            if e.code == INTERRUPTED:
+                _err().print("stopped")
             return int(e.code or 0)
         except (OpenLSTMError, OSError) as e:
             _err().print(f"[bold red]error[/] {_plain(e)}", highlight=False, soft_wrap=True)
             return 1
-        except KeyboardInterrupt:
-            _err().print("stopped; nothing was written")
-            return 130
     return 0
 
 
@@ -75,9 +83,20 @@ def fit_forecast(
     target: Annotated[str, typer.Option(help="The column of numbers to forecast.", show_default=False)],
     horizon: Annotated[int, typer.Option(min=1, help="How many steps to forecast.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the model file goes.", show_default=False)],
-    period: Annotated[int | None, typer.Option(min=1, help="Steps in a season; guessed: weekly 52, monthly 12, daily 7, hourly 24.", show_default=False)] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Steps the network reads; two seasons, or the horizon if longer.", show_default=False)] = None,
-    holdout: Annotated[int | None, typer.Option(min=0, help="Steps at the end to hold out for scoring; two horizons. 0 trains on everything.", show_default=False)] = None,
+    period: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps in a season; guessed: weekly 52, monthly 12, daily 7, hourly 24.", show_default=False),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps the network reads; two seasons, or the horizon if longer.", show_default=False),
+    ] = None,
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Steps at the end to hold out for scoring; two horizons. 0 trains on everything.", show_default=False
+        ),
+    ] = None,
     cell: Annotated[str, typer.Option(help="lstm, rnn_tanh or rnn_relu.")] = "lstm",
     hidden_size: Annotated[int, typer.Option(min=1, help="Units of each layer.")] = 64,
     num_layers: Annotated[int, typer.Option(min=1, help="Recurrent layers on top of each other.")] = 1,
@@ -99,7 +118,14 @@ def fit_forecast(
     _tell(_describe(data, series), quiet)
     options = Options(epochs=epochs, learning_rate=learning_rate, seed=seed)
     forecaster = Forecaster(
-        horizon, period=period, window=window, cell=cell, hidden_size=hidden_size, num_layers=num_layers, members=members, options=options
+        horizon,
+        period=period,
+        window=window,
+        cell=cell,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        members=members,
+        options=options,
     )
     holdout = 2 * horizon if holdout is None else holdout
     forecaster.fit(series, holdout=holdout, quiet=quiet)
@@ -127,13 +153,16 @@ def fit_forecast(
 def predict(
     model: ModelPath,
     data: Data,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv or .parquet file instead of standard output.", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A .csv or .parquet file instead of standard output.", show_default=False),
+    ] = None,
     time: TimeColumn = None,
     target: TargetColumn = None,
     time_format: TimeFormat = None,
     as_json: Json = False,
 ) -> None:
-    """Forecast the steps that follow the last row of a table: date, forecast, and the band that should hold 80 % of the values."""
+    """Forecast the steps that follow the last row of a table: date, forecast, and the band for 80 % of the values."""
     from openlstm.runtime import load
     from openlstm.tasks import scoring
 
@@ -146,7 +175,9 @@ def predict(
         _write_rows(output, rows)
         _tell([f"wrote {len(rows)} rows to {output}"])
     if as_json:
-        return _print_json({"model": str(model), "target": series.name, "notes": [n._asdict() for n in series.notes], "forecast": rows})
+        return _print_json(
+            {"model": str(model), "target": series.name, "notes": [n._asdict() for n in series.notes], "forecast": rows}
+        )
     if output is None:
         sys.stdout.write(_as_csv(rows))
 
@@ -169,7 +200,9 @@ def evaluate(
     series = _series_for(loaded.header.series, data, time, target, time_format, quiet)
     name = "LSTM" if loaded.header.network.cell == "lstm" else "vanilla RNN"
     with _err().status("scoring ...") if not quiet else _Nothing() as status:
-        evaluation = scoring.evaluate({name: loaded}, series, lambda who: status.update(f"scoring {who} ...") if status else None)
+        evaluation = scoring.evaluate(
+            {name: loaded}, series, lambda who: status.update(f"scoring {who} ...") if status else None
+        )
     if as_json:
         return _print_json({"model": str(model), "notes": [n._asdict() for n in series.notes], **evaluation.to_dict()})
     _print_scores(Console(), evaluation)
@@ -177,7 +210,9 @@ def evaluate(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for picture, model and page.")] = Path("openlstm-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for picture, model and page.")] = Path(
+        "openlstm-demo"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -213,7 +248,9 @@ def lab_latch(
     lag: Annotated[int, typer.Option(min=1, help="Steps of distractors between the last mark and the answer.")] = 120,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with seeds of their own.")] = 1,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of each network.")] = 1000,
-    arms: Annotated[str | None, typer.Option(help="Names with commas between them; all of them if left out.", show_default=False)] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Names with commas between them; all of them if left out.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -252,7 +289,9 @@ def _print_scores(out: Console, evaluation: Any) -> None:
         out.print(evaluation.verdict(name), highlight=False, markup=False)
 
 
-def _series_for(trained: Any, data: Path, time: str | None, target: str | None, time_format: str | None, quiet: bool = False) -> Any:
+def _series_for(
+    trained: Any, data: Path, time: str | None, target: str | None, time_format: str | None, quiet: bool = False
+) -> Any:
     from openlstm.data import read_series
 
     series = read_series(data, time or trained.time, target or trained.target, time_format=time_format, step=trained.step)
@@ -271,11 +310,23 @@ def _describe(data: Path, series: Any) -> list[str]:
 def _writable(path: Path, kinds: tuple[str, ...] = ()) -> None:
     """Refuse a place that cannot be written before the work is done, not after."""
     if not path.parent.is_dir():
-        raise ArgumentError(message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}"))
+        raise ArgumentError(
+            message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}")
+        )
     if path.is_dir():
-        raise ArgumentError(message(str(path), "is a folder", str(path), "the name of a file", f"for example {path / 'model.safetensors'}"))
+        raise ArgumentError(
+            message(str(path), "is a folder", str(path), "the name of a file", f"for example {path / 'model.safetensors'}")
+        )
     if kinds and path.suffix.lower() not in kinds:
-        raise ArgumentError(message(str(path), "has an ending that is not known here", repr(path.suffix), " or ".join(kinds), f"for example {path.with_suffix(kinds[0]).name}"))
+        raise ArgumentError(
+            message(
+                str(path),
+                "has an ending that is not known here",
+                repr(path.suffix),
+                " or ".join(kinds),
+                f"for example {path.with_suffix(kinds[0]).name}",
+            )
+        )
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
@@ -315,7 +366,13 @@ def _tell(lines: list[str], quiet: bool = False) -> None:
 def _plain(error: Exception) -> str:
     from rich.markup import escape
 
-    text = str(error) if isinstance(error, OpenLSTMError) else f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    text = (
+        str(error)
+        if isinstance(error, OpenLSTMError)
+        else f"{error.strerror or error}: {error.filename}"
+        if isinstance(error, OSError) and error.filename
+        else str(error)
+    )
     return escape(text)
 
 

@@ -14,12 +14,13 @@ from rich.live import Live
 from openlstm._errors import missing_extra
 
 HORIZON, HELD_OUT = 52, 104  # weeks
-LAG, ARMS = 120, ("rnn", "lstm", "lstm-chrono")
+MEMBERS, EPOCHS = 3, 40
+LAG, STEPS, ARMS = 120, 1000, ("rnn", "lstm", "lstm-chrono")
 NEEDS = ("torch", "lightning_fabric", "polars", "statsmodels", "altair", "vl_convert", "jinja2")
 
 
 def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None = None) -> dict[str, Any]:
-    """Run the three parts and write `forecast.png`, `model.safetensors` and `explain.html` into a folder, which is made if need be.
+    """Run the three parts and write `forecast.png`, `model.safetensors` and `explain.html` into a folder, made if need be.
 
     Args:
         folder: where the files go.
@@ -44,7 +45,11 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
     page = _explain(folder, seed, quiet, out)
     seconds = time.perf_counter() - begin
     out.print(f"\nAll of it took {seconds:.0f} s. It lies in {folder}:", highlight=False, markup=False)
-    for name, what in (("forecast.png", "the picture"), ("model.safetensors", "the model"), ("explain.html", "the LSTM explained; open it in a browser")):
+    for name, what in (
+        ("forecast.png", "the picture"),
+        ("model.safetensors", "the model"),
+        ("explain.html", "the LSTM explained; open it in a browser"),
+    ):
         out.print(f"  {folder / name}   {what}", highlight=False, soft_wrap=True, markup=False)
     return {"co2": co2, "latch": latch, "explain": page, "folder": str(folder), "seconds": seconds}
 
@@ -61,9 +66,9 @@ def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
     for note in series.notes:
         out.print(f"note: {note.text}", style="dim", highlight=False, soft_wrap=True, markup=False)
-    options = Options(seed=seed)
-    rnn = Forecaster(HORIZON, cell="rnn_tanh", options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
-    lstm = Forecaster(HORIZON, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
+    options = Options(seed=seed, epochs=EPOCHS)
+    rnn = Forecaster(HORIZON, cell="rnn_tanh", members=MEMBERS, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
+    lstm = Forecaster(HORIZON, members=MEMBERS, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
     lstm.save(folder / "model.safetensors")
     with Console(stderr=True, quiet=quiet).status("scoring ...") as status:
         models = {"vanilla RNN": rnn.model_, "LSTM": lstm.model_}
@@ -79,13 +84,17 @@ def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     from openlstm.lab.show import progress_table, result_table
 
     out.print()
-    out.rule("[bold]2  Memory: overwrite a sign, then keep it through 120 steps of distractors", align="left")
+    out.rule(f"[bold]2  Memory: overwrite a sign, then keep it through {LAG} steps of distractors", align="left")
     with Live(console=Console(stderr=True, quiet=quiet), refresh_per_second=4, transient=True) as live:
-        result = lab.latch(LAG, 1, arms=ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p, LAG)))
+        result = lab.latch(LAG, 1, STEPS, ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p, LAG)))
     out.print(result_table(result))
     best = max(result.rows, key=lambda row: row.accuracy)
     others = max(row.accuracy[0] for row in result.rows if row is not best)
-    out.print(f"{best.title}: {best.accuracy[0]:.0%} right; the best of the others: {others:.0%}. Same data, same training, another beginning.", highlight=False)
+    out.print(
+        f"{best.title}: {best.accuracy[0]:.0%} right; the best of the others: {others:.0%}. Same data, same "
+        "training, another beginning.",
+        highlight=False,
+    )
     return result.to_dict()
 
 

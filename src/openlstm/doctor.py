@@ -69,12 +69,16 @@ def missing() -> dict[str, str]:
 def show(found: dict[str, Any], out: Console) -> None:
     """Print what `examine` found."""
     engine = found["engine"]
-    table = Table(box=box.SIMPLE, show_header=False, title=f"openlstm {found['openlstm']}", title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE, show_header=False, title=f"openlstm {found['openlstm']}", title_justify="left", title_style="bold"
+    )
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("python", f"{found['python']} on {found['platform']}")
     table.add_row("processors", f"{found['processors']['usable here']} usable of {found['processors']['of the machine']}")
-    table.add_row("backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {escape(engine['reason'])})"))
+    table.add_row(
+        "backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {escape(engine['reason'])})")
+    )
     if engine["native"]:
         others = ", ".join(engine["instruction sets available"])
         table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")

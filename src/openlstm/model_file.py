@@ -194,7 +194,9 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, dict[str, np.ndarray]]:
 
 def _read_safetensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     if not path.is_file():
-        raise _error(path, "there is no such file", "nothing" if not path.exists() else "a folder", "a model file", "check the path")
+        raise _error(
+            path, "there is no such file", "nothing" if not path.exists() else "a folder", "a model file", "check the path"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(KEY)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,14 +75,14 @@ def read_series(
     return from_table(table, time, target, time_format=time_format, step=step)
 
 
-def from_table(
-    table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None
-) -> Series:
+def from_table(table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None) -> Series:
     """As `read_series`, out of a table."""
     return _regular(table, time, target, table.times(time, time_format), table.numbers(target), step)
 
 
-def from_arrays(times: Array, values: Array, *, name: str = "value", time_name: str = "time", step: Step | None = None) -> Series:
+def from_arrays(
+    times: Array, values: Array, *, name: str = "value", time_name: str = "time", step: Step | None = None
+) -> Series:
     """A series out of arrays: times (anything numpy reads as datetime64) [T] and floats [T], NaN where missing.
 
     >>> s = from_arrays(["2001-01-06", "2001-01-13", "2001-01-27"], [1.0, 2.0, 4.0])
@@ -94,7 +94,15 @@ def from_arrays(times: Array, values: Array, *, name: str = "value", time_name: 
     stamps = np.asarray(times, dtype="datetime64[us]")
     numbers = np.asarray(values, dtype=np.float64)
     if stamps.shape != numbers.shape or stamps.ndim != 1:
-        raise DataError(message("from_arrays", "times and values do not fit", f"{list(stamps.shape)} and {list(numbers.shape)}", "[T] and [T]", "pass one time for each value"))
+        raise DataError(
+            message(
+                "from_arrays",
+                "times and values do not fit",
+                f"{list(stamps.shape)} and {list(numbers.shape)}",
+                "[T] and [T]",
+                "pass one time for each value",
+            )
+        )
     table = Table(pl.DataFrame({time_name: stamps, name: numbers}), "the arrays")
     return from_table(table, time_name, name, step=step)
 
@@ -124,7 +132,11 @@ def name_step(step: Step, count: int = 1) -> str:
     >>> name_step(Step(unit="second", count=604800), 52), name_step(Step(unit="second", count=900), 4)
     ('52 weeks', '4 steps of 15 minutes')
     """
-    units = (("year", YEAR), ("quarter", 3), ("month", MONTH)) if step.unit == "month" else (("week", WEEK), ("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1))
+    units = (
+        (("year", YEAR), ("quarter", 3), ("month", MONTH))
+        if step.unit == "month"
+        else (("week", WEEK), ("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1))
+    )
     for word, size in units:
         if step.count == size:
             return f"{count} {word}" + ("s" if count != 1 else "")
@@ -146,8 +158,8 @@ def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray
     return months.astype("datetime64[D]") + offset + rest.astype("timedelta64[us]")
 
 
-def show_time(time: np.datetime64) -> str:
-    """A time without the parts that are zero.
+def show_time(time: Any) -> str:
+    """A datetime64 without the parts that are zero.
 
     >>> show_time(np.datetime64("2001-12-29T00:00:00.000000")), show_time(np.datetime64("2001-12-29T06:30:00.000000"))
     ('2001-12-29', '2001-12-29 06:30')
@@ -161,11 +173,19 @@ def show_time(time: np.datetime64) -> str:
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
-        raise DataError(message(table.name, "is too short for a series", f"{len(times)} rows", "at least 3", "give a longer table"))
+        raise DataError(
+            message(table.name, "is too short for a series", f"{len(times)} rows", "at least 3", "give a longer table")
+        )
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
         count = int((np.diff(times) < np.timedelta64(0)).sum())
-        notes.append(Note("order", count, f"the rows were not in the order of time ({count} step{'s' * (count != 1)} back); they were sorted"))
+        notes.append(
+            Note(
+                "order",
+                count,
+                f"the rows were not in the order of time ({count} step{'s' * (count != 1)} back); they were sorted",
+            )
+        )
     times, values = times[order], values[order]
     _check_twice(table, time, times, order)
     step = step or _find_step(times)
@@ -175,14 +195,32 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
     full[places] = values
     absent = np.setdiff1d(np.arange(len(grid)), places)
     if len(absent):
-        what = "1 step is absent from the table and counts as missing" if len(absent) == 1 else f"{len(absent)} steps are absent from the table and count as missing"
+        what = (
+            "1 step is absent from the table and counts as missing"
+            if len(absent) == 1
+            else f"{len(absent)} steps are absent from the table and count as missing"
+        )
         notes.append(Note("gaps", len(absent), f"{what}: {_where(grid, absent)}"))
     missing = places[np.isnan(values)]
     if len(missing) == len(values):
-        raise DataError(message(f"{table.name}, column {target!r}", "holds no known value", f"{len(values)} rows, all missing", "numbers", "choose another column"))
+        raise DataError(
+            message(
+                f"{table.name}, column {target!r}",
+                "holds no known value",
+                f"{len(values)} rows, all missing",
+                "numbers",
+                "choose another column",
+            )
+        )
     if len(missing):
         what = "1 value of" if len(missing) == 1 else f"{len(missing)} values of"
-        notes.append(Note("missing", len(missing), f"{what} {target} {'is' if len(missing) == 1 else 'are'} missing: {_where(grid, missing)}"))
+        notes.append(
+            Note(
+                "missing",
+                len(missing),
+                f"{what} {target} {'is' if len(missing) == 1 else 'are'} missing: {_where(grid, missing)}",
+            )
+        )
     return Series(target, time, grid, full, step, tuple(notes))
 
 
@@ -190,11 +228,12 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
     twice = np.flatnonzero(np.diff(times) == np.timedelta64(0))
     if len(twice):
         first, second = order[twice[0]], order[twice[0] + 1]
+        count = "1 such row" if len(twice) == 1 else f"{len(twice)} such rows"
         raise DataError(
             message(
                 f"{table.name}, {table.row(int(second))}, column {time!r}",
                 "the same time comes twice",
-                f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {len(twice)} such row{'s' * (len(twice) != 1)} in all",
+                f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all",
                 "each time once",
                 "keep one row for each time; a table of several series has to be filtered to one of them",
             )

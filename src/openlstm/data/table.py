@@ -72,9 +72,17 @@ class Table:
         import polars as pl
 
         column = self.column(name)
-        if not (column.dtype.is_numeric() or column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype == pl.Null):
+        if not (
+            column.dtype.is_numeric() or column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype == pl.Null
+        ):
             raise DataError(
-                message(f"{self.name}, column {name!r}", "is not a column of numbers", str(column.dtype), "numbers", "choose another column")
+                message(
+                    f"{self.name}, column {name!r}",
+                    "is not a column of numbers",
+                    str(column.dtype),
+                    "numbers",
+                    "choose another column",
+                )
             )
         text = column.str.strip_chars() if column.dtype == pl.String else column
         numbers = text.cast(pl.Float64, strict=False)
@@ -107,18 +115,33 @@ class Table:
             parsed = _parse(column.cast(pl.String).str.strip_chars(), time_format)
         else:
             raise DataError(
-                message(f"{self.name}, column {name!r}", "is not a column of dates", str(column.dtype), "dates, texts or integers YYYYMMDD", "choose another column")
+                message(
+                    f"{self.name}, column {name!r}",
+                    "is not a column of dates",
+                    str(column.dtype),
+                    "dates, texts or integers YYYYMMDD",
+                    "choose another column",
+                )
             )
         if parsed.null_count():
             at = int(parsed.is_null().arg_max() or 0)
             raise self.error(
-                at, name, "is not a date that can be read", column[at], time_format or "a date such as 2001-12-29 or 20011229", "correct it, or give --time-format, for example '%d/%m/%Y'"
+                at,
+                name,
+                "is not a date that can be read",
+                column[at],
+                time_format or "a date such as 2001-12-29 or 20011229",
+                "correct it, or give --time-format, for example '%d/%m/%Y'",
             )
         return parsed.to_numpy().astype("datetime64[us]")
 
     def error(self, index: int, column: str, what: str, got: Any, expected: str, hint: str | None = None) -> DataError:
         """The error for one cell of the table."""
-        return DataError(message(f"{self.name}, {self.row(index)}, column {column!r}", what, repr(got), expected, hint or "correct this cell"))
+        return DataError(
+            message(
+                f"{self.name}, {self.row(index)}, column {column!r}", what, repr(got), expected, hint or "correct this cell"
+            )
+        )
 
 
 def read_table(path: str | Path) -> Table:
@@ -135,9 +158,25 @@ def read_table(path: str | Path) -> Table:
     path = Path(path)
     kind = path.suffix.lower()
     if not path.is_file():
-        raise DataError(message(path.name, "there is no such file", "nothing" if not path.exists() else "a folder", "a CSV or Parquet file", "check the path"))
+        raise DataError(
+            message(
+                path.name,
+                "there is no such file",
+                "nothing" if not path.exists() else "a folder",
+                "a CSV or Parquet file",
+                "check the path",
+            )
+        )
     if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
-        raise DataError(message(path.name, "is not a table that can be read", f"a file ending in {kind!r}", ".csv, .tsv, .txt or .parquet", "convert it to CSV or Parquet"))
+        raise DataError(
+            message(
+                path.name,
+                "is not a table that can be read",
+                f"a file ending in {kind!r}",
+                ".csv, .tsv, .txt or .parquet",
+                "convert it to CSV or Parquet",
+            )
+        )
     try:
         if kind in (".parquet", ".pq"):
             table = Table(pl.read_parquet(path), path.name)
@@ -146,9 +185,25 @@ def read_table(path: str | Path) -> Table:
             table = Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, is_text=True)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise DataError(message(path.name, "cannot be read", reason, "a CSV file in UTF-8 or a Parquet file", "open it in an editor and look at this place")) from None
+        raise DataError(
+            message(
+                path.name,
+                "cannot be read",
+                reason,
+                "a CSV file in UTF-8 or a Parquet file",
+                "open it in an editor and look at this place",
+            )
+        ) from None
     if not table.frame.height:
-        raise DataError(message(path.name, "holds no rows", f"columns {', '.join(table.frame.columns)}", "a header and at least one row", "check that the export was complete"))
+        raise DataError(
+            message(
+                path.name,
+                "holds no rows",
+                f"columns {', '.join(table.frame.columns)}",
+                "a header and at least one row",
+                "check that the export was complete",
+            )
+        )
     return table
 
 
@@ -180,7 +235,6 @@ def _parse(text: pl.Series, time_format: str | None) -> pl.Series:
 
 
 def _read_as(text: pl.Series, pattern: str) -> pl.Series:
-    import polars as pl
 
     if "%d" not in pattern and "%D" not in pattern and "%F" not in pattern and "%j" not in pattern:  # polars wants a whole date
         missing = "" if "%m" in pattern or "%b" in pattern or "%B" in pattern else "-01"

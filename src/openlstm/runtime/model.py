@@ -123,7 +123,13 @@ def _windows(model: Model, values: Array) -> np.ndarray:
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim not in (1, 2):
         raise ShapeError(
-            message("Model.predict", "values has the wrong number of axes", f"values: {describe(rows)}", "[T] or [N, T]", "pass one series, or one series per row")
+            message(
+                "Model.predict",
+                "values has the wrong number of axes",
+                f"values: {describe(rows)}",
+                "[T] or [N, T]",
+                "pass one series, or one series per row",
+            )
         )
     rows = np.atleast_2d(rows)
     if rows.shape[1] < model.window:
@@ -139,10 +145,22 @@ def _windows(model: Model, values: Array) -> np.ndarray:
     rows = rows[:, -model.window :]  # [N, W]
     if np.isinf(rows).any():
         raise DataError(
-            message("Model.predict", "values holds an infinite number", f"values: {describe(np.asarray(values))}", "finite numbers, NaN where missing", "replace it, or mark it as NaN")
+            message(
+                "Model.predict",
+                "values holds an infinite number",
+                f"values: {describe(np.asarray(values))}",
+                "finite numbers, NaN where missing",
+                "replace it, or mark it as NaN",
+            )
         )
     if np.isnan(rows).all(axis=1).any():
         raise DataError(
-            message("Model.predict", f"no known value among the last {model.window}", "NaN only", "at least one known value", "pass a window that holds a measurement")
+            message(
+                "Model.predict",
+                f"no known value among the last {model.window}",
+                "NaN only",
+                "at least one known value",
+                "pass a window that holds a measurement",
+            )
         )
     return rows

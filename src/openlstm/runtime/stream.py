@@ -40,7 +40,13 @@ class Stream:
         """
         if np.isinf(value):
             raise DataError(
-                message("Stream.push", "the value is infinite", repr(value), "a finite number, NaN where missing", "replace it, or push NaN")
+                message(
+                    "Stream.push",
+                    "the value is infinite",
+                    repr(value),
+                    "a finite number, NaN where missing",
+                    "replace it, or push NaN",
+                )
             )
         values = np.append(self._values, float(value))[-self._model.window :]
         forecast = self._model.predict(values) if len(values) == self._model.window else None

@@ -51,7 +51,15 @@ def seasonal_drift(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """
     growth = past[period:] - past[:-period]
     if np.isnan(growth).all():
-        raise DataError(message("seasonal_drift", "the past holds no two values one season apart", f"{len(past)} values", f"more than {period}", "give a longer past"))
+        raise DataError(
+            message(
+                "seasonal_drift",
+                "the past holds no two values one season apart",
+                f"{len(past)} values",
+                f"more than {period}",
+                "give a longer past",
+            )
+        )
     seasons = 1 + np.arange(horizon) // period
     return seasonal_naive(past, horizon, period) + seasons * np.nanmean(growth)
 
@@ -74,7 +82,9 @@ def ets(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     season = {"seasonal": "add", "seasonal_periods": period} if period > 1 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when its optimiser stops early; the forecast is used as it is
-        fit = ExponentialSmoothing(full, trend="add", initialization_method="heuristic" if len(full) >= 10 else "estimated", **season).fit()
+        fit = ExponentialSmoothing(
+            full, trend="add", initialization_method="heuristic" if len(full) >= 10 else "estimated", **season
+        ).fit()
     return np.asarray(fit.forecast(horizon))
 
 
@@ -82,7 +92,7 @@ def ets(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
 class Ridge:
     """A linear map from a window to the horizon, measured from the last known value, with a penalty on its weights.
 
-        y = anchor + X b + a,   b minimises |Y - X b - a|^2 + alpha |b|^2
+    y = anchor + X b + a,   b minimises |Y - X b - a|^2 + alpha |b|^2
     """
 
     weights: np.ndarray  # [W, K]
@@ -100,7 +110,15 @@ class Ridge:
         edge = len(known) - max(2 * horizon, len(known) // 12)
         early, late = _pairs(known, window, horizon, 0, edge), _pairs(known, window, horizon, edge, len(known))
         if min(len(early[0]), len(late[0])) < 2:
-            raise DataError(message("Ridge.fit", "too few stretches without a missing target", f"{len(known)} values, window {window}, horizon {horizon}", "at least 2 to fit and 2 to choose alpha", "give a longer past, or a smaller window"))
+            raise DataError(
+                message(
+                    "Ridge.fit",
+                    "too few stretches without a missing target",
+                    f"{len(known)} values, window {window}, horizon {horizon}",
+                    "at least 2 to fit and 2 to choose alpha",
+                    "give a longer past, or a smaller window",
+                )
+            )
         errors = [np.mean(np.abs(cls._solve(*early, alpha)._apply(late[0]) - late[1])) for alpha in cls.ALPHAS]
         x, y = _pairs(known, window, horizon, 0, len(known))
         return cls._solve(x, y, cls.ALPHAS[int(np.argmin(errors))])
@@ -126,7 +144,9 @@ ETS_PAST = 4000  # steps it is fitted to, at most; its time grows with them
 ETS_MOST = (400, 50)  # longest season, most origins
 
 
-def baselines(known: np.ndarray, period: int, window: int, horizon: int, origins: int) -> tuple[dict[str, Baseline], dict[str, str]]:
+def baselines(
+    known: np.ndarray, period: int, window: int, horizon: int, origins: int
+) -> tuple[dict[str, Baseline], dict[str, str]]:
     """Every baseline by name, ready to be asked at any origin, and why those that are left out are.
 
     Args:

@@ -90,12 +90,29 @@ class Forecaster:
         members: int = 3,
         options: Options | None = None,
     ) -> None:
-        sizes = {"horizon": horizon, "period": period, "window": window, "hidden_size": hidden_size, "num_layers": num_layers, "members": members}
+        sizes = {
+            "horizon": horizon,
+            "period": period,
+            "window": window,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "members": members,
+        }
         for name, value in sizes.items():
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError(message("Forecaster", f"{name} must be a whole number of at least 1", f"{name}={value!r}", "1, 2, 3, ...", f"pass a {name} above zero"))
+                raise ArgumentError(
+                    message(
+                        "Forecaster",
+                        f"{name} must be a whole number of at least 1",
+                        f"{name}={value!r}",
+                        "1, 2, 3, ...",
+                        f"pass a {name} above zero",
+                    )
+                )
         if cell not in NETWORKS:
-            raise ArgumentError(message("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'"))
+            raise ArgumentError(
+                message("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
+            )
         self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
         self.hidden_size, self.num_layers, self.members = hidden_size, num_layers, members
         self.options = options or Options()
@@ -155,7 +172,9 @@ class Forecaster:
             training=self._training(series, split),
         )
         self.tensors_ = {
-            f"member.{k}.{name}": value.detach().cpu().numpy() for k, net in enumerate(nets) for name, value in net.state_dict().items()
+            f"member.{k}.{name}": value.detach().cpu().numpy()
+            for k, net in enumerate(nets)
+            for name, value in net.state_dict().items()
         }
         self.model_ = build(header, self.tensors_)
         return self
@@ -197,7 +216,11 @@ class Forecaster:
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
-            raise ArgumentError(message("Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"))
+            raise ArgumentError(
+                message(
+                    "Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"
+                )
+            )
         return self.model_
 
     def _series(self, data: Series | str | os.PathLike[str] | None) -> Series:
@@ -219,12 +242,26 @@ class _Task:
         validation = origins(known, window, horizon, split.train, split.known)
         for name, at in (("training", train), ("validation", validation)):
             if not len(at):
-                raise DataError(message("Forecaster.fit", f"no {name} window holds a known value and a known target", "missing values only", "measurements in every part of the series", "give a table with fewer gaps"))
+                raise DataError(
+                    message(
+                        "Forecaster.fit",
+                        f"no {name} window holds a known value and a known target",
+                        "missing values only",
+                        "measurements in every part of the series",
+                        "give a table with fewer gaps",
+                    )
+                )
         self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
         past = known[: split.train]  # scaling is fitted on the training part only
         spread = [np.std(carry(past[t - window : t])) for t in train[:: max(1, len(train) // 1000)]]
         self.scale = float(np.mean(spread)) or 1.0
-        seasons = np.array([np.nanmean(part) for part in np.split(past, np.arange(len(past) % period, len(past), period))[1:] if not np.isnan(part).all()])
+        seasons = np.array(
+            [
+                np.nanmean(part)
+                for part in np.split(past, np.arange(len(past) % period, len(past), period))[1:]
+                if not np.isnan(part).all()
+            ]
+        )
         slopes = np.diff(seasons) / self.scale
         self.wobble = float(np.std(slopes)) if len(slopes) > 2 else 0.0
         self.ramp = np.arange(-window + 1, horizon + 1) / period  # seasons since the last step of the window
@@ -254,7 +291,15 @@ def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: 
     if isinstance(data, Series):
         return data
     if time is None or target is None:
-        raise ArgumentError(message("Forecaster", "a file needs the names of two columns", f"time={time!r}, target={target!r}", "time and target", "fit('data.csv', time='date', target='co2')"))
+        raise ArgumentError(
+            message(
+                "Forecaster",
+                "a file needs the names of two columns",
+                f"time={time!r}, target={target!r}",
+                "time and target",
+                "fit('data.csv', time='date', target='co2')",
+            )
+        )
     return read_series(Path(data), time, target)
 
 

@@ -78,9 +78,11 @@ class Evaluation:
         rivals = sorted((s for s in self.scores if s.name not in self.models), key=lambda s: s.mae)
         better = [s for s in rivals if s.mae <= own.mae]
         if not better:
-            return f"{name} has a smaller error than every baseline; the best of them, {rivals[0].name}, is {rivals[0].mae / own.mae - 1:.0%} worse."
+            best, less = rivals[0], 1 - own.mae / rivals[0].mae
+            return f"{name} has a smaller error than every baseline: {less:.0%} smaller than {best.name}, the best of them."
+        best, less = better[0], 1 - better[0].mae / own.mae if own.mae else 0.0
         names = ", ".join(s.name for s in better)
-        return f"{name} LOSES to {names}: the error of {better[0].name} is {1 - better[0].mae / own.mae:.0%} smaller. Use {better[0].name} here."
+        return f"{name} LOSES to {names}: the error of {best.name} is {less:.0%} smaller. Use {best.name} here."
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, ready for JSON."""
@@ -129,7 +131,15 @@ def evaluate(models: dict[str, Model], series: Series, on_progress: Callable[[st
     horizon, values = header.series.horizon, series.values
     at = range(first, len(series), horizon)
     if np.isnan(values[first:]).all():
-        raise DataError(message(f"column {series.name!r}", "no held-out value is known", f"{len(series) - first} steps, all missing", "at least one known value to score with", "give a table whose last rows hold measurements"))
+        raise DataError(
+            message(
+                f"column {series.name!r}",
+                "no held-out value is known",
+                f"{len(series) - first} steps, all missing",
+                "at least one known value to score with",
+                "give a table whose last rows hold measurements",
+            )
+        )
     rivals, left_out = baselines(values[:first], header.series.period, header.series.window, horizon, len(at))
     rivals |= {name: model.predict for name, model in models.items()}
     forecasts: dict[str, Forecast] = {}

@@ -63,20 +63,40 @@ def draw(evaluation: Evaluation, name: str, path: Path, *, others: tuple[str, ..
     data = _long(evaluation, name, others)
     known = [row for row in data if row["value"] is not None]
     seen = {"measured": INK, f"{name} forecast": BLUE, **dict.fromkeys(others, ORANGE)}
-    color = alt.Color("who:N", scale=alt.Scale(domain=list(seen), range=list(seen.values())), legend=alt.Legend(title=None, orient="top-left"))
+    color = alt.Color(
+        "who:N",
+        scale=alt.Scale(domain=list(seen), range=list(seen.values())),
+        legend=alt.Legend(title=None, orient="top-left", symbolType="stroke", symbolSize=400),
+    )
     x = alt.X("time:T", title=None, axis=alt.Axis(format="%b %Y", labelAngle=0, tickCount=10))
     y = alt.Y("value:Q", title=evaluation.series.name, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=known))
     band_data = alt.Data(values=[row for row in data if row["lower"] is not None])
-    band = alt.Chart(band_data).mark_area(opacity=0.18, color=BLUE).encode(x=x, y=alt.Y("lower:Q", scale=alt.Scale(zero=False)), y2="upper:Q", detail="origin:O")
-    lines = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color, detail="origin:O", strokeDash=alt.condition("datum.dash", alt.value([4, 3]), alt.value([1, 0])))
+    band = (
+        alt.Chart(band_data)
+        .mark_area(opacity=0.18, color=BLUE)
+        .encode(x=x, y=alt.Y("lower:Q", scale=alt.Scale(zero=False)), y2="upper:Q", detail="origin:O")
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        x=x, y=y, color=color, detail="origin:O", strokeDash=alt.condition("datum.dash", alt.value([4, 3]), alt.value([1, 0]))
+    )
     points = base.transform_filter("datum.who == 'measured'").mark_circle(size=16, opacity=0.9).encode(x=x, y=y, color=color)
-    rules = alt.Chart(alt.Data(values=[{"time": _iso(evaluation.series.times[o])} for o in evaluation.origins])).mark_rule(color=GREY, strokeDash=[2, 3]).encode(x="time:T")
-    chart: Any = alt.layer(band, rules, lines, points).properties(width=980, height=420, title=_title(evaluation, name)).configure(
-        font="Helvetica, Arial, sans-serif", background="white", padding=18
-    ).configure_axis(gridColor="#e8ebf0", domainColor=GREY, labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=13).configure_view(stroke=None).configure_title(
-        anchor="start", color=INK, subtitleColor="#5b6474", fontSize=17, subtitleFontSize=13, offset=14
-    ).configure_legend(labelFontSize=13, labelColor=INK, symbolStrokeWidth=3)
+    rules = (
+        alt.Chart(alt.Data(values=[{"time": _iso(evaluation.series.times[o])} for o in evaluation.origins]))
+        .mark_rule(color=GREY, strokeDash=[2, 3])
+        .encode(x="time:T")
+    )
+    chart: Any = (
+        alt.layer(band, rules, lines, points)
+        .properties(width=980, height=420, title=_title(evaluation, name))
+        .configure(font="Helvetica, Arial, sans-serif", background="white", padding=18)
+        .configure_axis(
+            gridColor="#e8ebf0", domainColor=GREY, labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=13
+        )
+        .configure_view(stroke=None)
+        .configure_title(anchor="start", color=INK, subtitleColor="#5b6474", fontSize=17, subtitleFontSize=13, offset=14)
+        .configure_legend(labelFontSize=13, labelColor=INK, symbolStrokeWidth=4)
+    )
     write_whole(Path(path), vlc.vegalite_to_png(chart.to_json(), scale=2))
 
 
@@ -84,12 +104,15 @@ def _title(evaluation: Evaluation, name: str) -> Any:
     import altair as alt
 
     s = evaluation.score(name)
-    steps = name_step(evaluation.series.step, evaluation.origins[1] - evaluation.origins[0] if len(evaluation.origins) > 1 else evaluation.last - evaluation.first)
+    held_out = evaluation.last - evaluation.first
+    horizon = evaluation.origins[1] - evaluation.first if len(evaluation.origins) > 1 else held_out
+    step = evaluation.series.step
     mase = "" if s.mase is None else f"MASE {s.mase:.2f}; "
     inside = "" if s.coverage is None else f"; {s.coverage:.0%} of the measured values lie in the 80 % band"
     return alt.TitleParams(
-        f"{evaluation.series.name}: the last {name_step(evaluation.series.step, evaluation.last - evaluation.first)}, never seen in training",
-        subtitle=f"Each dotted line is an origin: what lies right of it was not known when the next {steps} were forecast. {mase}RMSE {s.rmse:.3g}{inside}.",
+        f"{evaluation.series.name}: the last {name_step(step, held_out)}, never seen in training",
+        subtitle="Each dotted line is an origin: what lies right of it was not known when the next "
+        f"{name_step(step, horizon)} were forecast. {mase}RMSE {s.rmse:.3g}{inside}.",
     )
 
 
@@ -99,7 +122,9 @@ def _long(evaluation: Evaluation, name: str, others: tuple[str, ...]) -> list[di
     start = max(0, evaluation.first - int(1.5 * held_out))
     rows: list[dict[str, Any]] = []
 
-    def add(who: str, at: int, value: float, origin: int, lower: float = np.nan, upper: float = np.nan, dash: bool = False) -> None:
+    def add(
+        who: str, at: int, value: float, origin: int, lower: float = np.nan, upper: float = np.nan, dash: bool = False
+    ) -> None:
         numbers = {"value": value, "lower": lower, "upper": upper}
         clean = {key: None if np.isnan(v) else float(v) for key, v in numbers.items()}
         rows.append({"who": who, "time": _iso(series.times[at]), "origin": origin, "dash": dash, **clean})

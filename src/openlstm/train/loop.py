@@ -47,10 +47,26 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "least_batches", "most_batches"):
             if not getattr(self, name) > 0:
-                raise ArgumentError(message("Options", f"{name} must be above zero", f"{name}={getattr(self, name)!r}", "a number > 0", f"leave {name} out to take its default"))
+                raise ArgumentError(
+                    message(
+                        "Options",
+                        f"{name} must be above zero",
+                        f"{name}={getattr(self, name)!r}",
+                        "a number > 0",
+                        f"leave {name} out to take its default",
+                    )
+                )
         for name in ("weight_decay", "seed"):
             if not getattr(self, name) >= 0:
-                raise ArgumentError(message("Options", f"{name} must not be negative", f"{name}={getattr(self, name)!r}", "a number >= 0", f"leave {name} out to take its default"))
+                raise ArgumentError(
+                    message(
+                        "Options",
+                        f"{name} must not be negative",
+                        f"{name}={getattr(self, name)!r}",
+                        "a number >= 0",
+                        f"leave {name} out to take its default",
+                    )
+                )
 
 
 class Epoch(NamedTuple):
@@ -108,13 +124,26 @@ def train(
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
         if not len(part[0]):
-            raise ArgumentError(message("train", f"{name} holds no example", f"{name}[0]: {list(part[0].shape)}", "at least one row", "give a longer table, or a smaller window or horizon"))
+            raise ArgumentError(
+                message(
+                    "train",
+                    f"{name} holds no example",
+                    f"{name}[0]: {list(part[0].shape)}",
+                    "at least one row",
+                    "give a longer table, or a smaller window or horizon",
+                )
+            )
     with _seeded(options.seed):
         return _train(model, loss, data, validation, options, callbacks)
 
 
 def _train(
-    model: nn.Module, loss: Loss, data: Sequence[Tensor], validation: Sequence[Tensor], options: Options, callbacks: Sequence[Callback]
+    model: nn.Module,
+    loss: Loss,
+    data: Sequence[Tensor],
+    validation: Sequence[Tensor],
+    options: Options,
+    callbacks: Sequence[Callback],
 ) -> History:
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -166,7 +195,13 @@ def _run_epoch(
         total, count = total + float(error.detach()), count + float(targets)
         if not math.isfinite(total):
             raise TrainingError(
-                message("train", f"the loss is not finite in epoch {number}", f"loss={float(error.detach())}", "a finite loss", "lower the learning rate, or look for huge values in the data")
+                message(
+                    "train",
+                    f"the loss is not finite in epoch {number}",
+                    f"loss={float(error.detach())}",
+                    "a finite loss",
+                    "lower the learning rate, or look for huge values in the data",
+                )
             )
         if optimizer is None or not float(targets):
             continue

@@ -13,7 +13,7 @@ from openlstm.train.loop import Callback, Epoch
 
 @contextmanager
 def progress(title: str, epochs: int, *, quiet: bool = False) -> Iterator[Callback]:
-    """A bar over the epochs of one training, with the losses beside it; yields the callback that moves it.
+    """A bar over the epochs of one training, with the validation loss beside it; yields the callback that moves it.
 
     Args:
         title: what is trained.
@@ -22,12 +22,12 @@ def progress(title: str, epochs: int, *, quiet: bool = False) -> Iterator[Callba
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(24),
-        TextColumn("epoch {task.completed:>3}/{task.total}  loss {task.fields[loss]}  validation {task.fields[validation]}  best {task.fields[best]}"),
+        BarColumn(12),  # the whole line fits into 80 columns
+        TextColumn("{task.completed:>3}/{task.total} epochs, validation {task.fields[validation]}, best {task.fields[best]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task(title, total=epochs, loss="   -  ", validation="   -  ", best="   -  ")
+        task = bar.add_task(title, total=epochs, validation="   -  ", best="   -  ")
         best = float("inf")
 
         def show(epoch: Epoch) -> None:
@@ -36,7 +36,6 @@ def progress(title: str, epochs: int, *, quiet: bool = False) -> Iterator[Callba
             bar.update(
                 task,
                 completed=epoch.number,
-                loss=f"{epoch.train_loss:.4f}",
                 validation=f"{epoch.validation_loss:.4f}",
                 best=f"{best:.4f}",
             )
