@@ -6,6 +6,7 @@ CSS variables until the last moment: the page decides what they are in light and
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,7 +68,7 @@ def panels(rows: Sequence[Panel], first_step: int = 1, marks: Iterable[float] = 
     """A stack of panels over time; `marks` are steps with a thin line through all of them."""
     names = list(dict.fromkeys(name for row in rows if row.kind != "bar" for name in row.values))
     steps = max(len(column) for row in rows for column in row.values.values()) - 1 + first_step
-    rules = alt.Chart(alt.Data(values=[{"t": m} for m in marks])).mark_rule(color=SOFT, strokeDash=[2, 3])
+    rules = alt.Chart(_data([{"t": m} for m in marks])).mark_rule(color=SOFT, strokeDash=[2, 3])
 
     def panel(row: Panel, width: int, last: bool) -> Chart:
         axis = alt.Axis(labels=last, tickMinStep=1, grid=False)
@@ -75,7 +76,7 @@ def panels(rows: Sequence[Panel], first_step: int = 1, marks: Iterable[float] = 
         x = alt.X("t:Q", title="step t" if last else None, scale=time, axis=axis)
         scale = alt.Scale(domain=row.domain, nice=False) if row.domain else alt.Scale(nice=True)
         y = alt.Y("v:Q", title=row.label, scale=scale, axis=_y_axis(tickCount=3))
-        base = alt.Chart(alt.Data(values=_points(row.values, first_step)))
+        base = alt.Chart(_data(_points(row.values, first_step)))
         if row.kind == "bar":
             drawn = base.mark_bar(width=max(2.0, 0.5 * width / steps), color=SOFT).encode(x, y)
         else:
@@ -113,7 +114,7 @@ def curves(
 
     def draw(width: int) -> Chart:
         drawn = (
-            alt.Chart(alt.Data(values=points))
+            alt.Chart(_data(points))
             .mark_line(clip=True)
             .encode(
                 alt.X("t:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickMinStep=1)),
@@ -123,7 +124,7 @@ def curves(
             )
         )
         if rule is not None:
-            level = alt.Chart(alt.Data(values=[{"v": rule}])).mark_rule(color=SOFT, strokeDash=[2, 3])
+            level = alt.Chart(_data([{"v": rule}])).mark_rule(color=SOFT, strokeDash=[2, 3])
             drawn = level.encode(alt.Y("v:Q")) + drawn
         return drawn.properties(width=width - MARGIN, height=height)
 
@@ -143,7 +144,7 @@ def matrices(named: Values) -> Callable[[int], Chart]:
         axis = alt.Axis(labels=False, grid=False)
         title = alt.Title(name, fontSize=12.5, fontWeight="normal", offset=6)
         return (
-            alt.Chart(alt.Data(values=cells), title=title)
+            alt.Chart(_data(cells), title=title)
             .mark_rect(stroke=GRID, strokeWidth=0.7)
             .encode(
                 alt.X("c:O", title=None, axis=axis),
@@ -164,7 +165,7 @@ def matrices(named: Values) -> Callable[[int], Chart]:
 
 def to_svg(chart: Chart, name: str) -> str:
     """One drawing as an SVG that takes its colours and its font from the page; `name` keeps its ids apart from others'."""
-    svg = vl_convert.vegalite_to_svg(chart.configure(**_config(legend=False)).to_json())
+    svg = vl_convert.vegalite_to_svg(chart.configure(**_config(legend=False)).to_json(validate=False))
     for sentinel, variable in VARIABLES.items():
         svg = svg.replace(sentinel, f"var(--{variable})")
     svg = re.sub(r' font-family="[^"]*"', "", svg)
@@ -173,6 +174,7 @@ def to_svg(chart: Chart, name: str) -> str:
     svg = re.sub(r' (?:role|aria-[a-z]+|pointer-events|xmlns:xlink)="[^"]*"', "", svg)  # the figure itself says what it shows
     svg = re.sub(r'<path class="background"[^>]*></path>|<path class="foreground"[^>]*></path>', "", svg)
     svg = re.sub(r' class="[^"]*"', "", svg)
+    svg = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", svg)  # a hundredth of a pixel is enough
     return re.sub(r'<svg ([^>]*?)width="([\d.]+)" height="[\d.]+"', r'<svg \1style="max-width:\2px"', svg, count=1)
 
 
@@ -205,6 +207,11 @@ def _powers(exponents: Iterable[int]) -> str:
 
 def _points(values: Values, first: int) -> list[dict[str, Any]]:
     return [{"t": k + first, "s": name, "v": float(value)} for name, column in values.items() for k, value in enumerate(column)]
+
+
+def _data(points: list[dict[str, Any]]) -> alt.Data:
+    """Points as one JSON text, which altair hands on as it is instead of copying and checking every number."""
+    return alt.Data(values=json.dumps(points), format=alt.JsonDataFormat(type="json"))
 
 
 def _y_axis(**options: Any) -> alt.Axis:
