@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.live import Live
 
 from openlstm import __version__
-from openlstm._errors import ArgumentError, OpenLSTMError, message
+from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
+from openlstm.doctor import extra_of
 
 app = typer.Typer(
     help="An LSTM you can see through: train it, ask it, score it, look inside.",
@@ -60,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if e.code == INTERRUPTED:
                 _err().print("stopped")
             return int(e.code or 0)
-        except (OpenLSTMError, OSError) as e:
+        except (OpenLSTMError, OSError, ModuleNotFoundError) as e:
+            if isinstance(e, ModuleNotFoundError) and not isinstance(e, OpenLSTMError):
+                extra = extra_of(e.name)
+                if extra is None:
+                    raise  # a fault of ours, not of the installation
+                e = missing_extra("openlstm", str(e.name), extra)
             _err().print(f"[bold red]error[/] {_plain(e)}", highlight=False, soft_wrap=True)
             return 1
     return 0

@@ -66,6 +66,16 @@ def missing() -> dict[str, str]:
     return out
 
 
+def extra_of(module: str | None) -> str | None:
+    """The extra that brings a module, None if none does.
+
+    >>> extra_of("vl_convert"), extra_of("lightning_fabric.utilities"), extra_of("nonsense")
+    ('report', 'torch', None)
+    """
+    top = (module or "").split(".")[0].replace("_", "-")
+    return next((extra for extra, packages in EXTRAS.items() if top in (p.removesuffix("-python") for p in packages)), None)
+
+
 def show(found: dict[str, Any], out: Console) -> None:
     """Print what `examine` found."""
     engine = found["engine"]
