@@ -21,6 +21,7 @@ CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shuti
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(shutil.which("g++") is None or not NATIVE.exists(), reason="needs g++ and the sources"),
 ]
 ARM = pytest.mark.skipif(
