@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import openlstm
 from openlstm._errors import BackendError
@@ -239,7 +240,7 @@ def test_export_with_free_sizes(kind: str) -> None:
 def test_a_traced_graph_computes_and_does_not_remember() -> None:
     layer, _ = twins("LSTM", I, H)
     x = torch.randn(T, B, I, dtype=torch.float64)
-    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0])(x)
+    graph = make_fx(lambda x: layer(x)[0])(x)
     assert torch.equal(graph(2 * x), layer(2 * x)[0])
 
 
@@ -267,7 +268,7 @@ def test_the_operators_are_what_their_schemas_and_shapes_say(kind: str, steps: i
 
 
 def test_nothing_is_kept_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[bool, Any]] = []
+    asked: list[tuple[str, bool]] = []
     layer, _ = twins("LSTM", I, H, backend="reference")
     reference = openlstm.engine.op.SUPPORT["reference"].module
     forward, backward = reference.forward, reference.backward
@@ -290,9 +291,8 @@ def test_an_unused_part_costs_no_gradient() -> None:
     ours, theirs = twins("LSTM", I, H)
     x, hx = torch.randn(T, B, I, dtype=torch.float64), states(ours, B)
     for pick in (lambda y, s: y.sum(), lambda y, s: s[0].sum(), lambda y, s: s[1].sum()):
-        found = []
         for layer in (ours, theirs):
             layer.zero_grad()
             pick(*layer(x, hx)).backward()
-            found.append({name: p.grad for name, p in layer.named_parameters()})
-        assert far(*found, 1e-11) == {}
+        grads, wanted = ({name: p.grad for name, p in layer.named_parameters()} for layer in (ours, theirs))
+        assert far(grads, wanted, 1e-11) == {}

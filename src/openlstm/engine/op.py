@@ -119,7 +119,8 @@ def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State,
     kept = {name: options[name] for name in ("lengths", "reset", "reset_state", "reverse")}
     run = reference.forward(cell, x, weights, state, save=True, **kept)
     assert run.saved is not None
-    return Result(run.y, *run.state, run.saved.gates, run.saved.c)
+    end = _cloned(run.state)  # leaves of their own: h_n itself would be an ancestor of y, and a gradient would count twice
+    return Result(run.y, end.h, end.c, run.saved.gates, run.saved.c)
 
 
 def step_gradients(
@@ -262,7 +263,7 @@ def _backward(call: _Call, tensors: Any, backend: str, input_gradient: bool, ste
 
 
 def _cloned(state: State) -> State:
-    """With T = 0 the state comes back as it went in; an operator's outputs may not be its inputs."""
+    """A copy. With T = 0 a state comes back as it went in, and an operator's outputs may not be its inputs."""
     return State(*(None if s is None else s.clone() for s in state))
 
 

@@ -109,7 +109,7 @@ class LSTMCell(nn.Module):
         h, c = hx
         for name, s in (("h", h), ("c", c)):
             if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
-                _state(f"hx: {name}", s, shape, x)
+                _state(name, s, shape, x)
         return x, h, c
 
     def extra_repr(self) -> str:

@@ -1,0 +1,201 @@
+"""`LSTMCell` is torch.nn's, and a step of `LSTM` to the last bit."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from tests.nn.twins import BACKENDS, TOLERANCE, far
+from torch import nn
+
+import openlstm
+from openlstm._errors import BackendError, DtypeError, ShapeError
+from openlstm.engine import cpu
+
+B, I, H = 3, 4, 6
+BOTH = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "float64"])
+
+
+def cells(bias: bool = True, dtype: torch.dtype = torch.float64, **more: Any) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    ours = openlstm.LSTMCell(I, H, bias, dtype=dtype, **more)
+    theirs = nn.LSTMCell(I, H, bias, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return ours, theirs
+
+
+def results(cell: Any, batched: bool, state: bool) -> dict[str, Any]:
+    torch.manual_seed(1)
+    cell.zero_grad()
+    dtype = cell.weight_ih.dtype
+    shape = [[B, n] if batched else [n] for n in (I, H, H)]
+    x, h, c = (torch.randn(s, dtype=torch.float64).to(dtype).requires_grad_() for s in shape)
+    h1, c1 = cell(x, (h, c) if state else None)
+    (h1.sin().sum() + (2 * c1).cos().sum()).backward()
+    grads = {name: p.grad for name, p in cell.named_parameters()}
+    return {"h": h1.detach(), "c": c1.detach(), "dx": x.grad, **grads, **({"dh": h.grad, "dc": c.grad} if state else {})}
+
+
+@BOTH
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("state", [True, False])
+def test_one_step_is_that_of_torch(state: bool, batched: bool, bias: bool, backend: str, dtype: torch.dtype) -> None:
+    ours, theirs = cells(bias, dtype, backend=backend)
+    assert far(results(ours, batched, state), results(theirs, batched, state), TOLERANCE[dtype]) == {}
+    assert ours.backend_used(torch.zeros(B, I, dtype=dtype)) == backend
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def test_the_same_seed_gives_the_same_start() -> None:
+    torch.manual_seed(3)
+    ours = openlstm.LSTMCell(I, H)
+    torch.manual_seed(3)
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), nn.LSTMCell(I, H).parameters(), strict=True))
+
+
+@BOTH
+@pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
+def test_step_by_step_is_the_sequence_to_the_last_bit(dtype: torch.dtype) -> None:
+    """With and without gradients: the short way to the kernel changes nothing."""
+    cell, layer = openlstm.LSTMCell(I, H, dtype=dtype), openlstm.LSTM(I, H, dtype=dtype)
+    for name, p in cell.named_parameters():
+        setattr(layer, f"{name}_l0", p)
+    x = torch.randn(9, B, I, dtype=dtype)
+    h, c = torch.randn(2, 1, B, H, dtype=dtype)
+    y, _ = layer(x, (h, c))
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            state = (h[0], c[0])
+            for t in range(9):
+                state = cell(x[t], state)
+                assert torch.equal(state[0], y[t])
+
+
+def test_the_short_way_takes_any_layout() -> None:
+    cell, theirs = cells()
+    x, h, c = (
+        torch.randn(I, B, dtype=torch.float64).T,
+        torch.randn(B, 2 * H, dtype=torch.float64)[:, ::2],
+        torch.zeros(B, H).double(),
+    )
+    with torch.no_grad():
+        cell.weight_hh = nn.Parameter(cell.weight_hh.t().contiguous().t())
+        for a, b in zip(cell(x, (h, c)), theirs(x, (h, c)), strict=True):
+            assert torch.allclose(a, b, rtol=1e-12)
+        assert cell(x[:0], (h[:0], c[:0]))[0].shape == (0, H)
+        bits = torch.view_as_complex(torch.randn(B, I, 2, dtype=torch.float64)).conj().imag  # carries a lazy minus
+        assert bits.is_neg() and torch.equal(cell(bits, (h, c))[0], cell(bits.clone(), (h, c))[0])
+
+
+def test_copies_half_types_and_words() -> None:
+    cell, _ = cells()
+    x = torch.randn(B, I, dtype=torch.float64)
+    for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        assert torch.equal(other(x)[0], cell(x)[0])
+    h, c = cell.to(torch.bfloat16)(x.bfloat16())
+    assert h.dtype == c.dtype == torch.bfloat16
+    assert torch.allclose(h.double(), cell.double()(x.bfloat16().double())[0], atol=4e-3)
+    assert repr(openlstm.LSTMCell(I, H, bias=False)) == "LSTMCell(4, 6, bias=False)"
+
+
+REFUSALS = [
+    pytest.param(
+        lambda c: c(torch.zeros(2, 3, I).double()),
+        ShapeError,
+        "LSTMCell: x has 3 axes\n"
+        "  got       x: float64[2, 3, 4]\n"
+        "  expected  [B, I], or [I] unbatched\n"
+        "  hint      a sequence [T, B, I] goes to openlstm.LSTM",
+        id="a-sequence",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(I, B).double()),
+        ShapeError,
+        "LSTMCell: x has 3 features, expected 4\n"
+        "  got       x: float64[4, 3]\n"
+        "  expected  [B, I] with I = 4\n"
+        "  hint      its axes are swapped: use x.T",
+        id="swapped",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(7).double()),
+        ShapeError,
+        "LSTMCell: x has 7 features, expected 4\n"
+        "  got       x: float64[7]\n"
+        "  expected  [I] with I = 4\n"
+        "  hint      make the cell with input_size=7, or give x 4 features",
+        id="features",
+    ),
+    pytest.param(
+        lambda c: c([1.0, 2.0]),
+        DtypeError,
+        "LSTMCell: x is not a tensor\n  got       x: list of 2\n  expected  a torch.Tensor\n  hint      use torch.as_tensor",
+        id="list",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(B, I)),
+        DtypeError,
+        "LSTMCell: x is float32, the weights are float64\n"
+        "  got       x: float32[3, 4]\n"
+        "  expected  float64\n"
+        "  hint      use x.to(torch.float64), or layer.to(torch.float32)",
+        id="dtype",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(B, I).double(), torch.zeros(B, H).double()),
+        DtypeError,
+        "LSTMCell: hx is not a pair (h, c)\n"
+        "  got       hx: float64[3, 6]\n"
+        "  expected  (h [B, H], c [B, H])\n"
+        "  hint      pass both h and c",
+        id="h-without-c",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(B, I).double(), (torch.zeros(B, H).double(), torch.zeros(1, H).double())),
+        ShapeError,
+        "LSTMCell: c has shape [1, 6], expected [3, 6]\n"
+        "  got       c: float64[1, 6], x: float64[3, 4]\n"
+        "  expected  [3, 6] = [B, H]\n"
+        "  hint      h and c have the batch of x and hidden_size units",
+        id="rows",
+    ),
+    pytest.param(
+        lambda c: c(torch.zeros(B, I).double(), (torch.zeros(B, H), torch.zeros(B, H))),
+        DtypeError,
+        "LSTMCell: h differs from x in dtype or device\n"
+        "  got       h: float32[3, 6] on cpu, x: float64[3, 4] on cpu\n"
+        "  expected  float64 on cpu\n"
+        "  hint      use h.to(x)",
+        id="state-dtype",
+    ),
+    pytest.param(
+        lambda c: openlstm.LSTMCell(I, 0),
+        ValueError,
+        "LSTMCell: hidden_size is 0\n"
+        "  got       hidden_size: int 0\n"
+        "  expected  an integer >= 1\n"
+        "  hint      use hidden_size=1 or more",
+        id="no-units",
+    ),
+    pytest.param(
+        lambda c: openlstm.LSTMCell(I, H, backend="cuda")(torch.zeros(B, I)),
+        BackendError,
+        "LSTM: backend 'cuda' cannot run this: it runs on cuda, not on cpu\n"
+        "  got       x: float32[1, 3, 4], LSTM()\n"
+        "  expected  a backend that can\n"
+        "  hint      use backend='auto', which chooses one",
+        id="backend",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "text"), REFUSALS)
+def test_refusals(call: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind) as error:
+        call(cells()[0])
+    assert str(error.value) == text
