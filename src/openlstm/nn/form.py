@@ -41,7 +41,8 @@ class Form(NamedTuple):
         if x.dim() not in (2, 3):
             expected = f"{'[B, T, I]' if layer.batch_first else '[T, B, I]'}, or [T, I] unbatched"
             hint = "use x[..., None] for one feature a step" if x.dim() == 1 else "flatten the extra axes into B or I"
-            raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", expected, hint))
+            what = f"x has {x.dim()} {'axis' if x.dim() == 1 else 'axes'}"
+            raise ShapeError(message(who, what, f"x: {describe(x)}", expected, hint))
         return Form(x.dim() == 3, layer.batch_first and x.dim() == 3)
 
     @property
@@ -126,7 +127,7 @@ class _Known(NamedTuple):
                 else "unbatched x takes states without a batch axis"
             )
         elif s.shape[0] != rows:
-            what = f"{name} is for {s.shape[0]} layers and directions, expected {rows}"
+            what = f"{name} has {s.shape[0]} on its first axis, expected {rows}"
             hint = "give one state to each layer and direction: L*D is num_layers, twice that if bidirectional"
             if batched and tuple(s.shape[:2]) == (B, rows):
                 hint = "its first two axes are swapped, use transpose(0, 1): states are [L*D, B, .] also with batch_first"
