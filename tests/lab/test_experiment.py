@@ -115,6 +115,7 @@ def test_at_a_short_lag_gates_set_for_it_learn_and_the_default_does_not() -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_at_lag_120_only_gates_set_for_the_lag_learn() -> None:
     """The study of docs/lab.md: chrono at least 95 %, every other arm at most 60 %, mean of five seeds."""
     result = lab.latch(lag=120, seeds=5)
