@@ -95,7 +95,7 @@ def fit_forecast(
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps the network reads; two seasons, or the horizon if longer.", show_default=False),
+        typer.Option(min=1, help="Steps the network reads; two seasons, the horizon, or 96, the longest.", show_default=False),
     ] = None,
     holdout: Annotated[
         int | None,

@@ -100,7 +100,7 @@ def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.
     assert ran.status == 0
     found = json.loads(ran.out)
     assert found["split"] == {"train": 122, "known": 136, "total": 150}
-    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 14
+    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 30
     assert [s["name"] for s in found["evaluation"]["scores"]][-1] == "LSTM"
     assert found["notes"][0]["count"] == 2
 

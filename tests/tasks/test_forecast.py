@@ -122,6 +122,15 @@ def test_the_vanilla_rnn_and_a_deeper_lstm(fitted: Forecaster) -> None:
         assert forecaster.model_.header.network.cell == cell
 
 
+@pytest.mark.parametrize(
+    ("steps", "horizon", "options", "window"),
+    [(300, 7, {}, 64), (1000, 7, {}, 96), (300, 7, {"period": 40}, 80), (400, 70, {}, 70), (300, 7, {"window": 9}, 9)],
+)
+def test_the_window_that_is_taken(steps: int, horizon: int, options: dict[str, int], window: int) -> None:
+    forecaster = Forecaster(horizon, members=1, hidden_size=2, options=Options(epochs=1, least_batches=1), **options)
+    assert forecaster.fit(daily(steps), holdout=21, quiet=True).model_.window == window
+
+
 def test_a_constant_series_is_forecast_as_it_is() -> None:
     series = from_arrays(np.datetime64("2001-01-01") + np.arange(120), np.full(120, 7.0))
     forecaster = Forecaster(7, **FAST).fit(series, holdout=14, quiet=True)
@@ -233,7 +242,7 @@ def test_errors(fitted: Forecaster) -> None:
         DataError,
         lambda: fitted.predict(seen.slice(270, 279)),
         "column 'y': the series is too short for this model\n  got       9 days up to 2001-10-06\n"
-        "  expected  at least 14 before the forecast, the window of the model\n"
+        "  expected  at least 64 before the forecast, the window of the model\n"
         "  hint      give a table that goes further back",
     )
     unknown = replace(daily(), values=np.where(np.arange(300) < 279, daily().values, np.nan))

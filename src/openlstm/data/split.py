@@ -17,6 +17,15 @@ class Split:
     total: int
 
 
+def training_steps(known: int, horizon: int) -> int:
+    """How many of the known steps are trained on: all but the last twelfth, or the last two horizons if that is more.
+
+    >>> training_steps(1200, 10), training_steps(100, 10)
+    (1100, 80)
+    """
+    return known - max(2 * horizon, known // 12)
+
+
 def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) -> Split:
     """Cut a series into training, validation and held-out parts, in the order of time.
 
@@ -26,7 +35,7 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
         DataError: if the training part has no room for one window and one horizon.
     """
     known = len(series) - holdout
-    train = known - max(2 * horizon, known // 12)
+    train = training_steps(known, horizon)
     if train < window + horizon or holdout < 0:
         need = holdout + max(2 * horizon, (window + horizon) // 11 + 1) + window + horizon
         raise DataError(

@@ -23,6 +23,7 @@ from openlstm import model_file
 from openlstm._errors import ArgumentError, DataError, message
 from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
 from openlstm.data.series import guess_period
+from openlstm.data.split import training_steps
 from openlstm.model_file import Head, Header, Network, Training
 from openlstm.nn import LSTM, RNN
 from openlstm.runtime.model import Model, build
@@ -32,6 +33,8 @@ from openlstm.train import History, Options, progress, train
 
 QUANTILES = (0.1, 0.5, 0.9)
 """The median, and the 80 % band around it."""
+
+LONG_ENOUGH = 96  # steps of a window, where neither season nor horizon asks for more
 
 NETWORKS = {
     "lstm": lambda inputs, hidden, layers: LSTM(inputs, hidden, layers, batch_first=True),
@@ -61,7 +64,8 @@ class Forecaster:
     Args:
         horizon: how many steps to forecast.
         period: steps in a season; guessed from the sampling interval if None (weekly 52, monthly 12, daily 7, hourly 24).
-        window: steps the network reads; two seasons, or the horizon if that is longer, if None.
+        window: steps the network reads; if None the longest of two seasons, the horizon, and 96 steps (a quarter of the
+            training part where that is less).
         cell: "lstm", "rnn_tanh" or "rnn_relu".
         hidden_size: H of each layer.
         num_layers: recurrent layers on top of each other.
@@ -138,7 +142,8 @@ class Forecaster:
         """
         self.series_ = series = _as_series(data, time, target)
         period = self.period or guess_period(series.step)
-        window = self.window or max(2 * period, self.horizon)
+        room = training_steps(len(series) - holdout, self.horizon)
+        window = self.window or max(2 * period, self.horizon, min(LONG_ENOUGH, room // 4))
         self.split_ = split = split_by_time(series, window=window, horizon=self.horizon, holdout=holdout)
         known = series.values[: split.known]
         task = _Task(known, split, window, self.horizon, period)
