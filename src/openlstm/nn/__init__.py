@@ -1,5 +1,12 @@
 """Recurrent layers for torch: drop-ins for torch.nn, the trace that looks into them, ways to begin."""
 
+from openlstm._errors import missing_extra
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise missing_extra("openlstm.nn", "torch", "torch") from error
+
 from openlstm.nn import init as init
 from openlstm.nn.cell import LSTMCell as LSTMCell
 from openlstm.nn.recurrent import LSTM as LSTM
