@@ -187,7 +187,7 @@ def first_sentence(path: Path) -> str:
     return re.sub(r'^(?:[rR]?"""|#+|//+|<!--|\{#-?|/\*)\s*', "", text)[:200]
 
 
-SPEAKING = {".py", ".cpp", ".hpp", ".md", ".toml", ".sh", ".j2"}
+SPEAKING = {".py", ".cpp", ".hpp", ".md", ".toml", ".sh", ".jinja"}
 NAMED = {"Makefile", "CMakeLists.txt", "constraints.txt", "run"}
 
 
@@ -197,7 +197,7 @@ NAMED = {"Makefile", "CMakeLists.txt", "constraints.txt", "run"}
 def test_every_file_begins_with_its_sentence(path: Path) -> None:
     """One sentence that says what the file is for; a page may open with its title."""
     opening = path.read_text().lstrip()
-    marks = {".py": '"""', ".cpp": "//", ".hpp": "//", ".md": "# ", ".j2": ("{#", "<!")}
+    marks = {".py": '"""', ".cpp": "//", ".hpp": "//", ".md": "# ", ".jinja": ("{#", "<!")}
     if path.name == "run":
         opening = opening.split("\n", 1)[1]
     assert opening.startswith(marks.get(path.suffix, "# "))
