@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,3 +129,19 @@ for name, home in openlstm._LAZY.items():
     assert getattr(openlstm, name) is wanted, name
 """
     run(code)
+
+
+NATIVE = sorted((Path(__file__).parent.parent / "native").glob("*.[ch]pp"))
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda p: p.name)
+def test_only_the_binding_knows_python(path: Path) -> None:
+    foreign = re.findall(r'#include\s*[<"]((?:Python\.h|nanobind|pybind11|torch|ATen|c10|omp)[^>"]*)', path.read_text())
+    assert path.name == "bind.cpp" or not foreign
+
+
+@pytest.mark.parametrize("path", [p for p in NATIVE if p.suffix == ".hpp"], ids=lambda p: p.name)
+def test_headers_use_nothing_of_the_standard_library_that_has_code(path: Path) -> None:
+    """What a header inlines is compiled once per instruction set, and the linker may keep any of the copies."""
+    includes = re.findall(r"#include\s*<([^>]+)>", path.read_text())
+    assert set(includes) <= {"cstddef", "cstdint", "cstring", "immintrin.h", "arm_neon.h"}
