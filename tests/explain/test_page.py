@@ -160,6 +160,15 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(monkeypa
     )
 
 
+def test_a_negative_seed(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError) as error:
+        explain.write(tmp_path / "explain.html", seed=-1)
+    assert str(error.value) == (
+        "explain: seed is too small\n  got       seed=-1\n  expected  at least 0\n  hint      pass seed=0 or more"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_extra_names_its_pip_command() -> None:
     code = "import sys; sys.modules['altair'] = None\ntry:\n    import openlstm.explain\nexcept ImportError as e:\n    print(e)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

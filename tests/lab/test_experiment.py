@@ -89,6 +89,10 @@ def test_the_markdown_has_a_row_per_arm() -> None:
             "latch: steps is too small\n  got       steps=-1\n  expected  at least 0\n  hint      pass steps=0 or more",
         ),
         (
+            {"seed": -1},
+            "latch: seed is too small\n  got       seed=-1\n  expected  at least 0\n  hint      pass seed=0 or more",
+        ),
+        (
             {"arms": ["gru"]},
             "latch: unknown arm 'gru'\n  got       'gru'\n  expected  rnn, rnn-orthogonal, rnn-identity, lstm-1997, lstm, "
             "lstm-forget-1, lstm-forget-3, lstm-chrono\n  hint      use one of these names",

@@ -55,13 +55,15 @@ def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[
         What the page says, as plain text and numbers: path, seconds, and per section its figures' titles and findings.
 
     Raises:
-        ArgumentError: if the folder does not exist.
+        ArgumentError: if the folder does not exist, or the seed is negative.
         MissingExtraError: without altair, vl-convert or jinja2 (when `openlstm.explain` is imported).
     """
     path = Path(path)
     if not path.parent.is_dir():
         hint = f"make it first: mkdir -p {path.parent}"
         raise ArgumentError(message("explain", "the folder does not exist", str(path), "a file in an existing folder", hint))
+    if seed < 0:
+        raise ArgumentError(message("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more"))
     begin = time.perf_counter()
     sections = compute(seed, on_progress)
     html = render(sections, seed)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -128,17 +129,20 @@ def latch(
     ['rnn', 'lstm-chrono']
     """
     arms = tuple(arms)
-    _check(lag, seeds, steps, arms)
+    _check(lag, seeds, steps, seed, arms)
     begin = time.perf_counter()
     done: dict[str, Row] = {}
-    for k in range(seeds):
-        for arm, (accuracy, share) in _repetition(lag, steps, arms, seed + k, k, seeds, done, on_progress).items():
-            old = done.get(arm, Row(arm, ARMS[arm].title, (), ()))
-            done[arm] = Row(arm, old.title, (*old.accuracy, accuracy), (*old.share, share))
+
+    def tell(k: int, step: int, running: dict[str, float], share: dict[str, float]) -> None:
         if on_progress:
-            now = {arm: row.accuracy[-1] for arm, row in done.items()}
-            share = {arm: row.share[-1] for arm, row in done.items()}
-            on_progress(Progress(k, seeds, steps, steps, now, share, dict(done)))
+            on_progress(Progress(k, seeds, step, steps, running, share, dict(done)))
+
+    for k in range(seeds):
+        after, share = _repetition(lag, steps, arms, seed + k, partial(tell, k))
+        for arm in arms:
+            old = done.get(arm, Row(arm, ARMS[arm].title, (), ()))
+            done[arm] = Row(arm, old.title, (*old.accuracy, after[arm]), (*old.share, share[arm]))
+        tell(k, steps, after, share)
     return Result(lag, seeds, steps, seed, time.perf_counter() - begin, tuple(done[arm] for arm in arms))
 
 
@@ -174,29 +178,21 @@ class Learner:
 
 
 def _repetition(
-    lag: int,
-    steps: int,
-    arms: tuple[str, ...],
-    seed: int,
-    k: int,
-    seeds: int,
-    done: dict[str, Row],
-    on_progress: Callable[[Progress], None] | None,
-) -> dict[str, tuple[float, float]]:
-    """One seed: arm -> (accuracy after, share before)."""
+    lag: int, steps: int, arms: tuple[str, ...], seed: int, tell: Callable[[int, dict[str, float], dict[str, float]], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One seed: arm -> accuracy after training, arm -> share before; `tell(step, running, share)` every 20 steps."""
     learners = {arm: Learner(build(arm, HIDDEN, lag, seed)) for arm in arms}
     look = latch_batch(lag, BATCH, _generator(seed, 0))
     share = {arm: float(share_by_lag(learner.model, *look)[lag]) for arm, learner in learners.items()}
     data = _generator(seed, 1)
     for step in range(steps):
-        if on_progress and step % REPORT_EVERY == 0:
-            running = {arm: learner.running for arm, learner in learners.items()}
-            on_progress(Progress(k, seeds, step, steps, running, share, dict(done)))
+        if step % REPORT_EVERY == 0:
+            tell(step, {arm: learner.running for arm, learner in learners.items()}, share)
         batch = latch_batch(lag, BATCH, data)
         for learner in learners.values():
             learner.step(*batch)
     fresh = latch_batch(lag, FRESH, _generator(seed, 2))
-    return {arm: (accuracy_of(learner.model, *fresh), share[arm]) for arm, learner in learners.items()}
+    return {arm: accuracy_of(learner.model, *fresh) for arm, learner in learners.items()}, share
 
 
 def _generator(seed: int, purpose: int) -> torch.Generator:
@@ -204,8 +200,8 @@ def _generator(seed: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _check(lag: int, seeds: int, steps: int, arms: tuple[str, ...]) -> None:
-    for name, value, least in (("lag", lag, 1), ("seeds", seeds, 1), ("steps", steps, 0)):
+def _check(lag: int, seeds: int, steps: int, seed: int, arms: tuple[str, ...]) -> None:
+    for name, value, least in (("lag", lag, 1), ("seeds", seeds, 1), ("steps", steps, 0), ("seed", seed, 0)):
         if value < least:
             raise ArgumentError(
                 message("latch", f"{name} is too small", f"{name}={value}", f"at least {least}", f"pass {name}={least} or more")
