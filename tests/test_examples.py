@@ -34,3 +34,10 @@ def test_an_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_checks_what_it_claims(path: Path) -> None:
     assert "\nassert " in path.read_text()
+
+
+@pytest.mark.long
+def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path: Path) -> None:
+    script = EXAMPLES[0].parent.parent / "docs" / "images" / "gates.py"
+    subprocess.run([sys.executable, script, tmp_path / "gates.png"], check=True, capture_output=True)
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")

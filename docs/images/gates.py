@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,4 +100,4 @@ def draw() -> alt.VConcatChart:
 
 
 if __name__ == "__main__":
-    draw().save(Path(__file__).with_name("gates.png"), scale_factor=2)
+    draw().save(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("gates.png"), scale_factor=2)
