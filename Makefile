@@ -1,6 +1,6 @@
 # The doors to the repository; each one makes its own environment in .venv first, from python3, g++ and make alone.
 #
-#   make demo     train on real measurements, open the lecture         make check   lint, types, C++ format
+#   make demo     train on real measurements, write the lecture        make check   lint, types, C++ format
 #   make test     every test but the long ones                         make bench   speed beside torch.nn.LSTM
 #   make build    compile and install into .venv                       make format  put every file into form
 #   make long     the tests that take minutes                          make neon    the laws on 64-bit Arm, under qemu
