@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     home = _LAZY[name]
     try:
         value = import_module(f"openlstm.{name}") if not home else getattr(import_module(f"openlstm.{home}"), name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name != "torch":
             raise
         from openlstm._errors import missing_extra

@@ -66,7 +66,8 @@ def missing_extra(who: str, package: str, extra: str) -> MissingExtraError:
             f"no module named {package}",
             f"the extra '{extra}'",
             f"pip install 'openlstm[{extra}]'",
-        )
+        ),
+        name=package,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.nn.twins import BACKENDS, TOLERANCE, far
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import openlstm
 from openlstm._errors import BackendError, DtypeError, ShapeError
@@ -101,6 +102,46 @@ def test_copies_half_types_and_words() -> None:
     assert h.dtype == c.dtype == torch.bfloat16
     assert torch.allclose(h.double(), cell.double()(x.bfloat16().double())[0], atol=4e-3)
     assert repr(openlstm.LSTMCell(I, H, bias=False)) == "LSTMCell(4, 6, bias=False)"
+
+
+def test_weights_are_read_where_they_are_now() -> None:
+    """By parametrisations, functional_call and assignment, on the short way too."""
+    ours, theirs = cells()
+    x = torch.randn(B, I, dtype=torch.float64)
+    parametrizations.weight_norm(ours, "weight_hh")
+    with torch.no_grad():
+        ours.parametrizations.weight_hh.original0.mul_(2)
+        theirs.weight_hh.mul_(2)
+        h = torch.randn(B, H, dtype=torch.float64)
+        assert torch.allclose(ours(x, (h, h))[0], theirs(x, (h, h))[0], rtol=1e-11)
+        other, _ = cells()
+        swapped = {name: p.flip(0) for name, p in theirs.named_parameters()}
+        found = torch.func.functional_call(other, swapped, (x, (h, h)))[0]
+        theirs.load_state_dict(swapped)
+        assert torch.allclose(found, theirs(x, (h, h))[0], rtol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+def test_compile_in_one_graph(gradients: bool) -> None:
+    ours, theirs = cells()
+    torch._dynamo.reset()
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    x, h, c = (torch.randn(B, n, dtype=torch.float64) for n in (I, H, H))
+    with torch.set_grad_enabled(gradients):
+        assert torch.allclose(compiled(x, (h, c))[1], theirs(x, (h, c))[1], rtol=1e-11)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("layer", ["LSTMCell", "LSTM"])
+def test_a_weight_of_another_shape_or_dtype_never_reaches_the_kernel(layer: str, gradients: bool) -> None:
+    for bad in (torch.zeros(4 * H, H - 1), torch.zeros(4 * H - 4, H), torch.zeros(4 * H, H).double()):
+        module = getattr(openlstm, layer)(I, H)
+        setattr(module, "weight_hh" if layer == "LSTMCell" else "weight_hh_l0", nn.Parameter(bad))
+        with torch.set_grad_enabled(gradients), pytest.raises((ShapeError, DtypeError), match="weights.w_hh"):
+            module(torch.zeros(B, I), (torch.zeros(B, H), torch.zeros(B, H))) if layer == "LSTMCell" else module(
+                torch.zeros(2, B, I), (torch.zeros(1, B, H), torch.zeros(1, B, H))
+            )
 
 
 REFUSALS = [

@@ -128,24 +128,30 @@ def forward(
     return Run(y, State(h_n, c_n), Saved(y, gates, c) if save else None)
 
 
-def step(cell: Cell, x: Array, weights: Weights, state: State) -> State:
-    """One step of a torch tensor x [B, I]: the same kernel and the same bits as `forward`, with less to say on the way in."""
+def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
+    """One step of a torch tensor x [B, I]: the same kernel and the same bits as `forward`, with less to say on the way in.
+
+    None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong.
+    """
     w_ih, w_hh, b_ih, b_hh, w_hr = weights
-    h, c = state
-    plain = w_hr is None and c is not None and x.is_contiguous() and h.is_contiguous() and c.is_contiguous() and not x.is_neg()
-    plain = plain and w_ih.is_contiguous() and w_hh.is_contiguous() and (b_ih is None or (b_ih.is_contiguous() and b_hh.is_contiguous()))
-    if not plain:
-        return forward(cell, x.unsqueeze(0), weights, state).state
-    if _isa_error is not None:
-        check_isa()
-    B, inputs = x.shape
-    H = h.shape[1]
-    h_new, c_new = h.new_empty((B, H)), c.new_empty((B, H))
+    (B, inputs), (h, c) = x.shape, state
+    H, dtype = h.shape[1], x.dtype
+    rows = len(cell.gates) * H
+    given = [(x, B * inputs), (h, B * H), (c, B * H), (w_ih, rows * inputs), (w_hh, rows * H)]
+    if b_ih is not None:
+        given += [(b_ih, rows), (b_hh, rows)]
+    for a, size in given:  # a kernel reads addresses: what does not fit must not get there
+        if a is None or a.numel() != size or a.dtype != dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
+            return None
+    if w_hr is not None:
+        return None
+    empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
+    h_new, c_new = empty_like(h), empty_like(c)
     bias = (0, 0) if b_ih is None else (b_ih.data_ptr(), b_hh.data_ptr())
     problem = (1, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, x.data_ptr(), B * inputs, inputs)
     starts = (h.data_ptr(), c.data_ptr(), 0, 0, 0, 0, threads.current())
     outputs = (h_new.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, c_new.data_ptr())
-    _native.forward(KERNELS[cell.kernel], x.dtype.itemsize == 8, problem + starts + outputs)
+    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + outputs)
     return State(h_new, c_new)
 
 

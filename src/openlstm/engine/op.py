@@ -29,6 +29,7 @@ from openlstm import cells, reference
 from openlstm._errors import ArgumentError, BackendError, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu, cuda
+from openlstm.engine.check import check_recur
 from openlstm.engine.support import SUPPORT, choose
 from openlstm.reference import Gradients, Saved, State, Weights
 
@@ -108,8 +109,10 @@ def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "
     """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):
         watched = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        if not watched and choose(backend, cell, x) == "cpu":
-            return cpu.step(cell, x, weights, state)
+        if not watched and choose(backend, cell, x, "LSTMCell") == "cpu":
+            new = cpu.step(cell, x, weights, state)
+            if new is not None:
+                return new
     out = sequence(cell, x.unsqueeze(0), weights, state, backend=backend)
     return State(out.h_n, out.c_n)
 
@@ -245,7 +248,9 @@ class _Call(NamedTuple):
 
 
 def _forward(call: _Call, backend: str, save: bool, check_finite: bool) -> Result:
-    _check_values(_who(call.cell), call.x, call.options["lengths"], check_finite)
+    lengths, reset, reset_state = (call.options[name] for name in ("lengths", "reset", "reset_state"))
+    check_recur(call.cell, call.x, call.weights, call.state, None, reset, reset_state)  # a kernel reads addresses
+    _check_values(_who(call.cell), call.x, lengths, check_finite)
     run = call.module(backend).forward(call.cell, call.x, call.weights, call.state, save=save, **call.options)
     state = run.state if call.x.shape[0] else _cloned(run.state)
     gates, c = (None, None) if run.saved is None else (run.saved.gates if call.cell.saved else None, run.saved.c)

@@ -86,7 +86,7 @@ class LSTMCell(nn.Module):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
         """See the class."""
-        w = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        w = self._weights()
         x, h, c = self._arguments(input, hx, w.w_ih)
         if x.dim() == 1:
             new = step(_CELL, x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)), self.backend)
@@ -94,29 +94,39 @@ class LSTMCell(nn.Module):
         new = step(_CELL, x, w, State(h, c), self.backend)
         return new.h, new.c
 
+    def _weights(self) -> Weights:
+        p = self._parameters
+        try:
+            return Weights(p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"])
+        except KeyError:  # a parametrised weight is an attribute and no parameter; attributes cost a microsecond more
+            return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
     def _arguments(self, x: Any, hx: Any, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, h and c, checked; what fits at once is let through at once."""
-        if not (isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == self.input_size and x.dtype == weight.dtype):
-            x = _input(x, weight, self.input_size)
-        shape = (*x.shape[:-1], self.hidden_size)
+        if not (isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == self.input_size):
+            _features(x, self.input_size)
+        dtype, device = x.dtype, x.device
+        if dtype != weight.dtype or device != weight.device:
+            x = checks.same_as_weights("LSTMCell", x, weight)
+            dtype = x.dtype
+        shape = (x.shape[0], self.hidden_size) if x.dim() == 2 else (self.hidden_size,)
         if hx is None:
             return x, x.new_zeros(shape), x.new_zeros(shape)
         if not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
-            hint = "pass both h and c"
-            raise DtypeError(
-                message("LSTMCell", "hx is not a pair (h, c)", f"hx: {describe(hx)}", "(h [B, H], c [B, H])", hint)
-            )
+            got, hint = f"hx: {describe(hx)}", "pass both h and c"
+            raise DtypeError(message("LSTMCell", "hx is not a pair (h, c)", got, "(h [B, H], c [B, H])", hint))
         h, c = hx
-        for name, s in (("h", h), ("c", c)):
-            if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
-                _state(name, s, shape, x)
+        if not (isinstance(h, Tensor) and h.shape == shape and h.dtype == dtype and h.device == device):
+            _state("h", h, shape, x)
+        if not (isinstance(c, Tensor) and c.shape == shape and c.dtype == dtype and c.device == device):
+            _state("c", c, shape, x)
         return x, h, c
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
 
-def _input(x: Any, weight: Tensor, input_size: int) -> Tensor:
+def _features(x: Any, input_size: int) -> None:
     checks.tensor("LSTMCell", "x", x)
     if x.dim() not in (1, 2):
         hint = "a sequence [T, B, I] goes to openlstm.LSTM" if x.dim() == 3 else "flatten the extra axes into B or I"
@@ -131,7 +141,6 @@ def _input(x: Any, weight: Tensor, input_size: int) -> Tensor:
         )
         what = f"x has {x.shape[-1]} features, expected {input_size}"
         raise ShapeError(message("LSTMCell", what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
-    return checks.same_as_weights("LSTMCell", x, weight)
 
 
 def _state(name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> None:
