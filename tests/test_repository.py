@@ -218,3 +218,11 @@ def test_continuous_integration_runs_what_a_contributor_runs() -> None:
     assert script.read_text().splitlines()[-1] == "exec make check test"
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     assert {"demo", "test", "check", "bench"} <= set(targets)
+
+
+def test_the_error_shown_in_the_design_is_the_one_that_is_raised() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError) as caught:
+        openlstm.LSTM(40, 8, batch_first=True)(torch.zeros(16, 40, 100))
+    page = (ROOT / "docs" / "design" / "design.md").read_text()
+    assert "\n".join("    " + line for line in str(caught.value).splitlines()) in page
