@@ -143,11 +143,11 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
     for a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype != dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
-    if w_hr is not None:
+    if w_hr is not None or c is None:
         return None
     empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
     h_new, c_new = empty_like(h), empty_like(c)
-    bias = (0, 0) if b_ih is None else (b_ih.data_ptr(), b_hh.data_ptr())
+    bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
     problem = (1, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, x.data_ptr(), B * inputs, inputs)
     starts = (h.data_ptr(), c.data_ptr(), 0, 0, 0, 0, threads.current())
     outputs = (h_new.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, c_new.data_ptr())
@@ -309,7 +309,7 @@ def _contiguous(kept: list[Any], a: Any) -> Any:
     else:
         if a.flags.c_contiguous and a.flags.aligned:
             return a
-        a = np.require(a, requirements="CA")
+        a = np.require(a, requirements=["C", "A"])
     kept.append(a)
     return a
 
