@@ -70,11 +70,11 @@ ARMS: dict[str, Arm] = {
     "rnn": Arm("RNN, default", _rnn),
     "rnn-orthogonal": Arm("RNN, orthogonal", _rnn_orthogonal),
     "rnn-identity": Arm("RNN, identity + relu", _rnn_identity),
-    "lstm-1997": Arm("LSTM of 1997, no forget gate", _lstm_1997),
+    "lstm-1997": Arm("LSTM 1997, no forget gate", _lstm_1997),
     "lstm": Arm("LSTM, default", _lstm),
     "lstm-forget-1": Arm("LSTM, forget bias 1", _lstm_forget_1),
     "lstm-forget-3": Arm("LSTM, forget bias 3", _lstm_forget_3),
-    "lstm-chrono": Arm("LSTM, gates set for the lag (chrono)", _lstm_chrono),
+    "lstm-chrono": Arm("LSTM, gates for the lag (chrono)", _lstm_chrono),
 }
 """Name -> arm, in the order of the table; iterating gives the names."""
 

@@ -27,14 +27,14 @@ def progress_table(p: Progress, lag: int) -> Table:
 def result_table(result: Result) -> Table:
     """A row per network: the look before training beside the answers after it."""
     many = result.seeds > 1
-    names = (SHARE, f"{RIGHT}, mean of {result.seeds} seeds", "smallest - largest") if many else (SHARE, RIGHT)
+    names = (SHARE, f"{RIGHT}, mean of {result.seeds} seeds", "range") if many else (SHARE, RIGHT)
     table = _table(
         f"latch: keep a sign through {result.lag} steps of distractors, after {result.steps:,} training steps", *names
     )
     table.caption = "50 % is guessing. The share of the gradient is measured before the first training step."
     for row in (row.to_dict() for row in result.rows):
         right = row["accuracy"]
-        span = (f"{right['min']:.1%} - {right['max']:.1%}",) if many else ()
+        span = (f"{right['min']:.1%}–{right['max']:.1%}",) if many else ()
         style = "bold green" if right["mean"] >= 0.95 else None
         table.add_row(row["title"], _share(row["share"]), f"{right['mean']:.1%}", *span, style=style)
     return table
@@ -42,7 +42,7 @@ def result_table(result: Result) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", caption_justify="left")
-    table.add_column("network")
+    table.add_column("network", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
     return table
