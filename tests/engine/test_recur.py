@@ -93,6 +93,22 @@ def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str,
         assert not any(ours[name].any() for name in ours if name.startswith(("dw_", "db_", "dreset")))
 
 
+@NEEDS_NATIVE
+@pytest.mark.parametrize(
+    "case", draw(30, seed=51, T=1, P=0, lengths=False, reset=False, reset_state=False, reverse=False), ids=str
+)
+def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
+    """What `LSTMCell` runs on; it declines what is not contiguous, and cells without a highway."""
+    p = case.problem()
+    expected = cpu.forward(p.cell, p.x, p.weights, p.state).state
+    plain, spread = p.tensors(), p.strided().tensors()
+    ours = cpu.step(plain.cell, plain.x[0], plain.weights, plain.state)
+    assert (ours is not None) == case.cell.has_cell
+    for state in (ours, cpu.step(spread.cell, spread.x[0], spread.weights, spread.state)):
+        if state is not None:
+            assert differing({"h": to_numpy(state.h), "c": to_numpy(state.c)}, {"h": expected.h, "c": expected.c}) == []
+
+
 def far_apart(a: np.ndarray) -> np.ndarray:
     """The same two steps, 2^33 bytes apart, in memory of which only the pages in use exist."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
