@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.nn.twins import everything, far, states, twins
+from tests.nn.twins import BACKENDS, everything, far, states, twins
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
@@ -64,6 +64,7 @@ def test_weights_are_read_at_every_call(kind: str) -> None:
 def test_half_types_run_as_float32_and_round_once(kind: str, dtype: torch.dtype) -> None:
     layer, _ = twins(kind, I, H, num_layers=1, bidirectional=True)
     layer = layer.to(dtype)
+    assert layer.backend_used(series(dtype)) == BACKENDS[0]
     wide = copy.deepcopy(layer).float()
     hx = states(layer, B, dtype=dtype)
     found = everything(layer, series(dtype), hx)

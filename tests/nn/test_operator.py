@@ -135,6 +135,22 @@ def test_vmap_and_gradients_per_sample(kind: str, backend: str) -> None:
 
 
 @KINDS
+def test_vmap_over_weights_and_twice(kind: str) -> None:
+    """An ensemble over a batch of batches."""
+    members = [twins(kind, I, H, seed=n)[0] for n in range(3)]
+    stacked, _ = torch.func.stack_module_state(members)
+    stacked = {name: p.detach() for name, p in stacked.items()}
+    xs = torch.randn(2, T, B, I, dtype=torch.float64)
+
+    def one(params: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(members[0], params, (x,))[0]
+
+    found = vmap(vmap(one, in_dims=(None, 0)), in_dims=(0, None))(stacked, xs)
+    wanted = torch.stack([torch.stack([member(x)[0] for x in xs]) for member in members])
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+@KINDS
 def test_jacobians_in_reverse_and_batched_gradients(kind: str) -> None:
     ours, theirs = twins(kind, I, H)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)

@@ -117,6 +117,11 @@ def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "
     return State(out.h_n, out.c_n)
 
 
+def runs_as(x: Tensor) -> Tensor:
+    """`x`, or where it will be converted first an empty tensor of the type it will have."""
+    return x.new_empty(0, dtype=torch.float32) if x.dtype in _HALF and not x.is_cuda else x
+
+
 def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State, **options: Any) -> Result:
     """As `sequence`, in plain torch operations, so that gates and cell states carry gradients too."""
     kept = {name: options[name] for name in ("lengths", "reset", "reset_state", "reverse")}

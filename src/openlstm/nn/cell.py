@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openlstm import cells
 from openlstm._errors import DtypeError, ShapeError, describe, message
-from openlstm.engine.op import step
+from openlstm.engine.op import runs_as, step
 from openlstm.engine.support import choose
 from openlstm.nn import checks
 from openlstm.reference import State, Weights
@@ -82,7 +82,7 @@ class LSTMCell(nn.Module):
 
     def backend_used(self, x: Tensor) -> str:
         """The name of the backend that a call with `x` will run on."""
-        return choose(self.backend, _CELL, x, "LSTMCell")
+        return choose(self.backend, _CELL, runs_as(x), "LSTMCell")
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
         """See the class."""

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
-from openlstm.engine.op import Ran, Result, sequence
+from openlstm.engine.op import Ran, Result, runs_as, sequence
 from openlstm.engine.support import choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
     def backend_used(self, x: Any) -> str:
         """The name of the backend that a call with `x` will run on."""
         data = x.data if isinstance(x, PackedSequence) else x
-        return choose(self.backend, self.cell, data, type(self).__name__)
+        return choose(self.backend, self.cell, runs_as(data), type(self).__name__, bool(self.proj_size))
 
     def extra_repr(self) -> str:
         shown = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
@@ -183,9 +183,9 @@ class Recurrent(nn.Module):
         """Dropout between layers; on packed input torch.nn draws one mask per real step, so that is what is done."""
         if packed is None:
             return nn.functional.dropout(x, self.dropout, True)
-        sequence = pack_padded_sequence(x, packed)
-        data = nn.functional.dropout(sequence.data, self.dropout, True)
-        return pad_packed_sequence(PackedSequence(data, sequence.batch_sizes))[0]
+        steps = pack_padded_sequence(x, packed)
+        data = nn.functional.dropout(steps.data, self.dropout, True)
+        return pad_packed_sequence(PackedSequence(data, steps.batch_sizes))[0]
 
     def _zero_state(self, x: Tensor, w: Weights) -> State:
         B = x.shape[1]
