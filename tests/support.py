@@ -287,11 +287,11 @@ def num_threads(n: int) -> Iterator[None]:
         threads.set_num_threads(before)
 
 
-def python(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:
+def python(code: str, **environment: str) -> str:
     """What a fresh process prints that runs this code; it must end by itself and well."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
