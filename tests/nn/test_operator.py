@@ -254,6 +254,26 @@ def test_export_with_free_sizes(kind: str) -> None:
     assert torch.allclose(program.module()(x)[0], theirs(x)[0], rtol=1e-10, atol=1e-12)
 
 
+def test_export_with_lengths_and_resets() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = twins("LSTM", I, H, bidirectional=True, batch_first=True)[0]
+
+        def forward(self, x: Tensor, lengths: Tensor, reset: Tensor) -> Tensor:
+            return self.rnn(x, lengths=lengths, reset=reset)[0]
+
+    def example(rows: int, steps: int) -> tuple[Tensor, ...]:
+        lengths = torch.arange(rows) % (steps + 1)
+        return torch.randn(rows, steps, I, dtype=torch.float64), lengths, torch.rand(rows, steps) < 0.3
+
+    rows, steps = torch.export.Dim("B", min=2), torch.export.Dim("T", min=2)
+    model, sizes = Model(), ({0: rows, 1: steps}, {0: rows}, {0: rows, 1: steps})
+    program = torch.export.export(model, example(5, 6), dynamic_shapes=sizes)
+    given = example(9, 7)
+    assert torch.equal(program.module()(*given), model(*given))
+
+
 def test_a_traced_graph_computes_and_does_not_remember() -> None:
     layer, _ = twins("LSTM", I, H)
     x = torch.randn(T, B, I, dtype=torch.float64)

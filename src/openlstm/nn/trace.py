@@ -90,7 +90,7 @@ def trace(
     """Run a layer and keep what its kernel saved: gates, cell states, hidden states, and with a loss their gradients.
 
     Args:
-        layer: openlstm.LSTM or RNN, or a plain torch.nn.LSTM or RNN.
+        layer: openlstm.LSTM or RNN, or a plain torch.nn.LSTM or RNN; in its own mode, so that dropout acts while it trains.
         x, hx, lengths, reset, reset_state: as in a call of the layer; a PackedSequence is shown padded.
         loss: `loss(y, state) -> scalar`; adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
             coordinates of the state after step t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs
