@@ -189,7 +189,7 @@ def backward(
         g_c = None if dc is None else rows.real(t, dc)
         h_steps[t], c_steps[t] = g_h, g_c
         live = _any(g_h != 0) if g_c is None else _any(g_h != 0) | _any(g_c != 0)  # [B, 1]
-        gates = A.split(saved.gates[t], len(cell.saved)) if cell.saved else ()
+        gates = A.split(saved.gates[t], len(cell.saved)) if cell.saved and saved.gates is not None else ()
         c = None if saved.c is None else saved.c[t]
         dm, h = g_h, saved.h[t]
         if w.w_hr is not None:  # the cell's own output is m and h = m W_hr^T; m is not kept, so it is run again

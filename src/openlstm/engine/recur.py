@@ -54,9 +54,7 @@ def recur(
     if state is None:
         state = zero_state(cell, x, weights)
     run = SUPPORT[choose(backend, cell, x, projection=weights.w_hr is not None)].module.forward
-    return run(
-        cell, x, weights, state, lengths=lengths, reset=reset, reset_state=reset_state, reverse=reverse, save=save
-    )
+    return run(cell, x, weights, state, lengths=lengths, reset=reset, reset_state=reset_state, reverse=reverse, save=save)
 
 
 def zero_state(cell: Cell, x: Array, weights: Weights) -> State:

@@ -19,7 +19,9 @@ def set_workspace_limit(limit: int) -> None:
     >>> set_workspace_limit(before)
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise ArgumentError(message("set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB"))
+        raise ArgumentError(
+            message("set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB")
+        )
     if cpu.available():
         cpu._native.set_workspace_limit(limit)
 
