@@ -116,6 +116,7 @@ def test_nan_comes_out_where_it_went_in(name: str, dtype: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
 def test_every_float32_there_is(name: str) -> None:
     """All 2^32 of them in blocks; double precision is exact enough to judge them."""
