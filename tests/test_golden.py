@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import openlstm
 import pytest
+
+import openlstm
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
 

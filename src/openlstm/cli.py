@@ -108,7 +108,7 @@ def fit_forecast(
     num_layers: Annotated[int, typer.Option(min=1, help="Recurrent layers on top of each other.")] = 1,
     members: Annotated[int, typer.Option(min=1, help="Networks whose forecasts are averaged.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the data.")] = 40,
-    learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 5e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     time_format: TimeFormat = None,
     as_json: Json = False,

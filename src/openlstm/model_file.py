@@ -49,7 +49,8 @@ class Step(_Part):
 class Series(_Part):
     """What the model was trained on, and how its numbers are scaled.
 
-    The values of a window enter as (y - last known value of the window) / scale, in the unit of the target.
+    The values of a window enter as (y - its last known value) / max(its standard deviation, scale / 10), where `scale` is the
+    mean standard deviation of the training windows, in the unit of the target.
     """
 
     time: str

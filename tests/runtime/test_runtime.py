@@ -111,6 +111,7 @@ def test_only_the_window_is_read_and_the_level_is_carried_through() -> None:
     assert (model.quantiles(values) == model.quantiles(values[-10:])).all()
     raised = model.quantiles(values + 1000.0)
     np.testing.assert_allclose(raised, model.quantiles(values) + 1000.0, atol=1e-4)
+    np.testing.assert_allclose(model.quantiles(3 * values), 3 * model.quantiles(values), rtol=1e-5)
 
 
 def test_the_band_holds_the_median() -> None:
@@ -127,15 +128,22 @@ def test_members_are_averaged() -> None:
     level = replace(model, heads=tuple((w * 0, b * 0 + k) for k, (w, b) in enumerate(model.heads)))
     np.testing.assert_allclose(level.quantiles(series()) - level.quantiles(series())[0, 0], 0, atol=1e-6)
     anchor = carry(series())[-1]
-    np.testing.assert_allclose(level.quantiles(series()), anchor + 2.0 * 0.5, rtol=1e-6)
+    spread = carry(series()[-10:]).std()
+    np.testing.assert_allclose(level.quantiles(series()), anchor + spread * 0.5, rtol=1e-6)
     assert not np.allclose(alone[0], alone[1])
 
 
 def test_a_missing_value_is_marked_and_the_last_known_one_carried() -> None:
-    x, anchor = inputs(np.array([[np.nan, 2.0, np.nan, 6.0, np.nan]]), 2.0)
+    x, anchor, spread = inputs(np.array([[np.nan, 2.0, np.nan, 5.0, 5.0, np.nan]]), 2.0)
     assert x.dtype == np.float32
-    assert x[0].T.tolist() == [[-2.0, -2.0, -2.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 1.0]]
-    assert anchor.tolist() == [6.0]
+    assert x[0].T.tolist() == [[-2.0, -2.0, -2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]]
+    assert (anchor.tolist(), spread.tolist()) == ([5.0], [1.5])
+
+
+def test_a_window_that_hardly_moves_is_not_blown_up() -> None:
+    x, _, spread = inputs(np.array([[1.0, 1.0, 1.0], [1.0, 1.001, 1.0]]), 2.0)
+    assert spread.tolist() == [0.2, 0.2]
+    assert np.abs(x).max() < 0.01
 
 
 def test_a_stream_gives_the_bits_of_predict() -> None:

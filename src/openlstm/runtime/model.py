@@ -32,7 +32,7 @@ class Forecast(NamedTuple):
 class Model:
     """A trained forecaster: its header, and the members whose outputs are averaged.
 
-        x, anchor = inputs(window);   h = last output of the recurrent network;   forecast = anchor + scale * (W h + b)
+        x, anchor, spread = inputs(window);   h = last output of the recurrent layers;   forecast = anchor + spread * (W h + b)
 
     Made by `openlstm.load`.
     """
@@ -72,12 +72,12 @@ class Model:
         """As `predict`, but every quantile of the header: float64 [K, Q] or [N, K, Q], rising along the last axis."""
         rows = _windows(self, values)
         series, count = self.header.series, len(self.header.head.quantiles)
-        x, anchor = inputs(rows, series.scale)  # [N, W, I], [N]
+        x, anchor, spread = inputs(rows, series.scale)  # [N, W, I], [N], [N]
         total = np.zeros((len(rows), series.horizon * count))
         for network, (w, b) in zip(self.networks, self.heads, strict=True):
             y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
             total += _head(y[-1], w, b)
-        out = anchor[:, None, None] + series.scale * (total / len(self.networks)).reshape(-1, series.horizon, count)
+        out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
         out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
         return out if np.ndim(values) == 2 else out[0]
 

@@ -1,8 +1,8 @@
 """`Forecaster`: read a window of a series, forecast the whole horizon at once, with an 80 % band.
 
-    x, anchor = inputs(window)                       # measured from the last known value, missing ones marked
+    x, anchor, spread = inputs(window)               # measured from the last known value in the window's own deviation
     h = last output of the recurrent layers over x   # [N, H]; all that the head sees of the past
-    quantiles = anchor + scale * (W h + b)           # [N, K, Q]
+    quantiles = anchor + spread * (W h + b)          # [N, K, Q]
 
 There is no path around the recurrent layers: with h = 0 every forecast is the last known value plus a constant.
 
@@ -45,7 +45,7 @@ NETWORKS = {
 
 
 class ForecastNet(nn.Module):
-    """Recurrent layers, and a linear head on their last h: x [N, W, I] -> [N, K, Q] in units of the scale."""
+    """Recurrent layers, and a linear head on their last h: x [N, W, I] -> [N, K, Q] in units of the spread."""
 
     def __init__(self, cell: str, hidden_size: int, num_layers: int, horizon: int) -> None:
         super().__init__()
@@ -281,8 +281,8 @@ class _Task:
             if net.training:
                 tilt = slopes.normal(0, self.wobble * self.scale, (len(past), 1)) * self.ramp
                 past, future = past + tilt[:, : self.window], future + tilt[:, self.window :]
-            x, anchor = inputs(past, self.scale)
-            y = torch.from_numpy((future - anchor[:, None]) / self.scale).float().to(at.device)
+            x, anchor, spread = inputs(past, self.scale)
+            y = torch.from_numpy((future - anchor[:, None]) / spread[:, None]).float().to(at.device)
             known = ~y.isnan()  # [N, K]
             error = torch.where(known, y, 0.0)[..., None] - net(torch.from_numpy(x).to(at.device))  # [N, K, Q]
             q = levels.to(at.device)

@@ -36,7 +36,7 @@ class Options:
 
     epochs: int = 40
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     weight_decay: float = 0.01
     clip: float = 1.0  # the greatest norm of the gradient of a step
     patience: int = 10
