@@ -41,7 +41,7 @@ def ulps(got: np.ndarray, exact: np.ndarray) -> float:
     assert (np.isinf(got) == np.isinf(rounded)).all()
     finite = np.isfinite(rounded)
     unit = np.spacing(np.abs(rounded[finite])).astype(LONG)
-    return float((np.abs(got[finite] - exact[finite]) / unit).max())
+    return float((np.abs(got[finite] - exact[finite]) / unit).max(initial=0))
 
 
 def exact(name: str, x: np.ndarray, precision: type = LONG) -> np.ndarray:
