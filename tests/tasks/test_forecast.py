@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_the_vanilla_rnn_and_a_deeper_lstm(fitted: Forecaster) -> None:
     ("steps", "horizon", "options", "window"),
     [(300, 7, {}, 64), (1000, 7, {}, 96), (300, 7, {"period": 40}, 80), (400, 70, {}, 70), (300, 7, {"window": 9}, 9)],
 )
-def test_the_window_that_is_taken(steps: int, horizon: int, options: dict[str, int], window: int) -> None:
+def test_the_window_that_is_taken(steps: int, horizon: int, options: dict[str, Any], window: int) -> None:
     forecaster = Forecaster(horizon, members=1, hidden_size=2, options=Options(epochs=1, least_batches=1), **options)
     assert forecaster.fit(daily(steps), holdout=21, quiet=True).model_.window == window
 
