@@ -13,6 +13,7 @@ import torch
 from tests.support import BACKENDS, NEEDS_NATIVE, Case, differing, draw, run_all, to_numpy, unequal
 
 from openlstm import cells, recur, reference, weights
+from openlstm._errors import ArgumentError
 from openlstm.cells import LSTM, Cell
 from openlstm.engine import SUPPORT, cpu
 from openlstm.reference import State
@@ -135,3 +136,15 @@ def test_steps_may_lie_further_apart_than_32_bits_can_count(reverse: bool) -> No
 
 def fields(grads: Any) -> dict[str, Any]:
     return {name: a for name, a in [*grads.weights._asdict().items(), *grads.state._asdict().items()] if a is not None}
+
+
+@NEEDS_NATIVE
+@pytest.mark.parametrize("lengths", [[1, 2, 7, 0, 0], [0, -1, 0, 0, 0]], ids=["beyond T", "negative"])
+def test_the_kernel_never_sees_lengths_that_lead_outside(lengths: list[int]) -> None:
+    """Also where nobody checked before: it would read and write beyond its arrays."""
+    p = Case(LSTM()).problem()
+    with pytest.raises(ArgumentError) as caught:
+        cpu.forward(p.cell, p.x, p.weights, p.state, lengths=np.array(lengths))
+    assert str(caught.value) == (
+        f"cpu: lengths outside 0..T\n  got       {lengths}\n  expected  0 <= lengths <= 6\n  hint      cut lengths at T"
+    )
