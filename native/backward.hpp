@@ -19,7 +19,7 @@ struct Tokens {
   static constexpr index lanes = 16;  // sums over tokens run in this many lanes, whatever the vectors
   index steps, most, stride;          // of a block
   OPENLSTM_INLINE Tokens(index T, index B)
-      : steps(B >= 512 ? 1 : B > 0 ? 512 / B : 1), most(smaller(steps, T) * B), stride((most + lanes - 1) / lanes * lanes + lanes) {}
+      : steps(B > 0 && B < 512 ? 512 / B : 1), most(smaller(steps, T) * B), stride((most + lanes - 1) / lanes * lanes + lanes) {}
 };
 
 // What the parts of one call share: packed weights, and for two blocks in turn what the sums over tokens need.
@@ -165,8 +165,8 @@ class RowsBackward {
     }
     multiply<Into::store>(dz_rows() + live_before, dh_rows(), live, G * H, shared.w_hh, R);
     share_.in_runs(alive, [&](index j, index n) {
-      transpose([&](index r) { return all_dz()[j + r] ? all_dz()[j + r] : plan_.zeros; }, n, 0, G * H,
-                shared.dz[turn] + slot + share_.position(j), plan_.tokens.stride);
+      transpose([&](index r) { return all_dz()[j + r] ? all_dz()[j + r] : plan_.zeros; }, n, 0, G * H, shared.dz[turn] + slot + share_.position(j),
+                plan_.tokens.stride);
     });
     for (index j = 0; j < alive; j++)
       if (begin_.cut(t, row(j))) cut(row(j));

@@ -33,8 +33,8 @@
 
 namespace openlstm {
 
-#define OPENLSTM_DECLARE(isa) \
-  namespace isa {             \
+#define OPENLSTM_DECLARE(isa)   \
+  namespace isa {               \
   extern const Kernels kernels; \
   }
 OPENLSTM_ISAS(OPENLSTM_DECLARE)

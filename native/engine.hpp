@@ -47,13 +47,13 @@ struct Forward : Problem<T> {
 
 template <class T>
 struct Backward : Problem<T> {
-  Rows<const T> y, gates, c;                // what forward saved
-  Rows<const T> dy;                         // [T, B, R] or null
-  const T *dh_n, *dc_n;                     // [B, R], [B, H] or null
-  Rows<T> dx;                               // [T, B, I]; null if nobody asks
-  T *dw_ih, *dw_hh, *db, *dw_hr;            // as the weights
-  T *dh0, *dc0, *dreset_h, *dreset_c;       // [B, R], [B, H], ...; the last two null without a reset state
-  Rows<T> h_steps, c_steps;                 // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
+  Rows<const T> y, gates, c;           // what forward saved
+  Rows<const T> dy;                    // [T, B, R] or null
+  const T *dh_n, *dc_n;                // [B, R], [B, H] or null
+  Rows<T> dx;                          // [T, B, I]; null if nobody asks
+  T *dw_ih, *dw_hh, *db, *dw_hr;       // as the weights
+  T *dh0, *dc0, *dreset_h, *dreset_c;  // [B, R], [B, H], ...; the last two null without a reset state
+  Rows<T> h_steps, c_steps;            // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
 };
 
 // The cells in the order of `KERNELS` in src/openlstm/engine/cpu.py.
