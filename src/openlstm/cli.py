@@ -19,6 +19,7 @@ from rich.live import Live
 from openlstm import __version__
 from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
 from openlstm.doctor import extra_of
+from openlstm.engine.threads import torch_aside
 
 app = typer.Typer(
     help="An LSTM you can see through: train it, ask it, score it, look inside.",
@@ -242,7 +243,7 @@ def explain(
     _writable(output, (".html", ".htm"))
     from openlstm import explain as explain_
 
-    with _err().status("computing the figures ...") if not quiet else _Nothing() as status:
+    with _err().status("computing the figures ...") if not quiet else _Nothing() as status, torch_aside():
         explain_.write(output, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ...") if status else None)
     if as_json:
         return _print_json({"page": str(output), "bytes": output.stat().st_size})
@@ -267,9 +268,10 @@ def lab_latch(
 
     names = tuple(name.strip() for name in arms.split(",")) if arms else tuple(lab.ARMS)
     if quiet:
-        result = lab.latch(lag, seeds, steps, names, seed)
+        with torch_aside():
+            result = lab.latch(lag, seeds, steps, names, seed)
     else:
-        with Live(console=_err(), refresh_per_second=4, transient=True) as live:
+        with Live(console=_err(), refresh_per_second=4, transient=True) as live, torch_aside():
             result = lab.latch(lag, seeds, steps, names, seed, lambda p: live.update(progress_table(p, lag)))
     if as_json:
         return _print_json(result.to_dict())

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from openlstm._errors import missing_extra
+from openlstm.engine.threads import torch_aside
 
 HORIZON, HELD_OUT = 52, 104  # weeks
 MEMBERS, EPOCHS = 3, 40
@@ -41,8 +42,9 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     co2 = _co2(folder, seed, quiet, out)
-    latch = _latch(seed, quiet, out)
-    page = _explain(folder, seed, quiet, out)
+    with torch_aside():
+        latch = _latch(seed, quiet, out)
+        page = _explain(folder, seed, quiet, out)
     seconds = time.perf_counter() - begin
     out.print(f"\nAll of it took {seconds:.0f} s. It lies in {folder}:", highlight=False, markup=False)
     for name, what in (

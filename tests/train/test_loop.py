@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openlstm._errors import ArgumentError, TrainingError
+from openlstm.engine import threads
 from openlstm.train import Epoch, Options, progress, train
 from openlstm.train.loop import _rate
 
@@ -190,3 +191,18 @@ def test_errors() -> None:
         "Options: seed must not be negative\n  got       seed=-1\n  expected  a number >= 0\n"
         "  hint      leave seed out to take its default"
     )
+
+
+def test_torch_stands_aside_and_comes_back() -> None:
+    before = (torch.get_num_threads(), threads.get_num_threads(), threads._chosen)
+    try:
+        torch.set_num_threads(3)
+        threads.set_num_threads(None)
+        engine = threads.get_num_threads()
+        with pytest.raises(ZeroDivisionError), threads.torch_aside():
+            assert (torch.get_num_threads(), threads.get_num_threads()) == (1, engine)
+            raise ZeroDivisionError
+        assert (torch.get_num_threads(), threads.get_num_threads(), threads._chosen) == (3, engine, None)
+    finally:
+        torch.set_num_threads(before[0])
+        threads.set_num_threads(before[2])

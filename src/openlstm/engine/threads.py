@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from openlstm._errors import ArgumentError, DtypeError, message
@@ -58,6 +60,28 @@ def current() -> int:
         if lowered < default:
             return lowered
     return default
+
+
+@contextmanager
+def torch_aside() -> Iterator[None]:
+    """Inside, torch computes with one thread and the engine with as many as before.
+
+    For training small networks: torch's small operations gain nothing from a second thread, and the threads of its OpenMP
+    spin on the very processors that the engine needs (7 times the processor time in a training of 64 units on 2 busy cores).
+    """
+    global _chosen
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    engine, chosen, theirs = current(), _chosen, torch.get_num_threads()
+    _chosen = engine
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(theirs)
+        _chosen = chosen
 
 
 def _find() -> int:

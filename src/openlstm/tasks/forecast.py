@@ -24,6 +24,7 @@ from openlstm._errors import ArgumentError, DataError, message
 from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
+from openlstm.engine.threads import torch_aside
 from openlstm.model_file import Head, Header, Network, Training
 from openlstm.nn import LSTM, RNN
 from openlstm.runtime.model import Model, build
@@ -202,7 +203,7 @@ class Forecaster:
             torch.manual_seed(options.seed)
             net = ForecastNet(self.cell, self.hidden_size, self.num_layers, self.horizon)
         title = f"{_title(self.cell)} {member + 1} of {self.members}"
-        with progress(title, options.epochs, quiet=quiet) as bar:
+        with progress(title, options.epochs, quiet=quiet) as bar, torch_aside():
             history = train(net, task.loss(options.seed), [task.train], [task.validation], options, [bar])
         return net.eval(), history
 
