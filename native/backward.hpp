@@ -191,14 +191,27 @@ class RowsBackward {
     before(t, b, h_before, c_before);
     const T *gates = Cell::saved ? b_.gates.at(t, b) : nullptr, *c = Cell::highway ? b_.c.at(t, b) : nullptr;
     T* dc = Cell::highway ? b_.dc0 + b * H : nullptr;
-    for (index u = 0; u < H; u += width<T>) {
-      index n = H - u;
-      Vec<T> s[Cell::saved ? Cell::saved : 1], out[G], c0{}, c1{}, d{};
-      for (int k = 0; k < Cell::saved; k++) s[k] = load(gates + k * H + u, n);
-      if constexpr (Cell::highway) c0 = load(c_before + u, n), c1 = load(c + u, n), d = load(dc + u, n);
-      Cell::backward(s, c0, c1, load(h + u, n), load(dh + u, n), d, out);
-      if constexpr (Cell::highway) store(dc + u, d, n);
-      for (int k = 0; k < G; k++) store(dz + k * H + u, out[k], n);
+    index u = 0;
+    for (; u + max_rows * width<T> <= H; u += max_rows * width<T>) vectors<max_rows>(u, gates, c_before, c, h, dh, dc, dz);
+    for (; u < H; u += width<T>) vectors<1>(u, gates, c_before, c, h, dh, dc, dz);
+  }
+
+  // The cell's derivative on N vectors of units, from unit u on.
+  template <int N>
+  OPENLSTM_INLINE void vectors(index u, const T* gates, const T* c_before, const T* c, const T* h, const T* dh, T* dc, T* dz) const {
+    const index H = b_.hidden;
+    Vec<T> s[G][N] = {}, out[G][N], c0[N] = {}, c1[N] = {}, d[N] = {}, h1[N], g[N];
+    for (int k = 0; k < N; k++) {
+      index at = u + k * width<T>, n = H - at;
+      for (int j = 0; j < Cell::saved; j++) s[j][k] = load(gates + j * H + at, n);
+      if constexpr (Cell::highway) c0[k] = load(c_before + at, n), c1[k] = load(c + at, n), d[k] = load(dc + at, n);
+      h1[k] = load(h + at, n), g[k] = load(dh + at, n);
+    }
+    Cell::backward(s, c0, c1, h1, g, d, out);
+    for (int k = 0; k < N; k++) {
+      index at = u + k * width<T>, n = H - at;
+      if constexpr (Cell::highway) store(dc + at, d[k], n);
+      for (int j = 0; j < G; j++) store(dz + j * H + at, out[j][k], n);
     }
   }
 
@@ -220,9 +233,10 @@ class RowsBackward {
       const T *gates = b_.gates.at(t, b), *c = b_.c.at(t, b);
       for (index u = 0; u < b_.hidden; u += width<T>) {
         index n = b_.hidden - u;
-        Vec<T> s[Cell::saved];
-        for (int k = 0; k < Cell::saved; k++) s[k] = load(gates + k * b_.hidden + u, n);
-        store(m + u, Cell::output(s, load(c + u, n)), n);
+        Vec<T> s[G][1], h[1] = {load(c + u, n)};
+        for (int k = 0; k < Cell::saved; k++) s[k][0] = load(gates + k * b_.hidden + u, n);
+        Cell::output(s, h);
+        store(m + u, h[0], n);
       }
     }
   }

@@ -27,24 +27,20 @@ T* to(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended sleeps for
-// ever: taking the lock would unwind it through code that may not throw.
+// The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended is unwound by
+// Python (before 3.14), through code that may not throw, which would abort the process: it is held here for ever instead.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}
   ~Unlocked() {
-    while (is_finalizing()) pause();
-    PyEval_RestoreThread(state_);
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
   }
 
  private:
-  static bool is_finalizing() {
-#if PY_VERSION_HEX >= 0x030d0000
-    return Py_IsFinalizing();
-#else
-    return _Py_IsFinalizing();
-#endif
-  }
   PyThreadState* state_;
 };
 

@@ -2,7 +2,8 @@
 //
 // Traits: gates (blocks of H rows in the weights, in the order i, f, g, o), saved (activated gates kept for backward),
 // blocks (vectors of units in one register tile: gates * blocks is 3 or 4), highway (a cell state c beside h).
-// `src/openlstm/cells.py` holds the equations and the papers; the names here are the same.
+// A step works on N vectors at once, gate by gate, each z turned into its gate in place. It comes in two halves, update:
+// (z, c) -> c', and output: c' -> h'. A cell without a highway hands z on instead of c'.
 #pragma once
 
 #include "vec.hpp"
@@ -16,25 +17,33 @@ struct Lstm {
   static constexpr int gates = 4, saved = 4, blocks = 1;
   static constexpr bool highway = true;
 
-  static OPENLSTM_INLINE void forward(const V (&z)[4], V c, V (&s)[4], V& c_new, V& h_new) {
-    V i = sigmoid<T>(z[0]), f = sigmoid<T>(z[1]), g = tanh<T>(z[2]), o = sigmoid<T>(z[3]);
-    c_new = fma(f, c, i * g);
-    h_new = output(o, c_new);
-    s[0] = i, s[1] = f, s[2] = g, s[3] = o;
+  template <int N>
+  static OPENLSTM_INLINE void update(V (&z)[4][N], V (&c)[N]) {
+    sigmoid<T>(z[0]), sigmoid<T>(z[1]), tanh<T>(z[2]), sigmoid<T>(z[3]);
+    OPENLSTM_EACH(k) c[k] = fma(z[1][k], c[k], z[0][k] * z[2][k]);
   }
-  static OPENLSTM_INLINE V output(V o, V c) { return o * tanh<T>(c); }
-  // What h' was before a projection, from what was saved.
-  static OPENLSTM_INLINE V output(const V (&s)[4], V c) { return output(s[3], c); }
+  template <int N>
+  static OPENLSTM_INLINE void output(const V (&s)[4][N], V (&c)[N]) {
+    tanh<T>(c);
+    OPENLSTM_EACH(k) c[k] = s[3][k] * c[k];
+  }
 
   // dc: dL/dc' along the highway comes in, dL/dc goes out.
-  static OPENLSTM_INLINE void backward(const V (&s)[4], V c_prev, V c, V /*h*/, V dh, V& dc, V (&dz)[4]) {
-    V i = s[0], f = s[1], g = s[2], o = s[3], tanh_c = tanh<T>(c), one = splat(T(1));
-    V d = fma(dh * o, fma(-tanh_c, tanh_c, one), dc);
-    dz[0] = d * g * i * (one - i);
-    dz[1] = d * c_prev * f * (one - f);
-    dz[2] = d * i * fma(-g, g, one);
-    dz[3] = dh * tanh_c * o * (one - o);
-    dc = d * f;
+  template <int N>
+  static OPENLSTM_INLINE void backward(const V (&s)[4][N], const V (&c_prev)[N], const V (&c)[N], const V (&)[N], const V (&dh)[N], V (&dc)[N],
+                                       V (&dz)[4][N]) {
+    V tanh_c[N], one = splat(T(1));
+    OPENLSTM_EACH(k) tanh_c[k] = c[k];
+    tanh<T>(tanh_c);
+    OPENLSTM_EACH(k) {
+      V i = s[0][k], f = s[1][k], g = s[2][k], o = s[3][k];
+      V d = fma(dh[k] * o, fma(-tanh_c[k], tanh_c[k], one), dc[k]);
+      dz[0][k] = d * g * i * (one - i);
+      dz[1][k] = d * c_prev[k] * f * (one - f);
+      dz[2][k] = d * i * fma(-g, g, one);
+      dz[3][k] = dh[k] * tanh_c[k] * o * (one - o);
+      dc[k] = d * f;
+    }
   }
 };
 
@@ -45,8 +54,18 @@ struct RnnTanh {
   static constexpr int gates = 1, saved = 0, blocks = 4;
   static constexpr bool highway = false;
 
-  static OPENLSTM_INLINE void forward(const V (&z)[1], V, V (&)[1], V&, V& h_new) { h_new = tanh<T>(z[0]); }
-  static OPENLSTM_INLINE void backward(const V (&)[1], V, V, V h, V dh, V&, V (&dz)[1]) { dz[0] = dh * fma(-h, h, splat(T(1))); }
+  template <int N>
+  static OPENLSTM_INLINE void update(V (&z)[1][N], V (&c)[N]) {
+    OPENLSTM_EACH(k) c[k] = z[0][k];
+  }
+  template <int N>
+  static OPENLSTM_INLINE void output(const V (&)[1][N], V (&z)[N]) {
+    tanh<T>(z);
+  }
+  template <int N>
+  static OPENLSTM_INLINE void backward(const V (&)[1][N], const V (&)[N], const V (&)[N], const V (&h)[N], const V (&dh)[N], V (&)[N], V (&dz)[1][N]) {
+    OPENLSTM_EACH(k) dz[0][k] = dh[k] * fma(-h[k], h[k], splat(T(1)));
+  }
 };
 
 // Le, Jaitly & Hinton 2015: h' = max(z, 0); NaN stays NaN.
@@ -56,8 +75,18 @@ struct RnnRelu {
   static constexpr int gates = 1, saved = 0, blocks = 4;
   static constexpr bool highway = false;
 
-  static OPENLSTM_INLINE void forward(const V (&z)[1], V, V (&)[1], V&, V& h_new) { h_new = z[0] < T(0) ? V{} : z[0]; }
-  static OPENLSTM_INLINE void backward(const V (&)[1], V, V, V h, V dh, V&, V (&dz)[1]) { dz[0] = h > T(0) ? dh : V{}; }
+  template <int N>
+  static OPENLSTM_INLINE void update(V (&z)[1][N], V (&c)[N]) {
+    OPENLSTM_EACH(k) c[k] = z[0][k];
+  }
+  template <int N>
+  static OPENLSTM_INLINE void output(const V (&)[1][N], V (&z)[N]) {
+    OPENLSTM_EACH(k) z[k] = z[k] < T(0) ? V{} : z[k];
+  }
+  template <int N>
+  static OPENLSTM_INLINE void backward(const V (&)[1][N], const V (&)[N], const V (&)[N], const V (&h)[N], const V (&dh)[N], V (&)[N], V (&dz)[1][N]) {
+    OPENLSTM_EACH(k) dz[0][k] = h[k] > T(0) ? dh[k] : V{};
+  }
 };
 
 }  // namespace openlstm::OPENLSTM_ISA

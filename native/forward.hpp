@@ -47,21 +47,27 @@ struct Tiles {
 // Pointers to the rows of one step, in the order of a part's share.
 template <class T>
 struct Pointers {
-  const T **x, **h, **c;       // what goes in
+  const T **x, **h, **c;        // what goes in
   T **h_out, **c_out, **gates;  // what comes out; gates null if not kept
-  T** z;                       // sums, for the row body
+  T** z;                        // sums, for the row body
 };
 
-// The cell on one vector of units of one row: reads c, writes c', h' and, if they are kept, the gates.
-template <class Cell, class T>
-OPENLSTM_INLINE void apply_cell(const Vec<T> (&z)[Cell::gates], const Pointers<T>& at, index row, index unit, index lanes, index hidden, T* h_out) {
-  Vec<T> c{}, c_new{}, h_new, saved[Cell::saved ? Cell::saved : 1];
-  if constexpr (Cell::highway) c = load(at.c[row] + unit, lanes);
-  Cell::forward(z, c, saved, c_new, h_new);
-  if constexpr (Cell::highway) store(at.c_out[row] + unit, c_new, lanes);
-  store(h_out + unit, h_new, lanes);
+// The cell on the same vector of units of N rows: z are the sums on entry, h' goes to h_out.
+template <class Cell, class T, int N>
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[Cell::gates][N], const Pointers<T>& at, index row, T* const* h_out, index unit, index hidden) {
+  static_assert(Cell::saved <= Cell::gates);
+  const index lanes = hidden - unit;
+  Vec<T> c[N] = {};
+  if constexpr (Cell::highway)
+    for (int k = 0; k < N; k++) c[k] = load(at.c[row + k] + unit, lanes);
+  Cell::update(z, c);
+  if constexpr (Cell::highway)
+    for (int k = 0; k < N; k++) store(at.c_out[row + k] + unit, c[k], lanes);
   if (Cell::saved && at.gates)
-    for (int s = 0; s < Cell::saved; s++) store(at.gates[row] + s * hidden + unit, saved[s], lanes);
+    for (int k = 0; k < N; k++)
+      for (int s = 0; s < Cell::saved; s++) store(at.gates[row + k] + s * hidden + unit, z[s][k], lanes);
+  Cell::output(z, c);
+  for (int k = 0; k < N; k++) store(h_out[k] + unit, c[k], lanes);
 }
 
 enum class Body { tile, row };
@@ -78,17 +84,20 @@ static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, con
   packed += N * W;
   product<T, M, N>(acc, at.x + row, p.inputs, packed);
   product<T, M, N>(acc, at.h + row, p.fed_back(), packed);
-  for (int m = 0; m < M; m++)
-    for (int block = 0; block < B; block++) {
-      index u = unit + block * W, lanes = p.hidden - u;
-      Vec<T> z[G];
-      for (int g = 0; g < G; g++) z[g] = acc[m][block * G + g];
-      if constexpr (body == Body::row) {
-        for (int g = 0; g < G; g++) store(at.z[row + m] + g * p.hidden + u, z[g], lanes);
-      } else {
-        apply_cell<Cell>(z, at, row + m, u, lanes, p.hidden, at.h_out[row + m]);
+  if constexpr (body == Body::row) {
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) {
+        index u = unit + n / G * W;
+        store(at.z[row + m] + n % G * p.hidden + u, acc[m][n], p.hidden - u);
       }
+  } else {
+    for (int block = 0; block < B; block++) {
+      Vec<T> z[G][M];
+      for (int m = 0; m < M; m++)
+        for (int g = 0; g < G; g++) z[g][m] = acc[m][block * G + g];
+      apply_cell<Cell>(z, at, row, at.h_out + row, unit + block * W, p.hidden);
     }
+  }
 }
 
 template <class Cell, class T, Body body>
@@ -96,9 +105,7 @@ static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, co
   Tiles<Cell, T> tiles{p};
   index unit = tile * tiles.units;
   auto with_blocks = [&](auto blocks) {
-    in_tiles(rows, [&](auto height, index first) {
-      step_tile<Cell, T, body, decltype(height)::value, decltype(blocks)::value>(at, first, p, packed, unit);
-    });
+    in_tiles(rows, [&](auto height, index first) { step_tile<Cell, T, body, decltype(height)::value, decltype(blocks)::value>(at, first, p, packed, unit); });
   };
   if constexpr (Cell::blocks == 1) {
     with_blocks(Count<1>{});
@@ -116,12 +123,12 @@ static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, co
 template <class Cell, class T>
 static void finish_rows(const Pointers<T>& at, index rows, const Problem<T>& p, T* m, const T** m_rows, const T* w_hr) {
   for (index row = 0; row < rows; row++) {
-    m_rows[row] = m + row * p.hidden;
+    T* h_out = m + row * p.hidden;
+    m_rows[row] = h_out;
     for (index unit = 0; unit < p.hidden; unit += width<T>) {
-      index lanes = p.hidden - unit;
-      Vec<T> z[Cell::gates];
-      for (int g = 0; g < Cell::gates; g++) z[g] = load(at.z[row] + g * p.hidden + unit, lanes);
-      apply_cell<Cell>(z, at, row, unit, lanes, p.hidden, m + row * p.hidden);
+      Vec<T> z[Cell::gates][1];
+      for (int g = 0; g < Cell::gates; g++) z[g][0] = load(at.z[row] + g * p.hidden + unit, p.hidden - unit);
+      apply_cell<Cell>(z, at, row, &h_out, unit, p.hidden);
     }
   }
   multiply<Into::store>(m_rows, at.h_out, rows, p.hidden, w_hr, p.projected);
@@ -133,9 +140,9 @@ struct ForwardPlan {
   const Forward<T>& f;
   const Order<T>& order;
   const T* zeros;
-  T* packed;   // Tiles
-  T* w_hr;     // panels of the projection, or null
-  T* c;        // [B, H], where cell states live if they are not kept
+  T* packed;      // Tiles
+  T* w_hr;        // panels of the projection, or null
+  T* c;           // [B, H], where cell states live if they are not kept
   bool by_units;  // every part takes all rows and its own units: one row, one step
 };
 
@@ -160,8 +167,13 @@ static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
   const index rows = share.count();
   Scratch<T> one_tile(one_step ? tiles.size() : 0), sums(plan.w_hr ? rows * (Cell::gates + 1) * H : 0);
   Scratch<T*> pointers(8 * rows);
-  Pointers<T> at{const_cast<const T**>(pointers + 0 * rows), const_cast<const T**>(pointers + 1 * rows), const_cast<const T**>(pointers + 2 * rows),
-                 pointers + 3 * rows, pointers + 4 * rows, keep && Cell::saved ? pointers + 5 * rows : nullptr, pointers + 6 * rows};
+  Pointers<T> at{const_cast<const T**>(pointers + 0 * rows),
+                 const_cast<const T**>(pointers + 1 * rows),
+                 const_cast<const T**>(pointers + 2 * rows),
+                 pointers + 3 * rows,
+                 pointers + 4 * rows,
+                 keep && Cell::saved ? pointers + 5 * rows : nullptr,
+                 pointers + 6 * rows};
   const T** m_rows = const_cast<const T**>(pointers + 7 * rows);
   T* m = sums + rows * Cell::gates * H;
   for (index j = 0; j < rows; j++) {

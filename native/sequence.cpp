@@ -6,19 +6,23 @@ namespace openlstm::OPENLSTM_ISA {
 
 template <class T, class F>
 OPENLSTM_INLINE void elementwise(const T* in, T* out, index n, F f) {
-  for (index k = 0; k < n; k += width<T>) store(out + k, f(load(in + k, n - k)), n - k);
+  for (index k = 0; k < n; k += width<T>) {
+    Vec<T> x[1] = {load(in + k, n - k)};
+    f(x);
+    store(out + k, x[0], n - k);
+  }
 }
 template <class T>
 static void apply_exp(const T* in, T* out, index n) {
-  elementwise(in, out, n, [](Vec<T> x) { return exp<T>(x); });
+  elementwise(in, out, n, [](Vec<T>(&x)[1]) { exp<T>(x); });
 }
 template <class T>
 static void apply_sigmoid(const T* in, T* out, index n) {
-  elementwise(in, out, n, [](Vec<T> x) { return sigmoid<T>(x); });
+  elementwise(in, out, n, [](Vec<T>(&x)[1]) { sigmoid<T>(x); });
 }
 template <class T>
 static void apply_tanh(const T* in, T* out, index n) {
-  elementwise(in, out, n, [](Vec<T> x) { return tanh<T>(x); });
+  elementwise(in, out, n, [](Vec<T>(&x)[1]) { tanh<T>(x); });
 }
 
 // Multiply-adds on registers alone, in as many chains as the product's tile has: the limit of what the product can reach.

@@ -176,20 +176,25 @@ struct Exp<double> {
   static constexpr double unspare = 0x1p-128, lowest = -780., highest = 720., tanh_end = 80.;  // n + bias + spare > 0
 };
 
+// The functions take N vectors at once and go through them statement by statement: one result is a chain of some thirty
+// operations that wait for each other, and a processor looks ahead over too few to find the next chain by itself.
+#define OPENLSTM_EACH(k) _Pragma("GCC unroll 8") for (int k = 0; k < N; k++)
+
 // exp(x) = 2^n (1 + p): p = expm1(r), and the bits that hold n.
-template <class T>
-OPENLSTM_INLINE void reduce(Vec<T> x, Vec<T>& p, Bits<T>& n) {
+template <class T, int N>
+OPENLSTM_INLINE void reduce(const Vec<T> (&x)[N], Vec<T> (&p)[N], Bits<T> (&n)[N]) {
   using E = Exp<T>;
-  Vec<T> shifted = fma(x, splat(E::log2e), splat(E::round));
-  Vec<T> whole = shifted - E::round;
-  Vec<T> r = fma(whole, splat(-E::ln2_hi), x);
-  r = fma(whole, splat(-E::ln2_lo), r);
   constexpr int degree = sizeof(E::q) / sizeof(T) - 1;
-  Vec<T> q = splat(E::q[degree]);
+  Vec<T> whole[N], r[N], q[N];
+  OPENLSTM_EACH(k) whole[k] = fma(x[k], splat(E::log2e), splat(E::round));
+  OPENLSTM_EACH(k) n[k] = bits<T>(whole[k]), whole[k] = whole[k] - E::round;
+  OPENLSTM_EACH(k) r[k] = fma(whole[k], splat(-E::ln2_hi), x[k]);
+  OPENLSTM_EACH(k) r[k] = fma(whole[k], splat(-E::ln2_lo), r[k]), q[k] = splat(E::q[degree]);
 #pragma GCC unroll 16
-  for (int k = degree - 1; k >= 0; k--) q = fma(q, r, splat(E::q[k]));
-  p = fma(r * r, q, r);
-  n = bits<T>(shifted);
+  for (int d = degree - 1; d >= 0; d--) {
+    OPENLSTM_EACH(k) q[k] = fma(q[k], r[k], splat(E::q[d]));
+  }
+  OPENLSTM_EACH(k) p[k] = fma(r[k] * r[k], q[k], r[k]);
 }
 
 // 2^(n + extra), for results in the normal range.
@@ -201,25 +206,30 @@ OPENLSTM_INLINE Vec<T> power_of_two(Bits<T> n, int extra) {
 }
 
 // exp(x) for x <= 0, down to the last subnormal and to exact 0: scaled in the normal range, rounded once at the end.
-template <class T>
-OPENLSTM_INLINE Vec<T> exp_down(Vec<T> x) {
+template <class T, int N>
+OPENLSTM_INLINE void exp_down(Vec<T> (&x)[N]) {
   using E = Exp<T>;
-  x = x < E::lowest ? splat(E::lowest) : x;  // false for NaN, which stays
-  Vec<T> p;
-  Bits<T> n;
+  Vec<T> p[N];
+  Bits<T> n[N];
+  OPENLSTM_EACH(k) x[k] = x[k] < E::lowest ? splat(E::lowest) : x[k];  // false for NaN, which stays
   reduce<T>(x, p, n);
-  return (p + T(1)) * power_of_two<T>(n, E::spare) * E::unspare;
+  OPENLSTM_EACH(k) x[k] = (p[k] + T(1)) * power_of_two<T>(n[k], E::spare);
+  OPENLSTM_EACH(k) x[k] = x[k] * E::unspare;
 }
 
 // exp(x) for every x: infinity where it overflows.
-template <class T>
-OPENLSTM_INLINE Vec<T> exp(Vec<T> x) {
+template <class T, int N>
+OPENLSTM_INLINE void exp(Vec<T> (&x)[N]) {
   using E = Exp<T>;
-  Vec<T> high = x > E::highest ? splat(E::highest) : x, p;
-  Bits<T> n;
+  Vec<T> high[N], p[N], down[N];
+  Bits<T> n[N];
+  OPENLSTM_EACH(k) high[k] = x[k] > E::highest ? splat(E::highest) : x[k], down[k] = x[k];
   reduce<T>(high, p, n);
-  Vec<T> up = (p + T(1)) * power_of_two<T>(n, -E::spare) * (T(1) / E::unspare);
-  return x > T(0) ? up : exp_down<T>(x);
+  exp_down<T>(down);
+  OPENLSTM_EACH(k) {
+    Vec<T> up = (p[k] + T(1)) * power_of_two<T>(n[k], -E::spare) * (T(1) / E::unspare);
+    x[k] = x[k] > T(0) ? up : down[k];
+  }
 }
 
 template <class T>
@@ -236,32 +246,35 @@ OPENLSTM_INLINE Vec<T> quotient(Vec<T> q, Vec<T> a, Vec<T> d, Vec<T> lost, Vec<T
 }
 
 // 1 / (1 + exp(-x)), from exp(-|x|) so that both ends are exact: 0 below about -104 (double: -746), 1 above 16.7 (36.8).
-template <class T>
-OPENLSTM_INLINE Vec<T> sigmoid(Vec<T> x) {
-  Vec<T> e = exp_down<T>(-abs<T>(x));
-  Vec<T> one = splat(T(1)), d = one + e;
-  Vec<T> a = x < T(0) ? e : one, q = a / d;
-  Vec<T> lost = d > one ? e - (d - one) : Vec<T>{};  // where e is nothing beside 1 the gate is open
-  return quotient<T>(q, a, d, lost, x < T(0) ? one - q : q);
+template <class T, int N>
+OPENLSTM_INLINE void sigmoid(Vec<T> (&x)[N]) {
+  Vec<T> e[N], d[N], a[N], q[N], one = splat(T(1));
+  OPENLSTM_EACH(k) e[k] = -abs<T>(x[k]);
+  exp_down<T>(e);
+  OPENLSTM_EACH(k) d[k] = one + e[k], a[k] = x[k] < T(0) ? e[k] : one;
+  OPENLSTM_EACH(k) q[k] = a[k] / d[k];
+  OPENLSTM_EACH(k) e[k] = d[k] > one ? e[k] - (d[k] - one) : Vec<T>{};  // where e is nothing beside 1 the gate is open
+  OPENLSTM_EACH(k) x[k] = quotient<T>(q[k], a[k], d[k], e[k], x[k] < T(0) ? one - q[k] : q[k]);
 }
 
 // tanh(x) = m / (m + 2) with m = expm1(2|x|), which keeps its relative accuracy down to the smallest x; odd by construction.
-template <class T>
-OPENLSTM_INLINE Vec<T> tanh(Vec<T> x) {
+template <class T, int N>
+OPENLSTM_INLINE void tanh(Vec<T> (&x)[N]) {
   using E = Exp<T>;
   using Bit = typename Lane<T>::Bit;
   constexpr Bit sign = static_cast<Bit>(Bit(1) << (8 * sizeof(T) - 1));
-  Vec<T> y = abs<T>(x);
-  y = y + y;
-  y = y > E::tanh_end ? splat(E::tanh_end) : y;  // false for NaN, which stays
-  Vec<T> p;
-  Bits<T> n;
+  Vec<T> y[N], p[N], m[N], d[N], q[N];
+  Bits<T> n[N];
+  OPENLSTM_EACH(k) y[k] = abs<T>(x[k]), y[k] = y[k] + y[k];
+  OPENLSTM_EACH(k) y[k] = y[k] > E::tanh_end ? splat(E::tanh_end) : y[k];  // false for NaN, which stays
   reduce<T>(y, p, n);
-  Vec<T> s = power_of_two<T>(n, 0);
-  Vec<T> m = fma(s, p, s - T(1)), d = m + T(2), q = m / d;
-  Vec<T> lost = m < T(1 << 20) ? m - (d - T(2)) : Vec<T>{};  // beyond, 2 is no more than a few units of d
-  q = quotient<T>(q, m, d, lost, fma(q, splat(T(-0.5)), splat(T(0.5))));
-  return from_bits<T>(bits<T>(q) | (bits<T>(x) & sign));
+  OPENLSTM_EACH(k) y[k] = power_of_two<T>(n[k], 0);
+  OPENLSTM_EACH(k) m[k] = fma(y[k], p[k], y[k] - T(1));
+  OPENLSTM_EACH(k) d[k] = m[k] + T(2);
+  OPENLSTM_EACH(k) q[k] = m[k] / d[k];
+  OPENLSTM_EACH(k) y[k] = m[k] < T(1 << 20) ? m[k] - (d[k] - T(2)) : Vec<T>{};  // beyond, 2 is no more than a few units of d
+  OPENLSTM_EACH(k) q[k] = quotient<T>(q[k], m[k], d[k], y[k], fma(q[k], splat(T(-0.5)), splat(T(0.5))));
+  OPENLSTM_EACH(k) x[k] = from_bits<T>(bits<T>(q[k]) | (bits<T>(x[k]) & sign));
 }
 
 }  // namespace openlstm::OPENLSTM_ISA
