@@ -111,7 +111,7 @@ def test_func_grad_and_hessian(kind: str, backend: str) -> None:
     for a, b in zip(mine, other, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
     x, *rest = values
-    wanted = torch.autograd.functional.hessian(lambda x: squares(g)(x, *rest), x)
+    wanted: Any = torch.autograd.functional.hessian(lambda x: squares(g)(x, *rest), x)
     assert torch.allclose(jacrev(jacrev(lambda x: squares(f)(x, *rest)))(x), wanted, rtol=1e-9, atol=1e-11)
 
 
