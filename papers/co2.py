@@ -3,8 +3,8 @@
 python papers/co2.py                      # the demo's held-out weeks with three seeds, and the five earlier pairs with one
 python papers/co2.py --seeds 1 --cuts 0   # what `openlstm demo` shows
 
-A cut of k takes k x 104 weeks off the end of the series before anything else is done: those tables chose the settings of the
-forecaster, so that nothing was chosen on the last 104 weeks.
+A cut of k takes k x 104 weeks off the end of the series before anything else is done. Settings of the forecaster were compared
+on the earlier cuts, not on the last 104 weeks (docs/forecast.md says with which limits).
 """
 
 from __future__ import annotations
