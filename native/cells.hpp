@@ -39,7 +39,7 @@ struct Lstm {
       V i = s[0][k], f = s[1][k], g = s[2][k], o = s[3][k];
       V d = fma(dh[k] * o, fma(-tanh_c[k], tanh_c[k], one), dc[k]);
       dz[0][k] = d * g * i * (one - i);
-      dz[1][k] = d * c_prev[k] * f * (one - f);
+      dz[1][k] = d * (f * (one - f)) * c_prev[k];  // in this order: a closed gate must not meet an overflow, 0 * inf is NaN
       dz[2][k] = d * i * fma(-g, g, one);
       dz[3][k] = dh[k] * tanh_c[k] * o * (one - o);
       dc[k] = d * f;

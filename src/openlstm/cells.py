@@ -103,7 +103,7 @@ class LSTM(Cell):
         tanh_c = A.tanh(c)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)  # the highway, and what h' shows of it
         dz_i = dc * g * i * (1 - i)
-        dz_f = dc * c_prev * f * (1 - f)
+        dz_f = dc * (f * (1 - f)) * c_prev  # in this order: a closed gate must not meet an overflow, 0 * inf is NaN
         dz_g = dc * i * (1 - g * g)
         dz_o = dh * tanh_c * o * (1 - o)
         return A.concat([dz_i, dz_f, dz_g, dz_o]), dc * f  # [B, 4H], [B, H]

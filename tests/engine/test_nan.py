@@ -204,3 +204,18 @@ def test_a_true_explosion_is_infinity(dtype: str, backend: ModuleType) -> None:
         first = int(np.isinf(y).argmax())
         assert first > 0 and y[first - 1] * y.dtype.type(10) == np.inf
     assert np.isfinite(y[:first]).all() and np.isposinf(y[first:]).all()
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("z_f", [-2000.0, 2000.0])
+def test_a_gate_at_its_end_takes_no_gradient_even_where_the_product_beside_it_overflows(
+    dtype: str, z_f: float, backend: ModuleType
+) -> None:
+    """dL/dz_f = dL/dc' c f (1 - f): with f (1 - f) = 0 it is 0, also where dL/dc' c is beyond the largest number."""
+    huge = np.finfo(dtype).max / 4
+    w = Weights(np.zeros((4, 1), dtype), np.zeros((4, 1), dtype), np.array([0, z_f, 0, 0], dtype), np.zeros(4, dtype))
+    x, state = np.ones((1, 1, 1), dtype), State(np.zeros((1, 1), dtype), np.full((1, 1), huge, dtype))
+    run = backend.forward(cells.LSTM(), x, w, state, save=True)
+    g = backend.backward(cells.LSTM(), x, w, state, run.saved, None, State(None, np.full((1, 1), 100, dtype)))
+    assert g.weights.b_ih[1] == 0
