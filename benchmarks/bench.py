@@ -244,7 +244,7 @@ def notes(about: dict[str, Any]) -> list[str]:
 
 def table(rows: list[Row]) -> Table:
     """The result for a terminal of 80 columns."""
-    out = Table(box=box.SIMPLE)
+    out = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for k, heading in enumerate(HEADINGS):
         out.add_column(heading, justify="left" if k < 2 else "right", no_wrap=True)
     for before, row in zip([None, *rows], rows, strict=False):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 import bench
 import protocol
@@ -114,3 +117,12 @@ def test_the_page_of_results_tells_how_to_repeat_them() -> None:
 @pytest.mark.parametrize("value, words", [(9.6e-6, "9.60 us"), (1.234e-4, "123 us"), (0.0417, "41.7 ms"), (1.06, "1.06 s")])
 def test_durations_have_three_digits_and_a_unit(value: float, words: str) -> None:
     assert bench.seconds(value) == words
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    rows = [row("forward", s, 440.3, 1.23456e-5) for s in bench.SHAPES] + [row("cell", (64, 256), 0.5, 1.2)]
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(bench.table(rows))
+    text = screen.export_text()
+    assert "…" not in text
+    assert "128,64,512,512" in text and "440.30x" in text and "0.50x *" in text
