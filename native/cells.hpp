@@ -30,8 +30,7 @@ struct Lstm {
 
   // dc: dL/dc' along the highway comes in, dL/dc goes out.
   template <int N>
-  static OPENLSTM_INLINE void backward(const V (&s)[4][N], const V (&c_prev)[N], const V (&c)[N], const V (&)[N], const V (&dh)[N], V (&dc)[N],
-                                       V (&dz)[4][N]) {
+  static OPENLSTM_INLINE void backward(const V (&s)[4][N], const V (&c_prev)[N], const V (&c)[N], const V (&)[N], const V (&dh)[N], V (&dc)[N], V (&dz)[4][N]) {
     V tanh_c[N], one = splat(T(1));
     OPENLSTM_EACH(k) tanh_c[k] = c[k];
     tanh<T>(tanh_c);
