@@ -110,13 +110,13 @@ def fit_forecast(
     members: Annotated[int, typer.Option(min=1, help="Networks whose forecasts are averaged.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the data.")] = 40,
     learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 5e-3,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same model.")] = 0,
     time_format: TimeFormat = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a forecaster of one column and score it beside honest baselines."""
-    _writable(output)
+    _writable(output, (".safetensors",), (data,))
     from openlstm.data import read_series
     from openlstm.tasks.forecast import Forecaster
     from openlstm.train import Options
@@ -174,7 +174,7 @@ def predict(
     from openlstm.tasks import scoring
 
     if output is not None:
-        _writable(output, (".csv", ".parquet"))
+        _writable(output, (".csv", ".parquet"), (data, model))
     loaded = load(model)
     series = _series_for(loaded.header.series, data, time, target, time_format)
     rows = scoring.predict(loaded, series).rows()
@@ -220,7 +220,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for picture, model and page.")] = Path(
         "openlstm-demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same numbers.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -235,7 +235,7 @@ def demo(
 @app.command()
 def explain(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("explain.html"),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same figures.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -254,11 +254,11 @@ def explain(
 def lab_latch(
     lag: Annotated[int, typer.Option(min=1, help="Steps of distractors between the last mark and the answer.")] = 120,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with seeds of their own.")] = 1,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps of each network.")] = 1000,
+    steps: Annotated[int, typer.Option(min=0, max=2**62, help="Training steps of each network.")] = 1000,
     arms: Annotated[
         str | None, typer.Option(help="Names with commas between them; all of them if left out.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first seed.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -315,8 +315,19 @@ def _describe(data: Path, series: Any) -> list[str]:
     return [head, *(f"note: {note.text}" for note in series.notes)]
 
 
-def _writable(path: Path, kinds: tuple[str, ...] = ()) -> None:
-    """Refuse a place that cannot be written before the work is done, not after."""
+def _writable(path: Path, kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse a place that cannot be written, or that holds what is read, before the work is done, not after."""
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given):
+            raise ArgumentError(
+                message(
+                    str(path),
+                    "is what is read; it would be lost",
+                    f"{given} as input and as output",
+                    "another file",
+                    f"for example {path.with_name('new-' + path.name).name}",
+                )
+            )
     if not path.parent.is_dir():
         raise ArgumentError(
             message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}")

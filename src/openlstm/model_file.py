@@ -56,9 +56,9 @@ class Series(_Part):
     time: str
     target: str
     step: Step
-    period: int = Field(ge=1)  # steps in a season
-    window: int = Field(ge=1)  # steps the network reads
-    horizon: int = Field(ge=1)  # steps it forecasts
+    period: int = Field(ge=1, le=10**6)  # steps in a season
+    window: int = Field(ge=1, le=10**8)  # steps the network reads
+    horizon: int = Field(ge=1, le=10**8)  # steps it forecasts
     scale: float = Field(gt=0)
     seasonal_error: float | None = Field(gt=0)  # mean |y_t - y_(t-period)| of the rows it has seen: the unit of MASE
 
@@ -67,7 +67,7 @@ class Network(_Part):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
     cell: Literal["lstm", "rnn_tanh", "rnn_relu"]
-    input_size: int = Field(ge=1)
+    input_size: Literal[2]  # the value, and whether it is missing
     hidden_size: int = Field(ge=1)
     num_layers: int = Field(ge=1)
     members: int = Field(ge=1)
@@ -210,6 +210,10 @@ def _read_safetensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
                     "for bare weights of torch use openlstm.LSTM(...).load_state_dict",
                 )
             return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except TypeError as e:  # an element type that numpy does not have
+        raise _error(
+            path, "holds a tensor of an unknown type", str(e), "float32 tensors", "pip install --upgrade openlstm"
+        ) from None
     except SafetensorError as e:
         size = path.stat().st_size
         raise _error(
@@ -225,7 +229,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         raw = json.loads(text)
         _canonical(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(raw, dict):
         raise _damaged(path, "its header is not a JSON object")

@@ -241,6 +241,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, 
     assert ran.status == 1 and "is a folder" in ran.err
 
 
+def test_what_is_read_is_never_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = place / "a.csv"
+    before = table.read_bytes()
+    ran = Ran(capsys, "predict", place / "m.safetensors", table, "-o", table)
+    assert ran.status == 1
+    assert ran.err == (
+        f"error {table}: is what is read; it would be lost\n  got       {table} as input and as output\n"
+        "  expected  another file\n  hint      for example new-a.csv\n"
+    )
+    assert Ran(capsys, "fit", "forecast", table, "--time", "date", "--target", "sales", *FIT, "-o", table).status == 1
+    assert table.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "command",
     [

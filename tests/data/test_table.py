@@ -71,6 +71,10 @@ def test_missing_values(tmp_path: Path) -> None:
     assert np.isnan(frame(y=[1.0, None, float("nan")]).numbers("y")).tolist() == [False, True, True]
 
 
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    assert csv(tmp_path, "date,y\n2001-03-04,1\n2001-03-05,\n,\n\n").frame.height == 2
+
+
 def test_parquet_and_csv_give_the_same(tmp_path: Path) -> None:
     data = pl.DataFrame({"t": [date(2001, 3, 4), date(2001, 3, 5)], "y": [1.5, None]})
     data.write_csv(tmp_path / "a.csv")

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import openlstm
-from openlstm._errors import BackendError
+from openlstm._errors import BackendError, ShapeError
 
 T, B, I, H = 3, 2, 2, 2
 pytestmark = [
@@ -333,3 +333,28 @@ def test_an_unused_part_costs_no_gradient() -> None:
             pick(*layer(x, hx)).backward()
         grads, wanted = ({name: p.grad for name, p in layer.named_parameters()} for layer in (ours, theirs))
         assert far(grads, wanted, 1e-11) == {}
+
+
+def test_the_two_biases_gradients_share_no_memory() -> None:
+    layer = openlstm.LSTM(3, 4)
+    y, _ = layer(torch.randn(5, 2, 3))
+    grads = torch.autograd.grad(y.sum(), list(layer.parameters()))
+    assert len({g.data_ptr() for g in grads}) == len(grads)
+
+
+def test_a_tensor_without_memory_of_its_own_is_refused_and_not_read() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    layer = openlstm.LSTM(3, 4)
+    w = layer.weight_ih_l0.detach()
+    layer.register_parameter("weight_ih_l0", torch.nn.Parameter(TwoTensor(w, w.clone())))
+    with torch.no_grad(), pytest.raises(BackendError, match="a (TwoTensor|Parameter) has no memory of its own"):
+        layer(torch.randn(5, 2, 3))
+
+
+def test_lengths_of_another_batch_never_reach_the_kernel() -> None:
+    layer = openlstm.LSTM(3, 4)
+    x, h = torch.randn(5, 8, 3), torch.zeros(8, 4)
+    w = [p.detach() for p in layer.parameters()]
+    with pytest.raises(ShapeError, match="lengths has the wrong shape"):
+        torch.ops.openlstm.forward(x, *w, None, h, h, torch.tensor([4]), None, None, None, "lstm", False, "cpu", False, False)

@@ -231,3 +231,9 @@ def test_load_and_predict_need_no_torch(tmp_path: Path) -> None:
 def test_every_cell_can_be_named_in_a_model_file() -> None:
     names = NetworkHeader.model_fields["cell"].annotation.__args__  # type: ignore[union-attr]
     assert set(names) == {cell.kernel for cell in cells.ALL}
+
+
+@pytest.mark.parametrize("values", [[1.0, np.inf], [[1.0, 2.0], [3.0, 4.0]]])
+def test_a_stream_does_not_begin_with_values_it_could_never_get_rid_of(values: list) -> None:
+    with pytest.raises((DataError, ShapeError), match="^Model.stream: values"):
+        make().stream(values)

@@ -182,6 +182,7 @@ def read_table(path: str | Path) -> Table:
             table = Table(pl.read_parquet(path), path.name)
         else:
             frame = pl.read_csv(path, infer_schema=False, separator=_separator(path), null_values=list(MISSING))
+            frame = _without_blank_end(frame)
             table = Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, is_text=True)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -205,6 +206,14 @@ def read_table(path: str | Path) -> Table:
             )
         )
     return table
+
+
+def _without_blank_end(frame: Any) -> Any:
+    """Without the lines at the end in which nothing stands, which editors and spreadsheets leave behind."""
+    last = frame.height
+    while last and all(value is None for value in frame.row(last - 1)):
+        last -= 1
+    return frame.head(last)
 
 
 def _separator(path: Path) -> str:

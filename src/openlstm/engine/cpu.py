@@ -19,7 +19,7 @@ import numpy as np
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, BackendError, message
+from openlstm._errors import ArgumentError, BackendError, ShapeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import threads
 from openlstm.reference import Gradients, Run, Saved, State, Weights
@@ -30,7 +30,8 @@ try:
     _why_missing = ""
 except ImportError as error:
     _native: Any = None
-    _why_missing = str(error)
+    # the interpreter puts the package's path behind the reason
+    _why_missing = "it was not built" if "cannot import name" in str(error) else str(error).split(" (")[0]
 
 KERNELS = {"lstm": 0, "rnn_tanh": 1, "rnn_relu": 2}
 """`Cell.kernel` beside the number of the struct in native/engine.hpp."""
@@ -141,7 +142,15 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
     if b_ih is not None:
         given += [(b_ih, rows), (b_hh, rows)]
     for a, size in given:  # a kernel reads addresses: what does not fit must not get there
-        if a is None or a.numel() != size or a.dtype != dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
+        if (
+            a is None
+            or a.numel() != size
+            or (size and a.data_ptr() == 0)
+            or a.dtype != dtype
+            or not a.is_cpu
+            or not a.is_contiguous()
+            or a.is_neg()
+        ):
             return None
     if w_hr is not None or c is None:
         return None
@@ -244,7 +253,11 @@ def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
     lengths = A.as_like(lengths, x)
     lengths = lengths.long() if A.is_torch(lengths) else lengths.astype(np.int64, copy=False)
     kept.append(lengths)  # made from a list or from other integers, it belongs to nobody else
-    T = x.shape[0]
+    T, B = x.shape[:2]
+    if tuple(lengths.shape) != (B,):
+        raise ShapeError(
+            message("cpu", "lengths has the wrong shape", f"lengths: {describe(lengths)}", f"[{B}] = [B]", "one length per row")
+        )
     if len(lengths) and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):  # the kernel would read beyond memory
         raise ArgumentError(
             message("cpu", "lengths outside 0..T", str(lengths.tolist()[:8]), f"0 <= lengths <= {T}", "cut lengths at T")
@@ -274,7 +287,23 @@ def _twofold(x: Array) -> bool:
 def _address(a: Any) -> int:
     if a is None:
         return 0
-    return a.data_ptr() if A.is_torch(a) else a.__array_interface__["data"][0]
+    return _data(a) if A.is_torch(a) else a.__array_interface__["data"][0]
+
+
+def _data(a: Any) -> int:
+    """The address of a tensor's memory. Some subclasses of Tensor have none, and a kernel would read at 0."""
+    address = a.data_ptr()
+    if address == 0 and a.numel() > 0:
+        raise BackendError(
+            message(
+                "cpu",
+                f"a {type(a).__name__} has no memory of its own",
+                f"{type(a).__name__}: {describe(a)}",
+                "plain tensors",
+                "use backend='reference', which runs on torch's own operations",
+            )
+        )
+    return address
 
 
 def _rows(a: Any) -> tuple[int, int, int]:
@@ -282,7 +311,7 @@ def _rows(a: Any) -> tuple[int, int, int]:
     if a is None:
         return 0, 0, 0
     if A.is_torch(a):
-        return a.data_ptr(), a.stride(0), a.stride(1)
+        return _data(a), a.stride(0), a.stride(1)
     size = a.itemsize
     return a.__array_interface__["data"][0], a.strides[0] // size, a.strides[1] // size
 

@@ -124,6 +124,7 @@ def runs_as(x: Tensor) -> Tensor:
 
 def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State, **options: Any) -> Result:
     """As `sequence`, in plain torch operations, so that gates and cell states carry gradients too."""
+    _check_values(_who(cell), x, options["lengths"], options.get("check_finite", False))
     kept = {name: options[name] for name in ("lengths", "reset", "reset_state", "reverse")}
     run = reference.forward(cell, x, weights, state, save=True, **kept)
     assert run.saved is not None
@@ -187,7 +188,8 @@ class Forward(torch.autograd.Function):
         run = Backward.apply if twice else Backward.forward
         grads = run(*ctx.saved_tensors, dy, dh, dc, (kernel, reverse, backend, need[0]))
         dx, dw_ih, dw_hh, db, dw_hr, dh0, dc0, dreset_h, dreset_c = grads
-        out = (dx, dw_ih, dw_hh, db, db, dw_hr, dh0, dc0, None, None, dreset_h, dreset_c)
+        again = db.clone() if db is not None and need[3] and need[4] else db  # two parameters' gradients share no memory
+        out = (dx, dw_ih, dw_hh, db, again, dw_hr, dh0, dc0, None, None, dreset_h, dreset_c)
         return *[g if needed else None for g, needed in zip(out, need[:_INPUTS], strict=True)], None
 
     @staticmethod

@@ -120,7 +120,7 @@ def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _windows(model: Model, values: Array) -> np.ndarray:
-    rows = np.asarray(values, dtype=np.float64)
+    rows = np.ascontiguousarray(values, dtype=np.float64)  # sums over a row take its order in memory
     if rows.ndim not in (1, 2):
         raise ShapeError(
             message(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openlstm._array import Array
-from openlstm._errors import DataError, message
+from openlstm._errors import DataError, ShapeError, describe, message
 
 if TYPE_CHECKING:
     from openlstm.runtime.model import Forecast, Model
@@ -25,7 +25,29 @@ class Stream:
 
     def __init__(self, model: Model, values: Array | None = None) -> None:
         self._model = model
-        self._values = np.asarray([] if values is None else values, dtype=np.float64).reshape(-1)[-model.window :]
+        seen = np.asarray([] if values is None else values, dtype=np.float64)
+        if seen.ndim != 1:
+            raise ShapeError(
+                message(
+                    "Model.stream",
+                    "values has the wrong number of axes",
+                    f"values: {describe(seen)}",
+                    "[T]",
+                    "one stream per series",
+                )
+            )
+        if np.isinf(seen).any():
+            at = int(np.argmax(np.isinf(seen)))
+            raise DataError(
+                message(
+                    "Model.stream",
+                    f"values[{at}] is infinite",
+                    repr(float(seen[at])),
+                    "finite numbers, NaN where missing",
+                    "replace it, or pass NaN",
+                )
+            )
+        self._values = seen[-model.window :].copy()
 
     @property
     def values(self) -> np.ndarray:
