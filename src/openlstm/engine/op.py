@@ -18,6 +18,7 @@ G gates of a cell.
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any, NamedTuple, TypeVar
 
 import torch
