@@ -346,7 +346,7 @@ def test_a_tensor_without_memory_of_its_own_is_refused_and_not_read() -> None:
     from torch.testing._internal.two_tensor import TwoTensor
 
     layer = openlstm.LSTM(3, 4)
-    w = layer.weight_ih_l0.detach()
+    w = layer.get_parameter("weight_ih_l0").detach()
     layer.register_parameter("weight_ih_l0", torch.nn.Parameter(TwoTensor(w, w.clone())))
     with torch.no_grad(), pytest.raises(BackendError, match="a (TwoTensor|Parameter) has no memory of its own"):
         layer(torch.randn(5, 2, 3))
