@@ -170,6 +170,21 @@ def test_layers_in_the_workers_of_a_dataloader(method: str) -> None:
     assert counts.tolist() == [1] * len(data)  # a worker uses one thread
 
 
+class _Count(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, k: int) -> int:
+        return openlstm.get_num_threads()
+
+
+def test_a_forked_worker_of_a_data_loader_uses_one_thread_whatever_was_set() -> None:
+    with num_threads(2):
+        loader = torch.utils.data.DataLoader(_Count(), num_workers=2, multiprocessing_context="fork")
+        assert torch.cat(list(loader)).tolist() == [1] * 4
+        assert openlstm.get_num_threads() == 2
+
+
 @NEEDS_NATIVE
 def test_idle_threads_sleep() -> None:
     printed = python(

@@ -50,7 +50,7 @@ def get_num_threads() -> int:
 def current() -> int:
     """As `get_num_threads`; called once per run of the engine."""
     if _chosen is not None:
-        return _chosen
+        return 1 if _in_data_loader() else _chosen
     default = _found if _found is not None else _find()
     if default == 1:
         return 1
@@ -82,6 +82,12 @@ def torch_aside() -> Iterator[None]:
     finally:
         torch.set_num_threads(theirs)
         _chosen = chosen
+
+
+def _in_data_loader() -> bool:
+    """Whether this process is a worker of a torch DataLoader: there are as many of those as processors already."""
+    worker = sys.modules.get("torch.utils.data._utils.worker")
+    return worker is not None and worker._worker_info is not None
 
 
 def _find() -> int:
