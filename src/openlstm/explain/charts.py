@@ -100,13 +100,13 @@ def curves(
     rule: float | None = None,
     height: int = 270,
 ) -> Callable[[int], Chart]:
-    """Curves over lags; with log=(low, high) on a log axis of that range, drawn at its border where they leave it."""
+    """Curves over lags; with log=(low, high) on a log axis of that range, which they leave where they go beyond it."""
     names = list(values)
     points = _points(values, 0)
     scale, axis = alt.Scale(nice=True), _y_axis(tickCount=5)
     if log:
         for point in points:
-            point["v"] = min(max(point["v"], log[0]), log[1])
+            point["v"] = min(max(point["v"], 1e-300), 1e300)  # 0 and infinity have no place on a log axis
         decades = round(math.log10(log[1] / log[0]))
         exponents = range(round(math.log10(log[0])), round(math.log10(log[1])) + 1, max(1, math.ceil(decades / 7)))
         scale = alt.Scale(type="log", domain=list(log), nice=False)
