@@ -71,6 +71,23 @@ def empty(like: Array, *shape: int) -> Array:
     return like.new_empty(shape) if is_torch(like) else np.empty(shape, like.dtype)
 
 
+def arange(like: Array, n: int) -> Array:
+    """0 .. n-1 as int64, of the kind and on the device of `like`."""
+    return namespace(like).arange(n, device=like.device) if is_torch(like) else np.arange(n, dtype=np.int64)
+
+
+def take(x: Array, index: list[int], axis: int) -> Array:
+    """The entries of an axis that `index` names, in this order."""
+    if not is_torch(x):
+        return np.take(x, index, axis)
+    return x.index_select(axis, sys.modules["torch"].tensor(index, device=x.device))
+
+
+def swap(x: Array) -> Array:
+    """The last two axes exchanged."""
+    return x.swapaxes(-1, -2)
+
+
 def as_like(value: Any, like: Array) -> Array:
     """`value` (array, tensor or list) as an array of the kind of `like`, on its device, keeping its own dtype."""
     if not is_torch(like):

@@ -3,7 +3,8 @@
 This is a full backend (`OPENLSTM_BACKEND=reference`) and the text that every kernel is held against. `forward` is made of
 plain array operations, so torch can differentiate it as often as it likes; `backward` is derived by hand.
 
-Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, else H), G gates of a cell.
+Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), G gates of a
+cell, A of them with their sums apart.
 """
 
 from __future__ import annotations
@@ -11,25 +12,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from openlstm import _array as A
+from openlstm import noise as N
 from openlstm._array import Array
-from openlstm.cells import Cell
-
-
-class Weights(NamedTuple):
-    """The parameters of one layer in one direction; a missing one is None."""
-
-    w_ih: Array  # [G*H, I]
-    w_hh: Array  # [G*H, R]
-    b_ih: Array | None = None  # [G*H]
-    b_hh: Array | None = None  # [G*H]
-    w_hr: Array | None = None  # [P, H], the projection
-
-
-class State(NamedTuple):
-    """What a row carries from step to step; `c` is None for a cell without a highway."""
-
-    h: Array  # [B, R]
-    c: Array | None = None  # [B, H]
+from openlstm.cells import Around, Cell
+from openlstm.cells import State as State
+from openlstm.noise import Noise
+from openlstm.weights import Weights as Weights
+from openlstm.weights import collapse, expand, hidden_size
 
 
 class Saved(NamedTuple):
@@ -37,7 +26,8 @@ class Saved(NamedTuple):
 
     h: Array  # [T, B, R], the outputs
     gates: Array | None = None  # [T, B, len(cell.saved)*H], in the order of cell.saved
-    c: Array | None = None  # [T, B, H]
+    c: Array | None = None  # [T, B, H], the cell states that were carried, after zoneout
+    m: Array | None = None  # [T, B, H], the cell's own output where h is not: before a projection and zoneout
 
     def named(self, cell: Cell) -> dict[str, Array]:
         """Every gate, the cell states and the hidden states by name, each [T, B, H] (h: [T, B, R])."""
@@ -68,7 +58,20 @@ class Gradients(NamedTuple):
     c_steps: Array | None = None  # [T, B, H], dL/dc_t along the highway
 
 
-def step(cell: Cell, x: Array, state: State, w: Weights) -> tuple[State, tuple[Array, ...]]:
+class Taken(NamedTuple):
+    """One step, taken apart."""
+
+    state: State  # what is carried on
+    gates: tuple[Array, ...]
+    h: Array  # [B, H], the cell's own output, before projection and zoneout
+    c: Array | None  # [B, H], before zoneout
+    z: Array  # [B, (G+A)*H]
+    mask: Array | None  # [B, H], of the candidate
+
+
+def step(
+    cell: Cell, x: Array, state: State, w: Weights, noise: Noise | None = None, t: int = 0
+) -> tuple[State, tuple[Array, ...]]:
     """One step of the recurrence: x [B, I], state -> new state, activated gates.
 
         z = x W_ih^T + b_ih + h W_hh^T + b_hh;   (h', c') = cell(z, c);   with a projection h' <- h' W_hr^T
@@ -80,11 +83,41 @@ def step(cell: Cell, x: Array, state: State, w: Weights) -> tuple[State, tuple[A
     >>> float(new.c[0, 0])  # every gate is one half, the candidate is zero
     0.5
     """
-    z = x @ w.w_ih.T + state.h @ w.w_hh.T  # [B, G*H]
+    taken = take(cell.unshared(), x, state, expand(cell, w), noise, t)
+    return taken.state, taken.gates
+
+
+def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> Taken:
+    """`step` with everything that came up on the way; the noise is that of step t."""
+    z = sums(cell, x, before.h, w, noise)
+    mask = N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
+    gates, h, c = cell(z, before, w.w_ch, mask)
+    shown = h if w.w_hr is None else h @ w.w_hr.T
+    carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
+    return Taken(State(N.zoneout(noise, N.ZONEOUT_H, t, before.h, shown), carried), gates, h, c, z, mask)
+
+
+def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None) -> Array:
+    """The pre-activations z [B, (G+A)*H]: x and h summed, but for the last A gates one block for x and one for h."""
+    mask = N.hidden_mask(noise)
+    of_x = x @ w.w_ih.T  # [B, G*H]
+    of_h = (h if mask is None else mask * h) @ _recurrent(cell, w.w_hh).T  # [B, G*H]
+    if not cell.apart:
+        z = of_x + of_h
+        return z if w.b_ih is None else z + (w.b_ih + w.b_hh)
     if w.b_ih is not None:
-        z = z + (w.b_ih + w.b_hh)
-    gates, h, c = cell.forward(z, state.c)
-    return State(h if w.w_hr is None else h @ w.w_hr.T, c), gates
+        of_x, of_h = of_x + w.b_ih, of_h + w.b_hh
+    n = of_x.shape[1] * (len(cell.gates) - cell.apart) // len(cell.gates)
+    return A.concat([of_x[:, :n] + of_h[:, :n], of_x[:, n:], of_h[:, n:]])
+
+
+def unsum(cell: Cell, dz: Array) -> tuple[Array, Array]:
+    """dL/dz -> what of it belongs to x W_ih^T + b_ih and what to h W_hh^T + b_hh, each [..., G*H]."""
+    if not cell.apart:
+        return dz, dz
+    H = dz.shape[-1] // (len(cell.gates) + cell.apart)
+    n, m = H * (len(cell.gates) - cell.apart), H * len(cell.gates)
+    return dz[..., :m], A.concat([dz[..., :n], dz[..., m:]])
 
 
 def forward(
@@ -99,6 +132,7 @@ def forward(
     reverse: bool = False,
     save: bool = False,
     out: Array | None = None,
+    noise: Noise | None = None,
 ) -> Run:
     """Run a cell over a sequence.
 
@@ -113,32 +147,41 @@ def forward(
         reverse: run from each row's last real step to its first.
         save: keep gates and cell states for `backward`.
         out: an array [T, B, R] into which the outputs are also written.
+        noise: zoneout, recurrent and locked dropout; what a reset put there is what zoneout keeps.
 
     Returns:
         y [T, B, R], the state after each row's last step, and what was saved.
     """
     T, B, _ = x.shape
+    H = hidden_size(cell, weights)
+    cell, weights = cell.unshared(), expand(cell, weights, H)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
-    zero_y = A.zeros(x, B, weights.w_hh.shape[1])
-    zero_g = A.zeros(x, B, len(cell.saved) * _hidden(cell, weights))
+    apart = weights.w_hr is not None or (noise is not None and noise.zoneout_h > 0)  # whether h is not the cell's own output
+    R = state.h.shape[1]
+    zero_y, zero_g = A.zeros(x, B, R), A.zeros(x, B, len(cell.saved) * H)
+    zero_m = A.zeros(x, B, H * len(cell.feeds_back))
     ys: list[Array] = [zero_y] * T
     gs: list[Array] = [zero_g] * T
+    ms: list[Array] = [zero_m] * T
     cs: list[Any] = [state.c] * T
     for t in rows.order(T):
-        new, gates = step(cell, rows.real(t, x[t]), rows.enter(t, state), weights)
+        taken = take(cell, rows.real(t, x[t]), rows.enter(t, state), weights, noise, t)
+        new = taken.state
         ys[t] = rows.real(t, new.h)
         if save:
-            gs[t] = rows.real(t, A.concat(list(gates))) if gates else zero_g
+            gs[t] = rows.real(t, A.concat(list(taken.gates))) if taken.gates else zero_g
+            ms[t] = rows.real(t, taken.h) if apart else zero_m
             cs[t] = rows.real(t, new.c) if cell.has_cell else None
         state = rows.keep(t, new, state)
-    y = A.stack(ys) if T else A.zeros(x, 0, B, weights.w_hh.shape[1])
+    y = A.stack(ys) if T else A.zeros(x, 0, B, R)
     if out is not None:
         out[...] = y
     if not save:
         return Run(y, state, None)
     gates = A.stack(gs) if T else A.zeros(x, 0, *zero_g.shape)
     c = (A.stack(cs) if T else A.zeros(x, 0, *state.c.shape)) if state.c is not None else None
-    return Run(y, state, Saved(y, gates, c))
+    m = (A.stack(ms) if T else A.zeros(x, 0, *zero_m.shape)) if apart else None
+    return Run(y, state, Saved(y, gates, c, m))
 
 
 def backward(
@@ -156,6 +199,7 @@ def backward(
     reverse: bool = False,
     steps: bool = False,
     input_gradient: bool = True,
+    noise: Noise | None = None,
 ) -> Gradients:
     """The gradient of `forward`, derived by hand (backpropagation through time).
 
@@ -164,21 +208,27 @@ def backward(
         dstate: dL/d(final state); a member that is None counts as zero.
         steps: also hand out dL/dh_t and dL/dc_t for every step.
         input_gradient: whether dL/dx is wanted; it is None if not.
+        noise: the same as in `forward`.
 
     The rest as in `forward`. A step of a row whose incoming dL/dh_t and dL/dc_t are all exactly zero contributes exact zeros,
     so that NaN in data that the loss does not depend on stays without effect.
     """
     T, B, _ = x.shape
-    w = weights
+    shared, H = cell, hidden_size(cell, weights)
+    cell, w = cell.unshared(), expand(cell, weights, H)
+    w_hh, hidden = _recurrent(cell, w.w_hh), N.hidden_mask(noise)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
     order = list(rows.order(T))
+    zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell
+    again = zoned_c or not cell.derives_itself or (w.w_hr is not None and saved.m is None)  # not all that is needed was kept
     dh = dstate.h if dstate.h is not None else A.zeros(x, *state.h.shape)
     dc = dstate.c if dstate.c is not None or state.c is None else A.zeros(x, *state.c.shape)
     dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
-    sums = [A.zeros(x, *shape) for shape in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1])]
-    dw_hr = None if w.w_hr is None else A.zeros(x, *w.w_hr.shape)
+    dw = Weights(*(None if a is None else A.zeros(x, *a.shape) for a in w))
+    db_ih, db_hh = A.zeros(x, w.w_ih.shape[0]), A.zeros(x, w.w_ih.shape[0])
+    zero = A.zeros(x, B, H)
     dreset = State(A.zeros(x, *state.h.shape), None if state.c is None else A.zeros(x, *state.c.shape))
     for n in reversed(range(T)):
         t = order[n]
@@ -189,33 +239,59 @@ def backward(
         g_c = None if dc is None else rows.real(t, dc)
         h_steps[t], c_steps[t] = g_h, g_c
         live = _any(g_h != 0) if g_c is None else _any(g_h != 0) | _any(g_c != 0)  # [B, 1]
+        x_t, before_h = _only(live, x[t]), _only(live, before.h)
+
+        # what was carried is old or new; what is new is the cell's own, or its projection
+        new_h, old_h = N.zoneout_backward(noise, N.ZONEOUT_H, t, g_h)
+        new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c)
         gates = A.split(saved.gates[t], len(cell.saved)) if cell.saved and saved.gates is not None else ()
         c = None if saved.c is None else saved.c[t]
-        dm, h = g_h, saved.h[t]
-        if w.w_hr is not None:  # the cell's own output is m and h = m W_hr^T; m is not kept, so it is run again
-            dm = g_h @ w.w_hr  # [B, H]
-            h = step(cell, x[t], before, w._replace(w_hr=None))[0].h
-            dw_hr = dw_hr + _only(live, g_h).T @ _only(live, h)
-        dz, dc_prev = cell.backward(gates, before.c, c, h, dm, g_c)
-        dz = _only(live, dz)  # [B, G*H]
-        dx[t] = dz @ w.w_ih if input_gradient else None
-        sums = [
-            sums[0] + dz.T @ _only(live, x[t]),
-            sums[1] + dz.T @ _only(live, before.h),
-            sums[2] + dz.sum(0),
-        ]
-        flow = State(dz @ w.w_hh, None if dc_prev is None else _only(live, dc_prev))
-        dreset = rows.to_reset(t, flow, dreset)
-        dh, dc = rows.keep(t, rows.leave(t, flow), State(dh, dc))
-    bias = None if w.b_ih is None else sums[2]
+        h, z, mask = saved.h[t] if saved.m is None else saved.m[t], None, N.candidate_mask(noise, t, zero)
+        if again:
+            begin = State(before_h, None if before.c is None else _only(live, before.c))
+            _, gates, h, c, z, mask = take(cell, x_t, begin, w, noise, t)
+        dm = new_h
+        if w.w_hr is not None:
+            dm = new_h @ w.w_hr  # [B, H]
+            dw = dw._replace(w_hr=dw.w_hr + _only(live, new_h).T @ _only(live, h))
+        flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z), dm, new_c)
+
+        dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
+        dx[t] = dz_x @ w.w_ih if input_gradient else None
+        dw = dw._replace(
+            w_ih=dw.w_ih + dz_x.T @ x_t,
+            w_hh=dw.w_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h),
+            w_ch=None if flow.w_ch is None else dw.w_ch + _only(live, flow.w_ch).sum(0),
+        )
+        db_ih, db_hh = db_ih + dz_x.sum(0), db_hh + dz_h.sum(0)
+        to_h = dz_h @ w_hh
+        to_h = _plus(to_h if hidden is None else hidden * to_h, live, flow.h, old_h)
+        to_c = None if g_c is None else _plus(A.zeros(x, *g_c.shape), live, flow.c, old_c)
+        back = State(to_h, to_c)
+        dreset = rows.to_reset(t, back, dreset)
+        dh, dc = rows.keep(t, rows.leave(t, back), State(dh, dc))
+    dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
+    if w.b_ih is not None:
+        dw = dw._replace(b_ih=db_ih, b_hh=db_hh if cell.apart else db_ih)
     return Gradients(
         (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
-        Weights(sums[0], sums[1], bias, bias, dw_hr),
+        collapse(shared, dw, H),
         State(dh, dc),
         dreset if reset_state is not None else None,
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
         (A.stack(c_steps) if T else A.zeros(x, 0, *state.c.shape)) if steps and state.c is not None else None,
     )
+
+
+def _recurrent(cell: Cell, w_hh: Array) -> Array:
+    """W_hh with zeros where it does not exist: where gates are fed back, the candidate sees the output alone."""
+    if len(cell.feeds_back) == 1:
+        return w_hh
+    row, column = A.arange(w_hh, w_hh.shape[0]), A.arange(w_hh, w_hh.shape[1])
+    gate = row * len(cell.gates) // max(len(row), 1)  # [G*H], its number
+    block = column * len(cell.feeds_back) // max(len(column), 1)  # [R], 0 for the output
+    candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1
+    return _only((gate[:, None] != candidate) | (block == 0), w_hh)
 
 
 class _Rows:
@@ -288,5 +364,8 @@ def _any(mask: Array) -> Array:
     return mask.any(-1)[:, None]  # [B, 1]
 
 
-def _hidden(cell: Cell, w: Weights) -> int:
-    return w.w_ih.shape[0] // len(cell.gates)
+def _plus(value: Array, live: Array, *more: Array | None) -> Array:
+    """The sum of what there is; of `more` in live rows only."""
+    for m in more:
+        value = value if m is None else value + _only(live, m)
+    return value

@@ -1,15 +1,17 @@
 """Parameter names and shapes of a layer, and everyone else's gate orders (the only place that knows them).
 
-Legend: I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H), G gates of a cell.
+Legend: I input size, H hidden size, P projected size, G gates of a cell, m cells that share their gates,
+R what is fed back (P with a projection, else H for each of `Cell.feeds_back`).
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
-from openlstm.reference import Weights
 
 GATE_ORDERS: dict[str, str] = {
     "openlstm": "ifgo",
@@ -31,8 +33,23 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("bias_ih", "b_ih"),
     ("bias_hh", "b_hh"),
     ("weight_hr", "w_hr"),
+    ("weight_ch", "w_ch"),
 )
 """Names in a state_dict beside the fields of `Weights`, in the order in which torch creates them."""
+
+
+class Weights(NamedTuple):
+    """The parameters of one layer in one direction; a missing one is None.
+
+    With memory blocks (`Cell.cells_per_gate` = m) every gate but the candidate has H/m rows instead of H.
+    """
+
+    w_ih: Array  # [G*H, I]
+    w_hh: Array  # [G*H, R]
+    b_ih: Array | None = None  # [G*H]
+    b_hh: Array | None = None  # [G*H]
+    w_hr: Array | None = None  # [P, H], the projection
+    w_ch: Array | None = None  # [len(cell.peepholes)*H], the peepholes
 
 
 def suffix(layer: int, direction: int) -> str:
@@ -40,19 +57,67 @@ def suffix(layer: int, direction: int) -> str:
     return f"_l{layer}" + ("_reverse" if direction else "")
 
 
+def gate_rows(cell: Cell, hidden_size: int) -> tuple[int, ...]:
+    """The rows of each gate in `weight_ih`: H, or H/m for the gates that m cells share.
+
+    >>> from openlstm.cells import LSTM
+    >>> gate_rows(LSTM(cells_per_gate=3), 6)
+    (2, 2, 6, 2)
+    """
+    shared = hidden_size // cell.cells_per_gate
+    return tuple(hidden_size if gate == cell.candidate else shared for gate in cell.gates)
+
+
+def hidden_size(cell: Cell, weights: Weights) -> int:
+    """H, from the rows of `w_ih`.
+
+    >>> import numpy as np
+    >>> from openlstm.cells import LSTM
+    >>> hidden_size(LSTM(cells_per_gate=3), Weights(np.zeros((12, 1)), np.zeros((12, 6))))
+    6
+    """
+    m = cell.cells_per_gate
+    unit = sum(gate_rows(cell, m))  # the rows of m cells
+    return weights.w_ih.shape[-2] * m // unit
+
+
+def fed_back_size(cell: Cell, hidden_size: int, proj_size: int = 0) -> int:
+    """R, the width of what is fed back and carried as h."""
+    return proj_size or len(cell.feeds_back) * hidden_size
+
+
 def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bias: bool = True) -> dict[str, tuple[int, ...]]:
     """The parameters of one layer in one direction, by the names of a state_dict without their suffix, in torch's order.
 
-    >>> from openlstm.cells import LSTM
+    Raises:
+        ArgumentError: for a hidden size that memory blocks do not divide, or a projection of a cell that feeds its gates back.
+
+    >>> from openlstm.cells import LSTM, Peephole
     >>> shapes(LSTM(), 3, 5, bias=False)
     {'weight_ih': (20, 3), 'weight_hh': (20, 5)}
+    >>> shapes(Peephole(), 3, 5, bias=False)["weight_ch"]
+    (15,)
     """
-    rows = len(cell.gates) * hidden_size
-    out: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, proj_size or hidden_size)}
+    who, m = type(cell).__name__, cell.cells_per_gate
+    if hidden_size % m:
+        what = f"hidden_size {hidden_size} is not made of blocks of {m}"
+        hint = f"take hidden_size={hidden_size - hidden_size % m or m}, or another cells_per_gate"
+        raise ArgumentError(message(who, what, f"hidden_size={hidden_size}", f"a multiple of cells_per_gate={m}", hint))
+    if proj_size and len(cell.feeds_back) > 1:
+        hint = "take proj_size=0, or cells.Peephole(), which feeds back its output alone"
+        got = f"proj_size={proj_size}"
+        raise ArgumentError(message(who, "cannot be projected: it feeds its gates back", got, "proj_size=0", hint))
+    rows = sum(gate_rows(cell, hidden_size))
+    out: dict[str, tuple[int, ...]] = {
+        "weight_ih": (rows, input_size),
+        "weight_hh": (rows, fed_back_size(cell, hidden_size, proj_size)),
+    }
     if bias:
         out.update(bias_ih=(rows,), bias_hh=(rows,))
     if proj_size:
         out["weight_hr"] = (proj_size, hidden_size)
+    if cell.peepholes:
+        out["weight_ch"] = (len(cell.peepholes) * hidden_size,)
     return out
 
 
@@ -60,6 +125,58 @@ def collect(named: dict[str, Array], layer: int = 0, direction: int = 0) -> Weig
     """The `Weights` of one layer and direction from a state_dict-like mapping of names to arrays."""
     end = suffix(layer, direction)
     return Weights(**{field: named.get(name + end) for name, field in FIELDS})  # type: ignore[arg-type]
+
+
+def expand(cell: Cell, weights: Weights, hidden: int | None = None) -> Weights:
+    """The weights of `cell.unshared()` that does the same: each row of a gate once for every cell that shares it.
+
+    Plain array operations, so that torch sums the gradients of the copies by itself; unchanged where nothing is shared.
+
+    Args:
+        weights: of `cell`; leading axes are allowed.
+        hidden: H, from the weights if None.
+
+    >>> import numpy as np
+    >>> from openlstm.cells import LSTM
+    >>> rows = np.arange(5.0)[:, None]  # i, f, the two cells' g, o
+    >>> expand(LSTM(cells_per_gate=2), Weights(rows, rows)).w_ih.ravel().tolist()
+    [0.0, 0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
+    """
+    if cell.cells_per_gate == 1:
+        return weights
+    index = _copies(cell, hidden_size(cell, weights) if hidden is None else hidden)
+    return _each(weights, lambda a, axis: A.take(a, index, axis))
+
+
+def collapse(cell: Cell, gradients: Weights, hidden: int) -> Weights:
+    """The way back of `expand` for gradients: those of the copies are added up."""
+    if cell.cells_per_gate == 1:
+        return gradients
+    m = cell.cells_per_gate
+
+    def summed(a: Array, axis: int) -> Array:
+        a = a if axis == -1 else A.swap(a)  # the rows come last
+        blocks = dict(zip(cell.gates, A.split(a, len(cell.gates)), strict=True))
+        own = [b if gate == cell.candidate else b.reshape(*b.shape[:-1], hidden // m, m).sum(-1) for gate, b in blocks.items()]
+        return A.concat(own) if axis == -1 else A.swap(A.concat(own))
+
+    return _each(gradients, summed)
+
+
+def _copies(cell: Cell, hidden: int) -> list[int]:
+    """For every row of the expanded weights the row it comes from."""
+    index, start = [], 0
+    for rows in gate_rows(cell, hidden):
+        index += [start + unit * rows // hidden for unit in range(hidden)]
+        start += rows
+    return index
+
+
+def _each(weights: Weights, f: Any) -> Weights:
+    """f(array, axis of its rows) for everything that has a row per gate."""
+    at = {"w_ih": -2, "w_hh": -2, "b_ih": -1, "b_hh": -1}
+    named = {name: getattr(weights, name) for name in at}
+    return weights._replace(**{name: None if a is None else f(a, at[name]) for name, a in named.items()})
 
 
 def reorder(array: Array, source: str, target: str) -> Array:

@@ -29,7 +29,7 @@ def by_hand(layer: Any, x: Tensor, hx: Any, reverse: bool, lengths: list[int], r
 
     out[name][row][t]; None past the row's end.
     """
-    w_ih, w_hh, b_ih, b_hh, _ = layer.weights_of(0, int(reverse))
+    w_ih, w_hh, b_ih, b_hh = layer.weights_of(0, int(reverse))[:4]
     names = ("i", "f", "g", "o", "c", "h") if layer.cell.has_cell else ("h",)
     out: dict[str, list[list[Any]]] = {name: [[None] * T for _ in range(B)] for name in names}
     for b in range(B):

@@ -18,7 +18,7 @@ import numpy as np
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, message
-from openlstm.cells import Cell
+from openlstm.cells import Around, Cell
 from openlstm.reference import Saved, State, Weights
 
 
@@ -61,12 +61,12 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     H = h.shape[-1]
     if not cell.has_cell:
         unit = np.eye(H, dtype=h.dtype)[:, None, None, :]  # [S, 1, 1, H], one unit vector per row of the Jacobian
-        dz, _ = cell.backward(gates, None, None, h, np.broadcast_to(unit, (H, *h.shape)), None)
+        dz = cell.backward(Around(gates, State(None), None, h), np.broadcast_to(unit, (H, *h.shape)), None).z
         return np.moveaxis(dz @ w_hh, 0, 2)  # [S, T, B, S] -> [T, B, S, S]
     c = _numpy(saved.c)
     before = np.concatenate([_numpy(state.c)[None], c])[:-1]  # [T, B, H]
     unit = np.broadcast_to(np.eye(2 * H, dtype=h.dtype)[:, None, None, :], (2 * H, *h.shape[:2], 2 * H))
-    dz, dc = cell.backward(gates, before, c, h, unit[..., :H], unit[..., H:])
+    dz, dc = cell.backward(Around(gates, State(None, before), c, h), unit[..., :H], unit[..., H:])[:2]
     assert dc is not None  # a cell with a highway gives its gradient
     rows = np.concatenate([dz @ w_hh, dc], -1)  # [S, T, B, S]
     return np.moveaxis(rows, 0, 2)
