@@ -134,7 +134,7 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
 
     None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong.
     """
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights[:5]
     (B, inputs), (h, c) = x.shape, state
     H, dtype = h.shape[1], x.dtype
     rows = len(cell.gates) * H
@@ -227,7 +227,7 @@ def _problem(
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
-    w_ih, w_hh, b_ih, b_hh, w_hr = (_contiguous(kept, w) for w in weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr = (_contiguous(kept, w) for w in weights[:5])
     H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
     h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
     if lengths is not None:

@@ -98,7 +98,7 @@ def sequence(
         )
         c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
         return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
-    tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)))
+    tensors = (x, *weights[:5], *state, lengths, reset, *(reset_state or (None, None)))
     if forward_ad._current_level >= 0:
         _refuse_forward_mode(tensors)
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
@@ -153,7 +153,7 @@ def step_gradients(
         ran: a call of `sequence(..., save=True)`.
         differentiable: through the reference, as plain torch operations.
     """
-    tensors = [ran.x, *ran.weights, *ran.state, lengths, reset, *(ran.reset_state or (None, None))]
+    tensors = [ran.x, *ran.weights[:5], *ran.state, lengths, reset, *(ran.reset_state or (None, None))]
     tensors += [ran.result.y, ran.result.gates, ran.result.c, dy, *dstate]
     if not differentiable:
         tensors = [t if t is None else t.detach() for t in tensors]
