@@ -83,12 +83,13 @@ def step(
     >>> float(new.c[0, 0])  # every gate is one half, the candidate is zero
     0.5
     """
-    taken = take(cell.unshared(), x, state, expand(cell, w), noise, t)
+    cell, w, _ = _plain(cell, w)
+    taken = take(cell, x, state, w, noise, t)
     return taken.state, taken.gates
 
 
 def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> Taken:
-    """`step` with everything that came up on the way; the noise is that of step t."""
+    """One step of a cell without memory blocks, with everything that came up on the way; the noise is that of step t."""
     z = sums(cell, x, before.h, w, noise)
     mask = N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
     gates, h, c = cell(z, before, w.w_ch, mask)
@@ -101,7 +102,7 @@ def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None)
     """The pre-activations z [B, (G+A)*H]: x and h summed, but for the last A gates one block for x and one for h."""
     mask = N.hidden_mask(noise)
     of_x = x @ w.w_ih.T  # [B, G*H]
-    of_h = (h if mask is None else mask * h) @ _recurrent(cell, w.w_hh).T  # [B, G*H]
+    of_h = (h if mask is None else mask * h) @ w.w_hh.T  # [B, G*H]
     if not cell.apart:
         z = of_x + of_h
         return z if w.b_ih is None else z + (w.b_ih + w.b_hh)
@@ -153,8 +154,7 @@ def forward(
         y [T, B, R], the state after each row's last step, and what was saved.
     """
     T, B, _ = x.shape
-    H = hidden_size(cell, weights)
-    cell, weights = cell.unshared(), expand(cell, weights, H)
+    cell, weights, H = _plain(cell, weights)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
     apart = weights.w_hr is not None or (noise is not None and noise.zoneout_h > 0)  # whether h is not the cell's own output
     R = state.h.shape[1]
@@ -214,9 +214,8 @@ def backward(
     so that NaN in data that the loss does not depend on stays without effect.
     """
     T, B, _ = x.shape
-    shared, H = cell, hidden_size(cell, weights)
-    cell, w = cell.unshared(), expand(cell, weights, H)
-    w_hh, hidden = _recurrent(cell, w.w_hh), N.hidden_mask(noise)
+    shared, hidden = cell, N.hidden_mask(noise)
+    cell, w, H = _plain(cell, weights)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
     order = list(rows.order(T))
     zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell
@@ -264,7 +263,7 @@ def backward(
             w_ch=None if flow.w_ch is None else dw.w_ch + _only(live, flow.w_ch).sum(0),
         )
         db_ih, db_hh = db_ih + dz_x.sum(0), db_hh + dz_h.sum(0)
-        to_h = dz_h @ w_hh
+        to_h = dz_h @ w.w_hh
         to_h = _plus(to_h if hidden is None else hidden * to_h, live, flow.h, old_h)
         to_c = None if g_c is None else _plus(A.zeros(x, *g_c.shape), live, flow.c, old_c)
         back = State(to_h, to_c)
@@ -281,6 +280,13 @@ def backward(
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
         (A.stack(c_steps) if T else A.zeros(x, 0, *state.c.shape)) if steps and state.c is not None else None,
     )
+
+
+def _plain(cell: Cell, w: Weights) -> tuple[Cell, Weights, int]:
+    """The cell and the weights that the loop runs on, gates of their own for every unit, and H."""
+    H = hidden_size(cell, w)
+    w = expand(cell, w, H)
+    return cell.unshared(), w._replace(w_hh=_recurrent(cell, w.w_hh)), H
 
 
 def _recurrent(cell: Cell, w_hh: Array) -> Array:
