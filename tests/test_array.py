@@ -72,6 +72,16 @@ def test_where_takes_no_part_in_what_is_not_chosen(make: Any) -> None:
     assert numpy(A.where(make(np.array([True, False])), a, b)).tolist() == [1.0, 2.0]
 
 
+@KINDS
+def test_arange_take_swap(make: Any) -> None:
+    x = make(np.arange(12.0, dtype=np.float32).reshape(2, 3, 2))
+    count = A.arange(x, 3)
+    assert type(count) is type(x) and str(count.dtype).endswith("int64") and count.tolist() == [0, 1, 2]
+    taken = A.take(x, [2, 0, 0], -2)
+    assert taken.dtype == x.dtype and (taken == x[:, [2, 0, 0]]).all()
+    assert tuple(A.swap(x).shape) == (2, 2, 3) and (A.swap(x)[..., 1, :] == x[..., 1]).all()
+
+
 def test_as_like_crosses_between_kinds_and_keeps_the_dtype() -> None:
     there, here = torch.zeros(1, dtype=torch.float32), np.zeros(1)
     for value in ([1, 2], np.array([1, 2]), torch.tensor([1, 2])):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import to_numpy
+from tests.support import Case, to_numpy
 
-from openlstm import cells
-from openlstm._errors import ArgumentError
+from openlstm import cells, reference
+from openlstm._errors import ArgumentError, DtypeError, ShapeError
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, NIAF, NOAF, Around, Cell, Peephole, State, Step, VanillaRNN
+from openlstm.noise import Noise
 
 OPTIONS = [
     LSTM(clip=0.3),
@@ -177,3 +178,191 @@ def test_unknown_nonlinearity() -> None:
 
 def test_every_cell_names_its_source() -> None:
     assert [type(c).__name__ for c in cells.FAMILY if "Source:" not in (type(c).__doc__ or "")] == []
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, math.inf, math.nan, True, "1"], ids=repr)
+def test_a_clip_that_is_none(bad: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        Peephole(clip=bad)
+    assert str(caught.value) == (
+        f"Peephole: cannot clip the cell at {bad!r}\n"
+        f"  got       clip={bad!r}\n"
+        "  expected  a number above 0\n"
+        "  hint      the cell is kept within -clip..clip: pass clip=3.0, or None for no bound"
+    )
+
+
+@pytest.mark.parametrize("bad", [0, -2, 1.5, True, None], ids=repr)
+def test_cells_per_gate_that_are_no_number_of_cells(bad: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        LSTM1997(cells_per_gate=bad)
+    assert str(caught.value) == (
+        f"LSTM1997: no memory block has {bad!r} cells\n"
+        f"  got       cells_per_gate={bad!r}\n"
+        "  expected  an integer from 1\n"
+        "  hint      so many cells share their gates: 1 for none"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_clipping_bounds_the_cell_stops_its_gradient_and_lets_nan_through(kind: str, dtype: str) -> None:
+    z = np.array([[1000.0] * 6 + [1000.0] * 6 + [0.0] * 6 + [1000.0] * 6], dtype)  # i = f = o = 1, g = 0: c' = c
+    bound = np.dtype(dtype).type(0.3)
+    c = np.array([[-5.0, -bound, -0.1, bound, 1e30, np.nan]], dtype)
+    to = torch.from_numpy if kind == "torch" else np.asarray
+    cell = LSTM(clip=0.3)
+    step = cell(to(z), State(to(c), to(c)))
+    assert step.c is not None and step.c.dtype == to(c).dtype and step.h.dtype == to(c).dtype
+    np.testing.assert_array_equal(np.asarray(step.c), np.clip(c, -bound, bound))
+    np.testing.assert_allclose(np.asarray(step.h), np.tanh(np.clip(c, -bound, bound)), rtol=1e-6)
+    one = to(np.ones_like(c))
+    flow = cell.backward(Around(step.gates, State(to(c), to(c)), step.c, step.h), one, one)
+    assert flow.c is not None
+    passed = np.asarray(flow.c)[0]
+    assert (passed[[0, 1, 3, 4]] == 0).all() and passed[2] > 1 and np.isnan(passed[5])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Cell):
+    """A cell with everything: two gates, a peephole, a candidate, a direct path from h, sums apart."""
+
+    name = "mine"
+    gates = ("f", "g")
+    saved = ("f", "g")
+    has_cell = True
+    apart = 1
+    peepholes = ("f",)
+    candidate = "g"
+    scale: float = 1.0
+
+    def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+        z_f, x, m = cells.split(z, 3)
+        f, g = cells.sigmoid(z_f + w_ch * before.c), cells.tanh(x * (1 + m))
+        g = g if mask is None else g * mask
+        c = f * before.c + self.scale * (1 - f) * g
+        return Step((f, g), c + 0.5 * before.h, c)
+
+
+class Same(Cell):
+    """GRU's equations, as a user would write them."""
+
+    name, gates, saved, has_cell, apart, candidate = "same", ("r", "z", "n"), ("r", "z", "n", "m"), False, 1, "n"
+
+    def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+        return GRU().forward(z, before, w_ch, mask)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("noisy", [False, True], ids=["quiet", "noisy"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cell_of_ones_own_runs_and_trains_without_a_backward(seed: int, noisy: bool, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    flags: dict[str, Any] = {name: bool(rng.random() < 0.6) for name in ("lengths", "reset", "reset_state", "reverse", "bias")}
+    p = Case(Mine(0.8), T=5, B=4, I=3, H=3, seed=seed, **flags).problem()
+    noise = Noise(0.3, 0.4, 0.3, seed=seed) if noisy else None
+    assert Mine().kernel == "" and not Mine().derives_itself
+    q = p.tensors()
+    leaves = [a.requires_grad_() for a in (q.x, *q.weights, *q.state, *(q.reset_state or ())) if a is not None]
+    run: Any = reference.forward(q.cell, q.x, q.weights, q.state, noise=noise, **q.options)
+    loss = (run.y * q.dy).sum() + (run.state.h * q.dstate.h).sum() + (run.state.c * q.dstate.c).sum()
+    expected = [g.numpy() for g in torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
+    p = p if kind == "numpy" else p.tensors()
+    done: Any = reference.forward(p.cell, p.x, p.weights, p.state, save=True, noise=noise, **p.options)
+    g = reference.backward(p.cell, p.x, p.weights, p.state, done.saved, p.dy, p.dstate, noise=noise, **p.options)
+    ours = [to_numpy(a) for a in (g.x, *g.weights, *g.state, *(g.reset_state or ())) if a is not None]
+    for a, b in zip(ours, expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-11 * np.linalg.norm(b)
+
+
+def test_a_users_cell_equals_ours_and_can_be_differentiated_twice() -> None:
+    p, q = (Case(cell, T=4, B=3, H=2).problem().tensors() for cell in (GRU(), Same()))
+    found = []
+    for a in (p, q):
+        x = a.x.clone().requires_grad_()
+        run: Any = reference.forward(a.cell, x, a.weights, a.state, save=True)
+        g: Any = reference.backward(a.cell, x, a.weights, a.state, run.saved, a.dy, a.dstate)
+        found.append((run.y, g.x, *g.weights[:4], *torch.autograd.grad((g.x * g.x).sum(), x)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_a_cell_derived_from_ours_has_neither_its_kernel_nor_its_backward() -> None:
+    class Doubled(LSTM):
+        def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+            step = super().forward(z, before, w_ch, mask)
+            return step._replace(h=2 * step.h)
+
+    class Renamed(LSTM):
+        pass
+
+    assert Doubled().kernel == Renamed().kernel == "" and LSTM().kernel == "lstm"
+    assert not Doubled().derives_itself and Renamed().derives_itself and LSTM().derives_itself
+
+
+def wrong(what: Any) -> Cell:
+    """A cell with the gates f and g that returns `what(f, g, c)`."""
+
+    class Wrong(Cell):
+        name, gates, saved, has_cell = "wrong", ("f", "g"), ("f", "g"), True
+
+        def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+            f, g = cells.split(z, 2)
+            return what(f, g, before.c)
+
+    return Wrong()
+
+
+@pytest.mark.parametrize(
+    ("what", "problem", "got", "expected", "hint"),
+    [
+        (
+            lambda f, g, c: Step((f, g), c[:, :1], c),
+            "forward returned a wrong h",
+            "h: float32[2, 1]",
+            "[B, H] = float32[2, 3]",
+            "z: float32[2, 6] has 2 blocks of H = 3; keep its kind and dtype",
+        ),
+        (
+            lambda f, g, c: Step((f, g.astype(np.float64)), c, c),
+            "forward returned a wrong gates[1] (g)",
+            "gates[1] (g): float64[2, 3]",
+            "[B, H] = float32[2, 3]",
+            "z: float32[2, 6] has 2 blocks of H = 3; keep its kind and dtype",
+        ),
+        (
+            lambda f, g, c: Step((f, g), c, c.tolist()),
+            "forward returned a wrong c",
+            "c: list of 2",
+            "[B, H] = float32[2, 3]",
+            "z: float32[2, 6] has 2 blocks of H = 3; keep its kind and dtype",
+        ),
+        (
+            lambda f, g, c: Step((f,), c, c),
+            "forward returned another number of gates than `saved` names",
+            "1 gates",
+            "2: f, g",
+            "return one array for each name in `saved`",
+        ),
+        (
+            lambda f, g, c: Step((f, g), c, None),
+            "forward returned no c",
+            "c: NoneType None",
+            "c: [B, H] = [2, 3]",
+            "the trait has_cell is True",
+        ),
+        (
+            lambda f, g, c: (f, g, c),
+            "forward did not return a Step",
+            "tuple of 3",
+            "openlstm.cells.Step",
+            "return Step((gates named by `saved`), h, c)",
+        ),
+    ],
+)
+def test_a_cell_that_returns_wrong_shapes_is_named(what: Any, problem: str, got: str, expected: str, hint: str) -> None:
+    w = reference.Weights(np.zeros((6, 1), np.float32), np.zeros((6, 3), np.float32))
+    state = State(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32))
+    with pytest.raises((ShapeError, DtypeError)) as caught:
+        reference.forward(wrong(what), np.zeros((1, 2, 1), np.float32), w, state)
+    assert str(caught.value) == f"Wrong: {problem}\n  got       {got}\n  expected  {expected}\n  hint      {hint}"

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from openlstm import weights
+from openlstm import cells, weights
 from openlstm._errors import ArgumentError
-from openlstm.cells import LSTM, VanillaRNN
-from openlstm.reference import Weights
+from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, VanillaRNN
+from openlstm.weights import Weights
+
+BLOCKS = [LSTM(cells_per_gate=3), LSTM1997(cells_per_gate=2), LSTM(cells_per_gate=6)]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
@@ -25,6 +27,83 @@ def test_shapes_of_an_lstm_are_those_of_torch(proj_size: int, bias: bool) -> Non
 def test_shapes_of_an_rnn_are_those_of_torch() -> None:
     expected = [(name.removesuffix("_l0"), tuple(p.shape)) for name, p in torch.nn.RNN(3, 5).named_parameters()]
     assert list(weights.shapes(VanillaRNN(), 3, 5).items()) == expected
+
+
+def test_shapes_of_a_gru_are_those_of_torch() -> None:
+    expected = [(name.removesuffix("_l0"), tuple(p.shape)) for name, p in torch.nn.GRU(3, 5).named_parameters()]
+    assert list(weights.shapes(GRU(), 3, 5).items()) == list(weights.shapes(GRU(memory=True), 3, 5).items()) == expected
+
+
+@pytest.mark.parametrize("cell", [*cells.FAMILY, GRU(memory=True), *BLOCKS], ids=repr)
+@pytest.mark.parametrize("proj_size", [0, 2])
+def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: int) -> None:
+    I, H = 3, 6
+    if len(cell.feeds_back) > 1 and proj_size:
+        return
+    named = weights.shapes(cell, I, H, proj_size)
+    rows = sum(weights.gate_rows(cell, H))
+    shared = len(cell.gates) - (cell.candidate is not None)
+    assert rows == len(cell.gates) * H - shared * (H - H // cell.cells_per_gate)
+    R = weights.fed_back_size(cell, H, proj_size)
+    assert R == (proj_size or (4 * H if cell == FGR() else H))
+    expected: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I), "weight_hh": (rows, R)}
+    expected |= {"bias_ih": (rows,), "bias_hh": (rows,)} | ({"weight_hr": (2, H)} if proj_size else {})
+    expected |= {"weight_ch": (len(cell.peepholes) * H,)} if cell.peepholes else {}
+    assert list(named.items()) == list(expected.items())
+    w = weights.collect({f"{name}_l0": np.zeros(shape) for name, shape in named.items()})
+    assert weights.hidden_size(cell, w) == H
+    networks = Weights(*(None if a is None else np.zeros((7, *a.shape)) for a in w))
+    assert weights.hidden_size(cell, networks) == H  # whatever stands in front
+
+
+@pytest.mark.parametrize("networks", [(), (3,)], ids=["one", "several"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("cell", BLOCKS, ids=repr)
+def test_expand_repeats_each_row_of_a_gate_and_collapse_adds_up(cell: Cell, kind: str, networks: tuple[int, ...]) -> None:
+    rng, m, H = np.random.default_rng(0), cell.cells_per_gate, 6
+    named = {f"{name}_l0": rng.standard_normal((*networks, *shape)) for name, shape in weights.shapes(cell, 2, H).items()}
+    w = weights.collect(named)
+    w = Weights(*(None if a is None else torch.from_numpy(a) for a in w)) if kind == "torch" else w
+    wide = weights.expand(cell, w)
+    assert type(wide.w_ih) is type(w.w_ih) and weights.hidden_size(cell.unshared(), wide) == H
+    for name, axis in (("w_ih", -2), ("w_hh", -2), ("b_ih", -1), ("b_hh", -1)):
+        small, large = np.asarray(getattr(w, name)), np.asarray(getattr(wide, name))
+        start = 0
+        for k, gate in enumerate(cell.gates):
+            own = H if gate == "g" else H // m
+            for u in range(H):
+                row = start + (u if gate == "g" else u // m)
+                assert (large.take(k * H + u, axis) == small.take(row, axis)).all()
+            start += own
+    other = Weights(*(None if a is None else a + 1 for a in wide))
+    back = weights.collapse(cell, other, H)
+    for name in ("w_ih", "w_hh", "b_ih", "b_hh"):  # the transpose of expand: <expand(w), other> = <w, collapse(other)>
+        a = (np.asarray(getattr(wide, name)) * np.asarray(getattr(other, name))).sum()
+        b = (np.asarray(getattr(w, name)) * np.asarray(getattr(back, name))).sum()
+        assert a == pytest.approx(b, rel=1e-12)
+    assert weights.expand(LSTM(), w) is w and weights.collapse(LSTM(), w, H) is w
+
+
+def test_a_hidden_size_that_is_not_made_of_blocks() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        weights.shapes(LSTM(cells_per_gate=4), 3, 10)
+    assert str(caught.value) == (
+        "LSTM: hidden_size 10 is not made of blocks of 4\n"
+        "  got       hidden_size=10\n"
+        "  expected  a multiple of cells_per_gate=4\n"
+        "  hint      take hidden_size=8, or another cells_per_gate"
+    )
+
+
+def test_a_projection_of_a_cell_that_feeds_its_gates_back() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        weights.shapes(FGR(), 3, 5, 2)
+    assert str(caught.value) == (
+        "FGR: cannot be projected: it feeds its gates back\n"
+        "  got       proj_size=2\n"
+        "  expected  proj_size=0\n"
+        "  hint      take proj_size=0, or cells.Peephole(), which feeds back its output alone"
+    )
 
 
 def test_collect_takes_the_right_ones() -> None:

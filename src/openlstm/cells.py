@@ -213,16 +213,24 @@ class _Memory(Cell):
     def backward(self, around: Around, dh: Array, dc: Array | None) -> Flow:
         return self._derive(around, dh, dc, {})
 
-    def _derive(self, around: Around, dh: Array, dc: Any, d: dict[str, Array]) -> Flow:
-        """`backward`; `d` holds what flows into gates beside h' and c' (FGR feeds them back)."""
+    def _derive(self, around: Around, dh: Array, dc: Any, fed: dict[str, Array]) -> Flow:
+        """`backward`; `fed` holds what flows into gates beside h' and c' (FGR feeds them back)."""
         s, p = dict(zip(self.saved, around.gates, strict=True)), self._diagonals(around.w_ch)
         i, g, o = s.get("i", 1), s["g"], s.get("o", 1)
         f = 1 - i if self.coupled else s.get("f", 1)
         c, c_prev, mask = around.c, around.before.c, around.mask
         shown = tanh(c) if self.squashes_output else c
-        dz = {}  # written as d * (s * (1 - s)) * u: a closed gate must not meet an overflow, 0 * inf is NaN
+        dz = {}
+
+        def close(name: str, d: Array, u: Array) -> None:
+            """At the argument of a gate s that lets u through: d * s' * u."""
+            slope = s[name] * (1 - s[name])
+            dz[name] = d * slope * u  # in this order: a closed gate must not meet an overflow, 0 * inf is NaN
+            if name in fed:
+                dz[name] = dz[name] + fed[name] * slope
+
         if "o" in s:
-            dz["o"] = dh * (o * (1 - o)) * shown + d.get("o", 0) * (o * (1 - o))
+            close("o", dh, shown)
         seen = dh * o * (1 - shown * shown) if self.squashes_output else dh * o  # what h' shows of c'
         dc = seen if dc is None else dc + seen
         if "o" in p:
@@ -230,9 +238,9 @@ class _Memory(Cell):
         if self.clip is not None:
             dc = where(abs(c) >= self.clip, A.namespace(dc).zeros_like(dc), dc)
         if "i" in s:
-            dz["i"] = dc * (i * (1 - i)) * (g - c_prev if self.coupled else g) + d.get("i", 0) * (i * (1 - i))
+            close("i", dc, g - c_prev if self.coupled else g)
         if "f" in s:
-            dz["f"] = dc * (f * (1 - f)) * c_prev + d.get("f", 0) * (f * (1 - f))
+            close("f", dc, c_prev)
         dz["g"] = dc * i * _slope(g, mask) if self.squashes_input else dc * i if mask is None else dc * i * mask
         dc_prev = dc * f
         for name in ("i", "f"):

@@ -240,6 +240,7 @@ def paper(cell: Cell, p: Problem) -> tuple[Any, Any]:
     """y [T, B, H] and the last c by a loop written from Greff et al. 2017, where z is the candidate and y the output."""
     name, sig, tanh = type(cell).__name__, torch.sigmoid, torch.tanh
     w: Any = p.weights
+    c: Any = p.state.c
     H = w.w_ih.shape[0] // len(cell.gates)
     bias = torch.zeros(len(w.w_ih)) if w.b_ih is None else w.b_ih + w.b_hh
 
@@ -248,7 +249,7 @@ def paper(cell: Cell, p: Problem) -> tuple[Any, Any]:
 
     W, R, b = by(w.w_ih), by(w.w_hh), by(bias)
     peep = {} if w.w_ch is None else by(w.w_ch, [k for k in "ifo" if k in W])
-    y, c, ys = p.state.h[:, :H], p.state.c, []
+    y, ys = p.state.h[:, :H], []
     back = {k: a.T for k, a in by(p.state.h[:, H:].T, "ifo").items()} if name == "FGR" else {}
     for t in range(len(p.x)):
         s = {k: p.x[t] @ W[k].T + y @ R[k][:, :H].T + b[k] for k in W}
