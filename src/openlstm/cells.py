@@ -142,10 +142,11 @@ class Cell(ABC):
         Raises:
             DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
         """
-        given = {"w_ch": w_ch, "mask": mask}
+        if self.kernel:
+            return self.forward(z, before, w_ch, mask)
+        given = {"w_ch": w_ch, "mask": mask}  # a simple cell may take neither
         step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None})
-        if not self.kernel:
-            _check(self, step, z)
+        _check(self, step, z)
         return step
 
     @abstractmethod

@@ -91,11 +91,13 @@ def step(
 def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> Taken:
     """One step of a cell without memory blocks, with everything that came up on the way; the noise is that of step t."""
     z = sums(cell, x, before.h, w, noise)
-    mask = N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
+    mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
     gates, h, c = cell(z, before, w.w_ch, mask)
-    shown = h if w.w_hr is None else h @ w.w_hr.T
-    carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
-    return Taken(State(N.zoneout(noise, N.ZONEOUT_H, t, before.h, shown), carried), gates, h, c, z, mask)
+    new = State(h if w.w_hr is None else h @ w.w_hr.T, c)
+    if noise is not None:
+        carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
+        new = State(N.zoneout(noise, N.ZONEOUT_H, t, before.h, new.h), carried)
+    return Taken(new, gates, h, c, z, mask)
 
 
 def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None) -> Array:
@@ -225,8 +227,8 @@ def backward(
     dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
-    dw = Weights(*(None if a is None else A.zeros(x, *a.shape) for a in w))
-    db_ih, db_hh = A.zeros(x, w.w_ih.shape[0]), A.zeros(x, w.w_ih.shape[0])
+    dw_ih, dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1], w.w_ih.shape[:1]))
+    dw_hr, dw_ch = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch))
     zero = A.zeros(x, B, H)
     dreset = State(A.zeros(x, *state.h.shape), None if state.c is None else A.zeros(x, *state.c.shape))
     for n in reversed(range(T)):
@@ -241,8 +243,10 @@ def backward(
         x_t, before_h = _only(live, x[t]), _only(live, before.h)
 
         # what was carried is old or new; what is new is the cell's own, or its projection
-        new_h, old_h = N.zoneout_backward(noise, N.ZONEOUT_H, t, g_h)
-        new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c)
+        (new_h, old_h), (new_c, old_c) = (g_h, None), (g_c, None)
+        if noise is not None:
+            new_h, old_h = N.zoneout_backward(noise, N.ZONEOUT_H, t, g_h)
+            new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c)
         gates = A.split(saved.gates[t], len(cell.saved)) if cell.saved and saved.gates is not None else ()
         c = None if saved.c is None else saved.c[t]
         h, z, mask = saved.h[t] if saved.m is None else saved.m[t], None, N.candidate_mask(noise, t, zero)
@@ -252,29 +256,23 @@ def backward(
         dm = new_h
         if w.w_hr is not None:
             dm = new_h @ w.w_hr  # [B, H]
-            dw = dw._replace(w_hr=dw.w_hr + _only(live, new_h).T @ _only(live, h))
+            dw_hr = dw_hr + _only(live, new_h).T @ _only(live, h)
         flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z), dm, new_c)
 
         dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
         dx[t] = dz_x @ w.w_ih if input_gradient else None
-        dw = dw._replace(
-            w_ih=dw.w_ih + dz_x.T @ x_t,
-            w_hh=dw.w_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h),
-            w_ch=None if flow.w_ch is None else dw.w_ch + _only(live, flow.w_ch).sum(0),
-        )
-        db_ih, db_hh = db_ih + dz_x.sum(0), db_hh + dz_h.sum(0)
-        to_h = dz_h @ w.w_hh
-        to_h = _plus(to_h if hidden is None else hidden * to_h, live, flow.h, old_h)
-        to_c = None if g_c is None else _plus(A.zeros(x, *g_c.shape), live, flow.c, old_c)
-        back = State(to_h, to_c)
+        dw_ih, db_ih = dw_ih + dz_x.T @ x_t, db_ih + dz_x.sum(0)
+        dw_hh = dw_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h)
+        db_hh = db_hh + dz_h.sum(0) if cell.apart else db_ih
+        dw_ch = None if flow.w_ch is None else dw_ch + _only(live, flow.w_ch).sum(0)
+        to_h = dz_h @ w.w_hh if hidden is None else hidden * (dz_h @ w.w_hh)
+        back = State(_plus(to_h, live, flow.h, old_h), None if flow.c is None else _plus(_only(live, flow.c), live, old_c))
         dreset = rows.to_reset(t, back, dreset)
         dh, dc = rows.keep(t, rows.leave(t, back), State(dh, dc))
-    dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
-    if w.b_ih is not None:
-        dw = dw._replace(b_ih=db_ih, b_hh=db_hh if cell.apart else db_ih)
+    db = (None, None) if w.b_ih is None else (db_ih, db_hh)
     return Gradients(
         (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
-        collapse(shared, dw, H),
+        collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch), H),
         State(dh, dc),
         dreset if reset_state is not None else None,
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
