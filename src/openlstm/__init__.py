@@ -1,7 +1,8 @@
 """openlstm: an LSTM you can see through, at the speed of the hardware.
 
-    LSTM, RNN, LSTMCell            drop-ins for torch.nn, with lengths, resets and the gates open
-    replace                        every torch.nn.LSTM and RNN inside a model swapped for ours, weights kept
+    LSTM, GRU, RNN                 drop-ins for torch.nn, with any cell, lengths, resets, noise and the gates open
+    LSTMCell, GRUCell, RNNCell     one step of them
+    replace                        every torch.nn.LSTM, GRU and RNN inside a model swapped for ours, weights kept
     trace, Trace                   gates, states and per-step gradients of a layer by name
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
     load, Model                    a model file, its predictions and its stream, without torch
@@ -26,9 +27,12 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.engine.threads import get_num_threads as get_num_threads
     from openlstm.engine.threads import set_num_threads as set_num_threads
     from openlstm.engine.workspace import set_workspace_limit as set_workspace_limit
+    from openlstm.nn import GRU as GRU
     from openlstm.nn import LSTM as LSTM
     from openlstm.nn import RNN as RNN
+    from openlstm.nn import GRUCell as GRUCell
     from openlstm.nn import LSTMCell as LSTMCell
+    from openlstm.nn import RNNCell as RNNCell
     from openlstm.nn import Trace as Trace
     from openlstm.nn import replace as replace
     from openlstm.nn import trace as trace
@@ -38,8 +42,11 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
 
 _LAZY: dict[str, str] = {
     "LSTM": "nn",
+    "GRU": "nn",
     "RNN": "nn",
     "LSTMCell": "nn",
+    "GRUCell": "nn",
+    "RNNCell": "nn",
     "replace": "nn",
     "trace": "nn",
     "Trace": "nn",
@@ -58,8 +65,11 @@ _LAZY: dict[str, str] = {
 
 __all__ = [
     "LSTM",
+    "GRU",
     "RNN",
     "LSTMCell",
+    "GRUCell",
+    "RNNCell",
     "replace",
     "trace",
     "Trace",

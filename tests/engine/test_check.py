@@ -494,12 +494,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
             "  hint      convert it: numpy.asarray(reset)"
         ),
     ),
-    "reset is not bool": (
-        good(reset=z((T, B))),
+    "reset is not a mask": (
+        good(reset=z((T, B), int)),
         DtypeError,
         (
-            "recur: reset is not bool\n"
-            "  got       reset: float64[5, 4]\n"
+            "recur: reset is not a mask\n"
+            "  got       reset: int64[5, 4]\n"
             "  expected  bool [T, B] = [5, 4]\n"
             "  hint      compare first: reset != 0"
         ),

@@ -78,10 +78,10 @@ def test_identity_hands_the_state_on() -> None:
 REFUSALS = {
     "forget-bias-of-an-rnn": (
         lambda: init.forget_bias(RNN(I, H), 1.0),
-        "forget_bias: the cell has no gate f\n"
-        "  got       VanillaRNN(nonlinearity='tanh')\n"
-        "  expected  a cell with f\n"
-        "  hint      use a layer of LSTM cells",
+        "forget_bias: the cell has no gate that forgets\n"
+        "  got       VanillaRNN()\n"
+        "  expected  a cell with f or z\n"
+        "  hint      use a layer of LSTM, CIFG or GRU cells",
     ),
     "chrono-without-biases": (
         lambda: init.chrono(LSTM(I, H, bias=False), 5),
@@ -99,7 +99,7 @@ REFUSALS = {
         "identity: the layer has gates\n"
         "  got       LSTM()\n"
         "  expected  a vanilla RNN\n"
-        "  hint      use chrono or forget_bias, which let the cell state itself be kept",
+        "  hint      use chrono or forget_bias, which let the state itself be kept",
     ),
 }
 

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import openlstm
 from openlstm._errors import BackendError, ShapeError
+from openlstm.engine.operators import How
 
 T, B, I, H = 3, 2, 2, 2
 pytestmark = [
@@ -290,26 +291,26 @@ def test_the_operators_are_what_their_schemas_and_shapes_say(kind: str, steps: i
     hx = states(layer, B)
     h0, c0 = (hx[0][0], hx[1][0]) if kind == "LSTM" else (hx[0], None)
     x = torch.randn(steps, B, I, dtype=torch.float64)
-    weights = [p.detach() for p in layer.weights_of(0) if p is not None]
-    tensors = (x, *weights, None, h0, c0, torch.full((B,), steps), torch.zeros(steps, B, dtype=torch.bool), None, None)
-    kernel = layer.cell.kernel
+    weights = [p if p is None else p.detach() for p in layer.weights_of(0)]
+    reset = torch.zeros(steps, B, dtype=torch.bool)
+    tensors = (x, *weights, h0, c0, torch.full((B,), steps), reset, None, None, None, None)
+    how = How.of(layer.cell, False, None, "auto")
     checks = ("test_schema", "test_faketensor")
-    options = (kernel, False, "auto", save, False)
-    torch.library.opcheck(torch.ops.openlstm.forward.default, (*tensors, *options), test_utils=checks)
+    torch.library.opcheck(torch.ops.openlstm.forward.default, (*tensors, *how, save, False), test_utils=checks)
     if save:
-        y, h_n, c_n, gates, c = torch.ops.openlstm.forward(*tensors, *options)
-        back = (y, gates, c, torch.randn_like(y), torch.randn_like(h_n), torch.randn_like(c_n) if c0 is not None else None)
+        y, h_n, c_n, gates, c, m = torch.ops.openlstm.forward(*tensors, *how, save, False)
+        back = (y, gates, c, m, torch.randn_like(y), torch.randn_like(h_n), torch.randn_like(c_n) if c0 is not None else None)
         for wanted in (True, False):
-            arguments = (*tensors, *back, kernel, True, "auto", wanted)
+            arguments = (*tensors, *back, *how._replace(reverse=True), wanted)
             torch.library.opcheck(torch.ops.openlstm.backward.default, arguments, test_utils=checks)
 
 
 def test_nothing_is_kept_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
     layer, _ = twins("LSTM", I, H, backend="reference")
-    reference = openlstm.engine.op.SUPPORT["reference"].module
+    reference = openlstm.engine.SUPPORT["reference"].module
     forward, backward = reference.forward, reference.backward
-    monkeypatch.setattr(reference, "forward", lambda *a, **k: (asked.append(("save", k["save"])), forward(*a, **k))[1])
+    monkeypatch.setattr(reference, "forward", lambda *a, **k: (asked.append(("save", "save" in k)), forward(*a, **k))[1])
     monkeypatch.setattr(
         reference, "backward", lambda *a, **k: (asked.append(("dx", k["input_gradient"])), backward(*a, **k))[1]
     )
@@ -356,5 +357,7 @@ def test_lengths_of_another_batch_never_reach_the_kernel() -> None:
     layer = openlstm.LSTM(3, 4)
     x, h = torch.randn(5, 8, 3), torch.zeros(8, 4)
     w = [p.detach() for p in layer.parameters()]
-    with pytest.raises(ShapeError, match="lengths has the wrong shape"):
-        torch.ops.openlstm.forward(x, *w, None, h, h, torch.tensor([4]), None, None, None, "lstm", False, "cpu", False, False)
+    with pytest.raises(ShapeError, match="lengths ha(s|ve) (the wrong )?shape"):
+        how = How.of(layer.cell, False, None, "cpu")
+        lengths = torch.tensor([4])
+        torch.ops.openlstm.forward(x, *w, None, None, h, h, lengths, None, None, None, None, None, *how, False, False)

@@ -299,11 +299,11 @@ CASES: dict[str, tuple[Any, type[Exception], str]] = {
         "  hint      use torch.as_tensor",
     ),
     "reset-dtype": (
-        lambda: lstm()(X, reset=zeros(T, B)),
+        lambda: lstm()(X, reset=zeros(T, B).long()),
         DtypeError,
-        "LSTM: reset is not bool\n"
-        "  got       reset: float32[6, 3]\n"
-        "  expected  bool, true where a new sequence begins\n"
+        "LSTM: reset is not a mask\n"
+        "  got       reset: int64[6, 3]\n"
+        "  expected  bool, or 0 and 1 in uint8 or float; 1 where a new sequence begins\n"
         "  hint      use reset.bool()",
     ),
     "reset-swapped": (
@@ -379,8 +379,8 @@ CASES: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: LSTM(I, H, cell=openlstm.cells.VanillaRNN()),
         ArgumentError,
         "LSTM: cannot run this cell\n"
-        "  got       cell: VanillaRNN VanillaRNN(nonlinearity='tanh')\n"
-        "  expected  LSTM()\n"
+        "  got       cell: VanillaRNN()\n"
+        "  expected  a cell with a cell state\n"
         "  hint      openlstm.RNN runs the cells without a cell state",
     ),
     "nonlinearity": (

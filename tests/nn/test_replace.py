@@ -148,7 +148,7 @@ REFUSALS = {
         DtypeError,
         "to_torch: cannot convert this layer\n"
         "  got       layer: Linear\n"
-        "  expected  openlstm.LSTM or RNN\n"
+        "  expected  openlstm.LSTM, GRU or RNN\n"
         "  hint      pass the recurrent layer inside the model",
     ),
     "no-module": (

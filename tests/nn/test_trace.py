@@ -210,7 +210,7 @@ REFUSALS = [
         DtypeError,
         "trace: cannot look into this layer\n"
         "  got       layer: Linear\n"
-        "  expected  openlstm.LSTM or RNN, torch.nn.LSTM or RNN\n"
+        "  expected  LSTM, GRU or RNN of openlstm or torch.nn\n"
         "  hint      pass the recurrent layer inside the model",
         id="another-layer",
     ),

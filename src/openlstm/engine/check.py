@@ -1,7 +1,7 @@
 """Are the arguments of `recur` of one kind and of fitting sizes? One error each, before any memory is read.
 
-Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
-G gates of a cell. The good case costs a few microseconds; sentences are made only for the bad one.
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H; for
+FGR the gates too), G gates of a cell. The good case costs a few microseconds; sentences are made only for the bad one.
 """
 
 from __future__ import annotations
@@ -11,26 +11,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm import _array as A
+from openlstm import weights as layout
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
 from openlstm.cells import Cell
+from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
 WHO = "recur"
 TIME_FIRST = "x is [T, B, I], time first: if yours is [B, T, I], swap its first two axes"
 
 
-def check_recur(cell: Any, x: Any, weights: Any, state: Any, lengths: Any, reset: Any, reset_state: Any) -> None:
+def check_recur(
+    cell: Any, x: Any, weights: Any, state: Any, lengths: Any, reset: Any, reset_state: Any, noise: Any = None
+) -> None:
     """Raise where an argument does not fit the others.
 
     Args:
         cell: a `Cell`.
         x: [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others.
-        weights: `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None.
+        weights: `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None, w_ch
+            [len(cell.peepholes)*H] where the cell has peepholes.
         state: `State` of h [B, R] and c [B, H] (None for a cell without one), or None.
         lengths: B integers within 0..T, in a list or an array on any device, or None.
-        reset: bool [T, B], or None.
+        reset: [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None.
         reset_state: like `state`.
+        noise: `Noise` with probabilities, and `hidden` [B, R] or None, or None.
 
     Raises:
         DtypeError: for a wrong type or element type, or numpy and torch mixed.
@@ -60,6 +66,8 @@ def check_recur(cell: Any, x: Any, weights: Any, state: Any, lengths: Any, reset
         _check_lengths(lengths, like, size)
     if reset is not None:
         _check_reset(reset, like, size)
+    if noise is not None:
+        _check_noise(cell, noise, like, size)
 
 
 class _Like(NamedTuple):
@@ -97,16 +105,20 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
         hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
         raise _error(DtypeError, "weights are not Weights", f"weights: {_name(w)}", "openlstm.reference.Weights", hint)
     T, B, features = x.shape
-    blocks = len(cell.gates)
+    m = cell.cells_per_gate
+    unit = sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
     _check_kind("weights.w_ih", w.w_ih, like)
     _check_kind("weights.w_hh", w.w_hh, like)
     rows = w.w_ih.shape[0] if w.w_ih.ndim == 2 else -1
-    if rows < 0 or rows % blocks:
+    if rows < 0 or rows % unit:
         gates = ", ".join(cell.gates)
-        hint = f"{type(cell).__name__} has {_count(blocks, 'block')} of H rows ({gates}); is this the weight of another cell?"
+        blocks = _count(len(cell.gates), "block")
+        hint = f"{type(cell).__name__} has {blocks} of H rows ({gates}); is this the weight of another cell?"
+        if m > 1:
+            hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
         got = f"weights.w_ih: {describe(w.w_ih)}"
-        raise _error(ShapeError, f"weights.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(blocks)}, I]", hint)
-    hidden = rows // blocks
+        raise _error(ShapeError, f"weights.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(cell)}, I]", hint)
+    hidden = layout.hidden_size(cell, w)
     if w.w_ih.shape[1] != features:
         raise _features(x, w.w_ih.shape[1])
     if w.w_hr is not None:
@@ -115,13 +127,15 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
             p = w.w_hr.shape[0] if w.w_hr.ndim else 0
             hint = "w_hr maps h' of the cell, H wide, to what is fed back"
             raise _shape("weights.w_hr", w.w_hr, "[P, H]", (p, hidden), like, hint)
-    fed_back = hidden if w.w_hr is None else w.w_hr.shape[0]
-    letter = "H" if w.w_hr is None else "P"
+        _check_projection(cell, w.w_hr)
+    fed_back = layout.fed_back_size(cell, hidden, 0 if w.w_hr is None else w.w_hr.shape[0])
+    letter = "P" if w.w_hr is not None else "H" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"
     if w.w_hh.shape != (rows, fed_back):
-        hint = f"w_ih has {blocks} * {hidden} rows, so H is {hidden}; take w_hh from the same layer"
+        made = str(rows) if m > 1 else f"{len(cell.gates)} * {hidden}"
+        hint = f"w_ih has {made} rows, so H is {hidden}; take w_hh from the same layer"
         if w.w_hr is not None:
             hint = f"with w_hr [P, H] what is fed back is P wide, here {fed_back}; take w_hh from the same layer"
-        raise _shape("weights.w_hh", w.w_hh, f"[{_rows(blocks)}, {letter}]", (rows, fed_back), like, hint)
+        raise _shape("weights.w_hh", w.w_hh, f"[{_rows(cell)}, {letter}]", (rows, fed_back), like, hint)
     if (w.b_ih is None) != (w.b_hh is None):
         there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
         hint = f"pass zeros for {missing}, or leave out {there}"
@@ -130,8 +144,63 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
         if b is not None:
             _check_kind(name, b, like)
             if b.shape != (rows,):
-                raise _shape(name, b, f"[{_rows(blocks)}]", (rows,), like, "take the bias from the same layer as w_ih")
+                raise _shape(name, b, f"[{_rows(cell)}]", (rows,), like, "take the bias from the same layer as w_ih")
+    _check_peepholes(cell, w.w_ch, hidden, like)
     return _Size(T, B, hidden, fed_back)
+
+
+def _check_projection(cell: Cell, w_hr: Array) -> None:
+    if len(cell.feeds_back) > 1:
+        hint = "leave w_hr out, or take cells.Peephole(), which feeds back its output alone"
+        what = f"{type(cell).__name__} feeds its gates back and cannot be projected"
+        raise _error(ArgumentError, what, f"weights.w_hr: {describe(w_hr)}", "w_hr=None", hint)
+    if cell.kernel == "gru" and not cell.has_cell:
+        hint = "cells.GRU(memory=True) carries the state that the update gate keeps beside its projection"
+        got = f"weights.w_hr: {describe(w_hr)}, {type(cell).__name__}()"
+        raise _error(ArgumentError, "a projected GRU needs its state as a cell", got, "GRU(memory=True)", hint)
+
+
+def _check_peepholes(cell: Cell, w_ch: Any, hidden: int, like: _Like) -> None:
+    who, n = type(cell).__name__, len(cell.peepholes)
+    if n == 0:
+        if w_ch is not None:
+            got, hint = f"weights.w_ch: {describe(w_ch)}", "leave w_ch out, or take a cell with peepholes"
+            raise _error(ArgumentError, f"{who} has no peepholes", got, "w_ch=None", hint)
+        return
+    gates = ", ".join(cell.peepholes)
+    hint = f"one weight for each unit of the gates {gates}, one gate after the other"
+    if w_ch is None:
+        raise _error(
+            ArgumentError, f"{who} has peepholes, weights have no w_ch", "w_ch=None", f"w_ch [{n}*H] = [{n * hidden}]", hint
+        )
+    _check_kind("weights.w_ch", w_ch, like)
+    if w_ch.shape != (n * hidden,):
+        raise _shape("weights.w_ch", w_ch, f"[{n}*H]", (n * hidden,), like, hint)
+
+
+def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
+    if not isinstance(noise, Noise):
+        raise _error(
+            DtypeError, "noise is not Noise", f"noise: {_name(noise)}", "openlstm.noise.Noise", "Noise(zoneout_h=0.1, seed=1)"
+        )
+    for name in ("zoneout_h", "zoneout_c", "candidate"):
+        rate = getattr(noise, name)
+        if not 0 <= rate <= 1:
+            got, hint = f"noise.{name}={rate!r}", f"{name}=0.1 for one in ten"
+            raise _error(ArgumentError, f"noise.{name} is {rate!r}", got, "a probability from 0 to 1", hint)
+    who = type(cell).__name__
+    if noise.zoneout_c and not cell.has_cell:
+        hint = "zoneout_h acts on the state that it has"
+        raise _error(ArgumentError, f"{who} has no cell state", f"noise.zoneout_c={noise.zoneout_c}", "zoneout_c=0", hint)
+    if noise.candidate and cell.candidate is None:
+        hint = "noise.hidden masks what is fed back"
+        raise _error(ArgumentError, f"{who} has no candidate", f"noise.candidate={noise.candidate}", "candidate=0", hint)
+    if noise.hidden is not None:
+        _check_kind("noise.hidden", noise.hidden, like)
+        if noise.hidden.shape != (size.B, size.R):
+            raise _shape(
+                "noise.hidden", noise.hidden, "[B, R]", (size.B, size.R), like, "one mask for each row, of the width of h"
+            )
 
 
 def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) -> None:
@@ -149,7 +218,8 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
         who = f"{name}.{letter}"
         _check_kind(who, member, like)
         if member.shape != (size.B, width):
-            width_letter = "P" if letter == "h" and size.R != size.H else "H"
+            projected = letter == "h" and size.R != size.H
+            width_letter = "H" if not projected else "P" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"
             hint = f"one row for each of the {size.B} rows of x, {width} wide"
             if _swapped(member.shape, (size.T, width), size):
                 hint = TIME_FIRST
@@ -182,9 +252,13 @@ _HERE = np.empty(0)
 def _check_reset(reset: Any, like: _Like, size: _Size) -> None:
     if not isinstance(reset, like.kind):
         raise _kind("reset", reset, like)
-    if str(reset.dtype).removeprefix("torch.") != "bool":
-        got = f"reset: {describe(reset)}"
-        raise _error(DtypeError, "reset is not bool", got, f"bool [T, B] = [{size.T}, {size.B}]", "compare first: reset != 0")
+    kind = str(reset.dtype).removeprefix("torch.")
+    if kind not in ("bool", "uint8") and not kind.startswith(("float", "bfloat")):
+        got, expected = f"reset: {describe(reset)}", f"bool [T, B] = [{size.T}, {size.B}]"
+        raise _error(DtypeError, "reset is not a mask", got, expected, "compare first: reset != 0")
+    if kind != "bool" and not bool(((reset == 0) | (reset == 1)).all()):
+        got, hint = f"reset: {describe(reset)}", "compare first: reset > 0.5"
+        raise _error(ArgumentError, "reset holds more than 0 and 1", got, "0 and 1, or bool", hint)
     if reset.shape != (size.T, size.B):
         hint = "one flag for each step of each row"
         if _swapped(reset.shape, (size.B, size.T), size):
@@ -246,8 +320,9 @@ def _x(x: Array) -> str:
     return f"x: {describe(x)}, [T, B, I]"
 
 
-def _rows(blocks: int) -> str:
-    return "H" if blocks == 1 else f"{blocks}*H"
+def _rows(cell: Cell) -> str:
+    blocks, m = len(cell.gates), cell.cells_per_gate
+    return f"{blocks - 1}*H/{m} + H" if m > 1 else "H" if blocks == 1 else f"{blocks}*H"
 
 
 def _axes(n: int) -> str:

@@ -1,10 +1,12 @@
-"""The backend on CUDA tensors: torch's own kernel where the call is plain, the readable reference on the device elsewhere.
+"""The backend on CUDA tensors: torch's own kernels (cuDNN) for the plain LSTM, RNN and GRU.
 
-torch's kernel hands out neither gates nor cell states and knows no lengths or resets, so whatever asks for them takes the
-reference, step by step. Precision is torch's: `torch.backends.cudnn.allow_tf32` holds here too. Second derivatives and
-torch.func take the reference. No promise of equal bits is made on this device.
+Ragged and reset batches are cut at the boundaries into pieces and run as one packed call. torch's kernels hand out neither
+gates nor cell states and know no clipping and no noise: `SUPPORT` sends whatever asks for them to the reference, step by step
+on the device. So do torch.func, and a compiled graph that wants gradients. Precision is torch's:
+`torch.backends.cudnn.allow_tf32` holds here too, and a second derivative is the error that torch raises (backend="reference"
+has it). No promise of equal bits is made here.
 
-Legend: T time, B batch, I input size, R what is fed back.
+Legend: T time, B batch, I input size, R what is fed back, N pieces.
 """
 
 from __future__ import annotations
@@ -12,43 +14,55 @@ from __future__ import annotations
 from typing import Any
 
 from openlstm import _array as A
-from openlstm import reference
 from openlstm._array import Array
 from openlstm.cells import Cell
-from openlstm.reference import Gradients, Run, State, Weights
+from openlstm.reference import Run, State, Weights
 
 
-def plain(x: Array, *, lengths: Any, reset: Any, save: bool) -> bool:
-    """Whether torch's kernel can run the call: nothing to save, no lengths, no resets, not empty."""
-    return lengths is None and reset is None and not save and x.numel() > 0
-
-
-def fused(cell: Cell, x: Array, weights: Weights, state: State, reverse: bool) -> Run:
-    """Run torch's kernel over x [T, B, I]; differentiable by torch."""
+def forward(
+    cell: Cell,
+    x: Array,
+    weights: Weights,
+    state: State,
+    *,
+    lengths: Array | None = None,
+    reset: Array | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    save: bool = False,
+) -> Run:
+    """As `reference.forward`, differentiable by torch; nothing can be saved. Runs on the CPU too, for tests."""
+    assert not save, "SUPPORT says that gates are not handed out"
     torch = A.namespace(x)
-    x = x.flip(0) if reverse else x
+    T, B, _ = x.shape
+    if T == 0 or B == 0:
+        return Run(x.new_zeros(T, B, weights.w_hh.shape[1]), state, None)
+    if lengths is None and reset is None:
+        y, new = _call(cell, x.flip(0) if reverse else x, None, weights, state)
+        return Run(y.flip(0) if reverse else y, new, None)
+    from openlstm.engine import pieces
+
+    lengths, reset = (None if a is None else torch.as_tensor(a, device=x.device) for a in (lengths, reset))
+    parts = pieces.cut(T, B, lengths, reset, reverse, x.device)
+    if not len(parts.row):
+        return Run(x.new_zeros(T, B, weights.w_hh.shape[1]), state, None)
+    places, sizes = parts.packed(reverse)
+    back = pieces.inverse(places, parts.size)
+    data = pieces.move(x.reshape(T * B, -1), places, back)  # [n, I]
+    y, new = _call(cell, data, sizes, weights, parts.starts(state, reset_state))
+    return Run(pieces.move(y, back, places).view(T, B, -1), parts.ends(new, state), None)
+
+
+def _call(cell: Cell, x: Array, sizes: Any, weights: Weights, state: State) -> tuple[Array, State]:
+    """torch's kernel over x [T, B, I], or over packed x [n, I] with its batch sizes on the CPU."""
+    torch = A.namespace(x)
     flat, bias = _one_chunk(weights), weights.b_ih is not None
-    options = (flat, bias, 1, 0.0, torch.is_grad_enabled(), False, False)  # one layer, no dropout, one direction, time first
-    if state.c is not None:
-        y, h, c = torch._VF.lstm(x, (state.h[None], state.c[None]), *options)
-        new = State(h[0], c[0])
-    else:
-        y, h = getattr(torch._VF, cell.kernel)(x, state.h[None], *options)  # rnn_tanh or rnn_relu
-        new = State(h[0])
-    return Run(y.flip(0) if reverse else y, new, None)
-
-
-def forward(cell: Cell, x: Array, weights: Weights, state: State, **options: Any) -> Run:
-    """As `reference.forward`."""
-    asked = {name: options.get(name) for name in ("lengths", "reset")}
-    if plain(x, **asked, save=options.get("save", False)):
-        return fused(cell, x, weights, state, options.get("reverse", False))
-    return reference.forward(cell, x, weights, state, **options)
-
-
-def backward(*args: Any, **options: Any) -> Gradients:
-    """As `reference.backward`."""
-    return reference.backward(*args, **options)
+    options = (flat, bias, 1, 0.0, torch.is_grad_enabled(), False)  # one layer, no dropout, one direction
+    name = "lstm" if state.c is not None else cell.kernel  # else gru, rnn_tanh or rnn_relu
+    begin = state.h[None] if state.c is None else (state.h[None], state.c[None])
+    arguments = (x, begin, *options, False) if sizes is None else (x, sizes, begin, *options)  # False: time comes first
+    y, h, *c = getattr(torch._VF, name)(*arguments)
+    return y, State(h[0], c[0][0] if c else None)
 
 
 def _one_chunk(weights: Weights) -> list[Array]:

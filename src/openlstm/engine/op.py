@@ -2,23 +2,26 @@
 
 From the outside in:
 
-    sequence()          what the layers call; half types become float32 here
-    Forward, Backward   two autograd Functions; the gradient of Backward (second derivatives) goes through the reference
-    openlstm::*         two functional custom operators, so that torch.compile and torch.export can carry them in a graph
-    _forward, _backward the call of the backend that `engine.choose` names
+    sequence()          what the layers call; half types become float32 here, and states of their own for every reset are cut
+    apart Forward, Backward   two autograd Functions; the gradient of Backward (second derivatives) goes through the reference
+    openlstm::*         two functional custom operators (`operators.py`), so that torch.compile and torch.export can carry them
+    run_forward, ...    the call of the backend that `engine.choose` names
+
+A user's own cell goes none of these ways: the reference runs it in plain torch operations.
 
 Why Functions around operators: `torch.library.register_autograd` makes func.grad, per-sample gradients and jacrev fail and lets
 jacfwd return zeros in silence. Why operators at all: a graph cannot hold a call into the kernels. Where nothing watches, the
 operator is left out, which saves ten microseconds a call.
 
-Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
-G gates of a cell.
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H for each
+of `Cell.feeds_back`), G gates of a cell.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,28 +29,32 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor  # the vmap of torch.autograd.grad(..., is_grads_batched=True)
 from torch.autograd import forward_ad
 
-from openlstm import cells, reference
-from openlstm._errors import ArgumentError, BackendError, message
+from openlstm import reference
+from openlstm._errors import BackendError, message
 from openlstm.cells import Cell
-from openlstm.engine import cpu, cuda
-from openlstm.engine.check import check_recur
-from openlstm.engine.support import SUPPORT, choose
-from openlstm.reference import Gradients, Saved, State, Weights
-
-CELLS: dict[str, Cell] = {cell.kernel: cell for cell in cells.ALL}
-"""An operator's argument is a string: every cell by the name of its kernel."""
+from openlstm.engine import cpu, cuda, pieces
+from openlstm.engine.operators import (
+    CELLS,
+    INPUTS,
+    NOT_REAL,
+    Call,
+    How,
+    Result,
+    active,
+    check_values,
+    cloned,
+    filled,
+    flat,
+    run_backward,
+    run_forward,
+    who,
+)
+from openlstm.engine.support import choose
+from openlstm.noise import Noise
+from openlstm.reference import State, Weights
+from openlstm.weights import expand
 
 S = TypeVar("S", Weights, State)
-
-
-class Result(NamedTuple):
-    """What `sequence` returns; what a cell has not, or was not asked to save, is None or empty."""
-
-    y: Tensor  # [T, B, R]
-    h_n: Tensor  # [B, R]
-    c_n: Any  # [B, H]
-    gates: Any  # [T, B, len(cell.saved)*H]
-    c: Any  # [T, B, H]
 
 
 class Ran(NamedTuple):
@@ -59,6 +66,7 @@ class Ran(NamedTuple):
     reset_state: State | None
     reverse: bool
     result: Result
+    noise: Noise | None = None
 
 
 def sequence(
@@ -74,8 +82,11 @@ def sequence(
     backend: str = "auto",
     save: bool = False,
     check_finite: bool = False,
+    noise: Noise | None = None,
 ) -> Result:
     """Run a cell over one layer of a sequence, differentiably; arguments as in `recur`, all of them torch tensors.
+
+    `reset_state` may be [T, B, .] too, a state of its own for every reset; `noise.seed` may be a tensor.
 
     float16 and bfloat16 run as float32 and are rounded once, at the end. The numbers of the layer are the same with and without
     gradients, and the same in a compiled graph.
@@ -84,35 +95,114 @@ def sequence(
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.
         BackendError: where the named backend cannot run this, or in forward-mode differentiation.
     """
+    if cell.cells_per_gate > 1:
+        cell, weights = cell.unshared(), expand(cell, weights)
+    noise = active(noise)
+    rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
+    more = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
     transformed = torch._C._are_functorch_transforms_active()
     if x.is_cuda and not transformed and not torch.compiler.is_compiling():
-        if cuda.plain(x, lengths=lengths, reset=reset, save=save) and choose(backend, cell, x) == "cuda":
-            _check_values(_who(cell), x, lengths, check_finite)
-            run = cuda.fused(cell, x, weights, state, reverse)
-            return Result(run.y, *run.state, None, None)
+        asked = {"projection": weights.w_hr is not None, "noise": noise is not None, "save": save}
+        if choose(backend, cell, x, who(cell), **asked) == "cuda":
+            check_values(who(cell), x, lengths, check_finite)
+            run = cuda.forward(cell, x, weights, state, **rows)
+            return Result(run.y, *cloned(run.state), None, None)
     if x.dtype in _HALF:
-        fresh = None if reset_state is None else _widen(reset_state)
-        more = {"reverse": reverse, "backend": backend, "save": save, "check_finite": check_finite}
-        wide = sequence(
-            cell, x.float(), _widen(weights), _widen(state), lengths=lengths, reset=reset, reset_state=fresh, **more
-        )
+        rows["reset_state"] = None if reset_state is None else _widen(reset_state)
+        if noise is not None and noise.hidden is not None:
+            more["noise"] = noise._replace(hidden=noise.hidden.float())
+        wide = sequence(cell, x.float(), _widen(weights), _widen(state), **rows, **more)
         c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
         return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
-    tensors = (x, *weights[:5], *state, lengths, reset, *(reset_state or (None, None)))
+    if reset_state is not None and reset_state.h.dim() == 3:
+        return _by_pieces(cell, x, weights, state, **rows, **more, run=sequence)
+    if not cell.kernel:
+        choose(backend, cell, x, who(cell), noise=noise is not None)
+        run = sequence_by_reference(cell, x, weights, state, **rows, **more)
+        return Result(*run[:3], *(None if t is None or not save else t.detach() for t in run[3:]))
+    hidden, seed = (None, None) if noise is None else (noise.hidden, _as_tensor(noise.seed))
+    tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)), hidden, seed)
     if forward_ad._current_level >= 0:
         _refuse_forward_mode(tensors)
+    how = How.of(cell, reverse, noise, backend)
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
-        return Result(*Forward.apply(*tensors, (cell.kernel, reverse, backend, True, check_finite)))
-    return Result(*Forward.forward(*tensors, (cell.kernel, reverse, backend, save, check_finite)))
+        return Result(*Forward.apply(*tensors, (*how, True, check_finite)))
+    return Result(*Forward.forward(*tensors, (*how, save, check_finite)))
 
 
-def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "auto") -> State:
+def _by_pieces(
+    cell: Cell,
+    x: Tensor,
+    weights: Weights,
+    state: State,
+    *,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: State,
+    reverse: bool,
+    save: bool,
+    check_finite: bool,
+    noise: Noise | None,
+    backend: str,
+    run: Callable[..., Result],
+) -> Result:
+    """`sequence` with a state of its own for every reset [T, B, .]: each piece between two of them is a row by itself."""
+    check_values(who(cell), x, lengths, check_finite)
+    T, B, _ = x.shape
+    parts = pieces.cut(T, B, lengths, reset, reverse, x.device)
+    starts = parts.starts(state, reset_state)
+    steps, found = x.reshape(T * B, -1), []
+    for group, places in parts.groups():
+        there = places.reshape(-1)  # [T'*N']
+        own = State(*(None if s is None else s[group] for s in starts))
+        drawn = noise
+        if noise is not None:  # other rows in every group, so other draws
+            hidden = None if noise.hidden is None else noise.hidden.index_select(0, parts.row[group])
+            drawn = noise._replace(seed=noise.seed + len(found), hidden=hidden)
+        ran = run(
+            cell,
+            pieces.move(steps, there, pieces.inverse(there, T * B)).view(*places.shape, -1),
+            weights,
+            own,
+            lengths=parts.lengths[group],
+            reset=None,
+            reset_state=None,
+            reverse=reverse,
+            backend=backend,
+            save=save,
+            noise=drawn,
+        )
+        found.append((there, ran))
+    if not found:
+        rows: dict[str, Any] = {"lengths": None, "reset": None, "reset_state": None, "reverse": reverse}
+        empty = run(cell, x[:0], weights, state, **rows, backend=backend, save=save)
+        return Result(*(_blank(t, T, B) if k in (0, 3, 4, 5) else t for k, t in enumerate(empty)))
+    there = torch.cat([t for t, _ in found])
+    back = pieces.inverse(there, T * B)
+
+    def whole(name: str) -> Any:
+        kept = [getattr(ran, name) for _, ran in found]
+        if kept[0] is None or kept[0].dim() < 3:
+            return kept[0]
+        return pieces.move(torch.cat([a.reshape(-1, a.shape[-1]) for a in kept]), back, there).view(T, B, -1)
+
+    c_n = None if state.c is None else torch.cat([ran.c_n for _, ran in found])
+    end = parts.ends(State(torch.cat([ran.h_n for _, ran in found]), c_n), state)
+    return Result(whole("y"), end.h, end.c, whole("gates"), whole("c"), whole("m"))
+
+
+def _blank(t: Any, T: int, B: int) -> Any:
+    return t if t is None or t.dim() < 3 else t.new_zeros(T, B, t.shape[-1])
+
+
+def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "auto", name: str = "LSTMCell") -> State:
     """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):
         watched = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         # What `choose` would say, without the sentences it prepares: a microsecond of the fifteen that a small step takes.
-        plain = backend == "auto" and x.dtype in _NATIVE and cpu.available() and "OPENLSTM_BACKEND" not in os.environ
-        if not watched and (plain or choose(backend, cell, x, "LSTMCell") == "cpu"):
+        plain = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and cpu.available()
+        plain = plain and "OPENLSTM_BACKEND" not in os.environ
+        if not watched and (plain or choose(backend, cell, x, name) == "cpu"):
             cpu.check_isa()
             new = cpu.step(cell, x, weights, state)
             if new is not None:
@@ -128,12 +218,18 @@ def runs_as(x: Tensor) -> Tensor:
 
 def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State, **options: Any) -> Result:
     """As `sequence`, in plain torch operations, so that gates and cell states carry gradients too."""
-    _check_values(_who(cell), x, options["lengths"], options.get("check_finite", False))
+    fresh = options["reset_state"]
+    if fresh is not None and fresh.h.dim() == 3:
+        return _by_pieces(cell, x, weights, state, **options, run=sequence_by_reference)
+    noise = active(options.get("noise"))
+    if noise is not None:
+        noise = noise._replace(seed=int(noise.seed))
+    check_values(who(cell), x, options["lengths"], options.get("check_finite", False))
     kept = {name: options[name] for name in ("lengths", "reset", "reset_state", "reverse")}
-    run = reference.forward(cell, x, weights, state, save=True, **kept)
+    run = reference.forward(cell, x, weights, state, save=True, noise=noise, **kept)
     assert run.saved is not None
-    end = _cloned(run.state)  # leaves of their own: h_n itself would be an ancestor of y, and a gradient would count twice
-    return Result(run.y, end.h, end.c, run.saved.gates, run.saved.c)
+    end = cloned(run.state)  # leaves of their own: h_n itself would be an ancestor of y, and a gradient would count twice
+    return Result(run.y, end.h, end.c, run.saved.gates, run.saved.c, run.saved.m)
 
 
 def step_gradients(
@@ -153,14 +249,23 @@ def step_gradients(
         ran: a call of `sequence(..., save=True)`.
         differentiable: through the reference, as plain torch operations.
     """
-    tensors = [ran.x, *ran.weights[:5], *ran.state, lengths, reset, *(ran.reset_state or (None, None))]
-    tensors += [ran.result.y, ran.result.gates, ran.result.c, dy, *dstate]
+    weights, fresh = expand(cell, ran.weights), ran.reset_state
+    if (
+        fresh is not None and fresh.h.dim() == 3
+    ):  # nothing flows across a reset, so no step's gradient depends on what it led to
+        fresh = None
+    noise = active(ran.noise)
+    hidden, seed = (None, None) if noise is None else (noise.hidden, _as_tensor(noise.seed))
+    tensors = [ran.x, *weights, *ran.state, lengths, reset, *(fresh or (None, None)), hidden, seed]
+    tensors += [ran.result.y, ran.result.gates, ran.result.c, ran.result.m, dy, *dstate]
     if not differentiable:
         tensors = [t if t is None else t.detach() for t in tensors]
     if ran.x.dtype in _HALF:
         tensors = [t.float() if t is not None and t.is_floating_point() else t for t in tensors]
-    call = _Call.of(tensors[:_INPUTS], cell.kernel, ran.reverse)
-    grads = _backward(call, tensors[_INPUTS:], "reference" if differentiable else backend, False, steps=True)
+    cell = cell.unshared()
+    backend = "reference" if differentiable or not cell.kernel else backend
+    call = Call.of(tensors[:INPUTS], How.of(cell, ran.reverse, noise, backend), cell)
+    grads = run_backward(call, tensors[INPUTS:], backend, False, steps=True)
     assert grads.h_steps is not None
     return grads.h_steps, grads.c_steps
 
@@ -172,29 +277,31 @@ class Forward(torch.autograd.Function):
     def forward(*args: Any) -> tuple[Any, ...]:
         *tensors, options = args
         if _direct(tensors[0]):
-            kernel, reverse, *rest = options
-            return tuple(_forward(_Call.of(tensors, kernel, reverse), *rest))
+            *how, save, check_finite = options
+            how = How(*how)
+            return tuple(run_forward(Call.of(tensors, how), how.backend, save, check_finite))
         return torch.ops.openlstm.forward(*tensors, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, ctx.options = inputs
-        y, _, _, gates, c = output
-        ctx.save_for_backward(*tensors, y, gates, c)
-        ctx.mark_non_differentiable(*[t for t in (gates, c) if t is not None])
+        *tensors, options = inputs
+        ctx.how = How(*options[:-2])
+        y, _, _, gates, c, m = output
+        ctx.save_for_backward(*tensors, y, gates, c, m)
+        ctx.mark_non_differentiable(*[t for t in (gates, c, m) if t is not None])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, dh: Any, dc: Any, *_: Any) -> tuple[Any, ...]:
-        need = ctx.needs_input_grad
-        kernel, reverse, backend = ctx.options[:3]
+        need, how = ctx.needs_input_grad, ctx.how
         twice = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         run = Backward.apply if twice else Backward.forward
-        grads = run(*ctx.saved_tensors, dy, dh, dc, (kernel, reverse, backend, need[0]))
-        dx, dw_ih, dw_hh, db, dw_hr, dh0, dc0, dreset_h, dreset_c = grads
-        again = db.clone() if db is not None and need[3] and need[4] else db  # two parameters' gradients share no memory
-        out = (dx, dw_ih, dw_hh, db, again, dw_hr, dh0, dc0, None, None, dreset_h, dreset_c)
-        return *[g if needed else None for g, needed in zip(out, need[:_INPUTS], strict=True)], None
+        grads = run(*ctx.saved_tensors, dy, dh, dc, (*how, need[0]))
+        dx, dw_ih, dw_hh, db, db_hh, dw_hr, dw_ch, dh0, dc0, dreset_h, dreset_c = grads
+        if not CELLS[how.kernel].apart:  # one gradient for both; two parameters' gradients share no memory
+            db_hh = db.clone() if db is not None and need[3] and need[4] else db
+        out = (dx, dw_ih, dw_hh, db, db_hh, dw_hr, dw_ch, dh0, dc0, None, None, dreset_h, dreset_c, None, None)
+        return *[g if needed else None for g, needed in zip(out, need[:INPUTS], strict=True)], None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -202,20 +309,22 @@ class Forward(torch.autograd.Function):
 
 
 class Backward(torch.autograd.Function):
-    """(tensors, y, gates, c, dy, dh, dc, options) -> the gradients; differentiable itself, through the reference."""
+    """(tensors, y, gates, c, m, dy, dh, dc, options) -> the gradients; differentiable itself, through the reference."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Any, ...]:
         *tensors, options = args
         if _direct(tensors[0]) and not any(t is not None and is_legacy_batchedtensor(t) for t in tensors[-3:]):
-            kernel, reverse, *rest = options
-            return _flat(_backward(_Call.of(tensors[:_INPUTS], kernel, reverse), tensors[_INPUTS:], *rest))
-        return torch.ops.openlstm.backward(*tensors, *options)
+            *how, input_gradient = options
+            how = How(*how)
+            return flat(run_backward(Call.of(tensors[:INPUTS], how), tensors[INPUTS:], how.backend, input_gradient))
+        saved = [t if t is not None else tensors[0].new_empty(0) for t in tensors[INPUTS : INPUTS + 4]]
+        return torch.ops.openlstm.backward(*tensors[:INPUTS], *saved, *tensors[INPUTS + 4 :], *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         *tensors, ctx.options = inputs
-        ctx.save_for_backward(*tensors[:_INPUTS], *tensors[_INPUTS + 3 :])
+        ctx.save_for_backward(*tensors[:INPUTS], *tensors[INPUTS + 4 :])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -230,84 +339,29 @@ class Backward(torch.autograd.Function):
 for _function in (Forward, Backward):  # `apply` asks for the signature at every call: kept, the answer costs 10 us less
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
-# The tensors of a call in the order of the operators' arguments:
-#   0 x | 1-5 w_ih, w_hh, b_ih, b_hh, w_hr | 6-7 h0, c0 | 8-9 lengths, reset | 10-11 reset_h, reset_c
-# and of the way back: 12-14 y, gates, c | 15-17 dy, dh, dc
-_INPUTS = 12
-_NOT_REAL = (8, 9)
 _HALF = (torch.float16, torch.bfloat16)
 _NATIVE = (torch.float32, torch.float64)
 
 
-class _Call(NamedTuple):
-    """The arguments of a backend."""
-
-    cell: Cell
-    x: Tensor
-    weights: Weights
-    state: State
-    options: dict[str, Any]
-
-    @staticmethod
-    def of(tensors: Any, kernel: str, reverse: bool) -> _Call:
-        x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, lengths, reset, reset_h, reset_c = tensors
-        reset_state = None if reset_h is None else State(reset_h, reset_c)
-        options = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
-        return _Call(CELLS[kernel], x, Weights(w_ih, w_hh, b_ih, b_hh, w_hr), State(h0, c0), options)
-
-    def module(self, backend: str) -> Any:
-        return SUPPORT[choose(backend, self.cell, self.x, _who(self.cell), self.weights.w_hr is not None)].module
-
-
-def _forward(call: _Call, backend: str, save: bool, check_finite: bool) -> Result:
-    lengths, reset, reset_state = (call.options[name] for name in ("lengths", "reset", "reset_state"))
-    check_recur(call.cell, call.x, call.weights, call.state, None, reset, reset_state)  # a kernel reads addresses
-    _check_values(_who(call.cell), call.x, lengths, check_finite)
-    run = call.module(backend).forward(call.cell, call.x, call.weights, call.state, save=save, **call.options)
-    state = run.state if call.x.shape[0] else _cloned(run.state)
-    gates, c = (None, None) if run.saved is None else (run.saved.gates if call.cell.saved else None, run.saved.c)
-    return Result(run.y, state.h, state.c, gates, c)
-
-
-def _backward(call: _Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False) -> Gradients:
-    y, gates, c, dy, dh, dc = tensors
-    saved = Saved(y, gates if call.cell.saved else None, c if call.cell.has_cell else None)
-    dstate = State(dh, dc if call.cell.has_cell else None)
-    more = {"steps": steps, "input_gradient": input_gradient}
-    run = call.module(backend).backward
-    grads = run(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
-    return grads if call.x.shape[0] else grads._replace(state=_cloned(grads.state))
-
-
-def _cloned(state: State) -> State:
-    """A copy. With T = 0 a state comes back as it went in, and an operator's outputs may not be its inputs."""
-    return State(*(None if s is None else s.clone() for s in state))
-
-
-def _flat(g: Gradients) -> tuple[Any, ...]:
-    """The nine gradients in the order of openlstm::backward, None for each that does not exist."""
-    w, s, r = g.weights, g.state, g.reset_state or State(None)
-    return (g.x, w.w_ih, w.w_hh, w.b_ih, w.w_hr, s.h, s.c, r.h, r.c)
-
-
 def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
     """The vector-Jacobian product of Backward: both passes run again as plain torch operations, and are differentiated."""
-    kernel, reverse, _, input_gradient = options
-    places = [k for k, t in enumerate(tensors) if t is not None and k not in _NOT_REAL]
+    *how, input_gradient = options
+    how = How(*how)
+    places = [k for k, t in enumerate(tensors) if t is not None and k not in NOT_REAL]
 
     def gradients(*primals: Tensor) -> tuple[Tensor, ...]:
         full = list(tensors)
         for k, value in zip(places, primals, strict=True):
             full[k] = value
-        call = _Call.of(full[:_INPUTS], kernel, reverse)
-        y, _, _, gates, c = _forward(call, "reference", True, False)
-        return _filled(_flat(_backward(call, (y, gates, c, *full[_INPUTS:]), "reference", input_gradient)), call.x)
+        call = Call.of(full[:INPUTS], how)
+        y, _, _, gates, c, m = run_forward(call, "reference", True, False)
+        return filled(flat(run_backward(call, (y, gates, c, m, *full[INPUTS:]), "reference", input_gradient)), call.x)
 
     outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))[:2]
     found = pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, cotangents, strict=True)))
     by_place = dict(zip(places, found, strict=True))
     every = [by_place.get(k) for k in range(len(tensors))]
-    return *every[:_INPUTS], None, None, None, *every[_INPUTS:], None
+    return *every[:INPUTS], None, None, None, None, *every[INPUTS:], None
 
 
 def _one_by_one(function: Any, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -349,84 +403,5 @@ def _widen(group: S) -> S:
     return type(group)(*(None if t is None else t.float() for t in group))
 
 
-def _who(cell: Cell) -> str:
-    return "RNN" if cell.name == "rnn" else "LSTM"
-
-
-def _check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool) -> None:
-    """Checks that read values: here they do not break a compiled graph."""
-    T = x.shape[0]
-    if lengths is not None and lengths.numel() and (int(lengths.min()) < 0 or int(lengths.max()) > T):
-        row = int(torch.nonzero((lengths < 0) | (lengths > T))[0])
-        shown = ", ".join(str(int(n)) for n in lengths[:8]) + (", ..." if len(lengths) > 8 else "")
-        hint = "lengths count the real steps of each row; x must be as long as the longest"
-        what = f"lengths[{row}] is {int(lengths[row])}, outside 0..{T}"
-        raise ArgumentError(message(who, what, f"lengths: [{shown}]", f"0 <= lengths <= T = {T}", hint))
-    if not check_finite:
-        return
-    bad = ~x.isfinite()  # [T, B, I]
-    if lengths is not None:  # padding is never read
-        bad &= (torch.arange(T, device=x.device)[:, None] < lengths)[..., None]
-    if bool(bad.any()):
-        t, b, n = torch.nonzero(bad)[0].tolist()
-        hint = "fill or mask missing values before the layer, or pass check_finite=False to let them through"
-        what = f"x holds {float(x[t, b, n])} at step {t}, row {b}, feature {n}"
-        raise ArgumentError(message(who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
-
-
-def _filled(outputs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors only: an empty one for each None."""
-    return tuple(like.new_empty(0) if t is None else t for t in outputs)
-
-
-def _forward_operator(*args: Any) -> tuple[Tensor, ...]:
-    *tensors, kernel, reverse, backend, save, check_finite = args
-    return _filled(tuple(_forward(_Call.of(tensors, kernel, reverse), backend, save, check_finite)), tensors[0])
-
-
-def _backward_operator(*args: Any) -> tuple[Tensor, ...]:
-    *tensors, kernel, reverse, backend, input_gradient = args
-    call = _Call.of(tensors[:_INPUTS], kernel, reverse)
-    return _filled(_flat(_backward(call, tensors[_INPUTS:], backend, input_gradient)), call.x)
-
-
-def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh = args[:3]
-    kernel, _, _, save, _ = args[_INPUTS:]
-    cell = CELLS[kernel]
-    T, B, H, R = x.shape[0], x.shape[1], w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
-    return (
-        x.new_empty((T, B, R)),
-        x.new_empty((B, R)),
-        x.new_empty((B, H) if cell.has_cell else (0,)),
-        x.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
-        x.new_empty((T, B, H) if save and cell.has_cell else (0,)),
-    )
-
-
-def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, b_ih, _, w_hr, h0, c0, _, _, reset_h, reset_c = args[:_INPUTS]
-    outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, w_hr, h0, c0, reset_h, reset_c)
-    return _filled(tuple(None if t is None else x.new_empty(t.shape) for t in outputs), x)
-
-
-_TENSORS = (
-    "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor h0, Tensor? c0, "
-    "Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c"
-)
-_SAVED = "Tensor y, Tensor gates, Tensor c, Tensor? dy, Tensor? dh, Tensor? dc"
-_library = torch.library.Library("openlstm", "DEF")
-_library.define(
-    f"forward({_TENSORS}, str kernel, bool reverse, str backend, bool save, bool check_finite)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(
-    f"backward({_TENSORS}, {_SAVED}, str kernel, bool reverse, str backend, bool input_gradient)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-for _name, _operator, _shapes in (
-    ("forward", _forward_operator, _forward_shapes),
-    ("backward", _backward_operator, _backward_shapes),
-):
-    _library.impl(_name, _operator, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"openlstm::{_name}", _shapes, lib=_library)
+def _as_tensor(seed: Any) -> Tensor:
+    return seed if isinstance(seed, Tensor) else torch.tensor(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -19,51 +19,73 @@ from openlstm.engine import cpu, cuda
 class Support:
     """What one backend runs.
 
-    kernels: names of cells (`Cell.kernel`), None for every cell.
+    kernels: names of cells (`Cell.kernel`), None for every cell, a user's own too.
     dtypes: names of element types, None for every floating type.
     devices: where the arrays may live, None for everywhere.
+    projected: kernels that may be followed by a projection, None for every cell.
+    clips: whether a cell may clip its cell state.
+    noise: whether zoneout, recurrent dropout and locked dropout of what is fed back can act.
+    saves: whether gates and cell states can be handed out.
+
+    Every backend runs lengths, resets, both directions, and memory blocks (`weights.expand` turns them into plain weights).
+    States of their own for every reset, [T, B, .], are run by cutting the rows there (`pieces.py`), on every backend.
     """
 
     module: ModuleType
     kernels: frozenset[str] | None
     dtypes: frozenset[str] | None
     devices: frozenset[str] | None
-    projected: frozenset[str] | None = None  # kernels that may be followed by a projection, None for every cell
+    projected: frozenset[str] | None = None
+    clips: bool = True
+    noise: bool = True
+    saves: bool = True
 
-    def refusal(self, cell: Cell, x: Any, projection: bool = False) -> str | None:
+    def refusal(self, cell: Cell, x: Any, projection: bool = False, noise: bool = False, save: bool = False) -> str | None:
         """Why this backend cannot run `cell` on `x`, None if it can."""
-        if projection and self.projected is not None and cell.kernel not in self.projected:
-            return f"it has no projection for {cell!r}"
         if self.kernels is not None and cell.kernel not in self.kernels:
-            return f"it has no kernel for {cell!r}; it has {', '.join(sorted(self.kernels))}"
+            return f"it has no kernel for {brief(cell)}; it has {', '.join(sorted(self.kernels))}"
+        if projection and self.projected is not None and cell.kernel not in self.projected:
+            return f"it has no projection for {brief(cell)}"
+        if not self.clips and cell.clip is not None:
+            return f"it does not clip the cell state of {brief(cell)}"
+        if noise and not self.noise:
+            return "it has neither zoneout nor dropout inside the recurrence"
         dtype = str(x.dtype).removeprefix("torch.")
         if self.dtypes is not None and dtype not in self.dtypes:
             return f"it runs {' and '.join(sorted(self.dtypes))}, not {dtype}"
         device = x.device.type if A.is_torch(x) else "cpu"
         if self.devices is not None and device not in self.devices:
             return f"it runs on {', '.join(sorted(self.devices))}, not on {device}"
+        if save and not self.saves:
+            return "it hands out neither gates nor cell states, which a trace and torch.func need"
         return None
 
 
 SUPPORT: dict[str, Support] = {
     "cpu": Support(
         cpu,
-        frozenset({"lstm", "rnn_tanh", "rnn_relu"}),
+        frozenset(cpu.KERNELS),
         frozenset({"float32", "float64"}),
         frozenset({"cpu"}),
-        frozenset({"lstm"}),
+        projected=getattr(cpu, "PROJECTED", frozenset({"lstm"})),
+        clips=getattr(cpu, "CLIPS", False),
+        noise=getattr(cpu, "NOISE", False),
     ),
     "cuda": Support(
         cuda,
-        frozenset({"lstm", "rnn_tanh", "rnn_relu"}),
+        frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"}),
         frozenset({"float16", "bfloat16", "float32", "float64"}),
         frozenset({"cuda"}),
+        projected=frozenset({"lstm"}),
+        clips=False,
+        noise=False,
+        saves=False,
     ),
     "reference": Support(reference, None, None, None),
 }
 """In the order of preference of `backend="auto"`."""
 
-_told = False
+_told: set[Any] = set()
 
 
 def default_backend() -> str:
@@ -72,57 +94,77 @@ def default_backend() -> str:
     return named if named != "auto" else "cpu" if cpu.available() else "reference"
 
 
-def choose(requested: str, cell: Cell, x: Any, who: str = "recur", projection: bool = False) -> str:
+def choose(
+    requested: str, cell: Cell, x: Any, who: str = "recur", projection: bool = False, noise: bool = False, save: bool = False
+) -> str:
     """The name of the backend that will run `cell` on `x`.
 
     Args:
         requested: "auto" or a key of `SUPPORT`; the variable OPENLSTM_BACKEND stands in for "auto".
         projection: whether the weights have a projection.
+        noise: whether noise acts inside the recurrence.
+        save: whether gates and cell states are to be handed out.
 
     Raises:
         ArgumentError: for a name that is not in `SUPPORT`.
         BackendError: if the named backend cannot run this; only "auto" may choose another.
     """
-    if requested == "auto":
-        requested = os.environ.get("OPENLSTM_BACKEND", "auto")
+    variable = requested == "auto" and "OPENLSTM_BACKEND" in os.environ
+    if variable:
+        requested = os.environ["OPENLSTM_BACKEND"]
     if requested == "auto":
         if not cpu.available():
-            _tell_once()
+            _tell_once(
+                None,
+                f"openlstm: the compiled extension is missing ({cpu.missing_reason()}); "
+                "running the readable reference, which is slower. Reinstall openlstm to build it.",
+            )
         for name, support in SUPPORT.items():
-            if (name != "cpu" or cpu.available()) and support.refusal(cell, x, projection) is None:
+            if (name != "cpu" or cpu.available()) and support.refusal(cell, x, projection, noise, save) is None:
                 if name == "cpu":
                     cpu.check_isa()
+                if not cell.kernel:
+                    _tell_slow(cell)
                 return name
     if requested not in SUPPORT:
         expected = "auto, " + ", ".join(SUPPORT)
-        raise ArgumentError(
-            message(who, f"unknown backend {requested!r}", repr(requested), expected, "use backend='auto', or one of these")
-        )
-    why = SUPPORT[requested].refusal(cell, x, projection)
+        got, hint = repr(requested), "use backend='auto', or one of these"
+        if variable:
+            got, hint = f"OPENLSTM_BACKEND={requested}", "unset OPENLSTM_BACKEND, or name one of these"
+        raise ArgumentError(message(who, f"unknown backend {requested!r}", got, expected, hint))
+    why = SUPPORT[requested].refusal(cell, x, projection, noise, save)
     if why is None and requested == "cpu" and not cpu.available():
         why = f"the compiled extension is missing ({cpu.missing_reason()})"
     if why is not None:
-        raise BackendError(
-            message(
-                who,
-                f"backend {requested!r} cannot run this: {why}",
-                f"x: {describe(x)}, {cell!r}",
-                "a backend that can",
-                "use backend='auto', which chooses one",
-            )
-        )
+        named, hint = f"backend {requested!r}", "use backend='auto', which chooses one"
+        if variable:
+            named, hint = f"{named}, named by OPENLSTM_BACKEND,", "unset OPENLSTM_BACKEND, which chooses one"
+        got = f"x: {describe(x)}, {brief(cell)}"
+        raise BackendError(message(who, f"{named} cannot run this: {why}", got, "a backend that can", hint))
     if requested == "cpu":
         cpu.check_isa()
     return requested
 
 
-def _tell_once() -> None:
-    global _told
-    if not _told:
-        _told = True
-        warnings.warn(
-            "openlstm: the compiled extension is missing "
-            f"({cpu.missing_reason()}); running the readable reference, which is slower. Reinstall openlstm to build it.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+def brief(cell: Cell) -> str:
+    """A cell as one would write it, with the options that are not its defaults.
+
+    >>> from openlstm.cells import LSTM
+    >>> brief(LSTM(clip=3.0))
+    'LSTM(clip=3.0)'
+    """
+    if not is_dataclass(cell):
+        return f"{type(cell).__name__}()"
+    own = [f"{f.name}={value!r}" for f in fields(cell) if (value := getattr(cell, f.name)) != f.default]
+    return f"{type(cell).__name__}({', '.join(own)})"
+
+
+def _tell_slow(cell: Cell) -> None:
+    name = type(cell).__name__
+    _tell_once(type(cell), f"openlstm: {name} has no kernel; running it on the readable reference, which is slower.")
+
+
+def _tell_once(key: Any, text: str) -> None:
+    if key not in _told:
+        _told.add(key)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -8,7 +8,10 @@ except ModuleNotFoundError as error:
     raise missing_extra("openlstm.nn", "torch", "torch") from error
 
 from openlstm.nn import init as init
+from openlstm.nn.cell import GRUCell as GRUCell
 from openlstm.nn.cell import LSTMCell as LSTMCell
+from openlstm.nn.cell import RNNCell as RNNCell
+from openlstm.nn.recurrent import GRU as GRU
 from openlstm.nn.recurrent import LSTM as LSTM
 from openlstm.nn.recurrent import RNN as RNN
 from openlstm.nn.replace import from_torch as from_torch

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm import cells
 from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
+from openlstm.engine.support import brief
 
 
 def tensor(who: str, name: str, value: Any, hint: str = "use torch.as_tensor") -> None:
@@ -44,11 +44,12 @@ def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> None:
     raise DtypeError(message(who, f"{name} differs from x in dtype or device", got, expected, f"use {short}.to(x)"))
 
 
-def no_lengths(who: str, lengths: Any) -> None:
+def no_lengths(who: str, lengths: Any, cu_seqlens: Any = None) -> None:
     """A PackedSequence already says how long its rows are."""
-    if lengths is not None:
-        what, hint = "lengths with a PackedSequence", "leave lengths out, or pass the padded tensor"
-        raise ArgumentError(message(who, what, f"lengths: {describe(lengths)}", "one of the two", hint))
+    for name, value, form in (("lengths", lengths, "padded"), ("cu_seqlens", cu_seqlens, "packed")):
+        if value is not None:
+            what, hint = f"{name} with a PackedSequence", f"leave {name} out, or pass the {form} tensor"
+            raise ArgumentError(message(who, what, f"{name}: {describe(value)}", "one of the two", hint))
 
 
 def sizes(who: str, input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0) -> None:
@@ -73,16 +74,40 @@ def flags(who: str, **named: Any) -> None:
             raise DtypeError(message(who, f"{name} is not a bool", got, "True or False", f"use {name}=bool(...)"))
 
 
-def rate(who: str, dropout: Any) -> None:
+def rate(who: str, name: str, value: Any) -> None:
     """A probability."""
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-        got, hint = f"dropout: {describe(dropout)}", "it is the share of outputs that is set to zero: 0.2 for one in five"
-        raise ArgumentError(message(who, f"dropout is {dropout!r}", got, "a number from 0 to 1", hint))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        meaning = "units that keep their old value" if name.startswith("zoneout") else "outputs that is set to zero"
+        meaning = "weights that is set to zero" if name == "weight_dropout" else meaning
+        got, hint = f"{name}: {describe(value)}", f"it is the share of {meaning}: 0.2 for one in five"
+        raise ArgumentError(message(who, f"{name} is {value!r}", got, "a number from 0 to 1", hint))
 
 
-def cell(who: str, value: Any) -> None:
-    """A cell with a cell state that this package ships."""
-    usable = [c for c in cells.ALL if c.has_cell]
-    if not (isinstance(value, Cell) and value in usable):
-        got, hint = f"cell: {describe(value)}", "openlstm.RNN runs the cells without a cell state"
-        raise ArgumentError(message(who, "cannot run this cell", got, ", ".join(map(repr, usable)), hint))
+def noise(who: str, cell: Cell, given: dict[str, Any]) -> None:
+    """The regularisers of the recurrence, and whether the cell has what they act on."""
+    for name, value in given.items():
+        if name.startswith("zoneout") or name.endswith("_dropout"):
+            rate(who, name, value)
+    if given["zoneout_c"] and not cell.has_cell:
+        got, hint = (
+            f"zoneout_c: {given['zoneout_c']}, cell: {brief(cell)}",
+            "use zoneout_h, which acts on the state that it has",
+        )
+        raise ArgumentError(message(who, "zoneout_c without a cell state", got, "zoneout_c=0", hint))
+    if given["recurrent_dropout"] and cell.candidate is None:
+        got = f"recurrent_dropout: {given['recurrent_dropout']}, cell: {brief(cell)}"
+        hint = "use hidden_dropout, which acts on what is fed back"
+        raise ArgumentError(message(who, "recurrent_dropout without a candidate", got, "recurrent_dropout=0", hint))
+
+
+def cell(who: str, value: Any, has_cell: bool) -> None:
+    """A cell whose state is the one that the layer hands out: (h, c) or h alone."""
+    expected = "a cell with a cell state" if has_cell else "a cell without a cell state"
+    if not isinstance(value, Cell):
+        got, hint = f"cell: {describe(value)}", "use one of openlstm.cells, or a subclass of openlstm.cells.Cell"
+        if isinstance(value, type) and issubclass(value, Cell):
+            got, hint = f"cell: the class {value.__name__}", f"make one: {value.__name__}()"
+        raise DtypeError(message(who, "cell is not a cell", got, expected, hint))
+    if value.has_cell != has_cell:
+        hint = "openlstm.RNN runs the cells without a cell state" if has_cell else "openlstm.LSTM runs the cells with one"
+        raise ArgumentError(message(who, "cannot run this cell", f"cell: {brief(value)}", expected, hint))

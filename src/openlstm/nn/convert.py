@@ -13,6 +13,7 @@ from openlstm._errors import ArgumentError, DtypeError, message
 K = TypeVar("K")
 
 _COMMON = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_OWN = {"LSTM": ("proj_size",), "GRU": (), "RNN": ("nonlinearity",)}
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -25,18 +26,17 @@ _HOOKS = (
 )
 
 
-def convert(who: str, name: str, source: Any, kind: type[K], own: str) -> K:
+def convert(who: str, name: str, source: Any, kind: type[K]) -> K:
     """A layer of `kind` with the arguments, the Parameter objects and the mode of `source`.
 
     Args:
         who, name: for errors: the caller, and where `source` was found.
-        own: the argument that only one of LSTM and RNN has, "proj_size" or "nonlinearity".
 
     Raises:
         ArgumentError: where the conversion would lose something in silence.
     """
     _nothing_lost(who, name, source)
-    arguments = {key: getattr(source, key) for key in (*_COMMON, own)}
+    arguments = {key: getattr(source, key) for key in (*_COMMON, *_OWN[kind.__name__])}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about dropout with one layer, which was said when `source` was made
         make: Any = kind
@@ -68,7 +68,7 @@ def _nothing_lost(who: str, name: str, layer: nn.Module) -> None:
         hint = "remove the hooks, convert, and add them again"
         raise ArgumentError(message(who, f"{name} has hooks", ", ".join(hooks), "a layer without hooks", hint))
     kind = type(layer)
-    if kind.__name__ not in ("LSTM", "RNN") or kind.__module__ not in ("torch.nn.modules.rnn", "openlstm.nn.recurrent"):
+    if kind.__name__ not in _OWN or kind.__module__ not in ("torch.nn.modules.rnn", "openlstm.nn.recurrent"):
         hint = "convert it by hand: what the subclass adds would be lost"
         raise ArgumentError(message(who, f"{name} is a subclass", kind.__name__, "the layer itself", hint))
     extra = [key for key in (*layer._parameters, *layer._buffers, *layer._modules) if not key.startswith(("weight_", "bias_"))]

@@ -2,7 +2,8 @@
 
 Nothing here reads values (that would break a compiled graph); checks of values live in `engine/op.py`.
 
-Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, else H), L layers, D directions.
+Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), L layers,
+D directions, N sequences.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Arguments(NamedTuple):
     hx: State | None  # h [L*D, B, R], c [L*D, B, H]
     lengths: Tensor | None  # int64 [B]
     reset: Tensor | None  # bool [T, B]
-    reset_state: State | None  # as hx
+    reset_state: State | None  # as hx, or [L*D, T, B, .]
 
 
 class Form(NamedTuple):
@@ -60,15 +61,13 @@ class Form(NamedTuple):
         _features(who, self, x, layer.input_size)
         x = same_as_weights(who, x, layer.weights_of(0).w_ih)
         known = _Known(who, self, x)
-        if reset_state is not None and reset is None:
-            what, hint = "reset_state without reset", "pass reset=, a bool tensor that is true where a state begins anew"
-            raise ArgumentError(message(who, what, "reset: None", "both, or neither", hint))
+        _together(who, reset, reset_state)
         return Arguments(
             x.unsqueeze(1) if not self.batched else x.transpose(0, 1) if self.batch_first else x,
             None if hx is None else known.state(layer, "hx", hx),
             None if lengths is None else known.lengths(lengths),
             None if reset is None else known.reset(reset),
-            None if reset_state is None else known.state(layer, "reset_state", reset_state),
+            None if reset_state is None else known.reset_state(layer, reset_state),
         )
 
     def leave(self, y: Tensor) -> Tensor:
@@ -97,10 +96,43 @@ class _Known(NamedTuple):
 
     def state(self, layer: Any, name: str, value: Any) -> State:
         """(h, c), or h alone for a cell without a highway, as `State` with a batch axis."""
+        return State(*(self.member(*m) for m in self.members(layer, name, value)))
+
+    def reset_state(self, layer: Any, value: Any) -> State:
+        """As `state`; one for all rows is spread over them, one for each step keeps both axes [L*D, T, B, .]."""
+        members = self.members(layer, "reset_state", value)
+        axes = 1 + self.form.batched + 1  # of a state in the form of hx
+        steps = any(isinstance(m[2], Tensor) and m[2].dim() == axes + 1 for m in members)
+        found = []
+        for m in members:
+            s = m[2]
+            if isinstance(s, Tensor) and s.dim() == axes + 1:
+                s = self.stepwise(*m)
+            else:
+                if isinstance(s, Tensor) and self.form.batched and s.dim() == 2:
+                    s = s.unsqueeze(1).expand(-1, self.sizes[1], -1)
+                s = self.member(m[0], m[1], s, m[3], m[4])
+                s = s.unsqueeze(1).expand(-1, self.sizes[0], -1, -1) if steps else s
+            found.append(s)
+        return State(*found)
+
+    def stepwise(self, name: str, letter: str, s: Tensor, rows: int, width: int) -> Tensor:
+        """[L*D, T, B, .] of a state for every step, in the form of x."""
+        wanted = [rows, *self.x.shape[:-1], width]
+        if list(s.shape) != wanted:
+            what = f"{name} has shape {list(s.shape)}, expected {wanted}"
+            letters = self.form.letters[1:-1].replace("I", letter)
+            hint = "a state for every step has the axes of x between those of layers and units"
+            raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), f"{wanted} = [L*D, {letters}]", hint))
+        same_as_x(self.who, name, s, self.x)
+        return s.unsqueeze(2) if not self.form.batched else s.transpose(1, 2) if self.form.batch_first else s
+
+    def members(self, layer: Any, name: str, value: Any) -> list[tuple[str, str, Any, int, int]]:
+        """h and c of a state: name, letter of the width, value, L*D, width."""
         rows = layer.num_layers * layer.num_directions
         if not layer.cell.has_cell:
             tensor(self.who, name, value, f"{self.who} has no cell state: pass h alone, a tensor")
-            return State(self.member(name, "R", value, rows, layer.hidden_size))
+            return [(name, "R", value, rows, layer.fed_back_size)]
         pair = isinstance(value, (tuple, list)) and len(value) == 2 and value[0] is not None and value[1] is not None
         if not pair:
             hint = "pass both; torch.zeros(L*D, B, H) where the cell begins empty"
@@ -108,8 +140,10 @@ class _Known(NamedTuple):
             got = f"{name}: {describe(value)}"
             raise DtypeError(message(self.who, f"{name} is not a pair (h, c)", got, expected, hint))
         h, c = value
-        h = self.member(f"{name}[0], h,", "R", h, rows, layer.proj_size or layer.hidden_size)
-        return State(h, self.member(f"{name}[1], c,", "H", c, rows, layer.hidden_size))
+        return [
+            (f"{name}[0], h,", "R", h, rows, layer.fed_back_size),
+            (f"{name}[1], c,", "H", c, rows, layer.hidden_size),
+        ]
 
     def member(self, name: str, letter: str, s: Any, rows: int, width: int) -> Tensor:
         """One of h and c, [L*D, B, .]."""
@@ -137,6 +171,8 @@ class _Known(NamedTuple):
         else:
             what = f"{name} has {s.shape[-1]} units, expected {width}"
             hint = "h has proj_size units where there is a projection, c always has hidden_size"
+            if width not in (self.x.shape[-1], s.shape[-1]) and width == 4 * s.shape[-1]:
+                hint = "FGR feeds its gates back: h is (h, i, f, o), 4 * hidden_size units; zeros begin with closed gates"
         expected = f"{wanted} = {'[L*D, B, ' if batched else '[L*D, '}{letter}]"
         raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), expected, hint))
 
@@ -147,6 +183,9 @@ class _Known(NamedTuple):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             got = f"lengths: {describe(value)}"
             raise DtypeError(message(self.who, "lengths are not integers", got, "int64 [B]", "use lengths.long()"))
+        if value.device not in (self.x.device, torch.device("cpu")):
+            got, hint = f"lengths on {value.device}, x on {self.x.device}", "use lengths.to(x.device), or keep them on the CPU"
+            raise ArgumentError(message(self.who, "lengths are on another device", got, f"cpu or {self.x.device}", hint))
         if tuple(value.shape) == ((B,) if self.form.batched else ()):
             return value.to(self.x.device, torch.int64).reshape(B)
         hint = "give one length to each row of x" if self.form.batched else "unbatched x takes one number"
@@ -158,9 +197,7 @@ class _Known(NamedTuple):
     def reset(self, value: Any) -> Tensor:
         """bool [T, B] on the device of x."""
         tensor(self.who, "reset", value)
-        if value.dtype != torch.bool:
-            got, expected = f"reset: {describe(value)}", "bool, true where a new sequence begins"
-            raise DtypeError(message(self.who, "reset is not bool", got, expected, "use reset.bool()"))
+        value = mask(self.who, value)
         wanted = list(self.x.shape[:-1])
         if list(value.shape) == wanted:
             value = value.unsqueeze(1) if not self.form.batched else value.transpose(0, 1) if self.form.batch_first else value
@@ -184,6 +221,86 @@ class _Known(NamedTuple):
         return f"{name}: {describe(value)}, {_got_x(self.form, self.x)}"
 
 
+def mask(who: str, value: Tensor) -> Tensor:
+    """A reset as bool; one of numbers must hold 0 and 1 (which a graph does not look at)."""
+    if value.dtype == torch.bool:
+        return value
+    if value.dtype != torch.uint8 and not value.is_floating_point():
+        got, expected = f"reset: {describe(value)}", "bool, or 0 and 1 in uint8 or float; 1 where a new sequence begins"
+        raise DtypeError(message(who, "reset is not a mask", got, expected, "use reset.bool()"))
+    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if not watched and not bool(((value == 0) | (value == 1)).all()):
+        got = f"reset: {describe(value)}"
+        raise ArgumentError(
+            message(who, "reset holds more than 0 and 1", got, "0 and 1, or bool", "compare first: reset > 0.5")
+        )
+    return value != 0
+
+
+def enter_sequences(
+    layer: Any, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any, cu_seqlens: Any
+) -> tuple[Arguments, Tensor, Tensor]:
+    """A call with cu_seqlens, checked: x [total, I], reset [total], states [L*D, N, .]; each sequence's begin and length [N].
+
+    Raises:
+        ShapeError, DtypeError, ArgumentError: where an argument does not fit.
+    """
+    who = type(layer).__name__
+    tensor(who, "x", x)
+    if lengths is not None:
+        what, hint = "lengths with cu_seqlens", "leave lengths out: cu_seqlens says how long each sequence is"
+        raise ArgumentError(message(who, what, f"lengths: {describe(lengths)}", "one of the two", hint))
+    if x.dim() != 2:
+        hint = "put the sequences one behind the other: torch.cat(sequences)"
+        raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[total, I] with cu_seqlens", hint))
+    _features(who, Form(False, False), x, layer.input_size)
+    x = same_as_weights(who, x, layer.weights_of(0).w_ih)
+    total = len(x)
+    cu = _as_tensor(who, cu_seqlens, "cu_seqlens")
+    got = f"cu_seqlens: {describe(cu)}, x: {describe(x)}"
+    if cu.is_floating_point() or cu.is_complex() or cu.dtype == torch.bool:
+        raise DtypeError(message(who, "cu_seqlens are not integers", got, "int64 [N+1]", "use cu_seqlens.long()"))
+    if cu.device not in (x.device, torch.device("cpu")):
+        got, hint = f"cu_seqlens on {cu.device}, x on {x.device}", "use cu_seqlens.to(x.device), or keep them on the CPU"
+        raise ArgumentError(message(who, "cu_seqlens are on another device", got, f"cpu or {x.device}", hint))
+    if cu.dim() != 1 or not len(cu):
+        what, hint = f"cu_seqlens has shape {list(cu.shape)}", "0, then where each sequence ends: N+1 numbers"
+        raise ShapeError(message(who, what, got, "[N+1]", hint))
+    cu = cu.to(x.device, torch.int64)
+    hint = "torch.nn.functional.pad(lengths.cumsum(0), (1, 0)) makes them from lengths"
+    if int(cu[0]) != 0 or int(cu[-1]) != total:
+        what = f"cu_seqlens go from {int(cu[0])} to {int(cu[-1])}, x has {total} steps"
+        raise ArgumentError(message(who, what, got, f"from 0 to {total}", hint))
+    real = cu[1:] - cu[:-1]  # [N]
+    if bool((real < 0).any()):
+        n = int(torch.nonzero(real < 0)[0])
+        what = f"cu_seqlens fall from {int(cu[n])} to {int(cu[n + 1])} at {n + 1}"
+        raise ArgumentError(message(who, what, got, "numbers that never fall", hint))
+    _together(who, reset, reset_state)
+    states = _Known(who, Form(True, False), x.new_empty(1, len(real), 1))  # a batch of N rows, as far as states see it
+    if reset is not None:
+        tensor(who, "reset", reset)
+        reset = mask(who, reset)
+        if list(reset.shape) != [total]:
+            what = f"reset has shape {list(reset.shape)}, expected {[total]}"
+            got = f"reset: {describe(reset)}, x: {describe(x)}"
+            raise ShapeError(message(who, what, got, f"{[total]} = [total]", "give one value to each step of x [total, I]"))
+        reset = reset.to(x.device)
+    fresh = None if reset_state is None else states.reset_state(layer, reset_state)
+    if fresh is not None and fresh.h.dim() == 4:
+        hint = "pad x and pass lengths to give every reset a state of its own"
+        got = f"reset_state: {describe(fresh.h)}"
+        raise ArgumentError(message(who, "reset_state for every step with cu_seqlens", got, "[L*D, N, .] or [L*D, .]", hint))
+    begin = None if hx is None else states.state(layer, "hx", hx)
+    return Arguments(x, begin, None, reset, fresh), cu[:-1], real
+
+
+def _together(who: str, reset: Any, reset_state: Any) -> None:
+    if reset_state is not None and reset is None:
+        what, hint = "reset_state without reset", "pass reset=, a bool tensor that is true where a state begins anew"
+        raise ArgumentError(message(who, what, "reset: None", "both, or neither", hint))
+
+
 def _got_x(form: Form, x: Tensor) -> str:
     return f"x: {describe(x)}  (batch_first={form.batch_first}: {form.letters})"
 
@@ -201,9 +318,10 @@ def _features(who: str, form: Form, x: Tensor, input_size: int) -> None:
     raise ShapeError(message(who, f"x has {n} features, expected {input_size}", _got_x(form, x), expected, hint))
 
 
-def _as_tensor(who: str, lengths: Any) -> Tensor:
+def _as_tensor(who: str, value: Any, name: str = "lengths") -> Tensor:
     try:
-        return torch.as_tensor(lengths)
+        return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        got, hint = f"lengths: {describe(lengths)}", "pass a list of integers or a tensor"
-        raise DtypeError(message(who, "lengths are not integers", got, "int64 [B]", hint)) from None
+        got, hint = f"{name}: {describe(value)}", "pass a list of integers or a tensor"
+        expected = "int64 [B]" if name == "lengths" else "int64 [N+1]"
+        raise DtypeError(message(who, f"{name} are not integers", got, expected, hint)) from None

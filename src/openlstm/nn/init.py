@@ -1,7 +1,8 @@
 """Ways to begin: biases of gates and recurrent matrices that decide before training how long a layer can remember.
 
-Each function writes into a layer that is already there, in every layer and direction of it, and returns that layer. A bias is
-written into `bias_ih` and the whole of `bias_hh` becomes zero, so that their sum is what was asked for.
+Each function writes into a recurrent module that is already there, in every layer and direction of it, and returns that module:
+ours with any cell, torch.nn's LSTM, GRU and RNN, and the cells of both. Two biases add up, so that only one may carry a value:
+it is written into `bias_ih`, and the whole of `bias_hh` becomes zero.
 
 Legend: H hidden size, R what is fed back, G gates of a cell.
 """
@@ -9,54 +10,64 @@ Legend: H hidden size, R what is fed back, G gates of a cell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, message
+from openlstm import cells, weights
+from openlstm._errors import ArgumentError, DtypeError, message
+from openlstm.cells import Cell
+from openlstm.engine.support import brief
+from openlstm.nn.cell import OneStep
 from openlstm.nn.recurrent import Recurrent
-from openlstm.reference import Weights
 
-L = TypeVar("L", bound=Recurrent)
+M = TypeVar("M", bound=nn.Module)
 
 
 @torch.no_grad()
-def forget_bias(layer: L, value: float) -> L:
-    """Set the bias of every forget gate, so that it begins at sigmoid(value): 1 gives 0.73, 3 gives 0.95.
+def forget_bias(module: M, value: float) -> M:
+    """Set the bias of the gate that keeps the memory, so that it begins at sigmoid(value): 1 gives 0.73, 3 gives 0.95.
+
+    That is the forget gate; of a GRU the update gate z (h' = (1 - z) n + z h); of CIFG, whose f is 1 - i, the input gate, which
+    gets -value.
 
     Source: Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015.
 
     Raises:
-        ArgumentError: for a layer without a forget gate or without biases.
+        ArgumentError: for a module without such a gate, without biases, or with parametrised weights.
+        DtypeError: for another kind of module.
 
     >>> import openlstm
     >>> layer = openlstm.nn.init.forget_bias(openlstm.LSTM(3, 2), 1.0)
     >>> layer.bias_ih_l0[2:4].tolist(), layer.bias_hh_l0.abs().max().item()
     ([1.0, 1.0], 0.0)
     """
-    for w in _biased("forget_bias", layer, "f"):
-        _write(layer, w, "f", value)
-    return layer
+    for part in _parts("forget_bias", module):
+        gate, sign = part.keeper("forget_bias")
+        part.write(gate, sign * value)
+    return module
 
 
 @torch.no_grad()
-def chrono(layer: L, lag: int, *, generator: torch.Generator | None = None) -> L:
-    """Set the gates for a lag: forget gates that hold for between one and 2*lag steps, input gates that open as rarely.
+def chrono(module: M, lag: int, *, generator: torch.Generator | None = None) -> M:
+    """Set the gates for a lag: gates that hold for between one and 2*lag steps, input gates that open as rarely.
 
         b_f = ln u,  u ~ U(1, 2 lag - 1);   b_i = -b_f
 
     A unit with f = sigmoid(b_f) keeps its cell for about 1/(1 - f) = 1 + u steps. The T_max of the paper is 2*lag here: half of
-    the units then hold for longer than the lag itself, which is what was measured to learn it.
+    the units then hold for longer than the lag itself, which is what was measured to learn it. Of a GRU the update gate z gets
+    b_f; of CIFG the input gate -b_f, since there f = 1 - i; a cell without input gate has nothing to close.
 
     Args:
         lag: steps over which something has to be kept, >= 1.
         generator: for the draw; the global one if None.
 
-    Source: Tallec & Ollivier 2018, section 3.
+    Source: Tallec & Ollivier 2018, section 3 (LSTM) and equations 10 to 16 (GRU).
 
     Raises:
-        ArgumentError: for a lag below 1, or a layer without input and forget gates or without biases.
+        ArgumentError: for a lag below 1, or as `forget_bias`.
+        DtypeError: for another kind of module.
 
     >>> import openlstm
     >>> layer = openlstm.nn.init.chrono(openlstm.LSTM(3, 8), lag=120)
@@ -65,82 +76,129 @@ def chrono(layer: L, lag: int, *, generator: torch.Generator | None = None) -> L
     """
     if lag < 1:
         raise ArgumentError(message("chrono", f"lag is {lag}", f"lag: {lag}", "lag >= 1", "count the steps to be bridged"))
-    for w in _biased("chrono", layer, "if"):
-        b_f = w.w_ih.new_empty(layer.hidden_size).uniform_(1, 2 * lag - 1, generator=generator).log_()  # [H]
-        _write(layer, w, "f", b_f)
-        _write(layer, w, "i", -b_f)
-    return layer
+    for part in _parts("chrono", module):
+        gate, sign = part.keeper("chrono")
+        units = part.block(part.b_ih, gate)
+        b_f = torch.empty_like(units).uniform_(1, 2 * lag - 1, generator=generator).log_()  # [H]
+        part.write(gate, sign * b_f)
+        if gate == "f" and "i" in part.cell.gates:
+            part.write("i", -b_f)
+    return module
 
 
 @torch.no_grad()
-def orthogonal(layer: L, gain: float = 1.0, *, generator: torch.Generator | None = None) -> L:
+def orthogonal(module: M, gain: float = 1.0, *, generator: torch.Generator | None = None) -> M:
     """Make the recurrent matrix of every gate orthogonal (times `gain`), so that it neither shrinks nor stretches what passes.
 
     Source: Saxe, McClelland & Ganguli 2014; for recurrence Henaff, Szlam & LeCun 2016.
 
+    Raises:
+        ArgumentError: for parametrised weights.
+        DtypeError: for another kind of module.
+
     >>> import torch, openlstm
-    >>> w = openlstm.nn.init.orthogonal(openlstm.RNN(3, 4)).weight_hh_l0
+    >>> w = openlstm.nn.init.orthogonal(torch.nn.RNN(3, 4)).weight_hh_l0
     >>> torch.allclose(w @ w.T, torch.eye(4), atol=1e-5)
     True
     """
-    for w in _weights(layer):
-        for gate in layer.cell.gates:
-            nn.init.orthogonal_(_block(layer, w.w_hh, gate), gain, generator=generator)  # [H, R]
-    return layer
+    for part in _parts("orthogonal", module):
+        for gate in part.cell.gates:
+            nn.init.orthogonal_(part.block(part.w_hh, gate), gain, generator=generator)  # [H, R]
+    return module
 
 
 @torch.no_grad()
-def identity(layer: L, scale: float = 1.0) -> L:
+def identity(module: M, scale: float = 1.0) -> M:
     """Begin a vanilla RNN as a copy of its own state: W_hh = scale * identity, biases 0; with relu the IRNN.
 
     Source: Le, Jaitly & Hinton 2015, section 3.
 
     Raises:
-        ArgumentError: for a layer with gates.
+        ArgumentError: for a module with gates, or with parametrised weights.
+        DtypeError: for another kind of module.
 
     >>> import openlstm
     >>> openlstm.nn.init.identity(openlstm.RNN(3, 2, nonlinearity="relu")).weight_hh_l0.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    if layer.cell.has_cell:
-        hint = "use chrono or forget_bias, which let the cell state itself be kept"
-        raise ArgumentError(message("identity", "the layer has gates", repr(layer.cell), "a vanilla RNN", hint))
-    for w in _weights(layer):
-        nn.init.eye_(w.w_hh).mul_(scale)
-        for bias in (w.b_ih, w.b_hh):
+    for part in _parts("identity", module):
+        if not isinstance(part.cell, cells.VanillaRNN):
+            hint = "use chrono or forget_bias, which let the state itself be kept"
+            raise ArgumentError(message("identity", "the layer has gates", brief(part.cell), "a vanilla RNN", hint))
+        nn.init.eye_(part.w_hh).mul_(scale)
+        for bias in (part.b_ih, part.b_hh):
             if bias is not None:
                 bias.zero_()
-    return layer
+    return module
 
 
-def _weights(layer: Recurrent) -> Iterator[Weights]:
-    for k in range(layer.num_layers):
-        for direction in range(layer.num_directions):
-            yield layer.weights_of(k, direction)
+class _Part(NamedTuple):
+    """The parameters of one layer in one direction, of whichever kind of module."""
+
+    cell: Cell
+    hidden: int
+    w_hh: Tensor  # [G*H, R]
+    b_ih: Any  # [G*H] or None
+    b_hh: Any
+
+    def block(self, array: Tensor, gate: str) -> Tensor:
+        """The rows of one gate, as a view."""
+        rows = weights.gate_rows(self.cell, self.hidden)
+        n = self.cell.gates.index(gate)
+        return array[sum(rows[:n]) : sum(rows[: n + 1])]
+
+    def write(self, gate: str, values: Tensor | float) -> None:
+        self.block(self.b_ih, gate)[:] = values
+        self.b_hh.zero_()
+
+    def keeper(self, who: str) -> tuple[str, int]:
+        """The gate that keeps the memory, and whether it keeps when it is open (1) or when it is closed (-1)."""
+        if self.b_ih is None:
+            hint = "make the layer with bias=True"
+            raise ArgumentError(message(who, "the layer has no biases", "bias: False", "bias: True", hint))
+        if "f" in self.cell.gates:
+            return "f", 1
+        if isinstance(self.cell, cells.GRU):
+            return "z", 1
+        if isinstance(self.cell, cells.CIFG):
+            return "i", -1
+        hint = "use a layer of LSTM, CIFG or GRU cells"
+        raise ArgumentError(message(who, "the cell has no gate that forgets", brief(self.cell), "a cell with f or z", hint))
 
 
-def _biased(who: str, layer: Recurrent, gates: str) -> Iterator[Weights]:
-    missing = [gate for gate in gates if gate not in layer.cell.gates]
-    if missing:
-        names = " and ".join(missing)
-        hint = "use a layer of LSTM cells"
-        raise ArgumentError(
-            message(who, f"the cell has no gate {names}", repr(layer.cell), f"a cell with {', '.join(gates)}", hint)
+def _parts(who: str, module: nn.Module) -> Iterator[_Part]:
+    """Every layer and direction of any recurrent module."""
+    cell, places = _places(who, module)
+    for place in places:
+        w_hh, b_ih, b_hh = (_own(who, module, f"{name}{place}") for name in ("weight_hh", "bias_ih", "bias_hh"))
+        yield _Part(cell, int(module.hidden_size), w_hh, b_ih, b_hh)  # type: ignore[arg-type]
+
+
+def _places(who: str, module: Any) -> tuple[Cell, list[str]]:
+    """The cell of a recurrent module, and the ends of its parameters' names."""
+    if isinstance(module, (Recurrent, OneStep)):
+        cell: Cell = module.cell
+    elif isinstance(module, (nn.LSTM, nn.LSTMCell)):
+        cell = cells.LSTM()
+    elif isinstance(module, (nn.GRU, nn.GRUCell)):
+        cell = cells.GRU()
+    elif isinstance(module, (nn.RNN, nn.RNNCell)):
+        cell = cells.VanillaRNN(module.nonlinearity)  # type: ignore[arg-type]
+    else:
+        hint = "pass the recurrent layer inside the model"
+        raise DtypeError(
+            message(who, "not a recurrent module", type(module).__name__, "LSTM, GRU, RNN or one of their cells", hint)
         )
-    if not layer.bias:
-        raise ArgumentError(
-            message(who, "the layer has no biases", "bias: False", "bias: True", "make the layer with bias=True")
-        )
-    return _weights(layer)
+    if isinstance(module, (OneStep, nn.RNNCellBase)):
+        return cell, [""]
+    layers, directions = range(int(module.num_layers)), range(2 if module.bidirectional else 1)  # type: ignore[arg-type]
+    return cell, [weights.suffix(k, d) for k in layers for d in directions]
 
 
-def _block(layer: Recurrent, array: Tensor, gate: str) -> Tensor:
-    """The H rows of one gate, as a view."""
-    n = layer.cell.gates.index(gate)
-    return array[n * layer.hidden_size : (n + 1) * layer.hidden_size]
-
-
-def _write(layer: Recurrent, w: Weights, gate: str, values: Tensor | float) -> None:
-    assert w.b_ih is not None and w.b_hh is not None
-    _block(layer, w.b_ih, gate)[:] = values
-    w.b_hh.zero_()
+def _own(who: str, module: nn.Module, name: str) -> Any:
+    """A parameter that can be written to; a parametrised one would be computed anew and lose what was written."""
+    value = getattr(module, name, None)
+    if value is not None and value is not module._parameters.get(name):
+        hint = "initialise first, then add the parametrisation"
+        raise ArgumentError(message(who, f"{name} is parametrised", "a computed weight", "a plain parameter", hint))
+    return value

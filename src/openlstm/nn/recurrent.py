@@ -1,7 +1,7 @@
-"""`LSTM` and `RNN`: torch.nn's layers with the gates open, ragged batches and resets.
+"""`LSTM`, `GRU` and `RNN`: torch.nn's layers with the gates open, any cell, ragged batches, resets and noise in the recurrence.
 
-Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
-L layers, D directions (1 or 2), G gates of a cell.
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, 4H for FGR,
+else H), L layers, D directions (1 or 2), G gates of a cell.
 """
 
 from __future__ import annotations
@@ -9,25 +9,64 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace as changed
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
+from openlstm.engine import pieces
 from openlstm.engine.op import Ran, Result, runs_as, sequence
-from openlstm.engine.support import choose
+from openlstm.engine.support import brief, choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
-from openlstm.nn.form import Arguments, Form
+from openlstm.nn.form import Arguments, Form, enter_sequences
+from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
 
+class Options(TypedDict, total=False):
+    """What all layers take beside torch.nn's arguments, as keywords; `LSTM` says what each means."""
+
+    input_dropout: float
+    hidden_dropout: float
+    recurrent_dropout: float
+    zoneout_h: float
+    zoneout_c: float
+    weight_dropout: float
+    backend: str
+    check_finite: bool
+
+
+DEFAULTS: dict[str, Any] = {
+    "input_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "recurrent_dropout": 0.0,
+    "zoneout_h": 0.0,
+    "zoneout_c": 0.0,
+    "weight_dropout": 0.0,
+    "backend": "auto",
+    "check_finite": False,
+}
+"""The keywords that torch.nn's layers do not have."""
+
+
 class Recurrent(nn.Module):
-    """What LSTM and RNN share: parameters named as in torch.nn, layers and directions, input forms, lengths and resets."""
+    """What LSTM, GRU and RNN share: parameters named as in torch.nn, layers and directions, input forms, lengths and resets."""
+
+    input_dropout: float
+    hidden_dropout: float
+    recurrent_dropout: float
+    zoneout_h: float
+    zoneout_c: float
+    weight_dropout: float
+    backend: str
+    check_finite: bool
 
     def __init__(
         self,
@@ -40,17 +79,21 @@ class Recurrent(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        *,
-        backend: str = "auto",
-        check_finite: bool = False,
         device: Any = None,
         dtype: Any = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
         who = type(self).__name__
+        unknown = [name for name in options if name not in DEFAULTS]
+        if unknown:
+            raise TypeError(f"{who}() got an unexpected keyword argument {unknown[0]!r}")
+        own = {**DEFAULTS, **options}
         checks.sizes(who, input_size, hidden_size, num_layers, proj_size)
-        checks.flags(who, bias=bias, batch_first=batch_first, bidirectional=bidirectional, check_finite=check_finite)
-        checks.rate(who, dropout)
+        flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+        checks.flags(who, **flags, check_finite=own["check_finite"])
+        checks.rate(who, "dropout", dropout)
+        checks.noise(who, cell, own)
         if dropout > 0 and num_layers == 1:
             warnings.warn(f"{who}: dropout={dropout} has no effect with num_layers=1; it acts between layers", stacklevel=3)
         self.cell = cell
@@ -62,8 +105,8 @@ class Recurrent(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
-        self.backend = backend
-        self.check_finite = check_finite
+        for name, value in own.items():
+            setattr(self, name, float(value) if isinstance(DEFAULTS[name], float) else value)
         for layer in range(num_layers):
             width = input_size if layer == 0 else (proj_size or hidden_size) * self.num_directions
             for direction in range(self.num_directions):
@@ -76,6 +119,11 @@ class Recurrent(nn.Module):
     def num_directions(self) -> int:
         """2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def fed_back_size(self) -> int:
+        """R, the width of h: P with a projection, 4H for FGR, else H."""
+        return weights.fed_back_size(self.cell, self.hidden_size, self.proj_size)
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -95,6 +143,7 @@ class Recurrent(nn.Module):
             getattr(self, "bias_ih" + end) if self.bias else None,
             getattr(self, "bias_hh" + end) if self.bias else None,
             getattr(self, "weight_hr" + end) if self.proj_size else None,
+            getattr(self, "weight_ch" + end) if self.cell.peepholes else None,
         )
 
     def reset_parameters(self) -> None:
@@ -109,24 +158,45 @@ class Recurrent(nn.Module):
     def backend_used(self, x: Any) -> str:
         """The name of the backend that a call with `x` will run on."""
         data = x.data if isinstance(x, PackedSequence) else x
-        return choose(self.backend, self.cell, runs_as(data), type(self).__name__, bool(self.proj_size))
+        return choose(self.backend, self.cell, runs_as(data), type(self).__name__, bool(self.proj_size), self._noisy)
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        reset: Tensor | None = None,
+        reset_state: Any = None,
+        cu_seqlens: Any = None,
+    ) -> tuple[Any, Any]:
+        """See the class."""
+        if isinstance(input, PackedSequence):
+            checks.no_lengths(type(self).__name__, lengths, cu_seqlens)
+            y, state = self._packed(input, hx, reset, reset_state)
+        elif cu_seqlens is not None:
+            y, state = self._sequences(input, hx, lengths, reset, reset_state, cu_seqlens)
+        else:
+            form = Form.of(self, input)
+            y, state, _ = self.layers(form.enter(self, input, hx, lengths, reset, reset_state))
+            y, state = form.leave(y), form.leave_state(state)
+        return y, ((state.h, state.c) if self.cell.has_cell else state.h)
 
     def extra_repr(self) -> str:
         shown = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        shown |= {"backend": "auto", "check_finite": False}
+        shown |= DEFAULTS
         parts = [f"{name}={getattr(self, name)!r}" for name, default in shown.items() if getattr(self, name) != default]
+        if self.cell not in (cells.LSTM(), cells.GRU(), cells.GRU(memory=True), *_VANILLA):
+            parts.append(f"cell={brief(self.cell)}")
         return ", ".join([str(self.input_size), str(self.hidden_size), *parts])
 
-    def _call(self, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> tuple[Any, State]:
-        """Bring every input form to [T, B, I], run, and bring the outputs back."""
-        if isinstance(x, PackedSequence):
-            return self._packed(x, hx, lengths, reset, reset_state)
-        form = Form.of(self, x)
-        y, state, _ = self.layers(form.enter(self, x, hx, lengths, reset, reset_state))
-        return form.leave(y), form.leave_state(state)
+    @property
+    def _noisy(self) -> bool:
+        """Whether noise acts inside the recurrence, in the mode in which the layer is."""
+        drops = self.training and (self.hidden_dropout > 0 or self.recurrent_dropout > 0)
+        return drops or self.zoneout_h > 0 or self.zoneout_c > 0
 
-    def _packed(self, x: PackedSequence, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> tuple[Any, State]:
-        checks.no_lengths(type(self).__name__, lengths)
+    def _packed(self, x: PackedSequence, hx: Any, reset: Any, reset_state: Any) -> tuple[Any, State]:
         rows = x.sorted_indices  # rows run in the order in which they are packed
         padded, real = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))  # [T, B, I], [B]
         given = Form(batched=True, batch_first=False).enter(self, padded, hx, real, reset, reset_state)
@@ -140,6 +210,44 @@ class Recurrent(nn.Module):
         out = PackedSequence(pack_padded_sequence(y, real).data, x.batch_sizes, rows, x.unsorted_indices)
         return out, state if x.unsorted_indices is None else _rows(state, x.unsorted_indices)
 
+    def _sequences(self, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any, cu_seqlens: Any) -> tuple[Tensor, State]:
+        """x [total, I], one sequence behind the other. Those of one length are a batch where they lie; others are padded."""
+        given, starts, real = enter_sequences(self, x, hx, lengths, reset, reset_state, cu_seqlens)
+        total, N = len(given.x), len(real)
+        T = total // N if N else 0
+        if N and bool((real == T).all()):
+            together = [None if a is None else a.view(N, T, *a.shape[1:]).transpose(0, 1) for a in (given.x, given.reset)]
+            y, state, _ = self.layers(given._replace(x=together[0], reset=together[1]))
+            return y.transpose(0, 1).reshape(total, -1), state
+        parts = pieces.of_sequences(starts, real, total)
+        hx = self._zero_states(given.x, N) if given.hx is None else given.hx
+        ys, states, order = [], [], []
+        for group, places in parts.groups():
+            there, rows = places.reshape(-1), parts.row[group]
+            padded = pieces.move(given.x, there, pieces.inverse(there, total)).view(*places.shape, -1)
+            y, state, _ = self.layers(
+                Arguments(
+                    padded,
+                    _rows(hx, rows),
+                    parts.lengths[group],
+                    None if given.reset is None else given.reset[places.clamp(min=0)],
+                    given.reset_state and _rows(given.reset_state, rows),
+                )
+            )
+            ys.append(y.reshape(len(there), -1))
+            states.append(state)
+            order.append(there)
+        if not ys:
+            return given.x.new_zeros(total, self.num_directions * (self.proj_size or self.hidden_size)), hx
+        there = torch.cat(order)
+        some, last = (parts.last >= 0)[:, None], parts.last.clamp(min=0)
+
+        def ends(found: list[Any], begin: Any) -> Any:
+            return begin if begin is None else torch.where(some, torch.cat(found, 1)[:, last], begin)
+
+        state = State(ends([s.h for s in states], hx.h), ends([s.c for s in states], hx.c))
+        return pieces.move(torch.cat(ys), pieces.inverse(there, total), there), state
+
     def layers(
         self,
         given: Arguments,
@@ -150,15 +258,22 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State, list[Ran]]:
         """Run every layer and direction: y [T, B, D*R], states [L*D, B, .], one `Ran` for each; `packed` are lengths on CPU."""
         ran: list[Ran] = []
-        D = self.num_directions
-        x = given.x
+        D, width = self.num_directions, self.proj_size or self.hidden_size
+        x, B = given.x, given.x.shape[1]
+        seed = self._seed()
+        begin = self._zero_states(x, B) if given.hx is None else given.hx
         for layer in range(self.num_layers):
             if layer and self.dropout and self.training:
                 x = self._drop(x, packed)
+            if self.input_dropout and self.training:
+                x = x * F.dropout(x.new_ones(x.shape[1:]), self.input_dropout)  # one mask [B, I] for all steps
             for direction in range(D):
                 k = layer * D + direction
                 w = self.weights_of(layer, direction)
-                state = self._zero_state(x, w) if given.hx is None else _of(given.hx, k)
+                if self.weight_dropout and self.training:
+                    w = w._replace(w_hh=F.dropout(w.w_hh, self.weight_dropout))
+                noise = self._noise(x, seed, 2 * layer + direction)
+                state = _of(begin, k)
                 fresh = None if given.reset_state is None else _of(given.reset_state, k)
                 result = run(
                     self.cell,
@@ -172,9 +287,13 @@ class Recurrent(nn.Module):
                     backend=self.backend,
                     save=save,
                     check_finite=self.check_finite and layer == 0,
+                    noise=noise,
                 )
-                ran.append(Ran(x, w, state, fresh, bool(direction), result))
-            x = ran[-1].result.y if D == 1 else torch.cat([r.result.y for r in ran[-D:]], -1)  # [T, B, D*R]
+                ran.append(Ran(x, w, state, fresh, bool(direction), result, noise))
+            ys = [r.result.y for r in ran[-D:]]
+            if self.fed_back_size != width:
+                ys = [y[..., :width] for y in ys]  # FGR feeds its gates back behind its output
+            x = ys[0] if D == 1 else torch.cat(ys, -1)  # [T, B, D*R]
         h = _join([r.result.h_n for r in ran])  # [L*D, B, R]
         c = _join([r.result.c_n for r in ran]) if self.cell.has_cell else None
         return x, State(h, c), ran
@@ -182,14 +301,32 @@ class Recurrent(nn.Module):
     def _drop(self, x: Tensor, packed: Tensor | None) -> Tensor:
         """Dropout between layers; on packed input torch.nn draws one mask per real step, so that is what is done."""
         if packed is None:
-            return nn.functional.dropout(x, self.dropout, True)
+            return F.dropout(x, self.dropout, True)
         steps = pack_padded_sequence(x, packed)
-        data = nn.functional.dropout(steps.data, self.dropout, True)
+        data = F.dropout(steps.data, self.dropout, True)
         return pad_packed_sequence(PackedSequence(data, steps.batch_sizes))[0]
 
-    def _zero_state(self, x: Tensor, w: Weights) -> State:
-        B = x.shape[1]
-        return State(x.new_zeros(B, w.w_hh.shape[1]), x.new_zeros(B, self.hidden_size) if self.cell.has_cell else None)
+    def _seed(self) -> Any:
+        """What the masks of one call are drawn from: a number of torch's own generator, which so repeats them."""
+        if not (self.training and (self.recurrent_dropout or self.zoneout_h or self.zoneout_c)):
+            return 0
+        return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
+
+    def _noise(self, x: Tensor, seed: Any, stream: int) -> Noise | None:
+        if not self._noisy:
+            return None
+        hidden = None
+        if self.hidden_dropout and self.training:
+            hidden = F.dropout(x.new_ones(x.shape[1], self.fed_back_size), self.hidden_dropout)
+        return Noise(self.zoneout_h, self.zoneout_c, self.recurrent_dropout, seed, stream, self.training, hidden)
+
+    def _zero_states(self, x: Tensor, B: int) -> State:
+        rows = self.num_layers * self.num_directions
+        h = x.new_zeros(rows, B, self.fed_back_size)
+        return State(h, x.new_zeros(rows, B, self.hidden_size) if self.cell.has_cell else None)
+
+
+_VANILLA = (cells.VanillaRNN("tanh"), cells.VanillaRNN("relu"))
 
 
 def _of(state: State, k: int) -> State:
@@ -201,12 +338,12 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _rows(state: State, order: Tensor) -> State:
-    """The state [L*D, B, .] with its rows in another order."""
-    return State(*(None if s is None else s.index_select(1, order) for s in state))
+    """The state [L*D, B, .] or [L*D, T, B, .] with its rows in another order."""
+    return State(*(None if s is None else s.index_select(-2, order) for s in state))
 
 
 class LSTM(Recurrent):
-    """Long short-term memory over a sequence: torch.nn.LSTM's arguments, parameters, numbers; ragged batches and resets.
+    """Long short-term memory over a sequence: torch.nn.LSTM's arguments, parameters, numbers; and what it has not.
 
         i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_g),   z = x W_ih^T + b_ih + h W_hh^T + b_hh
         c' = f * c + i * g
@@ -221,21 +358,34 @@ class LSTM(Recurrent):
         bidirectional: a second pass from the last step to the first; outputs side by side.
         proj_size: P, the width h is projected to; 0 for none.
         device, dtype: of the parameters.
-        cell: the recurrence, `openlstm.cells.LSTM()` if None.
+        cell: the recurrence, `openlstm.cells.LSTM()` if None; any with a cell state, your own too (on the reference, slower).
+        input_dropout: rate on the input of every layer, one mask [B, I] for all steps of a call (locked dropout).
+        hidden_dropout: rate on what is fed back, one mask [B, R] for all steps, inside the sums alone: z = .. + (m*h) W_hh^T.
+        recurrent_dropout: rate on the candidate g, drawn at every step; what the cell holds is never dropped.
+        zoneout_h, zoneout_c: the probability with which a unit keeps its old h or c at a step.
+        weight_dropout: rate on the entries of W_hh, one mask for a call (DropConnect).
         backend: "auto", "cpu", "cuda" or "reference"; a named one is never replaced by another.
         check_finite: refuse NaN and infinity in x.
 
-    A call `lstm(x, (h0, c0), lengths=..., reset=..., reset_state=...)`:
-        x: [T, B, I], [B, T, I] with batch_first, [T, I] unbatched, or a PackedSequence.
+    Dropout acts while training and scales what it keeps by 1/(1-p); zoneout takes its expectation in eval. All masks follow
+    torch.manual_seed.
+
+    A call `lstm(x, (h0, c0), lengths=..., reset=..., reset_state=..., cu_seqlens=...)`:
+        x: [T, B, I], [B, T, I] with batch_first, [T, I] unbatched, a PackedSequence, or [total, I] with cu_seqlens.
         (h0, c0): [L*D, B, R] and [L*D, B, H] ([L*D, R], [L*D, H] unbatched); zeros if None.
         lengths: integers [B], list or tensor: a ragged batch without packing. Outputs past a row's length are exactly 0,
             x there is never read, h_n and c_n are those at the row's last real step.
-        reset: bool [T, B] ([B, T] with batch_first, [T] unbatched): before step t the row's state becomes zero, or
-            `reset_state` where given; never the carried-in state. It cuts between t-1 and t for both directions.
-        reset_state: (h, c) shaped as (h0, c0).
+        reset: [T, B] ([B, T] with batch_first, [T] unbatched), bool or 0 and 1 in uint8 or float: before step t the row's state
+            becomes zero, or `reset_state` where given; never the carried-in state. It cuts between t-1 and t for both
+            directions.
+        reset_state: (h, c) shaped as (h0, c0); or [L*D, .], one for all rows, as a parameter that is learned; or
+            [L*D, T, B, .] ([L*D, B, T, .] with batch_first), one for each reset: what stands elsewhere is not read.
+        cu_seqlens: integers [N+1] from 0 to total: sequence n is x[cu_seqlens[n] : cu_seqlens[n+1]]; a length may be 0. Outputs
+            are [total, .], states [L*D, N, .], reset is [total]. A compiled graph breaks here.
 
     Returns:
-        y [T, B, D*R] in the form of x, and (h_n, c_n) in the form of (h0, c0).
+        y [T, B, D*R] in the form of x, and (h_n, c_n) in the form of (h0, c0). With `cells.FGR`, which feeds back h and three
+        gates, h0 and h_n are [L*D, B, 4H]; y is the output alone.
 
     Raises:
         ShapeError, DtypeError, ArgumentError: where an argument does not fit; the message says what would.
@@ -243,13 +393,17 @@ class LSTM(Recurrent):
 
     `isinstance(layer, torch.nn.LSTM)` is False: torch.compile refuses subclasses of torch.nn.LSTM.
 
-    Source: Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000; projection: Sak, Senior & Beaufays 2014.
+    Source: Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000; projection: Sak, Senior & Beaufays 2014; locked
+    dropout: Gal & Ghahramani 2016; recurrent dropout: Semeniuta, Severyn & Barth 2016; zoneout: Krueger et al. 2017;
+    DropConnect: Merity, Keskar & Socher 2018.
 
     >>> import torch, openlstm
     >>> lstm = openlstm.LSTM(3, 5)
     >>> y, (h, c) = lstm(torch.zeros(7, 2, 3), lengths=[7, 4])
     >>> y.shape, h.shape, c.shape
     (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]), torch.Size([1, 2, 5]))
+    >>> lstm(torch.zeros(11, 3), cu_seqlens=torch.tensor([0, 7, 7, 11]))[0].shape  # rows of 7, 0 and 4 steps
+    torch.Size([11, 5])
     """
 
     def __init__(
@@ -266,26 +420,12 @@ class LSTM(Recurrent):
         dtype: Any = None,
         *,
         cell: Cell | None = None,
-        backend: str = "auto",
-        check_finite: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         cell = cells.LSTM() if cell is None else cell
-        checks.cell("LSTM", cell)
-        super().__init__(
-            cell,
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            backend=backend,
-            check_finite=check_finite,
-            device=device,
-            dtype=dtype,
-        )
+        checks.cell("LSTM", cell, has_cell=True)
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, **options)
 
     @classmethod
     def from_torch(cls, layer: nn.LSTM) -> LSTM:
@@ -301,41 +441,80 @@ class LSTM(Recurrent):
         True
         """
         expect("LSTM.from_torch", layer, nn.LSTM)
-        return convert("LSTM.from_torch", "the layer", layer, LSTM, "proj_size")
+        return convert("LSTM.from_torch", "the layer", layer, LSTM)
 
     def to_torch(self) -> nn.LSTM:
         """The same layer as torch.nn's: same arguments, same mode, same Parameter objects.
 
         Raises:
-            ArgumentError: for a cell that torch.nn does not have, or where something would be lost.
+            ArgumentError: for a cell or an option that torch.nn does not have, or where something would be lost.
         """
-        if self.cell != cells.LSTM():
-            what, hint = f"torch.nn has no {self.cell!r}", "keep the openlstm layer"
-            raise ArgumentError(message("LSTM.to_torch", what, f"cell: {self.cell!r}", "cells.LSTM()", hint))
-        return convert("LSTM.to_torch", "the layer", self, nn.LSTM, "proj_size")
+        _torch_has("LSTM.to_torch", self, cells.LSTM())
+        return convert("LSTM.to_torch", "the layer", self, nn.LSTM)
 
-    def forward(
+
+class GRU(Recurrent):
+    """The gated recurrent unit: torch.nn.GRU's arguments, parameters and numbers; and what it has not.
+
+        r, z = sigmoid(..), sigmoid(..)                                   # x W^T + b_ih + h U^T + b_hh
+        n = tanh(x W_n^T + b_in + r * (h U_n^T + b_hn))
+        h' = (1 - z) * n + z * h
+
+    Args and call as in `LSTM`, but the state is h alone and `cell` is one without a cell state.
+        proj_size: keyword; with a projection the unprojected state is carried too, and the state is a pair (h [L*D, B, P],
+            c [L*D, B, H]).
+
+    Source: Cho et al. 2014.
+
+    >>> import torch, openlstm
+    >>> y, h = openlstm.GRU(3, 5, zoneout_h=0.1)(torch.zeros(7, 2, 3))
+    >>> y.shape, h.shape
+    (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
+    """
+
+    def __init__(
         self,
-        input: Any,
-        hx: tuple[Tensor, Tensor] | None = None,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
         *,
-        lengths: Any = None,
-        reset: Tensor | None = None,
-        reset_state: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """See the class."""
-        y, state = self._call(input, hx, lengths, reset, reset_state)
-        assert state.c is not None
-        return y, (state.h, state.c)
+        proj_size: int = 0,
+        cell: Cell | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        cell = cells.GRU() if cell is None else cell
+        checks.cell("GRU", cell, has_cell=False)
+        if proj_size and isinstance(cell, cells.GRU):
+            cell = changed(cell, memory=True)
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, **options)
+
+    @classmethod
+    def from_torch(cls, layer: nn.GRU) -> GRU:
+        """As `LSTM.from_torch`."""
+        expect("GRU.from_torch", layer, nn.GRU)
+        return convert("GRU.from_torch", "the layer", layer, GRU)
+
+    def to_torch(self) -> nn.GRU:
+        """As `LSTM.to_torch`."""
+        _torch_has("GRU.to_torch", self, cells.GRU())
+        return convert("GRU.to_torch", "the layer", self, nn.GRU)
 
 
 class RNN(Recurrent):
-    """The recurrence without a highway: torch.nn.RNN's arguments, parameters and numbers; ragged batches and resets.
+    """The recurrence without a highway: torch.nn.RNN's arguments, parameters and numbers; and what it has not.
 
         h' = tanh(z)  or  relu(z),   z = x W_ih^T + b_ih + h W_hh^T + b_hh
 
-    Args and call as in `LSTM`, but the state is h alone, there is no projection, and
+    Args and call as in `LSTM`, but the state is h alone and `cell` is one without a cell state.
         nonlinearity: "tanh" or "relu".
+        proj_size: keyword; h' <- h' W_hr^T.
 
     Source: Elman 1990.
 
@@ -358,48 +537,43 @@ class RNN(Recurrent):
         device: Any = None,
         dtype: Any = None,
         *,
-        backend: str = "auto",
-        check_finite: bool = False,
+        proj_size: int = 0,
+        cell: Cell | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            cells.VanillaRNN(nonlinearity),  # type: ignore[arg-type]
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            backend=backend,
-            check_finite=check_finite,
-            device=device,
-            dtype=dtype,
-        )
-        self.nonlinearity = nonlinearity
+        if cell is None:
+            cell = cells.VanillaRNN(nonlinearity)  # type: ignore[arg-type]
+        checks.cell("RNN", cell, has_cell=False)
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, **options)
+        self.nonlinearity = getattr(cell, "nonlinearity", nonlinearity)
 
     @classmethod
     def from_torch(cls, layer: nn.RNN) -> RNN:
         """As `LSTM.from_torch`."""
         expect("RNN.from_torch", layer, nn.RNN)
-        return convert("RNN.from_torch", "the layer", layer, RNN, "nonlinearity")
+        return convert("RNN.from_torch", "the layer", layer, RNN)
 
     def to_torch(self) -> nn.RNN:
         """As `LSTM.to_torch`."""
-        return convert("RNN.to_torch", "the layer", self, nn.RNN, "nonlinearity")
-
-    def forward(
-        self,
-        input: Any,
-        hx: Tensor | None = None,
-        *,
-        lengths: Any = None,
-        reset: Tensor | None = None,
-        reset_state: Tensor | None = None,
-    ) -> tuple[Any, Tensor]:
-        """See the class."""
-        y, state = self._call(input, hx, lengths, reset, reset_state)
-        return y, state.h
+        _torch_has("RNN.to_torch", self, *_VANILLA)
+        return convert("RNN.to_torch", "the layer", self, nn.RNN)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
         return shown if self.nonlinearity == "tanh" else f"{shown}, nonlinearity={self.nonlinearity!r}"
+
+
+def _torch_has(who: str, layer: Recurrent, *known: Cell) -> None:
+    """Raise where torch.nn's layer would lack something of ours."""
+    hint = "keep the openlstm layer"
+    if layer.cell not in known:
+        expected = f"cells.{brief(known[0])}"
+        what = f"torch.nn has no {brief(layer.cell)}"
+        raise ArgumentError(message(who, what, f"cell: {brief(layer.cell)}", expected, hint))
+    lost = [f"{name}={getattr(layer, name)!r}" for name, default in DEFAULTS.items() if getattr(layer, name) != default]
+    if layer.proj_size and not isinstance(layer, LSTM):
+        lost.append(f"proj_size={layer.proj_size}")
+    if lost:
+        what, hint = "torch.nn's layer has no such option", f"{hint}, or set them to their defaults first"
+        raise ArgumentError(message(who, what, ", ".join(lost), "the defaults", hint))

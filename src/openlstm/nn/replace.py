@@ -1,4 +1,4 @@
-"""`replace`: every torch.nn.LSTM and RNN inside a model swapped for ours, with the very same parameters."""
+"""`replace`: every torch.nn.LSTM, GRU and RNN inside a model swapped for ours, with the very same parameters."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import nn
 
 from openlstm._errors import DtypeError, message
 from openlstm.nn.convert import convert, wrong_kind
-from openlstm.nn.recurrent import LSTM, RNN
+from openlstm.nn.recurrent import GRU, LSTM, RNN
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def replace(model: M) -> M:
-    """Swap every torch.nn.LSTM and RNN inside a model for ours, in place; Parameter objects, ties and modes stay.
+    """Swap every torch.nn.LSTM, GRU and RNN inside a model for ours, in place; Parameter objects, ties and modes stay.
 
     Args:
-        model: any module; if it is a torch.nn.LSTM or RNN itself, the new layer is returned.
+        model: any module; if it is a torch.nn.LSTM, GRU or RNN itself, the new layer is returned.
 
     Returns:
         The model (the same object, unless it is a recurrent layer itself). Optimisers keep working: parameters are the same.
@@ -36,7 +36,7 @@ def replace(model: M) -> M:
         raise DtypeError(
             message("replace", "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", "pass the model")
         )
-    found: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, (nn.LSTM, nn.RNN))}
+    found: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, tuple(_OURS))}
     ours = {layer: _from_torch("replace", name or "model", layer) for layer, name in found.items()}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # not named_children: it leaves out a layer used twice
@@ -46,7 +46,7 @@ def replace(model: M) -> M:
 
 
 def from_torch(layer: nn.Module) -> Any:
-    """`LSTM.from_torch` or `RNN.from_torch`, whichever fits.
+    """`LSTM.from_torch`, `GRU.from_torch` or `RNN.from_torch`, whichever fits.
 
     Raises:
         DtypeError: for another kind of module.
@@ -62,14 +62,16 @@ def to_torch(layer: nn.Module) -> Any:
         DtypeError: for another kind of module.
         ArgumentError: where the conversion would lose something.
     """
-    if isinstance(layer, (LSTM, RNN)):
+    if isinstance(layer, (LSTM, GRU, RNN)):
         return layer.to_torch()
-    raise wrong_kind("to_torch", layer, "openlstm.LSTM or RNN")
+    raise wrong_kind("to_torch", layer, "openlstm.LSTM, GRU or RNN")
+
+
+_OURS: dict[type[nn.Module], type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 
 
 def _from_torch(who: str, name: str, layer: Any) -> Any:
-    if isinstance(layer, nn.LSTM):
-        return convert(who, name, layer, LSTM, "proj_size")
-    if isinstance(layer, nn.RNN):
-        return convert(who, name, layer, RNN, "nonlinearity")
-    raise wrong_kind(who, layer, "torch.nn.LSTM or RNN")
+    for theirs, ours in _OURS.items():
+        if isinstance(layer, theirs):
+            return convert(who, name, layer, ours)
+    raise wrong_kind(who, layer, "torch.nn.LSTM, GRU or RNN")

@@ -24,7 +24,8 @@ from openlstm.reference import Saved, State
 class Trace(Mapping[str, Tensor]):
     """What a layer did, by name: `0.f` is the forget gate of layer 0, `0_reverse.c` its cell states in the reverse direction.
 
-    Every array is [T, B, H] ([B, T, H] with batch_first, [T, H] unbatched; `h` has R units); past a row's length it is 0.
+    Every array is [T, B, H] ([B, T, H] with batch_first, [T, H] unbatched; `h` has P units with a projection); past a row's
+    length it is 0. A layer of FGR cells, which feeds its gates back, has `di`, `df` and `do` beside `dh`.
 
     Attributes:
         y: the outputs of the last layer, as the layer returns them.
@@ -90,7 +91,7 @@ def trace(
     """Run a layer and keep what its kernel saved: gates, cell states, hidden states, and with a loss their gradients.
 
     Args:
-        layer: openlstm.LSTM or RNN, or a plain torch.nn.LSTM or RNN; in its own mode, so that dropout acts while it trains.
+        layer: openlstm.LSTM, GRU or RNN, or a plain one of torch.nn; in its own mode, so that dropout acts while it trains.
         x, hx, lengths, reset, reset_state: as in a call of the layer; a PackedSequence is shown padded.
         loss: `loss(y, state) -> scalar`; adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
             coordinates of the state after step t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs
@@ -143,14 +144,14 @@ def trace(
 def _recurrent(layer: Any) -> Recurrent:
     if isinstance(layer, Recurrent):
         return layer
-    if isinstance(layer, (nn.LSTM, nn.RNN)):
+    if isinstance(layer, (nn.LSTM, nn.GRU, nn.RNN)):
         return from_torch(layer)
     raise DtypeError(
         message(
             "trace",
             "cannot look into this layer",
             f"layer: {type(layer).__name__}",
-            "openlstm.LSTM or RNN, torch.nn.LSTM or RNN",
+            "LSTM, GRU or RNN of openlstm or torch.nn",
             "pass the recurrent layer inside the model",
         )
     )
@@ -173,7 +174,10 @@ def _scalar(value: Any) -> Tensor:
 def _named(layer: Recurrent, ran: Ran) -> dict[str, Tensor]:
     r = ran.result
     saved = Saved(r.y, r.gates if layer.cell.saved else None, r.c if layer.cell.has_cell else None)
-    return saved.named(layer.cell)
+    arrays = saved.named(layer.cell)
+    if len(layer.cell.feeds_back) > 1:  # behind h are the gates, which are there already
+        arrays["h"] = arrays["h"][..., : layer.hidden_size]
+    return arrays
 
 
 def _step_gradients(
@@ -189,5 +193,7 @@ def _step_gradients(
         dy, dh, dc = (by_id.get(id(t)) for t in r.result[:3])
         options = {"lengths": given.lengths, "reset": given.reset, "backend": layer.backend, "differentiable": differentiable}
         steps = step_gradients(layer.cell, r, dy, State(dh, dc), **options)
-        out.append({name: g for name, g in zip(("dh", "dc"), steps, strict=True) if g is not None})
+        fed_back = steps[0].split(steps[0].shape[-1] // len(layer.cell.feeds_back), -1)
+        named = {f"d{block}": g for block, g in zip(layer.cell.feeds_back, fed_back, strict=True)}
+        out.append(named if steps[1] is None else {**named, "dc": steps[1]})
     return out

@@ -1,0 +1,236 @@
+"""The custom operators `openlstm::forward` and `openlstm::backward`: one call of a backend, as a graph can carry it.
+
+They are functional, have an implementation and a fake, and know nothing of autograd; `op.py` builds that around them.
+
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H for each
+of `Cell.feeds_back`), G gates of a cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from openlstm import cells
+from openlstm._errors import ArgumentError, message
+from openlstm.cells import Cell
+from openlstm.engine.check import check_recur
+from openlstm.engine.support import SUPPORT, choose
+from openlstm.noise import Noise
+from openlstm.reference import Gradients, Saved, State, Weights
+from openlstm.weights import hidden_size
+
+CELLS: dict[str, Cell] = {**{cell.kernel: cell for cell in cells.FAMILY}, "gru_memory": cells.GRU(memory=True)}
+"""An operator's argument is a string: every cell by the name of its kernel; what clips, clips at another argument."""
+
+# The tensors of a call in the order of the operators' arguments:
+#   0 x | 1-6 w_ih, w_hh, b_ih, b_hh, w_hr, w_ch | 7-8 h0, c0 | 9-10 lengths, reset | 11-12 reset_h, reset_c
+#   13-14 hidden, seed
+# and of the way back: 15-18 y, gates, c, m | 19-21 dy, dh, dc
+INPUTS = 15
+NOT_REAL = (9, 10, 13, 14)
+
+
+class Result(NamedTuple):
+    """What `sequence` returns; what a cell has not, or was not asked to save, is None or empty."""
+
+    y: Tensor  # [T, B, R]
+    h_n: Tensor  # [B, R]
+    c_n: Any  # [B, H]
+    gates: Any  # [T, B, len(cell.saved)*H]
+    c: Any  # [T, B, H]
+    m: Any = None  # [T, B, H], the cell's own output, where what is fed back is something else
+
+
+class How(NamedTuple):
+    """What of a call is not a tensor: the same for both operators."""
+
+    kernel: str
+    clip: float | None
+    reverse: bool
+    zoneout_h: float
+    zoneout_c: float
+    candidate: float
+    stream: int
+    training: bool
+    backend: str
+
+    @staticmethod
+    def of(cell: Cell, reverse: bool, noise: Noise | None, backend: str) -> How:
+        kernel = "gru_memory" if cell.kernel == "gru" and cell.has_cell else cell.kernel
+        n = noise or _QUIET
+        rates = (float(n.zoneout_h), float(n.zoneout_c), float(n.candidate))
+        return How(kernel, cell.clip, reverse, *rates, n.stream, n.training, backend)
+
+    @property
+    def cell(self) -> Cell:
+        cell = CELLS[self.kernel]
+        return cell if self.clip is None else replace(cell, clip=self.clip)  # type: ignore[type-var]
+
+
+_QUIET = Noise()
+
+
+def active(noise: Noise | None) -> Noise | None:
+    """The noise that acts: in eval zoneout alone; None for none."""
+    if noise is None:
+        return None
+    if not noise.training:
+        noise = noise._replace(candidate=0.0, hidden=None)
+    return noise if noise.zoneout_h or noise.zoneout_c or noise.candidate or noise.hidden is not None else None
+
+
+class Call(NamedTuple):
+    """The arguments of a backend."""
+
+    cell: Cell
+    x: Tensor
+    weights: Weights
+    state: State
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(tensors: Any, how: How, cell: Cell | None = None) -> Call:
+        x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, h0, c0, lengths, reset, reset_h, reset_c, hidden, seed = tensors
+        reset_state = None if reset_h is None else State(reset_h, reset_c)
+        options = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": how.reverse}
+        if hidden is not None or how.zoneout_h or how.zoneout_c or how.candidate:
+            drawn = 0 if seed is None else int(seed)
+            rates = (how.zoneout_h, how.zoneout_c, how.candidate)
+            options["noise"] = Noise(*rates, drawn, how.stream, how.training, hidden)
+        return Call(cell or how.cell, x, Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch), State(h0, c0), options)
+
+    def module(self, backend: str, save: bool) -> Any:
+        asked = {"projection": self.weights.w_hr is not None, "noise": "noise" in self.options, "save": save}
+        return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), **asked)].module
+
+    @property
+    def keeps_m(self) -> bool:
+        noise = self.options.get("noise")
+        return self.weights.w_hr is not None or (noise is not None and noise.zoneout_h > 0)
+
+
+def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Result:
+    """The forward pass of a backend, its arguments checked."""
+    lengths, reset, reset_state = (call.options[name] for name in ("lengths", "reset", "reset_state"))
+    noise = call.options.get("noise")
+    check_recur(call.cell, call.x, call.weights, call.state, None, reset, reset_state, noise)  # a kernel reads addresses
+    check_values(who(call.cell), call.x, lengths, check_finite)
+    more = {} if not save else {"save": True}
+    run = call.module(backend, save).forward(call.cell, call.x, call.weights, call.state, **call.options, **more)
+    state = run.state if call.x.shape[0] else cloned(run.state)
+    if run.saved is None:
+        return Result(run.y, state.h, state.c, None, None)
+    m = run.saved.m if call.keeps_m else None
+    return Result(run.y, state.h, state.c, run.saved.gates if call.cell.saved else None, run.saved.c, m)
+
+
+def run_backward(call: Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False) -> Gradients:
+    """The backward pass of a backend; `tensors` are y, gates, c, m, dy, dh, dc."""
+    y, gates, c, m, dy, dh, dc = tensors
+    has_cell = call.cell.has_cell
+    saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
+    dstate = State(dh, dc if has_cell else None)
+    more = {"steps": steps, "input_gradient": input_gradient}
+    run = call.module(backend, True).backward
+    grads = run(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
+    return grads if call.x.shape[0] else grads._replace(state=cloned(grads.state))
+
+
+def flat(g: Gradients) -> tuple[Any, ...]:
+    """The gradients in the order of openlstm::backward, None for each that does not exist or is another one's twin."""
+    w, s, r = g.weights, g.state, g.reset_state or State(None)
+    b_hh = None if w.b_hh is w.b_ih else w.b_hh
+    return (g.x, w.w_ih, w.w_hh, w.b_ih, b_hh, w.w_hr, w.w_ch, s.h, s.c, r.h, r.c)
+
+
+def filled(outputs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors only: an empty one for each None."""
+    return tuple(like.new_empty(0) if t is None else t for t in outputs)
+
+
+def cloned(state: State) -> State:
+    """A copy. With T = 0 a state comes back as it went in, and an operator's outputs may not be its inputs."""
+    return State(*(None if s is None else s.clone() for s in state))
+
+
+def who(cell: Cell) -> str:
+    """The layer that a message speaks of."""
+    return {"rnn": "RNN", "gru": "GRU"}.get(cell.name, "LSTM")
+
+
+def check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool) -> None:
+    """Checks that read values: here they do not break a compiled graph."""
+    T = x.shape[0]
+    if lengths is not None and lengths.numel() and (int(lengths.min()) < 0 or int(lengths.max()) > T):
+        row = int(torch.nonzero((lengths < 0) | (lengths > T))[0])
+        shown = ", ".join(str(int(n)) for n in lengths[:8]) + (", ..." if len(lengths) > 8 else "")
+        hint = "lengths count the real steps of each row; x must be as long as the longest"
+        what = f"lengths[{row}] is {int(lengths[row])}, outside 0..{T}"
+        raise ArgumentError(message(who, what, f"lengths: [{shown}]", f"0 <= lengths <= T = {T}", hint))
+    if not check_finite:
+        return
+    bad = ~x.isfinite()  # [T, B, I]
+    if lengths is not None:  # padding is never read
+        bad &= (torch.arange(T, device=x.device)[:, None] < lengths)[..., None]
+    if bool(bad.any()):
+        t, b, n = torch.nonzero(bad)[0].tolist()
+        hint = "fill or mask missing values before the layer, or pass check_finite=False to let them through"
+        what = f"x holds {float(x[t, b, n])} at step {t}, row {b}, feature {n}"
+        raise ArgumentError(message(who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
+
+
+def _forward(*args: Any) -> tuple[Tensor, ...]:
+    how = How(*args[INPUTS:-2])
+    save, check_finite = args[-2:]
+    run = run_forward(Call.of(args[:INPUTS], how), how.backend, save, check_finite)
+    return filled(tuple(run), args[0])
+
+
+def _backward(*args: Any) -> tuple[Tensor, ...]:
+    how = How(*args[INPUTS + 7 : -1])
+    call = Call.of(args[:INPUTS], how)
+    return filled(flat(run_backward(call, args[INPUTS : INPUTS + 7], how.backend, args[-1])), call.x)
+
+
+def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
+    x, w_ih, w_hh, _, _, w_hr = args[:6]
+    how, save = How(*args[INPUTS:-2]), args[-2]
+    cell = how.cell
+    T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
+    keeps_m = save and (w_hr is not None or how.zoneout_h > 0)
+    return (
+        x.new_empty((T, B, R)),
+        x.new_empty((B, R)),
+        x.new_empty((B, H) if cell.has_cell else (0,)),
+        x.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
+        x.new_empty((T, B, H) if save and cell.has_cell else (0,)),
+        x.new_empty((T, B, R if w_hr is None else H) if keeps_m else (0,)),
+    )
+
+
+def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, h0, c0, _, _, reset_h, reset_c = args[: INPUTS - 2]
+    twin = None if not How(*args[INPUTS + 7 : -1]).cell.apart else b_hh
+    outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, twin, w_hr, w_ch, h0, c0, reset_h, reset_c)
+    return filled(tuple(None if t is None else x.new_empty(t.shape) for t in outputs), x)
+
+
+_TENSORS = (
+    "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? w_ch, Tensor h0, Tensor? c0, "
+    "Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? hidden, Tensor? seed"
+)
+_SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
+_HOW = (
+    "str kernel, float? clip, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
+    "bool training, str backend"
+)
+_library = torch.library.Library("openlstm", "DEF")
+_library.define(f"forward({_TENSORS}, {_HOW}, bool save, bool check_finite) -> ({', '.join(['Tensor'] * 6)})")
+_library.define(f"backward({_TENSORS}, {_SAVED}, {_HOW}, bool input_gradient) -> ({', '.join(['Tensor'] * 11)})")
+for _name, _operator, _shapes in (("forward", _forward, _forward_shapes), ("backward", _backward, _backward_shapes)):
+    _library.impl(_name, _operator, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"openlstm::{_name}", _shapes, lib=_library)
