@@ -18,6 +18,7 @@ import psutil
 
 BLOCK_SECONDS = 0.2
 BLOCKS = 20
+REST_SECONDS = 0.02
 OTHERS_LIMIT = 0.05
 PEAK_SPREAD = 0.10
 
@@ -37,34 +38,36 @@ class Timing:
         return statistics.median(self.blocks)
 
 
-def calls_per_block(call: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> int:
+Block = Callable[[int], float]
+"""Runs so many calls and returns the seconds that they took."""
+
+
+def calls_per_block(block: Block, seconds: float) -> int:
     """How many calls fill a block; the calls made to find out also warm up."""
     count = 1
     while True:
-        begin = clock()
-        for _ in range(count):
-            call()
-        spent = clock() - begin
+        spent = block(count)
         if spent >= seconds / 4:
             return max(1, round(count * seconds / spent))
         count *= 2
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
+    contestants: Mapping[str, Block],
     blocks: int = BLOCKS,
     seconds: float = BLOCK_SECONDS,
-    clock: Callable[[], float] = time.perf_counter,
+    rest: Callable[[float], object] = time.sleep,
 ) -> dict[str, Timing]:
-    """Time several calls block by block in turn, so that a drift of the machine meets all of them alike."""
-    counts = {name: calls_per_block(call, seconds, clock) for name, call in calls.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    """Time contestants block by block in turn, so that a drift of the machine meets all of them alike.
+
+    Before each block there is a rest, so that the threads of the one before are asleep.
+    """
+    counts = {name: calls_per_block(block, seconds) for name, block in contestants.items()}
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(blocks):
-        for name, call in calls.items():
-            begin = clock()
-            for _ in range(counts[name]):
-                call()
-            taken[name].append((clock() - begin) / counts[name])
+        for name, block in contestants.items():
+            rest(REST_SECONDS)
+            taken[name].append(block(counts[name]) / counts[name])
     return {name: Timing(tuple(times)) for name, times in taken.items()}
 
 
@@ -74,7 +77,7 @@ def speedup(slow: Timing, fast: Timing) -> float:
 
 
 class Others:
-    """The share of the machine's processors that went to anything but this process since it was asked last.
+    """The share of the machine's processors that went to anything but this process and its children since it was asked last.
 
     Time that the host gave to its other guests counts too.
     """
@@ -84,10 +87,11 @@ class Others:
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        system, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        system, me = psutil.cpu_times(), psutil.Process()
         idle = system.idle + getattr(system, "iowait", 0.0)
         guests = getattr(system, "guest", 0.0) + getattr(system, "guest_nice", 0.0)  # counted in user as well
-        return sum(system) - guests - idle, sum(system) - guests, own.user + own.system
+        own = [p.cpu_times() for p in (me, *me.children(recursive=True))]
+        return sum(system) - guests - idle, sum(system) - guests, sum(t.user + t.system for t in own)
 
     def share(self) -> float:
         """Between 0 and 1."""

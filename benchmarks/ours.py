@@ -1,0 +1,128 @@
+"""openlstm as a job: the layer, its cells and options, ragged batches, resets, many networks at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import openlstm
+from job import NETWORKS, Job, inputs
+from openlstm import cells
+from openlstm.engine.op import sequence
+from openlstm.reference import State, Weights
+from peers import cell_job, module_job, packed_job, tensors, with_weights
+from worker import Built, Missing
+
+CLIP = 0.5  # low enough that cells are clipped
+RATE = 0.1
+OPTIONS: dict[str, dict[str, Any]] = {
+    "zoneout": {"zoneout_h": RATE, "zoneout_c": RATE},
+    "locked": {"input_dropout": RATE, "hidden_dropout": RATE},
+}
+
+
+def build(job: Job, threads: int) -> Built:
+    """A job of openlstm, on its own number of threads where it names one."""
+    built = many(job) if job.how.startswith("many") else layer_job(job, make(job))
+    return built._replace(prepare=lambda: openlstm.set_num_threads(job.threads or threads))
+
+
+def make(job: Job) -> Any:
+    """The layer or cell; a drop-in for a torch module has the weights that the torch module has.
+
+    Raises:
+        Missing: for a cell or an option that this build does not have.
+    """
+    _, _, I, H = job.shape
+    options = OPTIONS.get(job.how, {})
+    try:
+        if job.cell in ("LSTM", "GRU", "RNN", "LSTMCell"):
+            if job.how == "clip":
+                options = {"cell": cells.LSTM(clip=CLIP)}
+            return with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
+        return openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Missing(f"not in this build: {str(error).splitlines()[0]}") from None
+
+
+def layer_job(job: Job, module: Any) -> Built:
+    """One call of a layer in the way that `how` names."""
+    if job.cell == "LSTMCell":
+        return cell_job(job, module)
+    if job.how == "packed":
+        return packed_job(job, module)
+    if job.how == "cu_seqlens":
+        return end_to_end(job, module)
+    x, dy = tensors(job)
+    given, options = inputs(job), {}
+    if job.how == "lengths":
+        options["lengths"] = torch.from_numpy(given.lengths)
+        dy = torch.from_numpy(given.beside(given.dy))
+    if job.how == "reset":
+        options["reset"] = torch.from_numpy(given.reset)
+    if job.how == "gates":
+        return module_job(job, module, open_layer if job.mode == "train" else traced, x, dy)
+    if job.how in OPTIONS:
+        module.train()
+    return module_job(job, module, lambda module, x: module(x, **options), x, dy)
+
+
+def traced(module: Any, x: Any) -> tuple[Any, Any]:
+    """A forward pass that hands out all gates and cell states."""
+    t = openlstm.trace(module, x)
+    return t.y, t.state
+
+
+def open_layer(module: Any, x: Any) -> tuple[Any, Any]:
+    """As `traced`, with a graph behind y for the training step."""
+    w, zero = module.weights_of(0), x.new_zeros(x.shape[1], module.hidden_size)
+    run = sequence(module.cell, x, w, State(zero, zero.clone()), save=True)
+    assert run.gates is not None and run.c is not None
+    return run.y, (run.h_n, run.c_n)
+
+
+def end_to_end(job: Job, module: Any) -> Built:
+    """A ragged batch as rows put end to end: [total, I] and `cu_seqlens`."""
+    given = inputs(job)
+    rows = [(b, int(n)) for b, n in enumerate(given.lengths)]
+    x, dy = (torch.from_numpy(np.concatenate([a[:n, b] for b, n in rows])) for a in (given.x, given.dy))
+    bounds = torch.from_numpy(np.concatenate([[0], np.cumsum(given.lengths)]))
+
+    def padded(steps: Any) -> Any:
+        out = steps.new_zeros(*given.x.shape[:2], steps.shape[-1])
+        for b, n in rows:
+            out[:n, b] = steps[bounds[b] : bounds[b] + n]
+        return out
+
+    try:
+        module(x, cu_seqlens=bounds)
+    except TypeError as error:
+        raise Missing(f"not in this build: {error}") from None
+    return module_job(job, module, lambda module, x: module(x, cu_seqlens=bounds), x, dy, padded)
+
+
+def many(job: Job) -> Built:
+    """`many`: small networks with their own weights and inputs in one call of `recur`; `many calls`: one call each."""
+    draw, plain = np.random.default_rng(1), inputs(job)
+
+    def each(a: np.ndarray) -> np.ndarray:
+        return draw.permuted(np.broadcast_to(a, (NETWORKS, *a.shape)), axis=1)
+
+    x, *weights = (each(a) for a in (plain.x, plain.w_ih, plain.w_hh, plain.b_ih, plain.b_hh))  # [N, ...]
+    cell = cells.LSTM()
+    singles = [(x[n], Weights(*(w[n] for w in weights))) for n in range(NETWORKS)]
+
+    def together() -> np.ndarray:
+        return openlstm.recur(cell, x, Weights(*weights)).y
+
+    def one_by_one() -> list[np.ndarray]:
+        return [openlstm.recur(cell, a, w).y for a, w in singles]
+
+    call = together if job.how == "many" else one_by_one
+    try:
+        call()
+    except (ValueError, TypeError) as error:
+        raise Missing(f"not in this build: {str(error).splitlines()[0]}") from None
+    return Built(call, lambda: {"y": np.asarray(call())})

@@ -1,0 +1,286 @@
+"""The parts of the benchmark: which jobs meet on which shapes, and what each figure should be."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from contest import Bar, Contest, Measured, Row
+from job import NETWORKS, Job, Shape, real_steps
+
+SHAPES: tuple[Shape, ...] = (  # T, B, I, H
+    (1, 1, 64, 64),
+    (1, 1, 256, 256),
+    (1, 64, 256, 256),
+    (100, 1, 32, 64),
+    (100, 32, 32, 64),
+    (128, 32, 128, 128),
+    (35, 20, 200, 200),
+    (128, 32, 256, 256),
+    (128, 64, 512, 512),
+    (365, 256, 32, 256),
+    (1000, 32, 2, 128),
+    (50, 7, 13, 100),
+)
+PAIR: tuple[Shape, ...] = ((128, 32, 128, 128), (128, 32, 256, 256))  # where the variants are measured
+RAGGED: tuple[Shape, ...] = ((128, 32, 256, 256), (365, 256, 32, 256))
+LOOPS: tuple[Shape, ...] = ((100, 32, 32, 64), (35, 20, 200, 200), (128, 32, 128, 128), (128, 32, 256, 256))
+COMPILED = LOOPS[:2]  # each takes about a minute to compile
+CELLS: tuple[Shape, ...] = ((1, 1, 64, 64), (1, 1, 256, 256), (1, 64, 256, 256))
+
+LARGE: tuple[Shape, ...] = ((128, 32, 256, 256), (128, 64, 512, 512))
+PEAK_AIM = {"forward": 0.90, "train": 0.82}  # at LARGE
+MEAN_AIM = {"forward": 1.3, "train": 1.5}  # times torch, the geometric mean over shapes with T > 1
+BEST_AIM = 0.97  # times the best peer, T > 1
+TORCH_AIM: dict[tuple[str, Shape], float] = {
+    ("train", (1000, 32, 2, 128)): 1.9,
+    ("train", (100, 32, 32, 64)): 1.5,
+    ("train", (365, 256, 32, 256)): 1.5,
+    **{("forward", shape): 1.0 for shape in SHAPES if shape[0] == 1},
+}
+VARIANTS: dict[str, tuple[str, str, float | None]] = {  # name: cell, how, at most so many times the plain LSTM
+    "gates handed out": ("LSTM", "gates", 1.10),
+    "resets, 2 %": ("LSTM", "reset", 1.10),
+    "Peephole": ("Peephole", "", 1.10),
+    "NIG": ("NIG", "", 1.10),
+    "NFG": ("NFG", "", 1.10),
+    "NOG": ("NOG", "", 1.10),
+    "NIAF": ("NIAF", "", 1.10),
+    "NOAF": ("NOAF", "", 1.10),
+    "CIFG": ("CIFG", "", 1.10),
+    "clipping": ("LSTM", "clip", 1.10),
+    "zoneout": ("LSTM", "zoneout", 1.25),
+    "locked dropout": ("LSTM", "locked", 1.25),
+    "FGR": ("FGR", "", None),
+}
+AT_A_TIME = 4  # variants beside one plain LSTM, so that it is never far away in time
+MODES = ("forward", "train")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table: its title, its contests, and figures over all of its rows."""
+
+    title: str
+    contests: tuple[Contest, ...]
+    overall: Callable[[list[Row]], tuple[Bar, ...]] = lambda rows: ()
+
+
+def row(m: Measured, name: str, *bars: Bar, label: str = "") -> Row:
+    """One line about the contestant `name`, with every time that was taken, and why one is missing."""
+    job = m.jobs[name]
+    notes = tuple(f"{who}: {why}" for who, why in m.missing.items())
+    return Row(label or job.cell, job.mode, job.shape, m.seconds(), bars, None, notes, m.others)
+
+
+def pair(m: Measured, base: str, name: str, *bars: Bar, column: str) -> Row:
+    """One line about `name` beside what it is compared with, whose column is `column`; the bars only where it ran."""
+    ran = name in m.times
+    times = {column: m.times[base].median} | ({"this": m.times[name].median} if ran else {})
+    notes = () if ran else (f"{name}: {m.missing[name]}",)
+    return Row(name, m.jobs[name].mode, m.jobs[name].shape, times, bars, None, notes, m.others)
+
+
+def worked(m: Measured, name: str, r: Row) -> Row:
+    """The row with the work that `name` did in a second."""
+    return replace(r, gflops=m.gflops(name)) if name in m.times else r
+
+
+def speeds(m: Measured, ours: str, aims: dict[str, float | None]) -> list[Bar]:
+    """Times the speed of every peer that ran."""
+    if ours not in m.times:
+        return []
+    return [Bar(peer, m.speed(ours, peer), aim) for peer, aim in aims.items() if peer in m.times]
+
+
+def beside_peers(m: Measured) -> list[Row]:
+    """openlstm beside torch, the best of all, and the peak."""
+    job = m.jobs["openlstm"]
+    aim = BEST_AIM if job.shape[0] > 1 else None
+    bars = speeds(m, "openlstm", {"torch": TORCH_AIM.get((job.mode, job.shape))})
+    bars += [Bar("best", min(m.speed("openlstm", n) for n in m.times if n != "openlstm"), aim)]
+    bars += [Bar("peak", m.gflops("openlstm") / m.peak, PEAK_AIM[job.mode] if job.shape in LARGE else None)]
+    return [worked(m, "openlstm", row(m, "openlstm", *bars))]
+
+
+def over_torch(rows: Iterable[Row], aim: float | None = None) -> tuple[Bar, ...]:
+    """The geometric mean of the speed beside torch over shapes with more than one step."""
+    found = [bar.value for r in rows if r.shape[0] > 1 for bar in r.bars if bar.name == "torch"]
+    return (Bar("geometric mean beside torch, T > 1", statistics.geometric_mean(found), aim),) if found else ()
+
+
+def layer(mode: str) -> Part:
+    """The plain LSTM beside every library, on every shape."""
+    names = ("openlstm", "torch", "onnxruntime", "flax") if mode == "forward" else ("openlstm", "torch", "flax")
+
+    def contest(shape: Shape) -> Contest:
+        return Contest({name: Job(name, mode, shape) for name in names}, beside_peers, alike=names)
+
+    what = "forward" if mode == "forward" else "a training step: forward, backward, all weight gradients, dx"
+    contests = tuple(contest(shape) for shape in SHAPES)
+    return Part(f"The plain LSTM, {what}", contests, lambda rows: over_torch(rows, MEAN_AIM[mode]))
+
+
+def cell() -> Part:
+    """One step of LSTMCell."""
+
+    def rows(m: Measured) -> list[Row]:
+        return [worked(m, "openlstm", row(m, "openlstm", *speeds(m, "openlstm", {"torch": 1.0})))]
+
+    names = ("openlstm", "torch")
+    jobs = ({name: Job(name, "forward", shape, "LSTMCell") for name in names} for shape in CELLS)
+    return Part("LSTMCell, one step, forward", tuple(Contest(j, rows, alike=names) for j in jobs))
+
+
+def loop() -> Part:
+    """A cell in Python and its loop, eager and compiled."""
+
+    def rows(m: Measured) -> list[Row]:
+        r = row(m, "openlstm", *speeds(m, "openlstm", {"loop": None, "compiled": None}))
+        if "compiled" not in m.first:
+            return [r]
+        told = f"{r.mode} {r.shape}: the first call of the compiled loop took {m.first['compiled']:.0f} s"
+        return [replace(r, notes=(*r.notes, told))]
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        jobs = {"openlstm": Job("openlstm", mode, shape), "loop": Job("loop", mode, shape)}
+        if shape in COMPILED:
+            jobs["compiled"] = Job("loop", mode, shape, how="compiled")
+        return Contest(jobs, rows, alike=tuple(jobs))
+
+    return Part("An LSTM cell in a Python loop", tuple(contest(mode, shape) for mode in MODES for shape in LOOPS))
+
+
+def variants() -> Part:
+    """What leaves the plain LSTM, beside it."""
+
+    def rows(m: Measured) -> list[Row]:
+        out = []
+        for name in (n for n in m.jobs if n != "LSTM"):
+            bars = [Bar("cost", m.speed("LSTM", name), VARIANTS[name][2], at_most=True)] if name in m.times else []
+            out.append(pair(m, "LSTM", name, *bars, column="LSTM"))
+        return out
+
+    def contest(mode: str, shape: Shape, names: list[str]) -> Contest:
+        jobs = {"LSTM": Job("openlstm", mode, shape)}
+        jobs |= {name: Job("openlstm", mode, shape, VARIANTS[name][0], VARIANTS[name][1]) for name in names}
+        return Contest(jobs, rows, alike=tuple(n for n in ("LSTM", "gates handed out") if n in jobs))
+
+    names = list(VARIANTS)
+    groups = [names[k : k + AT_A_TIME] for k in range(0, len(names), AT_A_TIME)]
+    contests = tuple(contest(mode, shape, group) for shape in PAIR for mode in MODES for group in groups)
+    return Part("Variants and regularisers beside the plain LSTM", contests)
+
+
+def other(cell: str) -> Part:
+    """GRU or RNN beside torch."""
+
+    def rows(m: Measured) -> list[Row]:
+        return [worked(m, "openlstm", row(m, "openlstm", *speeds(m, "openlstm", {"torch": 1.0})))]
+
+    names = ("openlstm", "torch")
+    jobs = ({name: Job(name, mode, shape, cell) for name in names} for mode in MODES for shape in SHAPES)
+    return Part(f"{cell} beside torch", tuple(Contest(j, rows, alike=names) for j in jobs), over_torch)
+
+
+def ragged() -> Part:
+    """Rows of lengths uniform over 1..T: the time of a real token."""
+    forms = {"lengths": 1.15, "cu_seqlens": 1.15, "packed": None}
+
+    def rows(m: Measured) -> list[Row]:
+        T, B, _, _ = m.jobs["dense"].shape
+        padding = T * B / real_steps(m.jobs["lengths"])  # a dense call's tokens for each real one
+        out = []
+        for name, aim in [*forms.items(), ("torch packed", None)]:
+            base, bars = "torch dense" if name.startswith("torch") else "dense", []
+            if name in m.times:
+                bars = [Bar("token", padding * m.speed(base, name), aim, at_most=True)]
+                rival = 3.0 if name == "lengths" and m.jobs[name].mode == "train" else None
+                bars += [] if name == "torch packed" else [Bar("x torch packed", m.speed(name, "torch packed"), rival)]
+            out.append(pair(m, base, name, *bars, column="dense"))
+        return out
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        jobs = {"dense": Job("openlstm", mode, shape)}
+        jobs |= {how: Job("openlstm", mode, shape, how=how) for how in forms}
+        jobs |= {"torch dense": Job("torch", mode, shape), "torch packed": Job("torch", mode, shape, how="packed")}
+        return Contest(jobs, rows, alike=(*forms, "torch packed"))
+
+    title = "Ragged batches: the time of a real token beside a dense one's, and the speed beside torch's PackedSequence"
+    return Part(title, tuple(contest(mode, shape) for shape in RAGGED for mode in MODES))
+
+
+def resets() -> Part:
+    """Resets at 2 % of the steps beside the usual loop over T."""
+
+    def rows(m: Measured) -> list[Row]:
+        aim = 5.0 if m.jobs["openlstm"].mode == "train" else None
+        return [row(m, "openlstm", *speeds(m, "openlstm", {"torch loop": aim, "own loop": None}))]
+
+    def contest(mode: str) -> Contest:
+        places = {"openlstm": "openlstm", "torch loop": "torch", "own loop": "loop"}
+        return Contest({n: Job(who, mode, PAIR[0], how="reset") for n, who in places.items()}, rows, alike=tuple(places))
+
+    return Part("Resets beside a loop over T: of torch.nn.LSTM, and of a cell in Python", tuple(map(contest, MODES)))
+
+
+def threads() -> Part:
+    """One thread beside all, where there are rows enough."""
+
+    def rows(m: Measured) -> list[Row]:
+        long = m.times["all threads"].median >= 1e-3
+        return [row(m, "all threads", Bar("threads", m.speed("all threads", "1 thread"), 1.8 if long else None))]
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        jobs = {"1 thread": Job("openlstm", mode, shape, threads=1), "all threads": Job("openlstm", mode, shape)}
+        return Contest(jobs, rows, alike=tuple(jobs))
+
+    shapes = [shape for shape in SHAPES if shape[1] >= 16]
+    return Part("One thread beside all", tuple(contest(mode, shape) for mode in MODES for shape in shapes))
+
+
+def growth() -> Part:
+    """Ten times the steps, four times the rows."""
+    steps = ("a step, T 1000 to 10000", 1.10, (1000, 32, 128, 128), (10000, 32, 128, 128))
+    batch = ("a row, B 24 to 96", 1.05, (128, 24, 128, 128), (128, 96, 128, 128))
+
+    def contest(mode: str, label: str, aim: float, small: Shape, large: Shape) -> Contest:
+        def rows(m: Measured) -> list[Row]:
+            times = (large[0] * large[1]) / (small[0] * small[1])
+            return [row(m, "small", Bar("cost", m.speed("small", "large") / times, aim, at_most=True), label=label)]
+
+        return Contest({n: Job("openlstm", mode, s) for n, s in (("small", small), ("large", large))}, rows)
+
+    contests = tuple(contest(mode, *what) for mode in MODES for what in (steps, batch))
+    return Part("Growth: the cost of a step and of a row in a larger call", contests)
+
+
+def many() -> Part:
+    """Many small networks at once."""
+
+    def rows(m: Measured) -> list[Row]:
+        return [row(m, "one call", *speeds(m, "one call", {"a call each": None}), label=f"{NETWORKS} networks")]
+
+    def contest(shape: Shape) -> Contest:
+        ways = {"one call": "many", "a call each": "many calls"}
+        return Contest({n: Job("openlstm", "forward", shape, how=how) for n, how in ways.items()}, rows, alike=tuple(ways))
+
+    shapes: tuple[Shape, ...] = ((50, 1, 4, 16), (50, 8, 4, 16), (100, 8, 8, 32))
+    return Part(f"{NETWORKS} small networks in one call", tuple(map(contest, shapes)))
+
+
+PARTS: dict[str, Callable[[], Part]] = {
+    "forward": lambda: layer("forward"),
+    "train": lambda: layer("train"),
+    "cell": cell,
+    "loop": loop,
+    "variants": variants,
+    "gru": lambda: other("GRU"),
+    "rnn": lambda: other("RNN"),
+    "ragged": ragged,
+    "resets": resets,
+    "threads": threads,
+    "growth": growth,
+    "many": many,
+}
