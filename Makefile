@@ -1,14 +1,14 @@
 # The doors to the repository; each one makes its own environment in .venv first, from python3, g++ and make alone.
 #
 #   make demo     train on real measurements, write the lecture        make check   lint, types, C++ format
-#   make test     every test but the long ones                         make bench   speed beside torch.nn.LSTM
+#   make test     every test but the long ones                         make bench   speed beside its peers
 #   make build    compile and install into .venv                       make format  put every file into form
 #   make long     the tests that take minutes                          make neon    the laws on 64-bit Arm, under qemu
 #   make clean    remove what was built
 #
 # PYTHON=... chooses the interpreter (3.11 or newer), PIP_ARGS=... adds options to pip (an index with CPU builds of torch,
 # say), WERROR=ON turns compiler warnings into errors, JOBS=... sets how many tests run at once, ARGS=--save lets the
-# benchmark write its page.
+# benchmark write its page (docs/benchmarks.md).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv

@@ -30,21 +30,21 @@ def build(job: Job, threads: int) -> Built:
 
 
 def make(job: Job) -> Any:
-    """The layer or cell; a drop-in for a torch module has the weights that the torch module has.
+    """The layer or cell, ready to train; a drop-in for a torch module has the weights that the torch module has.
 
     Raises:
-        Missing: for a cell or an option that this build does not have.
+        Missing: where the engine cannot run it and the readable reference would.
     """
     _, _, I, H = job.shape
-    options = OPTIONS.get(job.how, {})
-    try:
-        if job.cell in ("LSTM", "GRU", "RNN", "LSTMCell"):
-            if job.how == "clip":
-                options = {"cell": cells.LSTM(clip=CLIP)}
-            return with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
-        return openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Missing(f"not in this build: {str(error).splitlines()[0]}") from None
+    if job.cell in ("LSTM", "GRU", "RNN", "LSTMCell"):
+        options = {"cell": cells.LSTM(clip=CLIP)} if job.how == "clip" else OPTIONS.get(job.how, {})
+        module = with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
+    else:
+        module = openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
+    used = module.backend_used(torch.zeros(1, 1, I) if job.cell != "LSTMCell" else torch.zeros(1, I))
+    if used != "cpu":
+        raise Missing(f"this build runs it on the {used} backend")
+    return module
 
 
 def layer_job(job: Job, module: Any) -> Built:
@@ -64,8 +64,6 @@ def layer_job(job: Job, module: Any) -> Built:
         options["reset"] = torch.from_numpy(given.reset)
     if job.how == "gates":
         return module_job(job, module, open_layer if job.mode == "train" else traced, x, dy)
-    if job.how in OPTIONS:
-        module.train()
     return module_job(job, module, lambda module, x: module(x, **options), x, dy)
 
 
@@ -96,10 +94,6 @@ def end_to_end(job: Job, module: Any) -> Built:
             out[:n, b] = steps[bounds[b] : bounds[b] + n]
         return out
 
-    try:
-        module(x, cu_seqlens=bounds)
-    except TypeError as error:
-        raise Missing(f"not in this build: {error}") from None
     return module_job(job, module, lambda module, x: module(x, cu_seqlens=bounds), x, dy, padded)
 
 
@@ -121,8 +115,4 @@ def many(job: Job) -> Built:
         return [openlstm.recur(cell, a, w).y for a, w in singles]
 
     call = together if job.how == "many" else one_by_one
-    try:
-        call()
-    except (ValueError, TypeError) as error:
-        raise Missing(f"not in this build: {str(error).splitlines()[0]}") from None
     return Built(call, lambda: {"y": np.asarray(call())})

@@ -188,9 +188,13 @@ def stem(machine: str) -> str:
 
 
 def save(folder: Path, machine: str, parts: dict[str, dict[str, Any]]) -> list[Path]:
-    """Write `<machine>.json`, `.md` and `.svg`; parts that were not measured now stay as they were, with their own date."""
+    """Write `<machine>.json`, `.md` and `.svg`; parts that were not measured now stay as they were, with their own date.
+
+    Figures that are no claim go to files of their own, `<machine>-unsafe.*`.
+    """
     folder.mkdir(exist_ok=True)
-    base = folder / stem(machine)
+    claim = all(part["about"]["claim"] for part in parts.values())
+    base = folder / (stem(machine) + ("" if claim else "-unsafe"))
     data = base.with_name(base.name + ".json")
     known = json.loads(data.read_text())["parts"] if data.exists() else {}
     results = {"schema": SCHEMA, "machine": machine, "parts": {**known, **parts}}

@@ -22,7 +22,7 @@ LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 
 
 class Missing(Exception):
-    """This build of a library cannot run the job."""
+    """The library cannot run the job; its place in the table stays empty, and the reason stands below."""
 
 
 class Failed(RuntimeError):

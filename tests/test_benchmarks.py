@@ -166,11 +166,27 @@ def test_every_library_computes_the_same_gradients(arena: Arena) -> None:
 @pytest.mark.parametrize("mode", parts.MODES)
 def test_ragged_batches_resets_and_other_cells_are_the_same_in_both_libraries(arena: Arena, mode: str) -> None:
     forms = {"lengths": ("openlstm", "lengths"), "packed": ("openlstm", "packed"), "torch": ("torch", "packed")}
+    forms["cu_seqlens"] = ("openlstm", "cu_seqlens")
     meet(arena, {name: Job(who, mode, (5, 7, 4, 6), how=how) for name, (who, how) in forms.items()})
     meet(arena, {who: Job(who, mode, (60, 7, 4, 6), how="reset") for who in ("openlstm", "torch", "loop")})
     meet(arena, {how or "plain": Job("openlstm", mode, TINY, how=how) for how in ("", "gates")})
-    meet(arena, {who: Job(who, mode, TINY, "RNN") for who in ("openlstm", "torch")})
+    for cell in ("GRU", "RNN"):
+        meet(arena, {who: Job(who, mode, TINY, cell) for who in ("openlstm", "torch")})
     meet(arena, {who: Job(who, "forward", (1, 2, 5, 5), "LSTMCell") for who in ("openlstm", "torch")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", parts.MODES)
+def test_every_variant_runs_or_says_that_the_engine_does_not_have_it(arena: Arena, mode: str) -> None:
+    jobs = {name: Job("openlstm", mode, TINY, cell, how) for name, (cell, how, _) in parts.VARIANTS.items()}
+    found = arena.run(Contest(jobs, lambda m: []), 1.0, SHORT)
+    assert set(found.times) | set(found.missing) == set(jobs)
+    assert all(why.startswith("this build runs it on") for why in found.missing.values())
+
+
+@pytest.mark.slow
+def test_many_networks_give_the_same_together_and_one_by_one(arena: Arena) -> None:
+    meet(arena, {how: Job("openlstm", "forward", TINY, how=how) for how in ("many", "many calls")})
 
 
 @pytest.mark.slow
@@ -384,10 +400,11 @@ def test_saving_a_part_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     assert written[2].read_text().startswith("<svg")
 
 
-def test_a_page_marks_figures_that_are_no_claim() -> None:
+def test_figures_that_are_no_claim_are_marked_and_saved_apart(tmp_path: Path) -> None:
     quick = {**ABOUT, "claim": bench.setting(2, SHORT)["claim"]}
-    results = {"machine": "M", "parts": {"forward": report.as_data("Forward", quick, fixed(), [])}}
-    assert "made with --unsafe, on a machine that may have been busy: no claim" in report.page(results)
+    written = report.save(tmp_path, "M", {"cell": report.as_data("Cell", quick, fixed(), [])})
+    assert [p.name for p in written] == ["m-unsafe.json", "m-unsafe.md"]
+    assert "made with --unsafe, on a machine that may have been busy: no claim" in written[1].read_text()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
