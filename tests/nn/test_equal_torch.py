@@ -21,7 +21,8 @@ def _combinations() -> list[Any]:
     plain = [dict(zip(names, values, strict=True)) for values in itertools.product((1, 2), *[(True, False)] * 3)]
     lstm = [("LSTM", {**o, "proj_size": P}) for o in plain for P in (0, 2)]
     rnn = [("RNN", {**o, "nonlinearity": f}) for o in plain for f in ("tanh", "relu")]
-    return [pytest.param(kind, o, id="-".join([kind, *(f"{k}={v}" for k, v in o.items())])) for kind, o in lstm + rnn]
+    gru = [("GRU", o) for o in plain]
+    return [pytest.param(kind, o, id="-".join([kind, *(f"{k}={v}" for k, v in o.items())])) for kind, o in lstm + gru + rnn]
 
 
 COMBINATIONS = _combinations()
@@ -108,7 +109,7 @@ def test_the_same_seed_gives_the_same_start(kind: str, options: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("form", ["batch", "single", "packed"])
-@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_the_same_seed_gives_the_same_dropout(kind: str, form: str) -> None:
     ours, theirs = twins(kind, I, H, num_layers=3, dropout=0.4, bidirectional=True)
     torch.manual_seed(3)
@@ -122,12 +123,12 @@ def test_the_same_seed_gives_the_same_dropout(kind: str, form: str) -> None:
     assert far(everything(ours, x), dropped, 1e-3) != {}  # the masks were there
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_no_steps_or_no_rows(kind: str) -> None:
     ours, _ = twins(kind, I, H, num_layers=2, bidirectional=True)
     hx = states(ours, B)
     none = everything(ours, torch.zeros(0, B, I), hx)
-    start = hx if kind == "RNN" else hx[0]
+    start = hx[0] if kind == "LSTM" else hx
     assert none["y"].shape == (0, B, 2 * H) and torch.equal(none["h"], start)
     assert torch.equal(none["dh0"], everything(ours, torch.zeros(0, B, I), hx)["dh0"]) and float(none["dh0"].norm()) > 0
     assert everything(ours, torch.zeros(T, 0, I))["y"].shape == (T, 0, 2 * H)

@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 def twins(kind: str, *sizes: int, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[Any, Any]:
     """(ours, theirs) with the same parameters, asymmetric and not small; theirs always in float64."""
-    ours_only = {name: options.pop(name) for name in ("backend", "check_finite") if name in options}
+    ours_only = {name: options.pop(name) for name in ("backend", "check_finite", "cell") if name in options}
     torch.manual_seed(seed)
     theirs = getattr(nn, kind)(*sizes, **options, dtype=dtype)
     with torch.no_grad():
@@ -34,12 +34,14 @@ def states(layer: Any, batch: int | None, seed: int = 1, dtype: torch.dtype = to
     torch.manual_seed(seed)
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     middle = [] if batch is None else [batch]
-    h = torch.randn(rows, *middle, layer.proj_size or layer.hidden_size, dtype=dtype)
-    return h if is_rnn(layer) else (h, torch.randn(rows, *middle, layer.hidden_size, dtype=dtype))
+    width = getattr(layer, "fed_back_size", layer.proj_size or layer.hidden_size)
+    h = torch.randn(rows, *middle, width, dtype=dtype)
+    return (h, torch.randn(rows, *middle, layer.hidden_size, dtype=dtype)) if is_pair(layer) else h
 
 
-def is_rnn(layer: Any) -> bool:
-    return isinstance(layer, (openlstm.RNN, nn.RNN))
+def is_pair(layer: Any) -> bool:
+    """Whether a layer's state is (h, c)."""
+    return layer.cell.has_cell if hasattr(layer, "cell") else isinstance(layer, nn.LSTM)
 
 
 def everything(layer: Any, x: Any, hx: Any = None, run: Any = None, **call: Any) -> dict[str, Tensor]:
@@ -52,9 +54,10 @@ def everything(layer: Any, x: Any, hx: Any = None, run: Any = None, **call: Any)
     packed = isinstance(x, PackedSequence)
     data = _leaf(x.data if packed else x, dtype)
     given = PackedSequence(data, *x[1:]) if packed else data
-    start = None if hx is None else tuple(_leaf(s, dtype) for s in ([hx] if is_rnn(layer) else hx))
-    y, state = (layer if run is None else run)(given, None if start is None else start[0] if is_rnn(layer) else start, **call)
-    ends = [y.data if packed else y, *([state] if is_rnn(layer) else state)]
+    pair = is_pair(layer)
+    start = None if hx is None else tuple(_leaf(s, dtype) for s in (hx if pair else [hx]))
+    y, state = (layer if run is None else run)(given, None if start is None else start if pair else start[0], **call)
+    ends = [y.data if packed else y, *(state if pair else [state])]
     torch.manual_seed(7)
     torch.autograd.backward(ends, [torch.randn(end.shape, dtype=torch.float64).to(dtype) for end in ends])
     out = dict(zip(("y", "h", "c"), ends, strict=False), dx=data.grad)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm import cells
+from openlstm import cells, reference
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine.check import check_recur
@@ -107,10 +107,10 @@ class Call(NamedTuple):
         asked = {"projection": self.weights.w_hr is not None, "noise": "noise" in self.options, "save": save}
         return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), **asked)].module
 
-    @property
-    def keeps_m(self) -> bool:
-        noise = self.options.get("noise")
-        return self.weights.w_hr is not None or (noise is not None and noise.zoneout_h > 0)
+    def keeps_m(self, module: Any) -> bool:
+        """Whether the cell's own output is kept: where it is projected; the reference keeps it with zoneout, too."""
+        zoned = "noise" in self.options and self.options["noise"].zoneout_h > 0
+        return self.weights.w_hr is not None or (zoned and module is reference)
 
 
 def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Result:
@@ -120,11 +120,12 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Res
     check_recur(call.cell, call.x, call.weights, call.state, None, reset, reset_state, noise)  # a kernel reads addresses
     check_values(who(call.cell), call.x, lengths, check_finite)
     more = {} if not save else {"save": True}
-    run = call.module(backend, save).forward(call.cell, call.x, call.weights, call.state, **call.options, **more)
+    module = call.module(backend, save)
+    run = module.forward(call.cell, call.x, call.weights, call.state, **call.options, **more)
     state = run.state if call.x.shape[0] else cloned(run.state)
     if run.saved is None:
         return Result(run.y, state.h, state.c, None, None)
-    m = run.saved.m if call.keeps_m else None
+    m = run.saved.m if call.keeps_m(module) else None
     return Result(run.y, state.h, state.c, run.saved.gates if call.cell.saved else None, run.saved.c, m)
 
 
@@ -132,11 +133,11 @@ def run_backward(call: Call, tensors: Any, backend: str, input_gradient: bool, s
     """The backward pass of a backend; `tensors` are y, gates, c, m, dy, dh, dc."""
     y, gates, c, m, dy, dh, dc = tensors
     has_cell = call.cell.has_cell
-    saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
+    module = call.module(backend, True)
+    saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m(module) else None)
     dstate = State(dh, dc if has_cell else None)
     more = {"steps": steps, "input_gradient": input_gradient}
-    run = call.module(backend, True).backward
-    grads = run(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
+    grads = module.backward(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
     return grads if call.x.shape[0] else grads._replace(state=cloned(grads.state))
 
 
@@ -199,9 +200,10 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, _, _, w_hr = args[:6]
     how, save = How(*args[INPUTS:-2]), args[-2]
-    cell = how.cell
+    call = Call.of(args[: INPUTS - 1] + (None,), how)
+    cell = call.cell
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
-    keeps_m = save and (w_hr is not None or how.zoneout_h > 0)
+    keeps_m = save and call.keeps_m(call.module(how.backend, save))
     return (
         x.new_empty((T, B, R)),
         x.new_empty((B, R)),
