@@ -158,7 +158,7 @@ def forward(
     T, B, _ = x.shape
     cell, weights, H = _plain(cell, weights)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
-    apart = weights.w_hr is not None or (noise is not None and noise.zoneout_h > 0)  # whether h is not the cell's own output
+    apart = _apart(weights, noise)
     R = state.h.shape[1]
     zero_y, zero_g = A.zeros(x, B, R), A.zeros(x, B, len(cell.saved) * H)
     zero_m = A.zeros(x, B, H * len(cell.feeds_back))
@@ -221,7 +221,8 @@ def backward(
     rows = _Rows(x, lengths, reset, reset_state, reverse)
     order = list(rows.order(T))
     zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell
-    again = zoned_c or not cell.derives_itself or (w.w_hr is not None and saved.m is None)  # not all that is needed was kept
+    lost = zoned_c or (saved.m is None and _apart(w, noise))  # whether c' or h' was not kept
+    again = lost or not cell.derives_itself
     dh = dstate.h if dstate.h is not None else A.zeros(x, *state.h.shape)
     dc = dstate.c if dstate.c is not None or state.c is None else A.zeros(x, *state.c.shape)
     dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
@@ -278,6 +279,11 @@ def backward(
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
         (A.stack(c_steps) if T else A.zeros(x, 0, *state.c.shape)) if steps and state.c is not None else None,
     )
+
+
+def _apart(w: Weights, noise: Noise | None) -> bool:
+    """Whether what is carried as h is not the cell's own output."""
+    return w.w_hr is not None or (noise is not None and noise.zoneout_h > 0)
 
 
 def _plain(cell: Cell, w: Weights) -> tuple[Cell, Weights, int]:

@@ -15,7 +15,7 @@ import torch
 from tests.support import Case, Problem, far, to_numpy
 
 from openlstm import cells, reference, weights
-from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, Peephole
+from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, Peephole, VanillaRNN
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
 
@@ -347,3 +347,22 @@ def test_what_is_saved_beside_a_projection_and_under_zoneout() -> None:
     p, _ = drawn(LSTM(), 8, T=4, H=3, P=0, lengths=False, reset=False)
     noisy = forward(p, Noise(zoneout_h=0.5, zoneout_c=0.5), save=True).saved
     assert noisy is not None and noisy.m is not None and (noisy.m != noisy.h).any() and (noisy.m == noisy.h).any()
+
+
+@pytest.mark.parametrize("cell", [VanillaRNN(), VanillaRNN("relu"), Peephole(), GRU(memory=True)], ids=repr)
+@pytest.mark.parametrize(("projected", "zoned"), [(True, False), (False, True), (True, True)])
+def test_backward_runs_a_step_again_where_the_output_was_not_kept(cell: Cell, projected: bool, zoned: bool) -> None:
+    p, _ = drawn(cell, 9, T=4, H=3, P=2 * projected)
+    noise = TRAIN._replace(zoneout_h=0.4 * zoned, zoneout_c=0.0, candidate=0.0)
+    saved: Any = forward(p, noise, save=True).saved
+    found = []
+    for kept in (saved, saved._replace(m=None)):
+        g = reference.backward(p.cell, p.x, p.weights, p.state, kept, p.dy, p.dstate, noise=noise, **p.options)
+        found.append(
+            {
+                "x": to_numpy(g.x),
+                "h": to_numpy(g.state.h),
+                **numbers({k: a for k, a in g.weights._asdict().items() if a is not None}),
+            }
+        )
+    assert saved.m is not None and far(found[0], found[1], 1e-13) == {}
