@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations
 
 import openlstm
-from openlstm._errors import ArgumentError
+from openlstm import cells
+from openlstm._errors import ArgumentError, DtypeError
 from openlstm.nn import init
 
 I, H = 3, 64
@@ -75,9 +78,123 @@ def test_identity_hands_the_state_on() -> None:
     assert torch.equal(half.weight_hh_l0, 0.5 * torch.eye(H))
 
 
-REFUSALS = {
+# Any recurrent module
+
+
+def anything(gated: bool = False) -> dict[str, Any]:
+    """Modules of ours and of torch's, layers and single steps, by name."""
+    made: dict[str, Any] = {}
+    for home in (openlstm, nn):
+        name = home.__name__
+        for kind in ("LSTM", "GRU") if gated else ("LSTM", "GRU", "RNN"):
+            made[f"{name}.{kind}"] = getattr(home, kind)(I, H, num_layers=2, bidirectional=True)
+            made[f"{name}.{kind}Cell"] = getattr(home, f"{kind}Cell")(I, H)
+    return made
+
+
+@pytest.mark.parametrize("name", list(anything(gated=True)))
+def test_the_gate_that_keeps_is_set_in_any_module(name: str) -> None:
+    module = anything(gated=True)[name]
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    assert init.forget_bias(module, 2.0) is module
+    for n, p in module.named_parameters():
+        if n.startswith("bias_hh"):
+            assert not p.any()
+        elif n.startswith("bias_ih"):
+            assert (p[H : 2 * H] == 2.0).all()  # f is the second gate of i, f, g, o, and z the second of r, z, n
+            assert torch.equal(p[:H], before[n][:H]) and torch.equal(p[2 * H :], before[n][2 * H :])
+        else:
+            assert torch.equal(p, before[n])
+
+
+@pytest.mark.parametrize("name", list(anything(gated=True)))
+def test_chrono_in_any_module(name: str) -> None:
+    module = init.chrono(anything(gated=True)[name], 50)
+    for n, p in module.named_parameters():
+        if n.startswith("bias_ih"):
+            kept = p.detach()[H : 2 * H].exp()
+            assert 1 <= kept.min() and kept.max() <= 99 * (1 + 1e-5) and kept.std() > 10
+            assert torch.equal(p[:H], -p[H : 2 * H]) == ("LSTM" in name)  # a GRU has no input gate apart
+        elif n.startswith("bias_hh"):
+            assert not p.any()
+
+
+@pytest.mark.parametrize("name", list(anything()))
+def test_orthogonal_in_any_module(name: str) -> None:
+    module = init.orthogonal(anything()[name])
+    for n, p in module.named_parameters():
+        if n.startswith("weight_hh"):
+            for block in p.detach().split(H):
+                assert torch.allclose(block @ block.T, torch.eye(H), atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [nn.RNN(I, H, 2), nn.RNNCell(I, H), openlstm.RNNCell(I, H, nonlinearity="relu")])
+def test_identity_in_any_module(module: Any) -> None:
+    init.identity(module, 0.9)
+    for n, p in module.named_parameters():
+        if n.startswith("weight_hh"):
+            assert torch.equal(p, 0.9 * torch.eye(H))
+        assert not n.startswith("bias") or not p.any()
+
+
+def test_a_gru_that_keeps_is_a_gru_that_remembers() -> None:
+    """With the update gate at sigmoid(b), what is in the state decays by just that factor a step."""
+    gru = init.forget_bias(openlstm.GRU(I, H), 3.0)
+    with torch.no_grad():
+        for name, p in gru.named_parameters():
+            if name.startswith("weight") or name.startswith("bias_ih"):
+                p[: 0 if name.startswith("bias") else None].zero_()
+                p[2 * H :].zero_()
+    z = torch.sigmoid(torch.tensor(3.0))
+    h = torch.rand(1, 2, H)
+    assert torch.allclose(gru(torch.zeros(10, 2, I), h)[1], z**10 * h, rtol=1e-4)
+
+
+def test_every_cell_has_its_gates_where_they_are() -> None:
+    for cell, gate, sign in (
+        (cells.Peephole(), "f", 1),
+        (cells.NIG(), "f", 1),
+        (cells.NOG(), "f", 1),
+        (cells.FGR(), "f", 1),
+        (cells.LSTM(cells_per_gate=4), "f", 1),
+        (cells.CIFG(), "i", -1),
+    ):
+        layer = init.forget_bias(openlstm.LSTM(I, H, cell=cell), 3.0)
+        found = openlstm.trace(layer, torch.zeros(1, 1, I))[f"0.{gate}"]
+        assert torch.allclose(found, torch.sigmoid(torch.tensor(3.0 * sign))), cell
+    b = init.chrono(openlstm.LSTM(I, H, cell=cells.LSTM(cells_per_gate=4)), 20).bias_ih_l0
+    assert torch.equal(b[: H // 4], -b[H // 4 : H // 2])
+    init.orthogonal(openlstm.LSTM(I, H, cell=cells.LSTM(cells_per_gate=4)))
+
+
+REFUSALS: dict[str, Any] = {
+    "chrono-of-the-1997-cell": (
+        lambda: init.chrono(openlstm.LSTM(I, H, cell=cells.LSTM1997()), 5),
+        ArgumentError,
+        "chrono: the cell has no gate that forgets\n"
+        "  got       LSTM1997()\n"
+        "  expected  a cell with f or z\n"
+        "  hint      use a layer of LSTM, CIFG or GRU cells",
+    ),
+    "a-module-without-recurrence": (
+        lambda: init.orthogonal(nn.Linear(2, 2)),
+        DtypeError,
+        "orthogonal: not a recurrent module\n"
+        "  got       Linear\n"
+        "  expected  LSTM, GRU, RNN or one of their cells\n"
+        "  hint      pass the recurrent layer inside the model",
+    ),
+    "parametrised": (
+        lambda: init.orthogonal(parametrizations.weight_norm(nn.LSTM(I, H), "weight_hh_l0")),
+        ArgumentError,
+        "orthogonal: weight_hh_l0 is parametrised\n"
+        "  got       a computed weight\n"
+        "  expected  a plain parameter\n"
+        "  hint      initialise first, then add the parametrisation",
+    ),
     "forget-bias-of-an-rnn": (
         lambda: init.forget_bias(RNN(I, H), 1.0),
+        ArgumentError,
         "forget_bias: the cell has no gate that forgets\n"
         "  got       VanillaRNN()\n"
         "  expected  a cell with f or z\n"
@@ -85,6 +202,7 @@ REFUSALS = {
     ),
     "chrono-without-biases": (
         lambda: init.chrono(LSTM(I, H, bias=False), 5),
+        ArgumentError,
         "chrono: the layer has no biases\n"
         "  got       bias: False\n"
         "  expected  bias: True\n"
@@ -92,10 +210,12 @@ REFUSALS = {
     ),
     "no-lag": (
         lambda: init.chrono(LSTM(I, H), 0),
+        ArgumentError,
         "chrono: lag is 0\n  got       lag: 0\n  expected  lag >= 1\n  hint      count the steps to be bridged",
     ),
     "identity-of-an-lstm": (
         lambda: init.identity(LSTM(I, H)),
+        ArgumentError,
         "identity: the layer has gates\n"
         "  got       LSTM()\n"
         "  expected  a vanilla RNN\n"
@@ -106,7 +226,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("name", list(REFUSALS))
 def test_refusals(name: str) -> None:
-    call, text = REFUSALS[name]
-    with pytest.raises(ArgumentError) as error:
+    call, kind, text = REFUSALS[name]
+    with pytest.raises(kind) as error:
         call()
     assert str(error.value) == text

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm import cells, reference
+from openlstm import cells
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine.check import check_recur
@@ -42,7 +42,7 @@ class Result(NamedTuple):
     c_n: Any  # [B, H]
     gates: Any  # [T, B, len(cell.saved)*H]
     c: Any  # [T, B, H]
-    m: Any = None  # [T, B, H], the cell's own output, where what is fed back is something else
+    m: Any = None  # [T, B, H], the cell's own output, where a projection of it is fed back
 
 
 class How(NamedTuple):
@@ -107,10 +107,10 @@ class Call(NamedTuple):
         asked = {"projection": self.weights.w_hr is not None, "noise": "noise" in self.options, "save": save}
         return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), **asked)].module
 
-    def keeps_m(self, module: Any) -> bool:
-        """Whether the cell's own output is kept: where it is projected; the reference keeps it with zoneout, too."""
-        zoned = "noise" in self.options and self.options["noise"].zoneout_h > 0
-        return self.weights.w_hr is not None or (zoned and module is reference)
+    @property
+    def keeps_m(self) -> bool:
+        """Whether the cell's own output is kept: where it is projected; under zoneout a backend finds it again."""
+        return self.weights.w_hr is not None
 
 
 def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Result:
@@ -125,7 +125,7 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Res
     state = run.state if call.x.shape[0] else cloned(run.state)
     if run.saved is None:
         return Result(run.y, state.h, state.c, None, None)
-    m = run.saved.m if call.keeps_m(module) else None
+    m = run.saved.m if call.keeps_m else None
     return Result(run.y, state.h, state.c, run.saved.gates if call.cell.saved else None, run.saved.c, m)
 
 
@@ -134,7 +134,7 @@ def run_backward(call: Call, tensors: Any, backend: str, input_gradient: bool, s
     y, gates, c, m, dy, dh, dc = tensors
     has_cell = call.cell.has_cell
     module = call.module(backend, True)
-    saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m(module) else None)
+    saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
     dstate = State(dh, dc if has_cell else None)
     more = {"steps": steps, "input_gradient": input_gradient}
     grads = module.backward(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
@@ -200,17 +200,15 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, _, _, w_hr = args[:6]
     how, save = How(*args[INPUTS:-2]), args[-2]
-    call = Call.of(args[: INPUTS - 1] + (None,), how)
-    cell = call.cell
+    cell = how.cell
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
-    keeps_m = save and call.keeps_m(call.module(how.backend, save))
     return (
         x.new_empty((T, B, R)),
         x.new_empty((B, R)),
         x.new_empty((B, H) if cell.has_cell else (0,)),
         x.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
         x.new_empty((T, B, H) if save and cell.has_cell else (0,)),
-        x.new_empty((T, B, R if w_hr is None else H) if keeps_m else (0,)),
+        x.new_empty((T, B, H) if save and w_hr is not None else (0,)),
     )
 
 

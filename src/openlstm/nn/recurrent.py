@@ -218,7 +218,7 @@ class Recurrent(nn.Module):
         if N and bool((real == T).all()):
             together = [None if a is None else a.view(N, T, *a.shape[1:]).transpose(0, 1) for a in (given.x, given.reset)]
             y, state, _ = self.layers(given._replace(x=together[0], reset=together[1]))
-            return y.transpose(0, 1).reshape(total, -1), state
+            return y.transpose(0, 1).reshape(total, y.shape[-1]), state
         parts = pieces.of_sequences(starts, real, total)
         hx = self._zero_states(given.x, N) if given.hx is None else given.hx
         ys, states, order = [], [], []
