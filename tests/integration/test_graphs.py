@@ -123,7 +123,7 @@ def test_tracing_for_torchscript_needs_no_grad(kind: str) -> None:
 
 @EACH
 def test_torchscript_cannot_read_the_layer(kind: str) -> None:
-    """It reads a Python of its own, without keyword-only arguments or several input forms; it can read what `to_torch` gives."""
+    """It reads a Python of its own, without keyword-only arguments or several input forms; `to_torch` gives one it can read."""
     theirs, ours = pair(kind)
     with pytest.raises((NotSupportedError, ValueError)):  # whatever it stumbles over first
         torch.jit.script(ours)

@@ -105,6 +105,34 @@ def test_a_parametrised_layer_is_not_swapped_but_its_weights_can_be_moved(kind: 
     assert torch.allclose(ours(x)[0], theirs(x)[0], atol=1e-6)
 
 
+class _Dropped(nn.Module):
+    """Dropped recurrent weights as the AWD-LSTM has them: the parameter is moved aside, a plain tensor put in its place."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.raw = layer.weight_hh_l0
+        del layer._parameters["weight_hh_l0"]
+
+    def forward(self, x: Tensor) -> Any:
+        self.layer.weight_hh_l0 = nn.functional.dropout(self.raw, 0.5, self.training)
+        return self.layer(x)
+
+
+def _drop_weights(model: Any) -> None:
+    model.rnn = _Dropped(model.rnn)
+
+
+@EACH
+def test_a_weight_that_is_a_plain_tensor(kind: str) -> None:
+    theirs, ours = pair(kind, after=_drop_weights, num_layers=2)
+    ways = []
+    for model in (ours, theirs):
+        torch.manual_seed(3)
+        ways.append(way(model))
+    same(ways[0], ways[1])
+
+
 OPTIMISERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),
     "adam": lambda p: torch.optim.Adam(p, 0.01),
@@ -170,6 +198,27 @@ def test_dropout_between_layers_draws_the_same_masks(kind: str) -> None:
         torch.manual_seed(3)
         ways.append(way(model))
     same(*ways)
+
+
+@EACH
+def test_dropout_can_be_changed_and_hooks_see_what_torchs_would(kind: str) -> None:
+    """`model.rnn.dropout = rate`, `.train()` of the layer alone for Monte-Carlo dropout, forward hooks."""
+    theirs, ours = pair(kind, num_layers=2)
+    seen: list[list[Tensor]] = []
+    for model in (ours, theirs):
+        model.rnn.dropout = 0.7
+        model.eval()
+        model.rnn.train()
+
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            y, state = output
+            seen.append([arguments[0], y, *(state if isinstance(state, tuple) else (state,))])
+
+        model.rnn.register_forward_hook(hook)
+        torch.manual_seed(3)
+        model(given(model))
+    same(seen[0], seen[1])
+    assert float((seen[0][1] - pair(kind, num_layers=2)[0].rnn(seen[0][0])[0]).detach().norm()) > 0.01
 
 
 def _every_weight(layer: Any) -> list[Tensor]:
