@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import BACKENDS, NEEDS_NATIVE, Case, differing, draw, run_all, to_numpy, unequal
+from tests.support import BACKENDS, NEEDS_NATIVE, Case, Problem, differing, draw, far, run_all, to_numpy, unequal
 
 from openlstm import cells, recur, reference, weights
-from openlstm._errors import ArgumentError
+from openlstm._errors import ArgumentError, DtypeError, ShapeError
 from openlstm.cells import LSTM, Cell
 from openlstm.engine import SUPPORT, cpu
-from openlstm.reference import State
+from openlstm.noise import Noise
+from openlstm.reference import Run, State, Weights
 
 SIZES = [dict(T=0), dict(B=0), dict(T=0, B=0), dict(I=1, H=1), dict(T=1, B=1, I=1, H=1), dict(I=0), dict(H=0)]
 
@@ -108,6 +109,212 @@ def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
     for state in (ours, cpu.step(spread.cell, spread.x[0], spread.weights, spread.state)):
         if state is not None:
             assert differing({"h": to_numpy(state.h), "c": to_numpy(state.c)}, {"h": expected.h, "c": expected.c}) == []
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
+def test_outputs_carry_no_graph(backend: str) -> None:
+    """Parameters may go in as they are; what comes out is cut off on every backend alike."""
+    layer = torch.nn.LSTM(3, 4, dtype=torch.float64)
+    run = recur(
+        LSTM(), torch.randn(5, 2, 3).double(), weights.collect(dict(layer.named_parameters())), save=True, backend=backend
+    )
+    assert run.saved is not None and run.saved.gates is not None
+    assert not any(a.requires_grad for a in (run.y, *run.state, run.saved.gates, run.saved.c))
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_without_a_step_the_state_is_a_copy(kind: str, backend: str) -> None:
+    p = Case(LSTM(), T=0).problem()
+    p = p.tensors() if kind == "torch" else p
+    run = recur(p.cell, p.x, p.weights, p.state, backend=backend)
+    run.state.h[...] = 7
+    assert run.state.c is not None and p.state.c is not None
+    run.state.c[...] = 7
+    assert not (to_numpy(p.state.h) == 7).any() and not (to_numpy(p.state.c) == 7).any()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float32", "float64"])
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
+def test_a_reset_of_any_type_means_the_same(backend: str, dtype: str) -> None:
+    p = Case(cells.GRU(), reset=True, reset_state=True).problem()
+    options = {**p.options, "backend": backend}
+    expected = recur(p.cell, p.x, p.weights, p.state, **options)
+    for q in (p, p.tensors()):
+        options["reset_state"] = q.reset_state
+        options["reset"] = p.reset.astype(dtype) if q is p else torch.from_numpy(p.reset.astype(dtype))
+        ours = recur(q.cell, q.x, q.weights, q.state, **options)
+        assert far_from(to_numpy(ours.y), expected.y) < 1e-14
+
+
+def networks(cell: Cell, N: int = 3, **options: Any) -> tuple[list[Problem], Problem]:
+    """N problems, and the one in which they are stacked."""
+    each = [Case(cell, seed=n, **options).problem() for n in range(N)]
+
+    def stack(group: Any) -> Any:
+        fields = zip(*group, strict=True)
+        return type(group[0])(*(None if f[0] is None else np.stack(f) for f in fields))
+
+    first = each[0]
+    whole = replace(
+        first,
+        x=np.stack([p.x for p in each]),
+        weights=stack([p.weights for p in each]),
+        state=stack([p.state for p in each]),
+        lengths=None if first.lengths is None else np.stack([p.lengths for p in each]),
+        reset=None if first.reset is None else np.stack([p.reset for p in each]),
+        reset_state=None if first.reset_state is None else stack([p.reset_state for p in each]),
+    )
+    return each, whole
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("cell", [LSTM(), cells.Peephole(), cells.GRU(), cells.VanillaRNN()], ids=lambda c: c.kernel)
+def test_many_networks_are_each_alone(cell: Cell, kind: str, backend: str) -> None:
+    each, whole = networks(cell, lengths=True, reset=True, reset_state=True)
+    options = {"noise": Noise(zoneout_h=0.3, seed=9), "save": True, "backend": backend}
+    given = whole.tensors() if kind == "torch" else whole
+    run = recur(cell, given.x, given.weights, given.state, **given.options, **options)
+    assert run.saved is not None and run.y.shape == (3, 6, 5, 4)
+    for n, p in enumerate(each):
+        options["noise"] = Noise(zoneout_h=0.3, seed=9 + n)
+        alone = arrays(recur(cell, p.x, p.weights, p.state, **p.options, **options), cell)
+        together = Run(run.y[n], _entry(run.state, n), _entry(run.saved, n))
+        assert far(arrays(together, cell), alone, 1e-12) == {}
+    shared = recur(
+        cell, given.x, given.weights, lengths=[6, 1, 0, 5, 6], reset=given.reset[0], backend=backend
+    )  # for all of them
+    p = each[2]
+    alone = recur(cell, p.x, p.weights, lengths=[6, 1, 0, 5, 6], reset=each[0].reset, backend=backend)
+    assert far_from(to_numpy(shared.y[2]), alone.y) < 1e-13
+
+
+def _entry(group: Any, n: int) -> Any:
+    return type(group)(*(None if a is None else a[n] for a in group))
+
+
+def test_many_networks_need_as_many_of_everything() -> None:
+    _, p = networks(LSTM())
+    with pytest.raises(ShapeError) as caught:
+        recur(LSTM(), p.x, p.weights._replace(w_hh=p.weights.w_hh[:2]), p.state)
+    assert str(caught.value) == (
+        "recur: weights.w_hh has not one entry for each of 3 networks\n"
+        "  got       weights.w_hh: float64[2, 16, 4], x: float64[3, 6, 5, 3], [N, T, B, I]\n"
+        "  expected  [3, ...]\n"
+        "  hint      stack the arrays of the networks: numpy.stack or torch.stack; x [T, B, I] is one network"
+    )
+
+
+NOISES: dict[str, tuple[Any, type[Exception], str]] = {
+    "not noise": (
+        {"noise": 0.3},
+        DtypeError,
+        "recur: noise is not Noise\n"
+        "  got       noise: float 0.3\n"
+        "  expected  openlstm.noise.Noise\n"
+        "  hint      Noise(zoneout_h=0.1, seed=1)",
+    ),
+    "rate": (
+        {"noise": Noise(zoneout_h=1.5)},
+        ArgumentError,
+        "recur: noise.zoneout_h is 1.5\n"
+        "  got       noise.zoneout_h=1.5\n"
+        "  expected  a probability from 0 to 1\n"
+        "  hint      zoneout_h=0.1 for one in ten",
+    ),
+    "zoneout of a cell that is not there": (
+        {"cell": cells.GRU(), "noise": Noise(zoneout_c=0.1)},
+        ArgumentError,
+        "recur: GRU has no cell state\n"
+        "  got       noise.zoneout_c=0.1\n"
+        "  expected  zoneout_c=0\n"
+        "  hint      zoneout_h acts on the state that it has",
+    ),
+    "a candidate that is not there": (
+        {"cell": cells.VanillaRNN(), "noise": Noise(candidate=0.1)},
+        ArgumentError,
+        "recur: VanillaRNN has no candidate\n"
+        "  got       noise.candidate=0.1\n"
+        "  expected  candidate=0\n"
+        "  hint      noise.hidden masks what is fed back",
+    ),
+    "hidden mask": (
+        {"noise": Noise(hidden=np.ones((5, 3)))},
+        ShapeError,
+        "recur: noise.hidden has shape [5, 3], expected [5, 4]\n"
+        "  got       noise.hidden: float64[5, 3]  (x: float64[6, 5, 3], [T, B, I])\n"
+        "  expected  [B, R] = [5, 4]\n"
+        "  hint      one mask for each row, of the width of h",
+    ),
+    "no peepholes": (
+        {"cell": cells.Peephole(), "weights": lambda w: w._replace(w_ch=None)},
+        ArgumentError,
+        "recur: Peephole has peepholes, weights have no w_ch\n"
+        "  got       w_ch=None\n"
+        "  expected  w_ch [3*H] = [12]\n"
+        "  hint      one weight for each unit of the gates i, f, o, one gate after the other",
+    ),
+    "peepholes of another size": (
+        {"cell": cells.CIFG(), "weights": lambda w: w._replace(w_ch=np.zeros(12))},
+        ShapeError,
+        "recur: weights.w_ch has shape [12], expected [8]\n"
+        "  got       weights.w_ch: float64[12]  (x: float64[6, 5, 3], [T, B, I])\n"
+        "  expected  [2*H] = [8]\n"
+        "  hint      one weight for each unit of the gates i, o, one gate after the other",
+    ),
+    "peepholes too many": (
+        {"weights": lambda w: w._replace(w_ch=np.zeros(12))},
+        ArgumentError,
+        "recur: LSTM has no peepholes\n"
+        "  got       weights.w_ch: float64[12]\n"
+        "  expected  w_ch=None\n"
+        "  hint      leave w_ch out, or take a cell with peepholes",
+    ),
+    "projection of gates": (
+        {"cell": cells.FGR(), "weights": lambda w: w._replace(w_hr=np.zeros((2, 4)))},
+        ArgumentError,
+        "recur: FGR feeds its gates back and cannot be projected\n"
+        "  got       weights.w_hr: float64[2, 4]\n"
+        "  expected  w_hr=None\n"
+        "  hint      leave w_hr out, or take cells.Peephole(), which feeds back its output alone",
+    ),
+    "projection of a GRU": (
+        {"cell": cells.GRU(), "weights": lambda w: w._replace(w_hr=np.zeros((2, 4)))},
+        ArgumentError,
+        "recur: a projected GRU needs its state as a cell\n"
+        "  got       weights.w_hr: float64[2, 4], GRU()\n"
+        "  expected  GRU(memory=True)\n"
+        "  hint      cells.GRU(memory=True) carries the state that the update gate keeps beside its projection",
+    ),
+    "memory blocks": (
+        {"cell": cells.LSTM(cells_per_gate=3), "H": 6, "weights": lambda w: Weights(np.zeros((10, 3)), np.zeros((10, 4)))},
+        ShapeError,
+        "recur: weights.w_ih does not fit LSTM\n"
+        "  got       weights.w_ih: float64[10, 3]\n"
+        "  expected  [3*H/3 + H, I]\n"
+        "  hint      every 3 cells share their gates, which have H/3 rows each, g has H (i, f, g, o); is H a multiple of 3?",
+    ),
+    "reset of numbers": (
+        {"reset": np.full((6, 5), 0.5)},
+        ArgumentError,
+        "recur: reset holds more than 0 and 1\n"
+        "  got       reset: float64[6, 5]\n"
+        "  expected  0 and 1, or bool\n"
+        "  hint      compare first: reset > 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(NOISES))
+def test_what_cannot_be_combined(name: str) -> None:
+    call, kind, text = NOISES[name]
+    call = dict(call)
+    p = Case(call.pop("cell", LSTM()), H=call.pop("H", 4)).problem()
+    given = call.pop("weights", lambda w: w)(p.weights)
+    with pytest.raises(kind) as caught:
+        recur(p.cell, p.x, given, p.state, **call)
+    assert str(caught.value) == text
 
 
 def far_apart(a: np.ndarray) -> np.ndarray:

@@ -142,9 +142,7 @@ def test_a_gru_that_keeps_is_a_gru_that_remembers() -> None:
     gru = init.forget_bias(openlstm.GRU(I, H), 3.0)
     with torch.no_grad():
         for name, p in gru.named_parameters():
-            if name.startswith("weight") or name.startswith("bias_ih"):
-                p[: 0 if name.startswith("bias") else None].zero_()
-                p[2 * H :].zero_()
+            p[0 if name.startswith("weight") else 2 * H :].zero_()
     z = torch.sigmoid(torch.tensor(3.0))
     h = torch.rand(1, 2, H)
     assert torch.allclose(gru(torch.zeros(10, 2, I), h)[1], z**10 * h, rtol=1e-4)
@@ -162,7 +160,7 @@ def test_every_cell_has_its_gates_where_they_are() -> None:
         layer = init.forget_bias(openlstm.LSTM(I, H, cell=cell), 3.0)
         found = openlstm.trace(layer, torch.zeros(1, 1, I))[f"0.{gate}"]
         assert torch.allclose(found, torch.sigmoid(torch.tensor(3.0 * sign))), cell
-    b = init.chrono(openlstm.LSTM(I, H, cell=cells.LSTM(cells_per_gate=4)), 20).bias_ih_l0
+    b: Any = init.chrono(openlstm.LSTM(I, H, cell=cells.LSTM(cells_per_gate=4)), 20).bias_ih_l0
     assert torch.equal(b[: H // 4], -b[H // 4 : H // 2])
     init.orthogonal(openlstm.LSTM(I, H, cell=cells.LSTM(cells_per_gate=4)))
 
