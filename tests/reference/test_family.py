@@ -366,3 +366,16 @@ def test_backward_runs_a_step_again_where_the_output_was_not_kept(cell: Cell, pr
             }
         )
     assert saved.m is not None and far(found[0], found[1], 1e-13) == {}
+
+
+@EVERY
+def test_no_step_at_all_keeps_every_shape(cell: Cell) -> None:
+    p, _ = drawn(cell, 4, T=0, B=3, P=0)
+    H, R = weights.hidden_size(cell, p.weights), p.state.h.shape[1]
+    run: Any = forward(p, Noise(zoneout_h=0.5), save=True)
+    g: Any = reference.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
+    assert run.y.shape == run.saved.h.shape == run.saved.m.shape == g.h_steps.shape == (0, 3, R)
+    assert run.saved.gates.shape == (0, 3, len(cell.saved) * H)
+    for a in (run.saved.c, g.c_steps):
+        assert (a is None and not cell.has_cell) or a.shape == (0, 3, H)
+    assert torch.equal(run.state.h, p.state.h) and torch.equal(g.state.h, p.dstate.h) and not g.weights.w_hh.any()
