@@ -11,7 +11,7 @@ from tests.nn.twins import BACKENDS
 from torch import zeros
 
 import openlstm
-from openlstm import LSTM, RNN
+from openlstm import GRU, LSTM, RNN, cells
 from openlstm._errors import ArgumentError, DtypeError, ShapeError
 
 T, B, I, H = 6, 3, 4, 5
@@ -337,6 +337,214 @@ CASES: dict[str, tuple[Any, type[Exception], str]] = {
         "  got       reset_state: float32[1, 3, 2], x: float32[6, 3, 4]  (batch_first=False: [T, B, I])\n"
         "  expected  [1, 3, 5] = [L*D, B, R]\n"
         "  hint      h has proj_size units where there is a projection, c always has hidden_size",
+    ),
+    "reset-numbers": (
+        lambda: lstm()(X, reset=zeros(T, B) + 0.5),
+        ArgumentError,
+        "LSTM: reset holds more than 0 and 1\n"
+        "  got       reset: float32[6, 3]\n"
+        "  expected  0 and 1, or bool\n"
+        "  hint      compare first: reset > 0.5",
+    ),
+    "reset-state-for-every-step": (
+        lambda: lstm()(X, reset=zeros(T, B).bool(), reset_state=(zeros(1, T, 2, H), zeros(1, T, B, H))),
+        ShapeError,
+        "LSTM: reset_state[0], h, has shape [1, 6, 2, 5], expected [1, 6, 3, 5]\n"
+        "  got       reset_state[0]: float32[1, 6, 2, 5], x: float32[6, 3, 4]  (batch_first=False: [T, B, I])\n"
+        "  expected  [1, 6, 3, 5] = [L*D, T, B, R]\n"
+        "  hint      a state for every step has the axes of x between those of layers and units",
+    ),
+    "learned-state-of-the-wrong-size": (
+        lambda: lstm()(X, reset=zeros(T, B).bool(), reset_state=(zeros(1, 2), zeros(1, H))),
+        ShapeError,
+        "LSTM: reset_state[0], h, has 2 units, expected 5\n"
+        "  got       reset_state[0]: float32[1, 3, 2], x: float32[6, 3, 4]  (batch_first=False: [T, B, I])\n"
+        "  expected  [1, 3, 5] = [L*D, B, R]\n"
+        "  hint      h has proj_size units where there is a projection, c always has hidden_size",
+    ),
+    "lengths-device": (
+        lambda: lstm()(X, lengths=torch.tensor([1, 2, 3], device="meta")),
+        ArgumentError,
+        "LSTM: lengths are on another device\n"
+        "  got       lengths on meta, x on cpu\n"
+        "  expected  cpu\n"
+        "  hint      use lengths.to(x.device), or keep them on the CPU",
+    ),
+    "cu-seqlens-fall": (
+        lambda: lstm()(X[:, 0], cu_seqlens=[0, 4, 2, 6]),
+        ArgumentError,
+        "LSTM: cu_seqlens fall from 4 to 2 at 2\n"
+        "  got       cu_seqlens: int64[4], x: float32[6, 4]\n"
+        "  expected  numbers that never fall\n"
+        "  hint      torch.nn.functional.pad(lengths.cumsum(0), (1, 0)) makes them from lengths",
+    ),
+    "cu-seqlens-end": (
+        lambda: lstm()(X[:, 0], cu_seqlens=torch.tensor([0, 4])),
+        ArgumentError,
+        "LSTM: cu_seqlens go from 0 to 4, x has 6 steps\n"
+        "  got       cu_seqlens: int64[2], x: float32[6, 4]\n"
+        "  expected  from 0 to 6\n"
+        "  hint      torch.nn.functional.pad(lengths.cumsum(0), (1, 0)) makes them from lengths",
+    ),
+    "cu-seqlens-shape": (
+        lambda: lstm()(X[:, 0], cu_seqlens=torch.tensor(6)),
+        ShapeError,
+        "LSTM: cu_seqlens has shape []\n"
+        "  got       cu_seqlens: int64[], x: float32[6, 4]\n"
+        "  expected  [N+1]\n"
+        "  hint      0, then where each sequence ends: N+1 numbers",
+    ),
+    "cu-seqlens-of-floats": (
+        lambda: lstm()(X[:, 0], cu_seqlens=torch.tensor([0.0, 6.0])),
+        DtypeError,
+        "LSTM: cu_seqlens are not integers\n"
+        "  got       cu_seqlens: float32[2], x: float32[6, 4]\n"
+        "  expected  int64 [N+1]\n"
+        "  hint      use cu_seqlens.long()",
+    ),
+    "cu-seqlens-of-words": (
+        lambda: lstm()(X[:, 0], cu_seqlens=["a"]),
+        DtypeError,
+        "LSTM: cu_seqlens are not integers\n"
+        "  got       cu_seqlens: list of 1\n"
+        "  expected  int64 [N+1]\n"
+        "  hint      pass a list of integers or a tensor",
+    ),
+    "cu-seqlens-device": (
+        lambda: lstm()(X[:, 0], cu_seqlens=torch.tensor([0, 6], device="meta")),
+        ArgumentError,
+        "LSTM: cu_seqlens are on another device\n"
+        "  got       cu_seqlens on meta, x on cpu\n"
+        "  expected  cpu\n"
+        "  hint      use cu_seqlens.to(x.device), or keep them on the CPU",
+    ),
+    "cu-seqlens-of-a-padded-batch": (
+        lambda: lstm()(X, cu_seqlens=[0, 6]),
+        ShapeError,
+        "LSTM: x has 3 axes\n"
+        "  got       x: float32[6, 3, 4]\n"
+        "  expected  [total, I] with cu_seqlens\n"
+        "  hint      put the sequences one behind the other: torch.cat(sequences)",
+    ),
+    "cu-seqlens-and-lengths": (
+        lambda: lstm()(X[:, 0], cu_seqlens=[0, 6], lengths=[6]),
+        ArgumentError,
+        "LSTM: lengths with cu_seqlens\n"
+        "  got       lengths: list of 1\n"
+        "  expected  one of the two\n"
+        "  hint      leave lengths out: cu_seqlens says how long each sequence is",
+    ),
+    "cu-seqlens-and-packed": (
+        lambda: lstm()(torch.nn.utils.rnn.pack_sequence([zeros(3, I), zeros(2, I)]), cu_seqlens=[0, 3, 5]),
+        ArgumentError,
+        "LSTM: cu_seqlens with a PackedSequence\n"
+        "  got       cu_seqlens: list of 3\n"
+        "  expected  one of the two\n"
+        "  hint      leave cu_seqlens out, or pass the packed tensor",
+    ),
+    "cu-seqlens-state": (
+        lambda: lstm()(X[:, 0], HC, cu_seqlens=[0, 6]),
+        ShapeError,
+        "LSTM: hx[0], h, has 3 rows, there are 1\n"
+        "  got       hx[0]: float32[1, 3, 5], cu_seqlens: 1 sequence\n"
+        "  expected  [1, 1, 5] = [L*D, N, R]\n"
+        "  hint      give one state to each sequence",
+    ),
+    "cu-seqlens-reset": (
+        lambda: lstm()(X[:, 0], cu_seqlens=[0, 6], reset=zeros(3).bool()),
+        ShapeError,
+        "LSTM: reset has shape [3], expected [6]\n"
+        "  got       reset: bool[3], x: float32[6, 4]\n"
+        "  expected  [6] = [total]\n"
+        "  hint      give one value to each step of x [total, I]",
+    ),
+    "cu-seqlens-states-for-every-step": (
+        lambda: RNN(I, H)(X[:, 0], cu_seqlens=[0, 6], reset=zeros(6).bool(), reset_state=zeros(1, 6, 1, H)),
+        ArgumentError,
+        "RNN: reset_state for every step with cu_seqlens\n"
+        "  got       reset_state: float32[1, 6, 1, 5]\n"
+        "  expected  [L*D, N, .] or [L*D, .]\n"
+        "  hint      pad x and pass lengths to give every reset a state of its own",
+    ),
+    "full-gate-state": (
+        lambda: LSTM(I, H, cell=cells.FGR())(X, HC),
+        ShapeError,
+        "LSTM: hx[0], h, has 5 units, expected 20\n"
+        "  got       hx[0]: float32[1, 3, 5], x: float32[6, 3, 4]  (batch_first=False: [T, B, I])\n"
+        "  expected  [1, 3, 20] = [L*D, B, R]\n"
+        "  hint      FGR feeds its gates back: h is (h, i, f, o), 4 * hidden_size units; zeros begin with closed gates",
+    ),
+    "projection-of-gates": (
+        lambda: LSTM(I, H, proj_size=2, cell=cells.FGR()),
+        ArgumentError,
+        "FGR: cannot be projected: it feeds its gates back\n"
+        "  got       proj_size=2\n"
+        "  expected  proj_size=0\n"
+        "  hint      take proj_size=0, or cells.Peephole(), which feeds back its output alone",
+    ),
+    "memory-blocks": (
+        lambda: LSTM(I, H, cell=cells.LSTM(cells_per_gate=2)),
+        ArgumentError,
+        "LSTM: hidden_size 5 is not made of blocks of 2\n"
+        "  got       hidden_size=5\n"
+        "  expected  a multiple of cells_per_gate=2\n"
+        "  hint      take hidden_size=4, or another cells_per_gate",
+    ),
+    "zoneout-of-no-cell": (
+        lambda: GRU(I, H, zoneout_c=0.1),
+        ArgumentError,
+        "GRU: zoneout_c without a cell state\n"
+        "  got       zoneout_c: 0.1, cell: GRU()\n"
+        "  expected  zoneout_c=0\n"
+        "  hint      use zoneout_h, which acts on the state that it has",
+    ),
+    "recurrent-dropout-of-no-candidate": (
+        lambda: RNN(I, H, recurrent_dropout=0.1),
+        ArgumentError,
+        "RNN: recurrent_dropout without a candidate\n"
+        "  got       recurrent_dropout: 0.1, cell: VanillaRNN()\n"
+        "  expected  recurrent_dropout=0\n"
+        "  hint      use hidden_dropout, which acts on what is fed back",
+    ),
+    "rate-of-zoneout": (
+        lambda: lstm(zoneout_h=-0.1),
+        ArgumentError,
+        "LSTM: zoneout_h is -0.1\n"
+        "  got       zoneout_h: float -0.1\n"
+        "  expected  a number from 0 to 1\n"
+        "  hint      it is the share of units that keep their old value: 0.2 for one in five",
+    ),
+    "rate-of-dropped-weights": (
+        lambda: lstm(weight_dropout="half"),
+        ArgumentError,
+        "LSTM: weight_dropout is 'half'\n"
+        "  got       weight_dropout: str 'half'\n"
+        "  expected  a number from 0 to 1\n"
+        "  hint      it is the share of weights that is set to zero: 0.2 for one in five",
+    ),
+    "class-of-a-cell": (
+        lambda: LSTM(I, H, cell=cells.Peephole),  # type: ignore[arg-type]
+        DtypeError,
+        "LSTM: cell is not a cell\n"
+        "  got       cell: the class Peephole\n"
+        "  expected  a cell with a cell state\n"
+        "  hint      make one: Peephole()",
+    ),
+    "no-cell": (
+        lambda: RNN(I, H, cell="gru"),  # type: ignore[arg-type]
+        DtypeError,
+        "RNN: cell is not a cell\n"
+        "  got       cell: str 'gru'\n"
+        "  expected  a cell without a cell state\n"
+        "  hint      use one of openlstm.cells, or a subclass of openlstm.cells.Cell",
+    ),
+    "cell-of-another-layer": (
+        lambda: GRU(I, H, cell=cells.CIFG(peephole=False)),
+        ArgumentError,
+        "GRU: cannot run this cell\n"
+        "  got       cell: CIFG(peephole=False)\n"
+        "  expected  a cell without a cell state\n"
+        "  hint      openlstm.LSTM runs the cells with one",
     ),
     "input-size": (
         lambda: LSTM(2.5, H),  # type: ignore[arg-type]

@@ -85,6 +85,7 @@ class _Known(NamedTuple):
     who: str
     form: Form
     x: Tensor  # in the form in which it came
+    shown: str = ""  # what says how many rows there are, if it is not x
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -166,14 +167,14 @@ class _Known(NamedTuple):
             if batched and tuple(s.shape[:2]) == (B, rows):
                 hint = "its first two axes are swapped, use transpose(0, 1): states are [L*D, B, .] also with batch_first"
         elif batched and s.shape[1] != B:
-            what = f"{name} has {s.shape[1]} rows, x has {B}"
-            hint = self.swapped(s.shape[1]) or "give one state to each row of x"
+            what = f"{name} has {s.shape[1]} rows, {'x has' if not self.shown else 'there are'} {B}"
+            hint = self.swapped(s.shape[1]) or f"give one state to each {'row of x' if not self.shown else 'sequence'}"
         else:
             what = f"{name} has {s.shape[-1]} units, expected {width}"
             hint = "h has proj_size units where there is a projection, c always has hidden_size"
             if width not in (self.x.shape[-1], s.shape[-1]) and width == 4 * s.shape[-1]:
                 hint = "FGR feeds its gates back: h is (h, i, f, o), 4 * hidden_size units; zeros begin with closed gates"
-        expected = f"{wanted} = {'[L*D, B, ' if batched else '[L*D, '}{letter}]"
+        expected = f"{wanted} = {'[L*D, N, ' if self.shown else '[L*D, B, ' if batched else '[L*D, '}{letter}]"
         raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), expected, hint))
 
     def lengths(self, value: Any) -> Tensor:
@@ -183,9 +184,7 @@ class _Known(NamedTuple):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             got = f"lengths: {describe(value)}"
             raise DtypeError(message(self.who, "lengths are not integers", got, "int64 [B]", "use lengths.long()"))
-        if value.device not in (self.x.device, torch.device("cpu")):
-            got, hint = f"lengths on {value.device}, x on {self.x.device}", "use lengths.to(x.device), or keep them on the CPU"
-            raise ArgumentError(message(self.who, "lengths are on another device", got, f"cpu or {self.x.device}", hint))
+        _same_device(self.who, "lengths", value, self.x)
         if tuple(value.shape) == ((B,) if self.form.batched else ()):
             return value.to(self.x.device, torch.int64).reshape(B)
         hint = "give one length to each row of x" if self.form.batched else "unbatched x takes one number"
@@ -218,7 +217,7 @@ class _Known(NamedTuple):
         return f"batch and time are swapped: {size} is x's time axis; use batch_first={other}, or x.transpose(0, 1)"
 
     def got(self, name: str, value: Tensor) -> str:
-        return f"{name}: {describe(value)}, {_got_x(self.form, self.x)}"
+        return f"{name}: {describe(value)}, {self.shown or _got_x(self.form, self.x)}"
 
 
 def mask(who: str, value: Tensor) -> Tensor:
@@ -260,9 +259,7 @@ def enter_sequences(
     got = f"cu_seqlens: {describe(cu)}, x: {describe(x)}"
     if cu.is_floating_point() or cu.is_complex() or cu.dtype == torch.bool:
         raise DtypeError(message(who, "cu_seqlens are not integers", got, "int64 [N+1]", "use cu_seqlens.long()"))
-    if cu.device not in (x.device, torch.device("cpu")):
-        got, hint = f"cu_seqlens on {cu.device}, x on {x.device}", "use cu_seqlens.to(x.device), or keep them on the CPU"
-        raise ArgumentError(message(who, "cu_seqlens are on another device", got, f"cpu or {x.device}", hint))
+    _same_device(who, "cu_seqlens", cu, x)
     if cu.dim() != 1 or not len(cu):
         what, hint = f"cu_seqlens has shape {list(cu.shape)}", "0, then where each sequence ends: N+1 numbers"
         raise ShapeError(message(who, what, got, "[N+1]", hint))
@@ -277,7 +274,8 @@ def enter_sequences(
         what = f"cu_seqlens fall from {int(cu[n])} to {int(cu[n + 1])} at {n + 1}"
         raise ArgumentError(message(who, what, got, "numbers that never fall", hint))
     _together(who, reset, reset_state)
-    states = _Known(who, Form(True, False), x.new_empty(1, len(real), 1))  # a batch of N rows, as far as states see it
+    shown = f"cu_seqlens: {len(real)} {'sequence' if len(real) == 1 else 'sequences'}"
+    states = _Known(who, Form(True, False), x.new_empty(1, len(real), 1), shown)  # a batch of N rows, as far as states see it
     if reset is not None:
         tensor(who, "reset", reset)
         reset = mask(who, reset)
@@ -286,13 +284,25 @@ def enter_sequences(
             got = f"reset: {describe(reset)}, x: {describe(x)}"
             raise ShapeError(message(who, what, got, f"{[total]} = [total]", "give one value to each step of x [total, I]"))
         reset = reset.to(x.device)
+    given = () if reset_state is None else reset_state if isinstance(reset_state, (tuple, list)) else (reset_state,)
+    for s in given:
+        if isinstance(s, Tensor) and s.dim() == 4:
+            hint = "pad x and pass lengths to give every reset a state of its own"
+            got = f"reset_state: {describe(s)}"
+            raise ArgumentError(
+                message(who, "reset_state for every step with cu_seqlens", got, "[L*D, N, .] or [L*D, .]", hint)
+            )
     fresh = None if reset_state is None else states.reset_state(layer, reset_state)
-    if fresh is not None and fresh.h.dim() == 4:
-        hint = "pad x and pass lengths to give every reset a state of its own"
-        got = f"reset_state: {describe(fresh.h)}"
-        raise ArgumentError(message(who, "reset_state for every step with cu_seqlens", got, "[L*D, N, .] or [L*D, .]", hint))
     begin = None if hx is None else states.state(layer, "hx", hx)
     return Arguments(x, begin, None, reset, fresh), cu[:-1], real
+
+
+def _same_device(who: str, name: str, value: Tensor, x: Tensor) -> None:
+    """Counts may be on the CPU, or where x is."""
+    if value.device.type != "cpu" and value.device != x.device:
+        got, hint = f"{name} on {value.device}, x on {x.device}", f"use {name}.to(x.device), or keep them on the CPU"
+        expected = "cpu" if x.device.type == "cpu" else f"cpu or {x.device}"
+        raise ArgumentError(message(who, f"{name} are on another device", got, expected, hint))
 
 
 def _together(who: str, reset: Any, reset_state: Any) -> None:
