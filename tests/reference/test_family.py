@@ -376,7 +376,7 @@ def test_no_step_at_all_keeps_every_shape(cell: Cell) -> None:
     g: Any = reference.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
     assert run.y.shape == run.saved.h.shape == run.saved.m.shape == g.h_steps.shape == (0, 3, R)
     assert run.saved.gates.shape == (0, 3, len(cell.saved) * H)
-    a: Any
     for a in (run.saved.c, g.c_steps):
-        assert (a is None and not cell.has_cell) or a.shape == (0, 3, H)
+        assert (a is None) == (not cell.has_cell)
+        assert a is None or a.shape == (0, 3, H)
     assert torch.equal(run.state.h, p.state.h) and torch.equal(g.state.h, p.dstate.h) and not g.weights.w_hh.any()
