@@ -2,32 +2,34 @@
 //
 //     dz, dc = cell'(dh + dy, dc);   dh = dz W_hh   (cut at resets);   dx = dz W_ih
 //     dW_ih = sum dz^T x;   dW_hh = sum dz^T h_before;   db = sum dz    over all rows and steps
+//     dw_ch = sum dz c    of the gates with a peephole, c before the step, for the output gate after it
 //
-// Each part first takes its own rows through a block's steps and lays their dz, transposed, and their x and h into memory that
-// all parts share; then, after the block's one barrier, its own rows of the weights' gradients. Sums over tokens run by falling
-// time and, within a step, in the order of rows; a block's sum is added as one number. Blocks depend on T and B alone, so the
-// gradients do not depend on the number of threads or on the vectors' width.
+// Where a cell wants W x and W h apart, dz has a block for each of the two sums: those of W x first in memory, those of W h last.
+//
+// Each part first takes its own rows through a block's steps and lays their dz, x and h into memory that all parts share; then,
+// after the block's one barrier, it sums its own rows of the weights' gradients. Sums over tokens run by falling time and, within
+// a step, in the order of rows; a block's sum is added as one number. Blocks depend on T and B alone, so the gradients do not
+// depend on the number of threads or on the vectors' width.
 #pragma once
 
 #include "cells.hpp"
+#include "noise.hpp"
 #include "plan.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Rows of numbers whose columns are the tokens of a block.
+// The tokens of a block: one for each row in each of so many steps.
 struct Tokens {
-  static constexpr index lanes = 16;  // sums over tokens run in this many lanes, whatever the vectors
-  index steps, most, stride;          // of a block
-  OPENLSTM_INLINE Tokens(index T, index B)
-      : steps(B > 0 && B < 512 ? 512 / B : 1), most(smaller(steps, T) * B), stride((most + lanes - 1) / lanes * lanes + lanes) {}
+  index steps, most;
+  OPENLSTM_INLINE Tokens(index T, index B) : steps(B > 0 && B < 512 ? 512 / B : 1), most(smaller(steps, T) * B) {}
 };
 
 // What the parts of one call share: packed weights, and for two blocks in turn what the sums over tokens need.
 template <class T>
 struct Shared {
-  T *w_ih, *w_hh, *w_hr;  // panels of the weights as they are, for dx, dh and the projection's input
-  T *dz[2], *g[2];        // transposed [G*H, stride] and [P, stride]
-  T *x[2], *h[2], *m[2];  // panels [tokens, I], [tokens, R], [tokens, H]
+  T *w_ih, *w_hh, *w_hr;   // panels of the weights as they are, for dx, dh and the projection's input
+  T *dz[2], *g[2], *c[2];  // [tokens, sums*H]; dL/d(projection) [tokens, P]; for peepholes c before and after [tokens, 2*H]
+  T *x[2], *h[2], *m[2];   // panels [tokens, I], [tokens, R], [tokens, H]
 };
 
 template <class T>
@@ -37,6 +39,19 @@ struct BackwardPlan {
   const T* zeros;
   Tokens tokens;
   Shared<T> shared;
+};
+
+// Where the blocks of dz lie: the position of the block of sum s (z's order), so that those of W x and those of W h are runs.
+template <class Cell>
+struct Blocks {
+  static constexpr int first_h = Cell::apart;  // the blocks of W h begin here, those of W x at 0; each has `gates`
+  static constexpr OPENLSTM_INLINE int of_sum(int s) {
+    constexpr int together = Cell::gates - Cell::apart;
+    return !Cell::apart ? s : s < together ? s + Cell::apart : s < Cell::gates ? s - together : s;
+  }
+  // The gate in the weights that block k of W x (or of W h, counted from first_h) belongs to.
+  static constexpr OPENLSTM_INLINE int gate_of_x(int k) { return !Cell::apart ? k : k < Cell::apart ? Cell::gates - Cell::apart + k : k - Cell::apart; }
+  static constexpr OPENLSTM_INLINE int gate_of_h(int k) { return k; }
 };
 
 template <class T>
@@ -50,20 +65,6 @@ OPENLSTM_INLINE void add(const T* from, T* to, index n) {
   for (index k = 0; k < n; k += width<T>) store(to + k, load(to + k, n - k) + load(from + k, n - k), n - k);
 }
 
-// The sum of p[0..n), lane by lane in 16 lanes and those by halves; p is padded with zeros to a multiple of 16.
-template <class T>
-OPENLSTM_INLINE T sum_in_lanes(const T* p, index n) {
-  constexpr index L = Tokens::lanes, W = width<T> < L ? width<T> : L;
-  T lanes[L];
-  Vec<T> acc[L / W] = {};
-  for (index k = 0; k < n; k += L)
-    for (index v = 0; v < L / W; v++) acc[v] = acc[v] + load(p + k + v * W);
-  for (index v = 0; v < L / W; v++) store(lanes + v * W, acc[v]);
-  for (index half = L / 2; half > 0; half /= 2)
-    for (index k = 0; k < half; k++) lanes[k] = lanes[k] + lanes[k + half];
-  return lanes[0];
-}
-
 // One part's way through its rows.
 template <class Cell, class T>
 class RowsBackward {
@@ -74,16 +75,16 @@ class RowsBackward {
         begin_{plan.b, plan.zeros},
         share_(plan.order, plan.b.batch, part),
         most_(smaller(plan.tokens.steps, plan.b.steps) * share_.count()),
-        dz_(most_ * G * b_.hidden),
-        m_(b_.projected ? 2 * share_.count() * b_.hidden : 0),
-        pointers_(4 * most_ + 4 * share_.count()) {
+        dm_(b_.projected ? share_.count() * b_.hidden : 0),
+        kept_(b_.noise.zoneout_h > 0 ? share_.count() * b_.fed_back() : 0),
+        seen_(b_.hidden_mask ? b_.fed_back() : 0),
+        raw_(Cell::peepholes && b_.noise.zoneout_c > 0 ? share_.count() * b_.hidden : 0),
+        pointers_(4 * most_ + 5 * share_.count()) {
     const index R = b_.fed_back(), H = b_.hidden;
     for (index j = 0; j < share_.count(); j++) {
       index b = row(j);
       start(b_.dh_n, b_.dh0, b, R);
-      if (Cell::highway) start(b_.dc_n, b_.dc0, b, H);
-      if (b_.dreset_h) clear(b_.dreset_h + b * R, R);
-      if (b_.dreset_c) clear(b_.dreset_c + b * H, H);
+      if (Cell::highway) start(carries() ? b_.dc_n : nullptr, b_.dc0, b, H);
     }
   }
 
@@ -100,7 +101,8 @@ class RowsBackward {
   }
 
  private:
-  static constexpr index G = Cell::gates;
+  static constexpr index G = Cell::gates, S = Cell::sums;
+  using Places = Blocks<Cell>;
 
   OPENLSTM_INLINE index row(index j) const { return plan_.order.row(share_.position(j)); }
   OPENLSTM_INLINE const T** dz_rows() { return const_cast<const T**>(pointers_ + 0); }
@@ -109,6 +111,9 @@ class RowsBackward {
   OPENLSTM_INLINE T** dh_rows() { return pointers_ + 2 * most_ + share_.count(); }
   OPENLSTM_INLINE T** g_rows() { return pointers_ + 2 * most_ + 2 * share_.count(); }
   OPENLSTM_INLINE T** dm_rows() { return pointers_ + 2 * most_ + 3 * share_.count(); }
+  OPENLSTM_INLINE const T** dz_h_rows() { return const_cast<const T**>(pointers_ + 2 * most_ + 4 * share_.count()); }
+  // Whether there is a c beside h; the highway of a GRU is h itself, unless h is not what its cell puts out (projection).
+  OPENLSTM_INLINE bool carries() const { return Cell::highway && (!Cell::merged || b_.has_cell); }
 
   OPENLSTM_INLINE static void start(const T* given, T* out, index b, index n) {
     if (given)
@@ -124,7 +129,7 @@ class RowsBackward {
     index live = 0;
     for (index j = 0; j < share_.count(); j++) {
       index b = row(j);
-      T *dh = b_.dh0 + b * R, *dc = Cell::highway ? b_.dc0 + b * H : nullptr;
+      T *dh = b_.dh0 + b * R, *dc = carries() ? b_.dc0 + b * H : nullptr;
       if (j >= alive) {
         if (b_.dx) clear(b_.dx.at(t, b), b_.inputs);
         if (b_.h_steps) clear(b_.h_steps.at(t, b), R);
@@ -136,118 +141,206 @@ class RowsBackward {
       if (b_.c_steps && dc) copy(dc, b_.c_steps.at(t, b), H);
       // A step that nothing depends on contributes exact zeros, whatever its numbers are: 0 * NaN would be NaN.
       bool matters = any(dh, R) || (dc && any(dc, H));
-      T* dz = dz_ + (live_before + live) * G * H;
+      const index at = slot + share_.position(j);
+      T* dz = shared.dz[turn] + at * S * H;
       all_dz()[j] = matters ? dz : nullptr;
       const T *h_before, *c_before;
       before(t, b, h_before, c_before);
-      index at = slot + share_.position(j);
       pack_row<T>(matters ? b_.x.at(t, b) : nullptr, at, K, b_.inputs, shared.x[turn]);
+      if (b_.hidden_mask) {
+        times<T>(h_before, b_.hidden_mask + b * R, seen_, R);
+        h_before = seen_;
+      }
       pack_row<T>(matters ? h_before : nullptr, at, K, R, shared.h[turn]);
       if (!matters) {
+        clear(dz, S * H);
         if (b_.dx) clear(b_.dx.at(t, b), b_.inputs);
         continue;
       }
       dz_rows()[live_before + live] = dz;
       if (b_.dx) dx_rows()[live_before + live] = b_.dx.at(t, b);
+      dz_h_rows()[live] = dz + Places::first_h * H;
       g_rows()[live] = dh_rows()[live] = dh;
-      if (b_.projected) dm_rows()[live] = m_ + live * H;
+      if (b_.projected) dm_rows()[live] = dm_ + live * H;
+      if (b_.noise.zoneout_h > 0) unzone(t, b, dh, kept_ + live * R);
       live++;
     }
     if (b_.projected) {
       multiply<Into::store>(const_cast<const T**>(g_rows()), dm_rows(), live, b_.projected, shared.w_hr, H);
-      projection_tokens(t, alive, slot, K, turn);
+      for (index j = 0; j < alive; j++) projection_token(t, j, slot + share_.position(j), K, turn);
     }
     live = 0;
     for (index j = 0; j < alive; j++) {
       if (!all_dz()[j]) continue;
-      cell(t, row(j), b_.projected ? dm_rows()[live] : g_rows()[live], all_dz()[j]);
+      cell(t, j, b_.projected ? dm_rows()[live] : g_rows()[live], all_dz()[j]);
       live++;
     }
-    multiply<Into::store>(dz_rows() + live_before, dh_rows(), live, G * H, shared.w_hh, R);
-    share_.in_runs(alive, [&](index j, index n) {
-      transpose([&](index r) { return all_dz()[j + r] ? all_dz()[j + r] : plan_.zeros; }, n, 0, G * H, shared.dz[turn] + slot + share_.position(j),
-                plan_.tokens.stride);
-    });
+    multiply<Into::store>(dz_h_rows(), dh_rows(), live, G * H, shared.w_hh, R);
+    for (index j = 0, n = 0; j < alive; j++) {
+      if (!all_dz()[j]) continue;
+      T* dh = dh_rows()[n];
+      if (b_.hidden_mask) times<T>(dh, b_.hidden_mask + row(j) * R, dh, R);
+      if (b_.noise.zoneout_h > 0) add<T>(kept_ + n * R, dh, R);
+      if (Cell::merged && !carries()) add<T>(b_.dc0 + row(j) * H, dh, H), clear(b_.dc0 + row(j) * H, H);
+      n++;
+    }
+    if constexpr (Cell::peepholes > 0)
+      for (index j = 0; j < alive; j++) cells_token(t, j, shared.c[turn] + (slot + share_.position(j)) * 2 * H);
     for (index j = 0; j < alive; j++)
-      if (begin_.cut(t, row(j))) cut(row(j));
+      if (begin_.cut(t, row(j))) cut(t, row(j));
     tokens_ += live;
   }
 
   // The state that step t of row b began with.
   OPENLSTM_INLINE void before(index t, index b, const T*& h, const T*& c) const {
     const index R = b_.fed_back(), H = b_.hidden;
+    c = nullptr;
     if (begin_.cut(t, b)) {
-      h = begin_.reset_h(b), c = begin_.reset_c(b);
+      h = begin_.reset_h(t, b);
+      if (carries()) c = begin_.reset_c(t, b);
     } else if (begin_.first(t, b)) {
-      h = b_.h0 + b * R, c = b_.c0 + b * H;
+      h = b_.h0 + b * R;
+      if (carries()) c = b_.c0 + b * H;
     } else {
-      h = b_.y.at(begin_.before(t), b), c = Cell::highway ? b_.c.at(begin_.before(t), b) : nullptr;
+      h = b_.y.at(begin_.before(t), b);
+      if (carries()) c = b_.c.at(begin_.before(t), b);
+    }
+    if (!carries()) c = h;
+  }
+
+  // dL/dh of a step's result, split into what passes by where zoneout kept the old value and what the cell answers for.
+  OPENLSTM_INLINE void unzone(index t, index b, T* dh, T* kept) const {
+    const Noise& noise = b_.noise;
+    const uint32_t key = key_of(noise, Kind::zoneout_h, t, b);
+    for (index u = 0; u < b_.fed_back(); u += width<T>) {
+      const index lanes = b_.fed_back() - u;
+      Vec<T> d = load(dh + u, lanes), zero{};
+      store(kept + u, zone<T>(noise, noise.zoneout_h, key, u, d, zero), lanes);
+      store(dh + u, zone<T>(noise, noise.zoneout_h, key, u, zero, d), lanes);
     }
   }
 
-  OPENLSTM_INLINE void cell(index t, index b, const T* dh, T* dz) const {
-    const index H = b_.hidden;
-    const T *h_before, *c_before, *h = b_.projected ? dh : b_.y.at(t, b);
-    before(t, b, h_before, c_before);
-    const T *gates = Cell::saved ? b_.gates.at(t, b) : nullptr, *c = Cell::highway ? b_.c.at(t, b) : nullptr;
-    T* dc = Cell::highway ? b_.dc0 + b * H : nullptr;
-    index u = 0;
-    for (; u + max_rows * width<T> <= H; u += max_rows * width<T>) vectors<max_rows>(u, gates, c_before, c, h, dh, dc, dz);
-    for (; u < H; u += width<T>) vectors<1>(u, gates, c_before, c, h, dh, dc, dz);
+  OPENLSTM_INLINE void cell(index t, index j, const T* dh, T* dz) const {
+    if (b_.noise.candidate > 0 && b_.noise.training)
+      cell_of<true>(t, j, dh, dz);
+    else
+      cell_of<false>(t, j, dh, dz);
   }
+  template <bool masked>
+  OPENLSTM_INLINE void cell_of(index t, index j, const T* dh, T* dz) const {
+    if constexpr (!masked || Cell::candidate >= 0) {
+      const index H = b_.hidden, b = row(j);
+      Row at{};
+      at.raw = raw_ ? raw_ + j * H : nullptr;
+      before(t, b, at.h_before, at.c_before);
+      at.gates = Cell::saved ? b_.gates.at(t, b) : nullptr;
+      at.c = carries() ? b_.c.at(t, b) : b_.y.at(t, b);
+      at.h = b_.projected ? b_.m.at(t, b) : b_.y.at(t, b);
+      at.dh = dh, at.dz = dz;
+      at.dfed = b_.dh0 + b * b_.fed_back() + H;
+      at.dc = Cell::highway ? b_.dc0 + b * H : nullptr;
+      if (b_.noise.zoneout_c > 0) at.zone_c = key_of(b_.noise, Kind::zoneout_c, t, b);
+      if (masked) at.drop = key_of(b_.noise, Kind::candidate, t, b);
+      index u = 0;
+      if constexpr (!masked)
+        for (; u + max_rows * width<T> <= H; u += max_rows * width<T>) vectors<max_rows, masked>(u, at);
+      for (; u < H; u += width<T>) vectors<1, masked>(u, at);
+    }
+  }
+
+  // What the derivative of one row's step reads and writes.
+  struct Row {
+    const T *h_before, *c_before, *gates, *c, *h, *dh, *dfed;
+    T *dc, *dz, *raw;
+    uint32_t zone_c, drop;
+  };
 
   // The cell's derivative on N vectors of units, from unit u on.
-  template <int N>
-  OPENLSTM_INLINE void vectors(index u, const T* gates, const T* c_before, const T* c, const T* h, const T* dh, T* dc, T* dz) const {
+  template <int N, bool masked>
+  OPENLSTM_INLINE void vectors(index u, const Row& row) const {
     const index H = b_.hidden;
-    Vec<T> s[G][N] = {}, out[G][N], c0[N] = {}, c1[N] = {}, d[N] = {}, h1[N], g[N];
+    const Noise& noise = b_.noise;
+    Around<T, Cell::saved, N, masked> at = {};
+    Flow<T, S, N> out;
+    Vec<T> passes[N] = {};
     for (int k = 0; k < N; k++) {
-      index at = u + k * width<T>, n = H - at;
-      for (int j = 0; j < Cell::saved; j++) s[j][k] = load(gates + j * H + at, n);
-      if constexpr (Cell::highway) c0[k] = load(c_before + at, n), c1[k] = load(c + at, n), d[k] = load(dc + at, n);
-      h1[k] = load(h + at, n), g[k] = load(dh + at, n);
+      index unit = u + k * width<T>, n = H - unit;
+      for (int j = 0; j < Cell::saved; j++) at.s[j][k] = load(row.gates + j * H + unit, n);
+      if constexpr (Cell::highway) at.c_before[k] = load(row.c_before + unit, n), at.c[k] = load(row.c + unit, n), at.dc[k] = load(row.dc + unit, n);
+      at.h[k] = load(row.h + unit, n), at.dh[k] = load(row.dh + unit, n);
+      for (int j = 0; j + 1 < Cell::feedback; j++) at.dfed[j][k] = load(row.dfed + j * H + unit, n);
+      for (int j = 0; j < Cell::peepholes; j++) at.peephole[j][k] = load(b_.w_ch + j * H + unit, n);
+      if constexpr (masked) {
+        Bits<T> drop = happens<T>(row.drop, unit, Noise::threshold(noise.candidate));
+        at.mask[k] = drop ? Vec<T>{} : splat(T(1 / (1 - noise.candidate)));
+      }
     }
-    Cell::backward(s, c0, c1, h1, g, d, out);
+    at.keep = T(1 - noise.candidate);
+    if constexpr (Cell::highway)
+      if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
+        Vec<T> raw[N], z[S][N];
+        for (int j = 0; j < Cell::saved; j++)
+          for (int k = 0; k < N; k++) z[j][k] = at.s[j][k];
+        for (int k = 0; k < N; k++) raw[k] = at.c_before[k];
+        Cell::update(z, raw);
+        for (int k = 0; k < N; k++) {
+          Vec<T> zero{}, d = at.dc[k];
+          at.c[k] = b_.clipped() ? clamp(raw[k], b_.clip) : raw[k];
+          if (row.raw) store(row.raw + u + k * width<T>, at.c[k], b_.hidden - u - k * width<T>);
+          passes[k] = zone<T>(noise, noise.zoneout_c, row.zone_c, u + k * width<T>, d, zero);
+          at.dc[k] = zone<T>(noise, noise.zoneout_c, row.zone_c, u + k * width<T>, zero, d);
+        }
+      }
+    if constexpr (!Cell::highway)
+      if (noise.zoneout_h > 0 && !noise.training) unmix<N>(u, row, at.h);
+    at.limit = b_.clipped() ? b_.clip : b_.clip - b_.clip;  // infinity less infinity is NaN
+    Cell::backward(at, out);
     for (int k = 0; k < N; k++) {
-      index at = u + k * width<T>, n = H - at;
-      if constexpr (Cell::highway) store(dc + at, d[k], n);
-      for (int j = 0; j < G; j++) store(dz + j * H + at, out[j][k], n);
+      index unit = u + k * width<T>, n = H - unit;
+      if constexpr (Cell::highway) store(row.dc + unit, noise.zoneout_c > 0 ? out.dc[k] + passes[k] : out.dc[k], n);
+      for (int j = 0; j < S; j++) store(row.dz + Places::of_sum(j) * H + unit, out.dz[j][k], n);
     }
   }
 
-  // dW_hr = sum g^T m: the gradients of h' = m W_hr^T, transposed, and m, which is worked out again.
-  OPENLSTM_INLINE void projection_tokens(index t, index alive, index slot, index K, int turn) {
-    const index H = b_.hidden, P = b_.projected;
-    share_.in_runs(alive, [&](index j, index n) {
-      transpose([&](index r) { return all_dz()[j + r] ? static_cast<const T*>(b_.dh0 + row(j + r) * P) : plan_.zeros; }, n, 0, P,
-                plan_.shared.g[turn] + slot + share_.position(j), plan_.tokens.stride);
-    });
-    T* m = m_ + share_.count() * H;
-    for (index j = 0; j < alive; j++) {
-      if (all_dz()[j]) remember(t, row(j), m);
-      pack_row<T>(all_dz()[j] ? m : nullptr, slot + share_.position(j), K, H, plan_.shared.m[turn]);
+  // The cell's own output, from the expectation that zoneout made of it: y = p h_before + (1 - p) h.
+  template <int N>
+  OPENLSTM_INLINE void unmix(index u, const Row& row, Vec<T> (&h)[N]) const {
+    if (b_.projected) return;  // there h is the cell's own
+    for (int k = 0; k < N; k++) {
+      index unit = u + k * width<T>;
+      Vec<T> kept = splat(T(b_.noise.zoneout_h)) * load(row.h_before + unit, b_.hidden - unit);
+      h[k] = (h[k] - kept) / splat(T(1 - b_.noise.zoneout_h));
     }
   }
-  OPENLSTM_INLINE void remember(index t, index b, T* m) const {
-    if constexpr (Cell::highway) {
-      const T *gates = b_.gates.at(t, b), *c = b_.c.at(t, b);
-      for (index u = 0; u < b_.hidden; u += width<T>) {
-        index n = b_.hidden - u;
-        Vec<T> s[G][1], h[1] = {load(c + u, n)};
-        for (int k = 0; k < Cell::saved; k++) s[k][0] = load(gates + k * b_.hidden + u, n);
-        Cell::output(s, h);
-        store(m + u, h[0], n);
-      }
-    }
+
+  // c before step t and the cell's own c' after it (before zoneout).
+  OPENLSTM_INLINE void cells_token(index t, index j, T* out) {
+    const index H = b_.hidden;
+    if (!all_dz()[j]) return clear(out, 2 * H);
+    const T *h, *c;
+    before(t, row(j), h, c);
+    copy(c, out, H);
+    copy(raw_ ? static_cast<const T*>(raw_ + j * H) : b_.c.at(t, row(j)), out + H, H);
+  }
+
+  // dW_hr = sum g^T m: the gradients of h' = m W_hr^T, and m.
+  OPENLSTM_INLINE void projection_token(index t, index j, index at, index K, int turn) {
+    const index b = row(j), P = b_.projected;
+    T* g = plan_.shared.g[turn] + at * P;
+    if (all_dz()[j])
+      copy(static_cast<const T*>(b_.dh0 + b * P), g, P);
+    else
+      clear(g, P);
+    pack_row<T>(all_dz()[j] ? b_.m.at(t, b) : nullptr, at, K, b_.hidden, plan_.shared.m[turn]);
   }
 
   // Nothing crosses a reset; what arrives there belongs to the state that was put in place.
-  OPENLSTM_INLINE void cut(index b) const {
+  OPENLSTM_INLINE void cut(index t, index b) const {
     const index R = b_.fed_back(), H = b_.hidden;
-    if (b_.dreset_h) add(b_.dh0 + b * R, b_.dreset_h + b * R, R);
+    if (b_.dreset_h) add(b_.dh0 + b * R, b_.dreset_h.at(begin_.crossed(t), b), R);
     clear(b_.dh0 + b * R, R);
-    if (!Cell::highway) return;
-    if (b_.dreset_c) add(b_.dc0 + b * H, b_.dreset_c + b * H, H);
+    if (!carries()) return;
+    if (b_.dreset_c) add(b_.dc0 + b * H, b_.dreset_c.at(begin_.crossed(t), b), H);
     clear(b_.dc0 + b * H, H);
   }
 
@@ -255,83 +348,146 @@ class RowsBackward {
   const Backward<T>& b_;
   Begin<T> begin_;
   Share<T> share_;
-  index most_;         // of the part's tokens in a block
-  index tokens_ = 0;   // of them that matter, so far
-  Scratch<T> dz_, m_;  // [tokens, G*H]; dm and m of one step
+  index most_;              // of the part's tokens in a block
+  index tokens_ = 0;        // of them that matter, so far
+  Scratch<T> dm_;           // dL/dm of one step
+  Scratch<T> kept_, seen_;  // of one step: what of dL/dh passes by; of one row: h as the sums see it
+  Scratch<T> raw_;          // of one step: c' before zoneout, which the output gate's peephole saw
   Scratch<T*> pointers_;
 };
 
-// The weights' gradients of one block, for the part's own rows of a matrix: dw[r] += sum over tokens dz[r] x.
+// A part's own rows of the weights' gradients, in one block.
 template <class T>
-OPENLSTM_INLINE void sum_tokens(const T* dz, index stride, index K, Slice rows, const T* panels, T* dw, index columns, T** scratch) {
-  const T** in = const_cast<const T**>(scratch);
-  T** out = scratch + rows.size();
-  for (index k = 0; k < rows.size(); k++) {
-    in[k] = dz + (rows.first + k) * stride;
-    out[k] = dw + (rows.first + k) * columns;
+class Sums {
+ public:
+  OPENLSTM_INLINE explicit Sums(index most) : stride_((most + 15) / 16 * 16 + 16), turned_(chunk * stride_), pointers_(2 * chunk) {}
+
+  // dw[r] += sum over the K tokens of d[token][place(r)] x[token], x in panels. `place` keeps runs of `run` rows together.
+  template <class Place>
+  OPENLSTM_INLINE void add_product(const T* d, index width_of_d, index K, Slice rows, index run, Place place, const T* panels, T* dw, index columns) {
+    for (index first = rows.first, last; first < rows.last; first = last) {
+      last = smaller(smaller(first + chunk, rows.last), (first / run + 1) * run);
+      transpose([&](index token) { return d + token * width_of_d; }, K, place(first), last - first, static_cast<T*>(turned_), stride_);
+      const T** in = const_cast<const T**>(pointers_ + 0);
+      T** out = pointers_ + chunk;
+      for (index k = 0; k < last - first; k++) in[k] = turned_ + k * stride_, out[k] = dw + (first + k) * columns;
+      multiply<Into::add>(in, out, last - first, K, panels, columns);
+    }
   }
-  multiply<Into::add>(in, out, rows.size(), K, panels, columns);
+
+  // db[r] += sum over the K tokens of d[token][place + r] (times c[token][r], where c is given).
+  OPENLSTM_INLINE static void add_column(const T* d, index width_of_d, const T* c, index width_of_c, index K, T* db, index n) {
+    index r = 0;
+    for (; r + 8 * width<T> <= n; r += 8 * width<T>) columns<8>(d + r, width_of_d, c ? c + r : c, width_of_c, K, db + r, n - r);
+    for (; r < n; r += width<T>) columns<1>(d + r, width_of_d, c ? c + r : c, width_of_c, K, db + r, n - r);
+  }
+
+ private:
+  static constexpr index chunk = 16 * max_rows;  // rows that are turned at once: their tokens stay in the cache
+
+  template <int N>
+  OPENLSTM_INLINE static void columns(const T* d, index width_of_d, const T* c, index width_of_c, index K, T* db, index n) {
+    Vec<T> sum[N] = {};
+    for (index token = 0; token < K; token++)
+      for (int v = 0; v < N; v++) {
+        Vec<T> a = load(d + token * width_of_d + v * width<T>, n - v * width<T>);
+        sum[v] = c ? fma(a, load(c + token * width_of_c + v * width<T>, n - v * width<T>), sum[v]) : sum[v] + a;
+      }
+    for (int v = 0; v < N; v++) store(db + v * width<T>, load(db + v * width<T>, n - v * width<T>) + sum[v], n - v * width<T>);
+  }
+
+  const index stride_;
+  Scratch<T> turned_;  // [chunk, tokens]
+  Scratch<T*> pointers_;
+};
+
+// Panels of w [K, columns], this part's share of them; row k of the panels is row place(k) of w.
+template <class T, class Place>
+OPENLSTM_INLINE void pack_share(const T* w, index K, index columns, Place place, T* panels, const Part& part) {
+  Slice mine(Panels<T>(columns).count, part);
+  pack_panels<T>([&](index k) { return w + place(k) * columns; }, K, mine.first, mine.last, columns, panels);
 }
 
-// Panels of w [K, columns], this part's share of them.
-template <class T>
-OPENLSTM_INLINE void pack_share(const T* w, index K, index columns, T* panels, const Part& part) {
-  constexpr index each = 4 * width<T>;
-  Slice mine((columns + each - 1) / each, part);
-  pack_panels<T>([&](index k) { return w + k * columns; }, K, mine.first * each, smaller(mine.last * each, columns), columns, panels);
+// f(first, n) for the stretches of a slice that do not cross a multiple of `run`.
+template <class F>
+OPENLSTM_INLINE void in_runs(Slice rows, index run, F f) {
+  for (index first = rows.first, last; first < rows.last; first = last) {
+    last = smaller((first / run + 1) * run, rows.last);
+    f(first, last - first);
+  }
 }
 
 template <class Cell, class T>
 static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
+  using Places = Blocks<Cell>;
   const Backward<T>& b = plan.b;
   const Shared<T>& shared = plan.shared;
-  const index rows = Cell::gates * b.hidden, R = b.fed_back(), stride = plan.tokens.stride;
-  const Slice gates(rows, part), projected(b.projected, part);
+  const index H = b.hidden, rows = Cell::gates * H, R = b.fed_back(), wide = Cell::sums * H;
+  const Slice gates(rows, part), projected(b.projected, part), peepholes(Cell::peepholes * H, part);
+  // Row r of the weights among the blocks of dz, and the other way round.
+  auto in_x = [H](index r) { return Cell::apart ? Places::of_sum(static_cast<int>(r / H)) * H + r % H : r; };
+  auto in_h = [H](index r) { return r + Places::first_h * H; };
+  auto of_x = [H](index k) { return Cell::apart ? Places::gate_of_x(static_cast<int>(k / H)) * H + k % H : k; };
+  auto same = [](index k) { return k; };
   clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
   clear(b.dw_hh + gates.first * R, gates.size() * R);
-  clear(b.db + gates.first, gates.size());
-  if (b.projected) clear(b.dw_hr + projected.first * b.hidden, projected.size() * b.hidden);
+  clear(b.db_ih + gates.first, gates.size());
+  if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
+  if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
+  if (Cell::peepholes) clear(b.dw_ch + peepholes.first, peepholes.size());
 
-  pack_share(b.w_hh, rows, R, shared.w_hh, part);
-  if (b.dx) pack_share(b.w_ih, rows, b.inputs, shared.w_ih, part);
-  if (b.projected) pack_share(b.w_hr, b.projected, b.hidden, shared.w_hr, part);
+  pack_share(b.w_hh, rows, R, same, shared.w_hh, part);
+  if (b.dx) pack_share(b.w_ih, rows, b.inputs, of_x, shared.w_ih, part);
+  if (b.projected) pack_share(b.w_hr, b.projected, H, same, shared.w_hr, part);
   part.wait();
 
   RowsBackward<Cell, T> mine(plan, part);
-  Scratch<T*> pointers(2 * (gates.size() + projected.size()));
+  Sums<T> sums(plan.tokens.most);
   int turn = 0;
   for (index last = b.steps; last > 0; last -= plan.tokens.steps, turn = !turn) {
     index first = last > plan.tokens.steps ? last - plan.tokens.steps : 0, K = 0;
     for (index n = first; n < last; n++) K += plan.order.alive(step_at(b, n));
     mine.block(first, last, K, turn);
     part.wait();  // one is enough: the next block is written elsewhere, the one after it only when all have come here again
-    T* dz = shared.dz[turn];
-    sum_tokens<T>(dz, stride, K, gates, shared.x[turn], b.dw_ih, b.inputs, pointers);
-    sum_tokens<T>(dz, stride, K, gates, shared.h[turn], b.dw_hh, R, pointers);
-    for (index r = gates.first; r < gates.last; r++) {
-      clear(dz + r * stride + K, Tokens::lanes - 1);
-      b.db[r] = b.db[r] + sum_in_lanes(dz + r * stride, K);
-    }
-    if (b.projected) sum_tokens<T>(shared.g[turn], stride, K, projected, shared.m[turn], b.dw_hr, b.hidden, pointers);
+    const T* dz = shared.dz[turn];
+    sums.add_product(dz, wide, K, gates, H, in_x, shared.x[turn], b.dw_ih, b.inputs);
+    sums.add_product(dz, wide, K, gates, H, in_h, shared.h[turn], b.dw_hh, R);
+    if (b.projected) sums.add_product(shared.g[turn], b.projected, K, projected, b.projected, same, shared.m[turn], b.dw_hr, H);
+    in_runs(gates, H, [&](index r, index n) {
+      sums.add_column(dz + in_x(r), wide, nullptr, 0, K, b.db_ih + r, n);
+      if (b.db_hh) sums.add_column(dz + in_h(r), wide, nullptr, 0, K, b.db_hh + r, n);
+    });
+    if constexpr (Cell::peepholes > 0)
+      in_runs(peepholes, H, [&](index r, index n) {
+        const index which = r / H, unit = r % H, after = which == Cell::last_peephole && Cell::has_o ? H : 0;
+        sums.add_column(dz + Cell::sees[which] * H + unit, wide, shared.c[turn] + after + unit, 2 * H, K, b.dw_ch + r, n);
+      });
   }
 }
 
 template <class Cell, class T>
 static void backward(const Backward<T>& b) {
-  const index rows = Cell::gates * b.hidden, R = b.fed_back();
+  const index H = b.hidden, rows = Cell::gates * H, sums = Cell::sums * H, R = b.fed_back();
   Order<T> order(b);
   Tokens tokens(b.steps, b.batch);
-  index widest = rows > R ? rows : R;
+  index widest = sums > R ? sums : R;
   Scratch<T> zeros(widest);
   clear<T>(zeros, widest);
-  Scratch<T> w_ih(b.dx ? panel_size<T>(rows, b.inputs) : 0), w_hh(panel_size<T>(rows, R)), w_hr(b.projected ? panel_size<T>(b.projected, b.hidden) : 0);
-  index dz = rows * tokens.stride, x = panel_size<T>(tokens.most, b.inputs), h = panel_size<T>(tokens.most, R);
-  index g = b.projected * tokens.stride, m = b.projected ? panel_size<T>(tokens.most, b.hidden) : 0, each = dz + x + h + g + m;
+  Scratch<T> w_ih(b.dx ? panel_size<T>(rows, b.inputs) : 0), w_hh(panel_size<T>(rows, R)), w_hr(b.projected ? panel_size<T>(b.projected, H) : 0);
+  const index sizes[] = {sums * tokens.most,
+                         b.projected * tokens.most,
+                         Cell::peepholes ? 2 * H * tokens.most : 0,
+                         panel_size<T>(tokens.most, b.inputs),
+                         panel_size<T>(tokens.most, R),
+                         b.projected ? panel_size<T>(tokens.most, H) : 0};
+  index each = 0;
+  for (index size : sizes) each += size;
   Scratch<T> blocks(2 * each);
-  Shared<T> shared{w_ih, w_hh, w_hr, {}, {}, {}, {}, {}};
+  Shared<T> shared{w_ih, w_hh, w_hr, {}, {}, {}, {}, {}, {}};
   for (int turn = 0; turn < 2; turn++) {
     T* at = blocks + turn * each;
-    shared.dz[turn] = at, shared.x[turn] = at + dz, shared.h[turn] = at + dz + x, shared.g[turn] = at + dz + x + h, shared.m[turn] = at + dz + x + h + g;
+    T** const places[] = {&shared.dz[turn], &shared.g[turn], &shared.c[turn], &shared.x[turn], &shared.h[turn], &shared.m[turn]};
+    for (int k = 0; k < 6; at += sizes[k++]) *places[k] = at;
   }
   BackwardPlan<T> plan{b, order, zeros, tokens, shared};
   double work = 3. * static_cast<double>(b.steps * b.batch) * static_cast<double>(rows) * static_cast<double>(b.inputs + R);

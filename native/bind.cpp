@@ -49,6 +49,7 @@ struct Arguments {
   std::size_t next = 0;
   nb::handle take() { return PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(next++)); }
   index number() { return PyLong_AsSsize_t(take().ptr()); }
+  double real() { return PyFloat_AsDouble(take().ptr()); }
   template <class T>
   T* pointer() {
     return to<T>(static_cast<Address>(PyLong_AsUnsignedLongLong(take().ptr())));
@@ -67,56 +68,64 @@ void read(Arguments& a, Problem<T>& p) {
   p.steps = a.number(), p.batch = a.number(), p.inputs = a.number(), p.hidden = a.number(), p.projected = a.number();
   p.reverse = a.number() != 0;
   p.w_ih = a.pointer<const T>(), p.w_hh = a.pointer<const T>(), p.b_ih = a.pointer<const T>(), p.b_hh = a.pointer<const T>();
-  p.w_hr = a.pointer<const T>();
+  p.w_hr = a.pointer<const T>(), p.w_ch = a.pointer<const T>();
   p.x = a.rows<const T>();
   p.h0 = a.pointer<const T>(), p.c0 = a.pointer<const T>();
   p.lengths = a.pointer<const int64_t>(), p.reset = a.pointer<const uint8_t>();
-  p.reset_h = a.pointer<const T>(), p.reset_c = a.pointer<const T>();
+  p.reset_h = a.rows<const T>(), p.reset_c = a.rows<const T>();
   p.threads = static_cast<int>(a.number());
+  p.clip = static_cast<T>(a.real());
+  p.noise.zoneout_h = a.real(), p.noise.zoneout_c = a.real(), p.noise.candidate = a.real();
+  p.noise.seed = PyLong_AsUnsignedLongLong(a.take().ptr()), p.noise.stream = a.number(), p.noise.training = a.number() != 0;
+  p.hidden_mask = a.pointer<const T>(), p.feedback = a.number(), p.has_cell = a.number() != 0;
 }
 
 template <class T>
 void run_forward(const KernelsOf<T>& kernels, int cell, Arguments a) {
   Forward<T> f{};
   read(a, f);
-  f.y = a.rows<T>(), f.gates = a.rows<T>(), f.c = a.rows<T>();
+  f.y = a.rows<T>(), f.gates = a.rows<T>(), f.c = a.rows<T>(), f.m = a.rows<T>();
   f.h_n = a.pointer<T>(), f.c_n = a.pointer<T>();
   Unlocked unlocked;
-  kernels.forward[cell](f);
+  kernels.of(cell)->forward(f);
 }
 
 template <class T>
 void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
   Backward<T> b{};
   read(a, b);
-  b.y = a.rows<const T>(), b.gates = a.rows<const T>(), b.c = a.rows<const T>(), b.dy = a.rows<const T>();
+  b.y = a.rows<const T>(), b.gates = a.rows<const T>(), b.c = a.rows<const T>(), b.m = a.rows<const T>();
+  b.dy = a.rows<const T>();
   b.dh_n = a.pointer<const T>(), b.dc_n = a.pointer<const T>();
   b.dx = a.rows<T>();
-  b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db = a.pointer<T>(), b.dw_hr = a.pointer<T>();
-  b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.pointer<T>(), b.dreset_c = a.pointer<T>();
+  b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db_ih = a.pointer<T>(), b.db_hh = a.pointer<T>();
+  b.dw_hr = a.pointer<T>(), b.dw_ch = a.pointer<T>();
+  b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.rows<T>(), b.dreset_c = a.rows<T>();
   b.h_steps = a.rows<T>(), b.c_steps = a.rows<T>();
   Unlocked unlocked;
-  kernels.backward[cell](b);
+  kernels.of(cell)->backward(b);
 }
 
-constexpr std::size_t forward_numbers = 32, backward_numbers = 52;
+constexpr std::size_t forward_numbers = 50, backward_numbers = 76;
 
-void check_arguments(int cell, nb::tuple arguments, std::size_t expected) {
-  if (cell < 0 || cell >= CELLS || arguments.size() != expected)
+const Kernels& check(int cell, nb::tuple arguments, std::size_t expected) {
+  const Kernels& kernels = in_use();
+  if (cell < 0 || cell >= cells || arguments.size() != expected)
     throw nb::value_error(("openlstm._native: " + std::to_string(arguments.size()) + " arguments for cell " + std::to_string(cell) + ", expected " +
                            std::to_string(expected) + "; call it through openlstm.engine.cpu")
                               .c_str());
+  if (!kernels.single.of(cell))
+    throw nb::value_error((std::string("openlstm._native: the instruction set ") + kernels.name + ", which exists for tests, lacks this cell").c_str());
+  return kernels;
 }
 
 void forward(int cell, bool twofold, nb::tuple arguments) {
-  check_arguments(cell, arguments, forward_numbers);
-  const Kernels& kernels = in_use();
+  const Kernels& kernels = check(cell, arguments, forward_numbers);
   twofold ? run_forward(kernels.twofold, cell, {arguments}) : run_forward(kernels.single, cell, {arguments});
 }
 
 void backward(int cell, bool twofold, nb::tuple arguments) {
-  check_arguments(cell, arguments, backward_numbers);
-  const Kernels& kernels = in_use();
+  const Kernels& kernels = check(cell, arguments, backward_numbers);
   twofold ? run_backward(kernels.twofold, cell, {arguments}) : run_backward(kernels.single, cell, {arguments});
 }
 

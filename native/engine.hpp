@@ -23,50 +23,77 @@ struct Rows {
   OPENLSTM_INLINE T* at(index t, index b) const { return data + t * step + b * row; }
 };
 
-// One layer in one direction. Weights, states and `reset` are contiguous; what is not given is null.
+// Regularisers of the recurrence (src/openlstm/noise.py says what they are); zero where there are none.
+struct Noise {
+  double zoneout_h = 0, zoneout_c = 0, candidate = 0;  // probabilities
+  uint64_t seed = 0;
+  index stream = 0;
+  bool training = true;  // draws; otherwise zoneout takes its expectation
+
+  // The probability as a threshold for 24 random bits.
+  OPENLSTM_INLINE static uint32_t threshold(double p) { return static_cast<uint32_t>(p * (1 << 24)); }
+};
+
+// One layer in one direction. Weights, initial states and `reset` are contiguous; what is not given is null.
 template <class T>
 struct Problem {
-  index steps, batch, inputs, hidden, projected;  // T, B, I, H, P (0: no projection)
-  bool reverse;                                   // from each row's last real step to its first
-  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;      // [G*H, I], [G*H, R], [G*H], [G*H], [P, H]
-  Rows<const T> x;                                // [T, B, I]
-  const T *h0, *c0;                               // [B, R], [B, H]
-  const int64_t* lengths;                         // [B], each in 0 .. T
-  const uint8_t* reset;                           // [T, B]
-  const T *reset_h, *reset_c;                     // [B, R], [B, H]; zeros where null
+  index steps, batch, inputs, hidden, projected;     // T, B, I, H, P (0: no projection)
+  bool reverse;                                      // from each row's last real step to its first
+  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;  // [G*H, I], [G*H, R], [G*H], [G*H], [P, H], [peepholes*H]
+  Rows<const T> x;                                   // [T, B, I]
+  const T *h0, *c0;                                  // [B, R], [B, H]
+  const int64_t* lengths;                            // [B], each in 0 .. T
+  const uint8_t* reset;                              // [T, B]
+  Rows<const T> reset_h, reset_c;                    // [T, B, R], [T, B, H] (a step of 0: the same at each t); zeros where null
   int threads;
+  T clip;  // c' stays within -clip .. clip; infinity for no limit
+  Noise noise;
+  const T* hidden_mask;  // [B, R], multiplied onto h inside the sums; may be null
+  index feedback;        // blocks of H that are fed back
+  bool has_cell;         // whether there is a c beside h
 
-  OPENLSTM_INLINE index fed_back() const { return projected ? projected : hidden; }  // R
+  OPENLSTM_INLINE index fed_back() const { return projected ? projected : feedback * hidden; }  // R
+  OPENLSTM_INLINE bool clipped() const { return clip - clip == 0; }                             // not infinite
 };
 
 template <class T>
 struct Forward : Problem<T> {
-  Rows<T> y, gates, c;  // [T, B, R]; [T, B, saved*H] and [T, B, H] if backward will follow
-  T *h_n, *c_n;         // [B, R], [B, H]; may be null
+  Rows<T> y, gates, c, m;  // [T, B, R]; if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
+                           // output (projection, zoneout of h), that output [T, B, H]
+  T *h_n, *c_n;            // [B, R], [B, H]; may be null
 };
 
 template <class T>
 struct Backward : Problem<T> {
-  Rows<const T> y, gates, c;           // what forward saved
-  Rows<const T> dy;                    // [T, B, R] or null
-  const T *dh_n, *dc_n;                // [B, R], [B, H] or null
-  Rows<T> dx;                          // [T, B, I]; null if nobody asks
-  T *dw_ih, *dw_hh, *db, *dw_hr;       // as the weights
-  T *dh0, *dc0, *dreset_h, *dreset_c;  // [B, R], [B, H], ...; the last two null without a reset state
-  Rows<T> h_steps, c_steps;            // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
+  Rows<const T> y, gates, c, m;                      // what forward saved
+  Rows<const T> dy;                                  // [T, B, R] or null
+  const T *dh_n, *dc_n;                              // [B, R], [B, H] or null
+  Rows<T> dx;                                        // [T, B, I]; null if nobody asks
+  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih
+  T *dh0, *dc0;                                      // [B, R], [B, H]
+  Rows<T> dreset_h, dreset_c;                        // as reset_h and reset_c, zeros on entry; null without a reset state
+  Rows<T> h_steps, c_steps;                          // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
 };
 
-// The cells in the order of `KERNELS` in src/openlstm/engine/cpu.py.
-enum Cells { LSTM, RNN_TANH, RNN_RELU, CELLS };
+// The kernels of one cell.
+template <class T>
+struct CellKernels {
+  void (*forward)(const Forward<T>&);
+  void (*backward)(const Backward<T>&);
+};
+
+// The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: first those of sequence.cpp, then those of variants.cpp.
+constexpr int main_cells = 4, variant_cells = 14, cells = main_cells + variant_cells;
 
 template <class T>
 struct KernelsOf {
-  void (*forward[CELLS])(const Forward<T>&);
-  void (*backward[CELLS])(const Backward<T>&);
+  const CellKernels<T>*main, *variants;  // the latter null in an instruction set that exists for tests alone
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
   double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
+
+  const CellKernels<T>* of(int cell) const { return cell < main_cells ? main + cell : variants ? variants + (cell - main_cells) : nullptr; }
 };
 
 // One instruction set.

@@ -1,27 +1,31 @@
 // The forward pass: one time loop for every cell, over rows reached through pointers.
 //
 //     z = (b_ih + b_hh) + x W_ih^T + h W_hh^T      summed in this order, k by k
-//     h', c' = cell(z, c);  with a projection h' <- h' W_hr^T
+//     h', c' = cell(z, c);  with a projection h' <- h' W_hr^T;  then zoneout
 //
-// Two bodies of a step. The tile applies the gates while a tile's sums are in registers. The row first sums a whole row, then
-// applies the cell to it, for cells and layers that need all units together (projection).
+// A step goes tile by tile, the cell applied while a tile's sums are in registers; what needs a whole row (projection, zoneout of
+// what is fed back) follows when all its tiles are done.
+//
+// x W_ih^T does not wait for the step before. Where rows are few, or the weights too many for the cache, it is summed for several
+// steps at once; the order of the sum stays the same, and so do the bits.
 #pragma once
 
 #include "cells.hpp"
+#include "noise.hpp"
 #include "plan.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Both weight matrices by tiles of units, the gates of a unit in one tile: per tile [1 + I + R][blocks * gates][width], first
-// the sum of the biases, then the columns of W_ih, then those of W_hh.
+// Both weight matrices by tiles of units, the gates of a unit in one tile: per tile first the biases [blocks * sums][width],
+// then the columns of W_ih [I][blocks * gates][width], then those of W_hh [R][blocks * gates][width].
 template <class Cell, class T>
 struct Tiles {
   static constexpr index units = Cell::blocks * width<T>;  // of a full tile
+  static_assert(Cell::blocks == 1 || Cell::apart == 0);
   const Problem<T>& p;
 
   OPENLSTM_INLINE index count() const { return (p.hidden + units - 1) / units; }
-  OPENLSTM_INLINE index depth() const { return 1 + p.inputs + p.fed_back(); }
-  OPENLSTM_INLINE index size() const { return depth() * Cell::gates * units; }
+  OPENLSTM_INLINE index size() const { return (Cell::sums + (p.inputs + p.fed_back()) * Cell::gates) * units; }
   OPENLSTM_INLINE int blocks(index tile) const {
     index left = p.hidden - tile * units;
     return static_cast<int>(left >= units ? Cell::blocks : (left + width<T> - 1) / width<T>);
@@ -29,14 +33,19 @@ struct Tiles {
 
   OPENLSTM_INLINE void pack(index tile, T* out) const {
     constexpr index W = width<T>;
-    index B = blocks(tile), stride = B * Cell::gates * W;
-    if (tile * units + B * W > p.hidden) clear(out, depth() * stride);
+    constexpr int G = Cell::gates, together = G - Cell::apart;
+    index B = blocks(tile), stride = B * G * W;
+    if (tile * units + B * W > p.hidden) clear(out, size());
     for (index block = 0; block < B; block++)
-      for (index gate = 0; gate < Cell::gates; gate++) {
+      for (index gate = 0; gate < G; gate++) {
         index unit = tile * units + block * W, n = smaller(W, p.hidden - unit), first = gate * p.hidden + unit;
-        T* at = out + (block * Cell::gates + gate) * W;
-        for (index k = 0; k < n; k++) at[k] = p.b_ih ? p.b_ih[first + k] + p.b_hh[first + k] : T(0);
-        at += stride;
+        T* at = out + (block * G + gate) * W;
+        for (index k = 0; k < n; k++) {
+          T b_ih = p.b_ih ? p.b_ih[first + k] : T(0), b_hh = p.b_hh ? p.b_hh[first + k] : T(0);
+          at[k] = gate < together ? b_ih + b_hh : b_ih;
+          if (gate >= together) at[Cell::apart * W + k] = b_hh;
+        }
+        at += B * Cell::sums * W;
         transpose([&](index r) { return p.w_ih + (first + r) * p.inputs; }, n, 0, p.inputs, at, stride);
         at += p.inputs * stride;
         transpose([&](index r) { return p.w_hh + (first + r) * p.fed_back(); }, n, 0, p.fed_back(), at, stride);
@@ -47,91 +56,132 @@ struct Tiles {
 // Pointers to the rows of one step, in the order of a part's share.
 template <class T>
 struct Pointers {
-  const T **x, **h, **c;        // what goes in
-  T **h_out, **c_out, **gates;  // what comes out; gates null if not kept
-  T** z;                        // sums, for the row body
+  const T **x, **h, **c;             // what goes in
+  const T** seen;                    // h as the sums see it: behind the locked mask
+  T **y, **m, **c_out, **gates;      // what comes out: what is fed back, and the cell's own output, which is y unless a
+                                     // projection makes it; those not kept are null
+  uint32_t *zone_h, *zone_c, *drop;  // keys of each row's random numbers at this step
 };
 
-// The cell on the same vector of units of N rows: z are the sums on entry, h' goes to h_out.
+// The cell on the same vector of units of N rows: z are the sums on entry.
 template <class Cell, class T, int N>
-OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[Cell::gates][N], const Pointers<T>& at, index row, T* const* h_out, index unit, index hidden) {
-  static_assert(Cell::saved <= Cell::gates);
-  const index lanes = hidden - unit;
-  Vec<T> c[N] = {};
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[Cell::sums][N], const Pointers<T>& at, index row, index unit, const Problem<T>& p) {
+  static_assert(Cell::saved <= Cell::sums);
+  const index H = p.hidden, lanes = H - unit;
+  const Noise& noise = p.noise;
+  Vec<T> c[N] = {}, peephole[3];
+  for (int j = 0; j < Cell::peepholes; j++) peephole[j] = load(p.w_ch + j * H + unit, lanes);
   if constexpr (Cell::highway)
     for (int k = 0; k < N; k++) c[k] = load(at.c[row + k] + unit, lanes);
+  Cell::activate(z, c, peephole);
+  if constexpr (Cell::candidate >= 0)
+    if (noise.candidate > 0 && noise.training)
+      for (int k = 0; k < N; k++) {
+        Bits<T> drop = happens<T>(at.drop[row + k], unit, Noise::threshold(noise.candidate));
+        z[Cell::candidate][k] = drop ? Vec<T>{} : z[Cell::candidate][k] * splat(T(1 / (1 - noise.candidate)));
+      }
   Cell::update(z, c);
-  if constexpr (Cell::highway)
-    for (int k = 0; k < N; k++) store(at.c_out[row + k] + unit, c[k], lanes);
+  if constexpr (Cell::highway) {
+    if (p.clipped())
+      for (int k = 0; k < N; k++) c[k] = clamp(c[k], p.clip);
+    if (at.c_out)
+      for (int k = 0; k < N; k++) {
+        Vec<T> carried = c[k];
+        if (noise.zoneout_c > 0) carried = zone<T>(noise, noise.zoneout_c, at.zone_c[row + k], unit, load(at.c[row + k] + unit, lanes), carried);
+        store(at.c_out[row + k] + unit, carried, lanes);
+      }
+  }
+  Cell::output(z, c, peephole);
   if (Cell::saved && at.gates)
     for (int k = 0; k < N; k++)
-      for (int s = 0; s < Cell::saved; s++) store(at.gates[row + k] + s * hidden + unit, z[s][k], lanes);
-  Cell::output(z, c);
-  for (int k = 0; k < N; k++) store(h_out[k] + unit, c[k], lanes);
+      for (int s = 0; s < Cell::saved; s++) store(at.gates[row + k] + s * H + unit, z[s][k], lanes);
+  for (int k = 0; k < N; k++) store(at.m[row + k] + unit, c[k], lanes);
+  if constexpr (Cell::feedback > 1)
+    for (int k = 0; k < N; k++)
+      for (int j = 1; j < Cell::feedback; j++) store(at.m[row + k] + j * H + unit, z[Cell::fed[j - 1]][k], lanes);
 }
 
-enum class Body { tile, row };
-
-template <class Cell, class T, Body body, int M, int B>
-static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, const T* packed, index unit) {
+// acc = biases + x W_ih^T for one tile of M rows.
+template <class Cell, class T, int M, int B>
+OPENLSTM_INLINE void sum_inputs(Vec<T> (&acc)[M][B * Cell::gates], const T* const* x, const Problem<T>& p, const T* packed) {
   constexpr index W = width<T>;
-  constexpr int G = Cell::gates, N = B * G;
-  Vec<T> acc[M][N];
+  constexpr int N = B * Cell::gates;
   for (int n = 0; n < N; n++) {
     Vec<T> bias = load(packed + n * W);
     for (int m = 0; m < M; m++) acc[m][n] = bias;
   }
-  packed += N * W;
-  product<T, M, N>(acc, at.x + row, p.inputs, packed);
-  product<T, M, N>(acc, at.h + row, p.fed_back(), packed);
-  if constexpr (body == Body::row) {
+  packed += B * Cell::sums * W;
+  product<T, M, N>(acc, x, p.inputs, packed);
+}
+
+// The same, put down for later: [row][N][width].
+template <class Cell, class T, int M, int B>
+static void keep_inputs(const T* const* x, const Problem<T>& p, const T* packed, T* out) {
+  constexpr index W = width<T>;
+  constexpr int N = B * Cell::gates;
+  Vec<T> acc[M][N];
+  sum_inputs<Cell, T, M, B>(acc, x, p, packed);
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) store(out + (m * N + n) * W, acc[m][n]);
+}
+
+// One tile of M rows and B vectors of units. `inputs` are the sums that keep_inputs put down, or null.
+template <class Cell, class T, int M, int B>
+static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, const T* packed, index unit, const T* inputs) {
+  constexpr index W = width<T>;
+  constexpr int G = Cell::gates, S = Cell::sums, N = B * G, together = G - Cell::apart;
+  Vec<T> acc[M][N], more[M][N];
+  if (inputs) {
     for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) {
-        index u = unit + n / G * W;
-        store(at.z[row + m] + n % G * p.hidden + u, acc[m][n], p.hidden - u);
+      for (int n = 0; n < N; n++) acc[m][n] = load(inputs + (m * N + n) * W);
+  } else {
+    sum_inputs<Cell, T, M, B>(acc, at.x + row, p, packed);
+  }
+  const T* w_hh = packed + (B * S + p.inputs * N) * W;
+  if constexpr (Cell::apart) {
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) more[m][n] = n < together ? acc[m][n] : load(packed + (n + Cell::apart) * W);
+    product<T, M, N>(more, at.seen + row, p.fed_back(), w_hh);
+  } else {
+    product<T, M, N>(acc, at.seen + row, p.fed_back(), w_hh);
+  }
+  for (int block = 0; block < B; block++) {
+    Vec<T> z[S][M];
+    for (int m = 0; m < M; m++)
+      for (int s = 0; s < S; s++) {
+        if constexpr (Cell::apart)
+          z[s][m] = s < together ? more[m][s] : s < G ? acc[m][s] : more[m][s - Cell::apart];
+        else
+          z[s][m] = acc[m][block * G + s];
       }
-  } else {
-    for (int block = 0; block < B; block++) {
-      Vec<T> z[G][M];
-      for (int m = 0; m < M; m++)
-        for (int g = 0; g < G; g++) z[g][m] = acc[m][block * G + g];
-      apply_cell<Cell>(z, at, row, at.h_out + row, unit + block * W, p.hidden);
-    }
+    apply_cell<Cell>(z, at, row, unit + block * W, p);
   }
 }
 
-template <class Cell, class T, Body body>
-static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, const T* packed, index tile) {
-  Tiles<Cell, T> tiles{p};
-  index unit = tile * tiles.units;
-  auto with_blocks = [&](auto blocks) {
-    in_tiles(rows, [&](auto height, index first) { step_tile<Cell, T, body, decltype(height)::value, decltype(blocks)::value>(at, first, p, packed, unit); });
-  };
+// f(Count<blocks of this tile>).
+template <class Cell, class T, class F>
+OPENLSTM_INLINE void with_blocks(const Problem<T>& p, index tile, F f) {
   if constexpr (Cell::blocks == 1) {
-    with_blocks(Count<1>{});
+    f(Count<1>{});
   } else {
-    switch (tiles.blocks(tile)) {
-      case 1: with_blocks(Count<1>{}); break;
-      case 2: with_blocks(Count<2>{}); break;
-      case 3: with_blocks(Count<3>{}); break;
-      default: with_blocks(Count<4>{});
+    switch (Tiles<Cell, T>{p}.blocks(tile)) {
+      case 1: f(Count<1>{}); break;
+      case 2: f(Count<2>{}); break;
+      case 3: f(Count<3>{}); break;
+      default: f(Count<4>{});
     }
   }
 }
 
-// The row body's second half: the cell over each whole row, then the projection.
 template <class Cell, class T>
-static void finish_rows(const Pointers<T>& at, index rows, const Problem<T>& p, T* m, const T** m_rows, const T* w_hr) {
-  for (index row = 0; row < rows; row++) {
-    T* h_out = m + row * p.hidden;
-    m_rows[row] = h_out;
-    for (index unit = 0; unit < p.hidden; unit += width<T>) {
-      Vec<T> z[Cell::gates][1];
-      for (int g = 0; g < Cell::gates; g++) z[g][0] = load(at.z[row] + g * p.hidden + unit, p.hidden - unit);
-      apply_cell<Cell>(z, at, row, &h_out, unit, p.hidden);
-    }
-  }
-  multiply<Into::store>(m_rows, at.h_out, rows, p.hidden, w_hr, p.projected);
+static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, const T* packed, index tile, const T* inputs) {
+  with_blocks<Cell>(p, tile, [&](auto blocks) {
+    constexpr int B = decltype(blocks)::value;
+    constexpr index each = B * Cell::gates * width<T>;
+    in_tiles(rows, [&](auto height, index first) {
+      step_tile<Cell, T, decltype(height)::value, B>(at, first, p, packed, tile * Tiles<Cell, T>::units, inputs ? inputs + first * each : nullptr);
+    });
+  });
 }
 
 // What all parts share.
@@ -144,93 +194,194 @@ struct ForwardPlan {
   T* w_hr;        // panels of the projection, or null
   T* c;           // [B, H], where cell states live if they are not kept
   bool by_units;  // every part takes all rows and its own units: one row, one step
+  index ahead;    // steps whose inputs are summed at once
+};
+
+// One part's way through time.
+template <class Cell, class T>
+class RowsForward {
+ public:
+  OPENLSTM_INLINE RowsForward(const ForwardPlan<T>& plan, const Part& part)
+      : plan_(plan),
+        f_(plan.f),
+        part_(part),
+        begin_{plan.f, plan.zeros},
+        share_(plan.order, plan.f.batch, plan.by_units ? Part{0, 1, nullptr} : part),
+        own_(tiles().count(), part),
+        keep_(f_.c || f_.gates),
+        one_step_(plan.by_units && f_.steps == 1),
+        one_tile_(one_step_ ? tiles().size() : 0),
+        m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
+        seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
+        inputs_(plan.ahead > 1 ? (last_tile() - first_tile()) * plan.ahead * share_.count() * sums_each : 0),
+        coming_(plan.ahead > 1 ? plan.ahead * share_.count() : 0),
+        keys_(3 * share_.count()),
+        pointers_(8 * share_.count()) {
+    const index n = share_.count(), H = f_.hidden;
+    auto in = [&](index k) { return const_cast<const T**>(pointers_ + k * n); };
+    auto out = [&](index k) { return pointers_ + k * n; };
+    at_.x = in(0), at_.h = in(1), at_.c = in(2), at_.seen = f_.hidden_mask ? in(3) : in(1);
+    at_.y = out(4), at_.m = f_.projected ? out(5) : out(4);
+    at_.c_out = carries() ? out(6) : nullptr, at_.gates = keep_ && Cell::saved ? out(7) : nullptr;
+    at_.zone_h = keys_, at_.zone_c = keys_ + n, at_.drop = keys_ + 2 * n;
+    for (index j = 0; j < n; j++) {
+      at_.h[j] = f_.h0 + row(j) * f_.fed_back();
+      if (Cell::highway) at_.c[j] = carries() ? f_.c0 + row(j) * H : at_.h[j];
+      if (f_.hidden_mask) at_.seen[j] = seen_ + j * f_.fed_back();
+      if (f_.projected) at_.m[j] = m_ + j * H;
+    }
+  }
+
+  OPENLSTM_INLINE void run() {
+    for (index n = 0; n < f_.steps; n++) {
+      if (plan_.ahead > 1 && n % plan_.ahead == 0) look_ahead(n);
+      step(n);
+    }
+    finish();
+  }
+
+ private:
+  static constexpr index sums_each = Cell::blocks * Cell::gates * width<T>;  // of the inputs of one row and tile
+
+  OPENLSTM_INLINE Tiles<Cell, T> tiles() const { return {f_}; }
+  OPENLSTM_INLINE index row(index j) const { return plan_.order.row(share_.position(j)); }
+  OPENLSTM_INLINE index first_tile() const { return plan_.by_units ? own_.first : 0; }
+  OPENLSTM_INLINE index last_tile() const { return plan_.by_units ? own_.last : tiles().count(); }
+  // Whether there is a c beside h. The highway of a GRU is h itself, unless h is not what its cell puts out (projection).
+  OPENLSTM_INLINE bool carries() const { return Cell::highway && (!Cell::merged || f_.has_cell); }
+
+  // The sums of the inputs of steps n, n + 1, ..., tile by tile.
+  OPENLSTM_INLINE void look_ahead(index n) {
+    const index last = smaller(n + plan_.ahead, f_.steps);
+    index count = 0;
+    for (index s = n; s < last; s++) {
+      const index t = step_at(f_, s), alive = share_.alive(plan_.order.alive(t));
+      for (index j = 0; j < alive; j++) coming_[count++] = f_.x.at(t, row(j));
+    }
+    for (index tile = first_tile(); tile < last_tile(); tile++) {
+      const T* packed = plan_.packed + tile * tiles().size();
+      T* out = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each;
+      with_blocks<Cell>(f_, tile, [&](auto blocks) {
+        constexpr int B = decltype(blocks)::value;
+        in_tiles(count, [&](auto height, index first) {
+          keep_inputs<Cell, T, decltype(height)::value, B>(coming_ + first, f_, packed, out + first * B * Cell::gates * width<T>);
+        });
+      });
+    }
+    ready_ = 0;
+  }
+
+  OPENLSTM_INLINE void step(index n) {
+    const index R = f_.fed_back(), H = f_.hidden, t = step_at(f_, n), alive = share_.alive(plan_.order.alive(t));
+    for (index j = 0; j < alive; j++) {
+      index b = row(j);
+      at_.x[j] = f_.x.at(t, b);
+      if (begin_.cut(t, b)) {
+        at_.h[j] = begin_.reset_h(t, b);
+        at_.c[j] = carries() ? begin_.reset_c(t, b) : at_.h[j];
+      }
+      at_.y[j] = f_.y.at(t, b);
+      if (at_.c_out) at_.c_out[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * H;
+      if (at_.gates) at_.gates[j] = f_.gates.at(t, b);
+      if (f_.projected && f_.m) at_.m[j] = f_.m.at(t, b);
+      if (f_.noise.zoneout_h > 0) at_.zone_h[j] = key_of(f_.noise, Kind::zoneout_h, t, b);
+      if (f_.noise.zoneout_c > 0) at_.zone_c[j] = key_of(f_.noise, Kind::zoneout_c, t, b);
+      if (f_.noise.candidate > 0) at_.drop[j] = key_of(f_.noise, Kind::candidate, t, b);
+      if (f_.hidden_mask) times<T>(at_.h[j], f_.hidden_mask + b * R, seen_ + j * R, R);
+    }
+    if (!plan_.by_units || part_.id == 0)
+      for (index j = alive; j < share_.count(); j++) empty(t, row(j));
+    for (index tile = first_tile(); tile < last_tile(); tile++) {
+      const T *packed = plan_.packed + tile * tiles().size(), *inputs = nullptr;
+      if (one_step_) {
+        tiles().pack(tile, one_tile_);
+        packed = one_tile_;
+      }
+      if (plan_.ahead > 1)
+        inputs = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
+      step_rows<Cell>(at_, alive, f_, packed, tile, inputs);
+    }
+    ready_ += alive;
+    if (plan_.w_hr) multiply<Into::store>(const_cast<const T**>(at_.m), at_.y, alive, H, plan_.w_hr, R);
+    if (f_.noise.zoneout_h > 0)
+      for (index j = 0; j < alive; j++) in_own_units([&](index first, index last) { zone_row(j, first, last); });
+    for (index j = 0; j < alive; j++) {
+      at_.h[j] = at_.y[j];
+      if (Cell::highway) at_.c[j] = at_.c_out ? at_.c_out[j] : at_.h[j];
+    }
+    if (plan_.by_units && n + 1 < f_.steps) part_.wait();
+  }
+
+  // Past the row's length.
+  OPENLSTM_INLINE void empty(index t, index b) const {
+    clear(f_.y.at(t, b), f_.fed_back());
+    if (keep_ && carries()) clear(f_.c.at(t, b), f_.hidden);
+    if (at_.gates) clear(f_.gates.at(t, b), Cell::saved * f_.hidden);
+    if (f_.m) clear(f_.m.at(t, b), f_.hidden);
+  }
+
+  OPENLSTM_INLINE void zone_row(index j, index first, index last) const {
+    for (index u = first; u < last; u += width<T>) {
+      const index lanes = last - u;
+      T* h = at_.y[j] + u;
+      store(h, zone<T>(f_.noise, f_.noise.zoneout_h, at_.zone_h[j], u, load(at_.h[j] + u, lanes), load(h, lanes)), lanes);
+    }
+  }
+
+  // f(first, last) over what this part writes of an output row.
+  template <class F>
+  OPENLSTM_INLINE void in_own_units(F f) const {
+    if (!plan_.by_units) return f(0, f_.fed_back());
+    const index first = own_.first * tiles().units, last = smaller(own_.last * tiles().units, f_.hidden);
+    if (first < last)
+      for (index block = 0; block < Cell::feedback; block++) f(block * f_.hidden + first, block * f_.hidden + last);
+  }
+
+  // The final states.
+  OPENLSTM_INLINE void finish() const {
+    for (index j = 0; j < share_.count(); j++) {
+      index b = row(j);
+      if (f_.h_n) in_own_units([&](index first, index last) { copy(at_.h[j] + first, f_.h_n + b * f_.fed_back() + first, last - first); });
+      if (!f_.c_n || !carries()) continue;
+      index first = plan_.by_units ? own_.first * tiles().units : 0, last = plan_.by_units ? smaller(own_.last * tiles().units, f_.hidden) : f_.hidden;
+      if (first < last) copy(at_.c[j] + first, f_.c_n + b * f_.hidden + first, last - first);
+    }
+  }
+
+  const ForwardPlan<T>& plan_;
+  const Forward<T>& f_;
+  const Part& part_;
+  Begin<T> begin_;
+  Share<T> share_;
+  const Slice own_;      // of the tiles
+  const bool keep_;      // gates and states, for backward
+  const bool one_step_;  // uses a tile once, so it is packed into the same place as the one before, still in the cache
+  Scratch<T> one_tile_, m_, seen_, inputs_;
+  Scratch<const T*> coming_;
+  Scratch<uint32_t> keys_;
+  Scratch<T*> pointers_;
+  Pointers<T> at_;
+  index ready_ = 0;  // rows of `inputs_` that have been used
 };
 
 template <class Cell, class T>
 static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
-  const Forward<T>& f = plan.f;
-  Tiles<Cell, T> tiles{f};
-  Begin<T> begin{f, plan.zeros};
-  const index R = f.fed_back(), H = f.hidden;
-  const bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
-  const bool one_step = plan.by_units && f.steps == 1;
-  // Of the packed weights a part that takes its own units needs no more than these; one step uses a tile once, so it is packed
-  // into the same place as the one before, which is still in the cache.
-  const Slice all_tiles(tiles.count(), part);
-  if (!one_step)
-    for (index tile = all_tiles.first; tile < all_tiles.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
-  if (plan.w_hr && part.id == 0) pack_transposed(f.w_hr, H, f.projected, plan.w_hr);
-  if (!plan.by_units) part.wait();
-  const index first_tile = plan.by_units ? all_tiles.first : 0, last_tile = plan.by_units ? all_tiles.last : tiles.count();
+  Tiles<Cell, T> tiles{plan.f};
+  const Slice own(tiles.count(), part);
+  if (plan.packed)
+    for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
+  if (plan.w_hr && part.id == 0) pack_transposed(plan.f.w_hr, plan.f.hidden, plan.f.projected, plan.w_hr);
+  if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
+  RowsForward<Cell, T>(plan, part).run();
+}
 
-  Share<T> share(plan.order, f.batch, plan.by_units ? Part{0, 1, nullptr} : part);
-  const index rows = share.count();
-  Scratch<T> one_tile(one_step ? tiles.size() : 0), sums(plan.w_hr ? rows * (Cell::gates + 1) * H : 0);
-  Scratch<T*> pointers(8 * rows);
-  Pointers<T> at{const_cast<const T**>(pointers + 0 * rows),
-                 const_cast<const T**>(pointers + 1 * rows),
-                 const_cast<const T**>(pointers + 2 * rows),
-                 pointers + 3 * rows,
-                 pointers + 4 * rows,
-                 keep && Cell::saved ? pointers + 5 * rows : nullptr,
-                 pointers + 6 * rows};
-  const T** m_rows = const_cast<const T**>(pointers + 7 * rows);
-  T* m = sums + rows * Cell::gates * H;
-  for (index j = 0; j < rows; j++) {
-    index b = plan.order.row(share.position(j));
-    at.h[j] = f.h0 + b * R;
-    at.c[j] = Cell::highway ? f.c0 + b * H : nullptr;
-    at.z[j] = sums + j * Cell::gates * H;
-  }
-
-  for (index n = 0; n < f.steps; n++) {
-    const index t = step_at(f, n), alive = share.alive(plan.order.alive(t));
-    for (index j = 0; j < alive; j++) {
-      index b = plan.order.row(share.position(j));
-      at.x[j] = f.x.at(t, b);
-      if (begin.cut(t, b)) {
-        at.h[j] = begin.reset_h(b);
-        at.c[j] = begin.reset_c(b);
-      }
-      at.h_out[j] = f.y.at(t, b);
-      if (Cell::highway) at.c_out[j] = keep ? f.c.at(t, b) : plan.c + b * H;
-      if (at.gates) at.gates[j] = f.gates.at(t, b);
-    }
-    if (!plan.by_units || part.id == 0)
-      for (index j = alive; j < rows; j++) {  // past the row's length
-        index b = plan.order.row(share.position(j));
-        clear(f.y.at(t, b), R);
-        if (keep && Cell::highway) clear(f.c.at(t, b), H);
-        if (at.gates) clear(f.gates.at(t, b), Cell::saved * H);
-      }
-    for (index tile = first_tile; tile < last_tile; tile++) {
-      const T* packed = plan.packed + tile * tiles.size();
-      if (one_step) {
-        tiles.pack(tile, one_tile);
-        packed = one_tile;
-      }
-      if (plan.w_hr)
-        step_rows<Cell, T, Body::row>(at, alive, f, packed, tile);
-      else
-        step_rows<Cell, T, Body::tile>(at, alive, f, packed, tile);
-    }
-    if (plan.w_hr) finish_rows<Cell>(at, alive, f, m, m_rows, plan.w_hr);
-    for (index j = 0; j < alive; j++) {
-      at.h[j] = at.h_out[j];
-      if (Cell::highway) at.c[j] = at.c_out[j];
-    }
-    if (plan.by_units && n + 1 < f.steps) part.wait();
-  }
-
-  // The final states; a part that takes its own units knows only those.
-  const index from = plan.by_units ? first_tile * tiles.units : 0;
-  const index to_h = plan.by_units ? smaller(last_tile * tiles.units, H) : R, to_c = plan.by_units ? to_h : H;
-  if (from < to_c)
-    for (index j = 0; j < rows; j++) {
-      index b = plan.order.row(share.position(j));
-      if (f.h_n) copy(at.h[j] + from, f.h_n + b * R + from, to_h - from);
-      if (f.c_n && Cell::highway) copy(at.c[j] + from, f.c_n + b * H + from, to_c - from);
-    }
+// How many steps' inputs to sum at once: a full register tile where rows are few; where the weights do not stay in a processor's
+// own cache (1 to 2 MB), so many that W_ih is fetched rarely, and so few that their sums stay there.
+template <class T>
+OPENLSTM_INLINE index steps_ahead(const Problem<T>& p, index rows, index weights) {
+  if (p.steps == 1 || rows == 0) return 1;
+  const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
+  return smaller<index>(rows < max_rows ? 4 * max_rows / rows : large ? 4 : 1, p.steps);
 }
 
 template <class Cell, class T>
@@ -247,10 +398,11 @@ static void forward(const Forward<T>& f) {
   Order<T> order(f);
   bool one_step = by_units && f.steps == 1;
   bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
+  index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, tiles.count() * tiles.size());
   Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : tiles.count() * tiles.size());
   Scratch<T> w_hr(f.projected ? panel_size<T>(f.hidden, f.projected) : 0), c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
   clear<T>(zeros, f.fed_back() + f.hidden);
-  ForwardPlan<T> plan{f, order, zeros, packed, f.projected ? static_cast<T*>(w_hr) : nullptr, c, by_units};
+  ForwardPlan<T> plan{f, order, zeros, packed, w_hr, c, by_units, ahead};
   parallel(threads, [](void* context, const Part& part) { forward_part<Cell>(*static_cast<const ForwardPlan<T>*>(context), part); }, &plan);
 }
 

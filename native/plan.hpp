@@ -83,15 +83,6 @@ class Share {
     while (alive_ > 0 && positions_[alive_ - 1] >= alive) alive_--;
     return alive_;
   }
-  // f(first, n) for every run of neighbouring positions among the first `count`.
-  template <class F>
-  OPENLSTM_INLINE void in_runs(index count, F f) const {
-    for (index j = 0, n; j < count; j += n) {
-      for (n = 1; j + n < count && positions_[j + n] == positions_[j] + n; n++) {
-      }
-      f(j, n);
-    }
-  }
 
  private:
   Scratch<index> positions_;
@@ -109,13 +100,11 @@ struct Begin {
   OPENLSTM_INLINE index length(index b) const { return p.lengths ? p.lengths[b] : p.steps; }
   OPENLSTM_INLINE bool first(index t, index b) const { return p.reverse ? t == length(b) - 1 : t == 0; }
   // Whether the state is replaced before step t: reset[t] lies between t-1 and t, in whichever direction that is crossed.
-  OPENLSTM_INLINE bool cut(index t, index b) const {
-    if (!p.reset) return false;
-    index at = p.reverse ? t + 1 : t;
-    return at < length(b) && p.reset[at * p.batch + b];
-  }
-  OPENLSTM_INLINE const T* reset_h(index b) const { return p.reset_h ? p.reset_h + b * p.fed_back() : zeros; }
-  OPENLSTM_INLINE const T* reset_c(index b) const { return p.reset_c ? p.reset_c + b * p.hidden : zeros; }
+  OPENLSTM_INLINE bool cut(index t, index b) const { return p.reset && crossed(t) < length(b) && p.reset[crossed(t) * p.batch + b]; }
+  // What the state before step t is replaced by; given states are indexed like `reset`.
+  OPENLSTM_INLINE const T* reset_h(index t, index b) const { return p.reset_h ? p.reset_h.at(crossed(t), b) : zeros; }
+  OPENLSTM_INLINE const T* reset_c(index t, index b) const { return p.reset_c ? p.reset_c.at(crossed(t), b) : zeros; }
+  OPENLSTM_INLINE index crossed(index t) const { return p.reverse ? t + 1 : t; }
 };
 
 // The step that is processed as the n-th.

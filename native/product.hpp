@@ -65,11 +65,25 @@ OPENLSTM_INLINE void in_tiles(index n, F f) {
   }
 }
 
-// Vectors in the panel that begins `columns` before the end.
+// How `columns` are cut into panels: as few as can be of at most four vectors, and as equal as can be, since a register tile
+// with a single vector waits for its own sums.
 template <class T>
-OPENLSTM_INLINE index panel_vectors(index columns) {
-  return columns >= 4 * width<T> ? 4 : (columns + width<T> - 1) / width<T>;
-}
+struct Panels {
+  index columns, vectors, count;
+  OPENLSTM_INLINE explicit Panels(index columns) : columns(columns), vectors((columns + width<T> - 1) / width<T>), count((vectors + 3) / 4) {}
+  // f(first column, vectors) for panels [first, last).
+  template <class F>
+  OPENLSTM_INLINE void each(index first, index last, F f) const {
+    for (index k = first; k < last; k++) {
+      const index least = vectors / count, more = vectors % count;
+      f((k * least + smaller(k, more)) * width<T>, least + (k < more));
+    }
+  }
+  template <class F>
+  OPENLSTM_INLINE void each(F f) const {
+    each(0, count, f);
+  }
+};
 // Elements of all panels of a matrix [K, columns].
 template <class T>
 OPENLSTM_INLINE index panel_size(index K, index columns) {
@@ -93,19 +107,18 @@ static void multiply_tile(const T* const* x, T* const* out, index K, const T* pa
 // out[m][0..columns) = (or +=) x[m] . panels, for n rows reached through pointers.
 template <Into into, class T>
 static void multiply(const T* const* x, T* const* out, index n, index K, const T* panels, index columns) {
-  for (index column = 0; column < columns; column += 4 * width<T>) {
-    index vectors = panel_vectors<T>(columns - column);
+  Panels<T>(columns).each([&](index column, index vectors) {
+    const T* panel = panels + K * column;
     in_tiles(n, [&](auto height, index first) {
       constexpr int M = decltype(height)::value;
       switch (vectors) {
-        case 1: multiply_tile<into, T, M, 1>(x + first, out + first, K, panels, column, columns); break;
-        case 2: multiply_tile<into, T, M, 2>(x + first, out + first, K, panels, column, columns); break;
-        case 3: multiply_tile<into, T, M, 3>(x + first, out + first, K, panels, column, columns); break;
-        default: multiply_tile<into, T, M, 4>(x + first, out + first, K, panels, column, columns);
+        case 1: multiply_tile<into, T, M, 1>(x + first, out + first, K, panel, column, columns); break;
+        case 2: multiply_tile<into, T, M, 2>(x + first, out + first, K, panel, column, columns); break;
+        case 3: multiply_tile<into, T, M, 3>(x + first, out + first, K, panel, column, columns); break;
+        default: multiply_tile<into, T, M, 4>(x + first, out + first, K, panel, column, columns);
       }
     });
-    panels += K * vectors * width<T>;
-  }
+  });
 }
 
 // Squares of 16 bytes a side are transposed in registers.
@@ -211,30 +224,28 @@ OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, i
   }
 }
 
-// Panels of a matrix whose K rows are reached through row(k); those of columns [first, last), which begin at panel limits.
+// Panels [first, last) of a matrix whose K rows are reached through row(k).
 template <class T, class Row>
 OPENLSTM_INLINE void pack_panels(Row row, index K, index first, index last, index columns, T* panels) {
-  for (index column = first; column < last; column += 4 * width<T>) {
-    index vectors = panel_vectors<T>(columns - column);
+  Panels<T>(columns).each(first, last, [&](index column, index vectors) {
     T* out = panels + K * column;
     for (index k = 0; k < K; k++, out += vectors * width<T>) {
       const T* source = row(k) + column;
       for (index n = 0; n < vectors; n++) store(out + n * width<T>, load(source + n * width<T>, columns - column - n * width<T>));
     }
-  }
+  });
 }
 
 // Row k of panels with K rows; zeros where source is null.
 template <class T>
 OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, T* panels) {
-  for (index column = 0; column < columns; column += 4 * width<T>) {
-    index vectors = panel_vectors<T>(columns - column);
+  Panels<T>(columns).each([&](index column, index vectors) {
     T* out = panels + K * column + k * vectors * width<T>;
     for (index n = 0; n < vectors; n++) {
       index at = column + n * width<T>;
       store(out + n * width<T>, source ? load(source + at, columns - at) : Vec<T>{});
     }
-  }
+  });
 }
 
 // Panels of the transpose of w [columns, K].
@@ -242,10 +253,9 @@ template <class T>
 OPENLSTM_INLINE void pack_transposed(const T* w, index K, index columns, T* panels) {
   constexpr index W = width<T>;
   clear(panels, panel_size<T>(K, columns));
-  for (index column = 0; column < columns; column += 4 * W) {
-    index vectors = panel_vectors<T>(columns - column), n = columns - column < vectors * W ? columns - column : vectors * W;
-    transpose([&](index r) { return w + (column + r) * K; }, n, 0, K, panels + K * column, vectors * W);
-  }
+  Panels<T>(columns).each([&](index column, index vectors) {
+    transpose([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), 0, K, panels + K * column, vectors * W);
+  });
 }
 
 }  // namespace openlstm::OPENLSTM_ISA

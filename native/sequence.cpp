@@ -1,4 +1,5 @@
-// The kernels of one instruction set: this file is compiled once for each, with -DOPENLSTM_ISA=<its name>.
+// The kernels of one instruction set: this file is compiled once for each, with -DOPENLSTM_ISA=<its name>. The variants of the
+// LSTM are in variants.cpp, so that two processors can compile at once.
 #include "backward.hpp"
 #include "forward.hpp"
 
@@ -42,19 +43,26 @@ static double peak(index rounds) {
   return 2. * chains * static_cast<double>(width<T>) * static_cast<double>(rounds);
 }
 
+extern const CellKernels<float> variants_single[variant_cells];
+extern const CellKernels<double> variants_twofold[variant_cells];
+
 template <class T>
-constexpr KernelsOf<T> kernels_of() {
-  return {{forward<Lstm<T>, T>, forward<RnnTanh<T>, T>, forward<RnnRelu<T>, T>},
-          {backward<Lstm<T>, T>, backward<RnnTanh<T>, T>, backward<RnnRelu<T>, T>},
-          apply_exp<T>,
-          apply_sigmoid<T>,
-          apply_tanh<T>,
-          peak<T>};
-}
+constexpr CellKernels<T> main_kernels[main_cells] = {{forward<Lstm<T>, T>, backward<Lstm<T>, T>},
+                                                     {forward<Rnn<T, false>, T>, backward<Rnn<T, false>, T>},
+                                                     {forward<Rnn<T, true>, T>, backward<Rnn<T, true>, T>},
+                                                     {forward<Gru<T>, T>, backward<Gru<T>, T>}};
+
+#ifdef OPENLSTM_FEW
+#define OPENLSTM_VARIANTS(type) nullptr
+#else
+#define OPENLSTM_VARIANTS(type) variants_##type
+#endif
 
 #define OPENLSTM_NAME_(isa) #isa
 #define OPENLSTM_NAME(isa) OPENLSTM_NAME_(isa)
 extern const Kernels kernels;
-const Kernels kernels = {OPENLSTM_NAME(OPENLSTM_ISA), kernels_of<float>(), kernels_of<double>()};
+const Kernels kernels = {OPENLSTM_NAME(OPENLSTM_ISA),
+                         {main_kernels<float>, OPENLSTM_VARIANTS(single), apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>, peak<float>},
+                         {main_kernels<double>, OPENLSTM_VARIANTS(twofold), apply_exp<double>, apply_sigmoid<double>, apply_tanh<double>, peak<double>}};
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -105,6 +105,10 @@ OPENLSTM_INLINE void copy(const T* from, T* to, index n) {
   std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
 }
 template <class T>
+OPENLSTM_INLINE void times(const T* a, const T* b, T* out, index n) {
+  for (index k = 0; k < n; k += width<T>) store(out + k, load(a + k, n - k) * load(b + k, n - k), n - k);
+}
+template <class T>
 OPENLSTM_INLINE T smaller(T a, T b) {
   return b < a ? b : a;
 }
@@ -230,6 +234,13 @@ OPENLSTM_INLINE void exp(Vec<T> (&x)[N]) {
     Vec<T> up = (p[k] + T(1)) * power_of_two<T>(n[k], -E::spare) * (T(1) / E::unspare);
     x[k] = x[k] > T(0) ? up : down[k];
   }
+}
+
+// x within -limit .. limit; NaN stays NaN.
+template <class T>
+OPENLSTM_INLINE Vec<T> clamp(Vec<T> x, T limit) {
+  x = x > limit ? splat(limit) : x;
+  return x < -limit ? splat(-limit) : x;
 }
 
 template <class T>

@@ -56,24 +56,38 @@ static void flush_to_zero(bool on) {
 #endif
 }
 
+// The cells in the order of KERNELS in engine/cpu.py; a GRU has a cell state only under a projection.
+struct Shape {
+  const char* name;
+  index gates, saved, peepholes, feedback;
+  bool has_cell;
+};
+static const Shape shapes[] = {
+    {"lstm", 4, 4, 0, 1, true},    {"rnn_tanh", 1, 0, 0, 1, false}, {"rnn_relu", 1, 0, 0, 1, false}, {"gru", 3, 4, 0, 1, false},   {"peephole", 4, 4, 3, 1, true},
+    {"nig", 3, 3, 2, 1, true},     {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},       {"nfg_np", 3, 3, 0, 1, true}, {"nog", 3, 3, 2, 1, true},
+    {"nog_np", 3, 3, 0, 1, true},  {"niaf", 4, 4, 3, 1, true},      {"niaf_np", 4, 4, 0, 1, true},   {"noaf", 4, 4, 3, 1, true},   {"noaf_np", 4, 4, 0, 1, true},
+    {"cifg", 3, 3, 2, 1, true},    {"cifg_np", 3, 3, 0, 1, true},   {"fgr", 4, 4, 3, 4, true}};
+static_assert(sizeof shapes / sizeof *shapes == openlstm::cells);
+
 struct Sizes {
   int cell;
   index T, B, I, H, P;
-  bool reverse, lengths, reset, reset_state, bias;
+  bool reverse, lengths, reset, reset_state, bias, clip, zoneout, drop, training;
+  const Shape& shape() const { return shapes[cell]; }
+  bool has_cell() const { return shape().has_cell || (shape().saved && P); }
+  index fed_back() const { return P ? P : H * shape().feedback; }
 };
-
-static const char* const names[] = {"lstm", "rnn_tanh", "rnn_relu"};
 
 template <class T>
 struct Run {
   const Sizes& s;
   index G, R;
-  Numbers<T> x, w_ih, w_hh, b_ih, b_hh, w_hr, h0, c0, reset_h, reset_c, dy, dh, dc;
+  Numbers<T> x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, mask, h0, c0, reset_h, reset_c, dy, dh, dc;
   std::vector<int64_t> lengths;
   std::vector<uint8_t> reset;
-  Numbers<T> y, gates, c, h_n, c_n, dx, dw_ih, dw_hh, db, dw_hr, dh0, dc0, dreset_h, dreset_c, h_steps, c_steps;
+  Numbers<T> y, gates, c, m, h_n, c_n, dx, dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dh0, dc0, dreset_h, dreset_c, h_steps, c_steps;
 
-  Run(const Sizes& sizes, uint64_t seed, double scale) : s(sizes), G(s.cell == openlstm::LSTM ? 4 : 1), R(s.P ? s.P : s.H) {
+  Run(const Sizes& sizes, uint64_t seed, double scale) : s(sizes), G(s.shape().gates), R(s.fed_back()) {
     Random random{seed * 2654435761u + 88172645463325252u};
     auto fill = [&](Numbers<T>& v, index n, double by) {
       v.resize(n);
@@ -83,6 +97,7 @@ struct Run {
     fill(x, s.T * s.B * s.I, 2 * scale), fill(w_ih, G * s.H * s.I, w * scale), fill(w_hh, G * s.H * R, w);
     fill(b_ih, G * s.H, 0.5 * scale), fill(b_hh, G * s.H, 0.5 * scale), fill(w_hr, s.P * s.H, w);
     fill(h0, s.B * R, scale), fill(c0, s.B * s.H, scale), fill(reset_h, s.B * R, scale), fill(reset_c, s.B * s.H, scale);
+    fill(w_ch, s.shape().peepholes * s.H, w), fill(mask, s.drop ? s.B * R : 0, 2);
     fill(dy, s.T * s.B * R, 1), fill(dh, s.B * R, 1), fill(dc, s.B * s.H, 1);
     for (index b = 0; b < s.B; b++) lengths.push_back(int64_t(random.next() >> 20) % (s.T + 1));
     for (index k = 0; k < s.T * s.B; k++) reset.push_back((random.next() >> 20) % 4 == 0);
@@ -99,43 +114,51 @@ struct Run {
     p.h0 = at(h0, b * R), p.c0 = at(c0, b * s.H);
     p.lengths = s.lengths ? lengths.data() + b : nullptr;
     p.reset = s.reset && !one ? reset.data() : nullptr;
-    p.reset_h = s.reset_state ? at(reset_h, b * R) : nullptr, p.reset_c = s.reset_state ? at(reset_c, b * s.H) : nullptr;
+    if (s.reset_state) p.reset_h = {at(reset_h, b * R), 0, R}, p.reset_c = {at(reset_c, b * s.H), 0, s.H};
     p.threads = threads;
+    p.w_ch = at(w_ch, 0), p.clip = s.clip ? T(0.4) : std::numeric_limits<T>::infinity(), p.hidden_mask = at(mask, b * R);
+    p.feedback = s.shape().feedback, p.has_cell = s.has_cell();
+    p.noise.training = s.training, p.noise.seed = 0x123456789abcdef, p.noise.stream = 3;
+    if (s.zoneout) p.noise.zoneout_h = 0.3, p.noise.zoneout_c = s.has_cell() ? 0.2 : 0;
+    if (s.drop && s.shape().saved) p.noise.candidate = 0.25;
   }
 
   Hash go(int threads) {
-    const index S = s.cell == openlstm::LSTM ? 4 : 0;
+    const index S = s.shape().saved;
+    const bool cell = s.has_cell();
     auto make = [](Numbers<T>& v, index n) { v.assign(n, std::numeric_limits<T>::quiet_NaN()); };
-    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, S ? s.T * s.B * s.H : 0), make(h_n, s.B * R), make(c_n, S ? s.B * s.H : 0);
+    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, cell ? s.T * s.B * s.H : 0), make(m, s.P ? s.T * s.B * s.H : 0);
+    make(h_n, s.B * R), make(c_n, cell ? s.B * s.H : 0);
     openlstm::Forward<T> f{};
     problem(f, threads, -1);
     f.y = {y.data(), s.B * R, R};
-    if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H}, f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
+    if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H};
+    if (cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
+    if (s.P) f.m = {m.data(), s.B * s.H, s.H};
     f.h_n = h_n.data();
-    table().forward[s.cell](f);
+    table().of(s.cell)->forward(f);
 
-    make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db, G * s.H), make(dw_hr, w_hr.size());
-    make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0), make(dreset_h, s.B * R), make(dreset_c, S ? s.B * s.H : 0);
+    const bool gru = S && !s.shape().has_cell;
+    make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, G * s.H), make(db_hh, gru ? G * s.H : 0);
+    make(dw_hr, w_hr.size()), make(dw_ch, w_ch.size()), make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0);
+    dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && cell ? s.B * s.H : 0, T(0));
     make(h_steps, y.size()), make(c_steps, c.size());
     openlstm::Backward<T> b{};
     problem(b, threads, -1);
     b.y = {y.data(), s.B * R, R}, b.dy = {dy.data(), s.B * R, R}, b.dh_n = dh.data();
-    b.h_steps = {h_steps.data(), s.B * R, R}, b.dh0 = dh0.data();
+    b.h_steps = {h_steps.data(), s.B * R, R}, b.dh0 = dh0.data(), b.dc0 = dc0.data();
     b.dx = {dx.data(), s.B * s.I, s.I};
-    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db = db.data(), b.dw_hr = s.P ? dw_hr.data() : nullptr;
-    if (S) {
-      b.gates = {gates.data(), s.B * S * s.H, S * s.H}, b.c = {c.data(), s.B * s.H, s.H};
-      b.dc_n = dc.data(), b.dc0 = dc0.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
-    }
-    if (s.reset_state) {
-      b.dreset_h = dreset_h.data();
-      if (S) b.dreset_c = dreset_c.data();
-    } else {
-      dreset_h.clear(), dreset_c.clear();
-    }
-    table().backward[s.cell](b);
+    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db_ih = db_ih.data(), b.db_hh = gru ? db_hh.data() : nullptr;
+    b.dw_hr = s.P ? dw_hr.data() : nullptr, b.dw_ch = dw_ch.data();
+    if (S) b.gates = {gates.data(), s.B * S * s.H, S * s.H};
+    if (cell) b.c = {c.data(), s.B * s.H, s.H}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
+    if (s.P) b.m = {m.data(), s.B * s.H, s.H};
+    if (s.reset_state) b.dreset_h = {dreset_h.data(), 0, R};
+    if (s.reset_state && cell) b.dreset_c = {dreset_c.data(), 0, s.H};
+    table().of(s.cell)->backward(b);
     Hash h = 14695981039346656037u;
-    for (auto* v : {&y, &gates, &c, &h_n, &c_n, &dx, &dw_ih, &dw_hh, &db, &dw_hr, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps}) h = hash(*v, h);
+    for (auto* v : {&y, &gates, &c, &m, &h_n, &c_n, &dx, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
+      h = hash(*v, h);
     return h;
   }
 
@@ -145,8 +168,8 @@ struct Run {
     openlstm::Forward<T> f{};
     problem(f, 1, b);
     f.y = {out.data(), R, R}, f.h_n = h.data();
-    if (s.cell == openlstm::LSTM) f.c_n = cell.data();
-    table().forward[s.cell](f);
+    if (s.has_cell()) f.c_n = cell.data();
+    table().of(s.cell)->forward(f);
     for (index t = 0; t < s.T; t++)
       if (std::memcmp(out.data() + t * R, y.data() + (t * s.B + b) * R, R * sizeof(T))) return false;
     return true;
@@ -168,27 +191,30 @@ static void law(bool holds, const char* what, const char* where) {
   if (!holds) std::printf("BROKEN %s %s\n", what, where), broken++;
 }
 
+constexpr int drawn = 144;
+
 template <class T>
 void problems(const char* type) {
   const index widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 33, 66};
-  for (int n = 0; n < 72; n++) {
+  for (int n = 0; n < drawn; n++) {
     Random random{uint64_t(n) * 7919 + 1234567};
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
-    Sizes s{n % 3, draw(7), draw(7), widths[draw(12)], widths[draw(12)], 0, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(4) != 0};
-    if (s.cell == openlstm::LSTM && draw(3) == 0) s.P = widths[draw(8)];
-    if (n >= 66) s.T = 12, s.B = 13, s.I = 40, s.H = 90;           // enough work for several threads, by rows
-    if (n >= 69) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
+    Sizes s{n % openlstm::cells, draw(7), draw(7), widths[draw(12)], widths[draw(12)], 0, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(4) != 0,
+            draw(4) == 0, draw(4) == 0, draw(4) == 0, draw(3) != 0};
+    if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
+    if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
+    if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
     Run<T> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
     char where[128];
-    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d", type, names[s.cell], s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths, s.reset,
-                  s.reset_state, s.bias);
+    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d %d%d%d%d", type, s.shape().name, s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths,
+                  s.reset, s.reset_state, s.bias, s.clip, s.zoneout, s.drop, s.training);
     Hash h = run.go(1);
     std::printf("%s %016llx\n", where, static_cast<unsigned long long>(h));
     law(run.go(3) == h, "threads", where);
     flush_to_zero(true);
     law(run.go(1) == h, "flush to zero", where);
     flush_to_zero(false);
-    if (!s.reset)
+    if (!s.reset && !(s.training && (s.zoneout || s.drop)))  // a row's noise depends on its place
       for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
   }
 }

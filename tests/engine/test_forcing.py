@@ -158,7 +158,7 @@ def test_auto_takes_the_native_engine_where_it_can_and_the_reference_elsewhere()
     assert choose("auto", LSTM(), x) == "cpu"
     assert choose("auto", LSTM(), x.astype(np.float16)) == "reference"
     assert choose("auto", LSTM(), x.astype(np.longdouble)) == "reference"
-    assert choose("auto", VanillaRNN(), x, projection=True) == "reference"
+    assert choose("auto", VanillaRNN(), x, projection=True) == "cpu"
 
 
 @NEEDS_NATIVE

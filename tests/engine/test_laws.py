@@ -14,7 +14,7 @@ import pytest
 from tests.support import ROOT
 
 NATIVE = ROOT / "native"
-COMMON = ["sequence.cpp", "threads.cpp", "workspace.cpp"]
+COMMON = ["sequence.cpp", "variants.cpp", "threads.cpp", "workspace.cpp"]
 FLAGS = "-std=gnu++20 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wno-psabi -pthread".split()
 SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "threads": ["-fsanitize=thread"]}
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
@@ -59,7 +59,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.neon
 def test_the_program_sees_differences(here: list[str]) -> None:
     """It prints one line for each problem, and hardly two are alike."""
-    assert len(here) == 6 + 2 * 72 and len({line.split()[-1] for line in here}) > 130
+    assert len(here) == 6 + 2 * 144 and len({line.split()[-1] for line in here}) > 250
 
 
 @ARM

@@ -32,9 +32,14 @@ def output(*command: str) -> str:
 @NM
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", FLAGS)
-def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(isa: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "expected"), [("sequence", {"kernels"}), ("variants", {"variants_single", "variants_twofold"})]
+)
+def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(
+    file: str, expected: set[str], isa: str, tmp_path: Path
+) -> None:
     """Compiled without optimisation, which keeps every inline function that is not forced inline."""
-    source, made = ROOT / "native" / "sequence.cpp", tmp_path / "kernels.o"
+    source, made = ROOT / "native" / f"{file}.cpp", tmp_path / "kernels.o"
     if not source.exists():
         pytest.skip("installed without its sources")
     defines = [f"-DOPENLSTM_ISA={isa}", "-DOPENLSTM_KERNELS"]
@@ -56,7 +61,7 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(isa: str, tm
     shared = [name for _, kind, name in lines if kind in "WVu" and f"openlstm::{isa}::" not in name]
     assert [name for name in shared if not name.startswith("DW.ref.")] == []  # that one is an address, not code
     public = {name for _, kind, name in lines if kind in "TDBRG"}
-    assert public == {f"openlstm::{isa}::kernels"}
+    assert public == {f"openlstm::{isa}::{name}" for name in expected}
 
 
 @X86

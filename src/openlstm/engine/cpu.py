@@ -9,6 +9,7 @@ G gates of a cell.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from openlstm._array import Array
 from openlstm._errors import ArgumentError, BackendError, ShapeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import threads
-from openlstm.reference import Gradients, Run, Saved, State, Weights
+from openlstm.noise import Noise
+from openlstm.reference import Gradients, Run, Saved, State, Weights, _plain, _recurrent
+from openlstm.weights import collapse
 
 try:
     from openlstm import _native
@@ -33,8 +36,18 @@ except ImportError as error:
     # the interpreter puts the package's path behind the reason
     _why_missing = "it was not built" if "cannot import name" in str(error) else str(error).split(" (")[0]
 
-KERNELS = {"lstm": 0, "rnn_tanh": 1, "rnn_relu": 2}
-"""`Cell.kernel` beside the number of the struct in native/engine.hpp."""
+KERNELS: dict[str, int] = {
+    name: number
+    for number, name in enumerate(
+        "lstm rnn_tanh rnn_relu gru peephole nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr".split()
+    )
+}
+"""`Cell.kernel` beside its place in the list of native/sequence.cpp."""
+
+PROJECTED = frozenset(KERNELS) - {"fgr"}
+"""The kernels that a projection may follow."""
+
+CLIPS = NOISE = True
 
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
@@ -113,20 +126,26 @@ def forward(
     reverse: bool = False,
     save: bool = False,
     out: Array | None = None,
+    noise: Noise | None = None,
 ) -> Run:
-    """As `reference.forward`; `out` may be a slice of a larger array whose last axis is contiguous."""
+    """As `reference.forward`; `out` may be a slice of a larger array whose last axis is contiguous.
+
+    A state of `reset_state` may also be [T, B, .], one for every step and row.
+    """
     kept: list[Any] = []  # copies that must live until the kernel is done
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse)
+    cell, weights, _ = _plain(cell, weights)
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise)
     y = _empty(x, T, B, R) if out is None else out
     direct = y if _readable(y) else _empty(x, T, B, R)
     gates = _empty(x, T, B, len(cell.saved) * H) if save else None
     c = _empty(x, T, B, H) if save and cell.has_cell else None
+    m = _empty(x, T, B, H) if save and weights.w_hr is not None else None
     h_n, c_n = A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None
-    arguments = (*problem, *_rows(direct), *_rows(gates), *_rows(c), _address(h_n), _address(c_n))
+    arguments = (*problem, *_rows(direct), *_rows(gates), *_rows(c), *_rows(m), _address(h_n), _address(c_n))
     _native.forward(KERNELS[cell.kernel], _twofold(x), arguments)
     if direct is not y:
         y[...] = direct
-    return Run(y, State(h_n, c_n), Saved(y, gates, c) if save else None)
+    return Run(y, State(h_n, c_n), Saved(y, gates, c, m) if save else None)
 
 
 def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
@@ -134,7 +153,7 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
 
     None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong.
     """
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights[:5]
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = weights
     (B, inputs), (h, c) = x.shape, state
     H, dtype = h.shape[1], x.dtype
     rows = len(cell.gates) * H
@@ -152,15 +171,16 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
             or a.is_neg()
         ):
             return None
-    if w_hr is not None or c is None:
+    if w_hr is not None or w_ch is not None or c is None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1:
         return None
     empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
     h_new, c_new = empty_like(h), empty_like(c)
     bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
-    problem = (1, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, x.data_ptr(), B * inputs, inputs)
-    starts = (h.data_ptr(), c.data_ptr(), 0, 0, 0, 0, threads.current())
-    outputs = (h_new.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, c_new.data_ptr())
-    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + outputs)
+    problem = (1, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, x.data_ptr(), B * inputs, inputs)
+    starts = (h.data_ptr(), c.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
+    plain = (math.inf if cell.clip is None else cell.clip, 0.0, 0.0, 0.0, 0, 0, 0, 0, 1, 1)
+    outputs = (h_new.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c_new.data_ptr())
+    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + plain + outputs)
     return State(h_new, c_new)
 
 
@@ -179,37 +199,47 @@ def backward(
     reverse: bool = False,
     steps: bool = False,
     input_gradient: bool = True,
+    noise: Noise | None = None,
 ) -> Gradients:
     """As `reference.backward`."""
     kept: list[Any] = []
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse)
-    y, gates, c, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, dy))
+    given, (cell, weights, hidden) = cell, _plain(cell, weights)
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise)
+    y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
     dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
     dx = _empty(x, *x.shape) if input_gradient else None
+    db_ih = A.empty(x, weights.w_ih.shape[0])
+    db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart else db_ih
     dw = Weights(
         _empty(x, *weights.w_ih.shape),
         _empty(x, *weights.w_hh.shape),
-        db := A.empty(x, weights.w_ih.shape[0]),
-        db,
+        db_ih,
+        db_hh,
         None if weights.w_hr is None else _empty(x, *weights.w_hr.shape),
+        None if weights.w_ch is None else A.empty(x, *weights.w_ch.shape),
     )
-    start = _like_state(cell, x, B, R, H)
-    dreset = _like_state(cell, x, B, R, H) if reset_state is not None else None
+    start = State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
+    along = A.empty(x, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
+    dreset = None
+    if reset_state is not None:
+        dreset = State(*(None if a is None else A.zeros(x, *a.shape) for a in reset_state))
     h_steps = _empty(x, T, B, R) if steps else None
     c_steps = _empty(x, T, B, H) if steps and cell.has_cell else None
     arguments = (
         *problem,
-        *(n for a in (y, gates, c, dy) for n in _rows(a)),
+        *(n for a in (y, gates, c, m, dy) for n in _rows(a)),
         *(_address(a) for a in (dh_n, dc_n)),
         *_rows(dx),
-        *(_address(a) for a in (dw.w_ih, dw.w_hh, db, dw.w_hr, *start, *(dreset or (None, None)))),
+        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, dw.w_hr, dw.w_ch, start.h, along)),
+        *(n for a in (dreset or (None, None)) for n in _rows(a)),
         *_rows(h_steps),
         *_rows(c_steps),
     )
     _native.backward(KERNELS[cell.kernel], _twofold(x), arguments)
     if weights.b_ih is None:
         dw = dw._replace(b_ih=None, b_hh=None)
-    return Gradients(dx, dw, start, dreset, h_steps, c_steps)
+    dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
+    return Gradients(dx, collapse(given, dw, hidden), start, dreset, h_steps, c_steps)
 
 
 def _problem(
@@ -222,12 +252,13 @@ def _problem(
     reset: Any,
     reset_state: State | None,
     reverse: bool,
-) -> tuple[tuple[int, ...], tuple[int, int, int, int]]:
-    """The fields of `Problem` in native/engine.hpp, and T, B, H, R."""
+    noise: Noise | None,
+) -> tuple[tuple[Any, ...], tuple[int, int, int, int]]:
+    """The fields of `Problem` in native/engine.hpp, and T, B, H, R; the weights are those of `_plain`."""
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
-    w_ih, w_hh, b_ih, b_hh, w_hr = (_contiguous(kept, w) for w in weights[:5])
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = (_contiguous(kept, w) for w in weights)
     H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
     h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
     if lengths is not None:
@@ -235,18 +266,34 @@ def _problem(
     if reset is not None:
         kept.append(reset := A.as_like(reset, x))
         reset = _contiguous(kept, reset)
-    reset_h, reset_c = (None, None) if reset_state is None else (_contiguous(kept, a) for a in reset_state)
+    fresh = (None, None) if reset_state is None else reset_state
     problem = (
         *(T, B, inputs, H, R if w_hr is not None else 0),
         int(reverse),
-        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr)),
+        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr), _address(w_ch)),
         *_rows(_strided(kept, x)),
         *(_address(h0), _address(c0)),
         *(_address(lengths), _address(reset)),
-        *(_address(reset_h), _address(reset_c)),
+        *(n for a in fresh for n in _rows(_contiguous(kept, a))),
         threads.current(),
+        math.inf if cell.clip is None else float(cell.clip),
+        *_noise(kept, noise),
+        len(cell.feeds_back),
+        int(cell.has_cell),
     )
     return problem, (T, B, H, R)
+
+
+_QUIET = (0.0, 0.0, 0.0, 0, 0, 0, 0)
+
+
+def _noise(kept: list[Any], noise: Noise | None) -> tuple[Any, ...]:
+    """The fields of `Noise` in native/engine.hpp, and the address of the locked mask."""
+    if noise is None:
+        return _QUIET
+    mask = _contiguous(kept, noise.hidden) if noise.training else None
+    probabilities = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate))
+    return (*probabilities, noise.seed & 0xFFFFFFFFFFFFFFFF, noise.stream, int(noise.training), _address(mask))
 
 
 def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
@@ -263,10 +310,6 @@ def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
             message("cpu", "lengths outside 0..T", str(lengths.tolist()[:8]), f"0 <= lengths <= {T}", "cut lengths at T")
         )
     return _contiguous(kept, lengths)
-
-
-def _like_state(cell: Cell, x: Array, B: int, R: int, H: int) -> State:
-    return State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
 
 
 def _empty(like: Array, *shape: int) -> Array:
@@ -307,13 +350,13 @@ def _data(a: Any) -> int:
 
 
 def _rows(a: Any) -> tuple[int, int, int]:
-    """Address and strides, in elements, of the time and the batch axis."""
+    """Address and strides, in elements, of the time and the batch axis; [B, n] is the same at every step."""
     if a is None:
         return 0, 0, 0
     if A.is_torch(a):
-        return _data(a), a.stride(0), a.stride(1)
+        return _data(a), a.stride(0) if a.dim() == 3 else 0, a.stride(-2)
     size = a.itemsize
-    return a.__array_interface__["data"][0], a.strides[0] // size, a.strides[1] // size
+    return a.__array_interface__["data"][0], a.strides[0] // size if a.ndim == 3 else 0, a.strides[-2] // size
 
 
 def _readable(a: Array) -> bool:
