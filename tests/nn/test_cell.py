@@ -240,3 +240,58 @@ def test_refusals(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as error:
         call(cells()[0])
     assert str(error.value) == text
+
+
+# GRUCell and RNNCell
+
+
+OTHERS: list[tuple[str, dict[str, Any]]] = [("GRUCell", {}), ("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"})]
+OTHER = pytest.mark.parametrize(("kind", "options"), OTHERS, ids=["gru", "tanh", "relu"])
+
+
+@BOTH
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [True, False])
+@OTHER
+def test_one_step_of_the_others_is_that_of_torch(
+    kind: str, options: dict[str, Any], bias: bool, backend: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(3)
+    ours = getattr(openlstm, kind)(I, H, bias, dtype=dtype, backend=backend, **options)
+    torch.manual_seed(3)
+    theirs = getattr(nn, kind)(I, H, bias, dtype=dtype, **options)
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs = theirs.double()
+    for batched in (True, False):
+        for given in (True, False):
+            found = []
+            for cell in (ours, theirs):
+                cell.zero_grad()
+                torch.manual_seed(1)
+                shape = [[B, n] if batched else [n] for n in (I, H)]
+                like = cell.weight_ih.dtype
+                x, h = (torch.randn(s, dtype=torch.float64).to(like).requires_grad_() for s in shape)
+                new = cell(x, h if given else None)
+                new.sin().sum().backward()
+                grads = {name: p.grad for name, p in cell.named_parameters()}
+                found.append({"h": new.detach(), "dx": x.grad, **grads, **({"dh": h.grad} if given else {})})
+            assert far(found[0], found[1], TOLERANCE[dtype]) == {}
+    with torch.no_grad():
+        x = torch.ones(B, I, dtype=dtype)
+        assert torch.allclose(ours(x).double(), theirs(x.double()), rtol=1e-5)
+    assert ours.backend_used(torch.zeros(B, I, dtype=dtype)) == backend
+
+
+@OTHER
+def test_what_the_others_refuse(kind: str, options: dict[str, Any]) -> None:
+    cell = getattr(openlstm, kind)(I, H, **options)
+    with pytest.raises(ShapeError) as caught:
+        cell(torch.zeros(B, I + 1))
+    assert str(caught.value).startswith(f"{kind}: x has 5 features, expected 4\n")
+    with pytest.raises(DtypeError, match=f"{kind}: h is not a tensor"):
+        cell(torch.zeros(B, I), (torch.zeros(B, H), torch.zeros(B, H)))
+    with pytest.raises(ShapeError, match=f"a sequence .T, B, I. goes to openlstm.{kind[:-4]}"):
+        cell(torch.zeros(2, B, I))
+    shown = ", nonlinearity=relu" if options else ""
+    assert repr(cell) == f"{kind}(4, 6{shown})"

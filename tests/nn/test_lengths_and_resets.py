@@ -14,7 +14,7 @@ from openlstm.engine import cpu
 
 T, B, I, H = 7, 3, 4, 6
 EACH = pytest.mark.parametrize("backend", BACKENDS)
-KINDS = pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 LENGTHS = [3, 7, 0]
 RESET = torch.zeros(T, B, dtype=torch.bool)
@@ -131,7 +131,7 @@ def _fresh(state: Any, given: bool) -> Any:
 
 def _mixed(kind: str, forwards: Any, backwards: Any) -> Any:
     """The forward direction's state from one, the backward direction's from the other."""
-    if kind == "RNN":
+    if kind != "LSTM":
         return torch.stack([forwards[0], backwards[1]])
     return tuple(torch.stack([f[0], b[1]]) for f, b in zip(forwards, backwards, strict=True))
 
@@ -141,8 +141,8 @@ def _mixed(kind: str, forwards: Any, backwards: Any) -> Any:
 def test_no_gradient_crosses_a_reset(kind: str, backend: str) -> None:
     layer, _ = twins(kind, I, H, bidirectional=True, backend=backend)
     x, hx = series().requires_grad_(), states(layer, B)
-    leaves = [s.requires_grad_() for s in ([hx] if kind == "RNN" else hx)]
-    y, _ = layer(x, leaves[0] if kind == "RNN" else tuple(leaves), reset=RESET)
+    leaves = [s.requires_grad_() for s in ([hx] if kind != "LSTM" else hx)]
+    y, _ = layer(x, leaves[0] if kind != "LSTM" else tuple(leaves), reset=RESET)
     y[2:4, 0].sum().backward()  # the middle piece of row 0
     assert x.grad is not None and x.grad[2:4, 0].all()
     assert not x.grad[:2].any() and not x.grad[4:].any() and not x.grad[:, 1:].any()

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own, on its first jvp
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),  # torch's own, in torch.compile
 ]
-KINDS = pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 RESET = torch.tensor([[False, False], [False, True], [True, False]])
 
@@ -310,7 +310,7 @@ def test_nothing_is_kept_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> N
     layer, _ = twins("LSTM", I, H, backend="reference")
     reference = openlstm.engine.SUPPORT["reference"].module
     forward, backward = reference.forward, reference.backward
-    monkeypatch.setattr(reference, "forward", lambda *a, **k: (asked.append(("save", "save" in k)), forward(*a, **k))[1])
+    monkeypatch.setattr(reference, "forward", lambda *a, **k: (asked.append(("save", k["save"])), forward(*a, **k))[1])
     monkeypatch.setattr(
         reference, "backward", lambda *a, **k: (asked.append(("dx", k["input_gradient"])), backward(*a, **k))[1]
     )

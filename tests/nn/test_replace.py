@@ -27,12 +27,13 @@ class Tagger(nn.Module):
         self.decoder = nn.LSTM(2 * H, H)
         self.decoder.weight_hh_l0 = self.encoder.weight_hh_l0
         self.more = nn.ModuleList([nn.Sequential(nn.RNN(H, H, nonlinearity="relu", num_layers=2, dropout=0.3))])
+        self.last = nn.GRU(H, H)
         self.head = nn.Linear(H, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.again(x)
         y, _ = self.decoder(y)
-        return self.head(self.more[0](y)[0])
+        return self.head(self.last(self.more[0](y)[0])[0])
 
 
 def test_a_model_gives_the_same_numbers_and_trains_the_same_parameters() -> None:
@@ -43,8 +44,8 @@ def test_a_model_gives_the_same_numbers_and_trains_the_same_parameters() -> None
     parameters = list(model.parameters())
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     assert openlstm.replace(model) is model
-    assert sum(isinstance(m, (openlstm.LSTM, openlstm.RNN)) for m in model.modules()) == 3
-    assert not [m for m in model.modules() if isinstance(m, (nn.LSTM, nn.RNN))]
+    assert sum(isinstance(m, (openlstm.LSTM, openlstm.GRU, openlstm.RNN)) for m in model.modules()) == 4
+    assert not [m for m in model.modules() if isinstance(m, (nn.LSTM, nn.GRU, nn.RNN))]
     assert model.again is model.encoder and model.decoder.weight_hh_l0 is model.encoder.weight_hh_l0
     assert [name for name, _ in model.named_parameters()] == names
     assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
@@ -55,9 +56,9 @@ def test_a_model_gives_the_same_numbers_and_trains_the_same_parameters() -> None
     assert not torch.allclose(model(x), before, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_every_argument_survives_the_way_there_and_back(kind: str) -> None:
-    own: list[dict[str, Any]] = [{"proj_size": 2}, {}] if kind == "LSTM" else [{"nonlinearity": "relu"}, {}]
+    own: list[dict[str, Any]] = {"LSTM": [{"proj_size": 2}, {}], "RNN": [{"nonlinearity": "relu"}, {}], "GRU": [{}, {}]}[kind]
     for layers, bias, first, both, k in itertools.product((1, 2), *[(True, False)] * 3, (0, 1)):
         more = own[k]
         options = {"num_layers": layers, "bias": bias, "batch_first": first, "bidirectional": both, **more}
@@ -81,6 +82,7 @@ def test_a_layer_alone_is_returned_anew() -> None:
     ours = openlstm.replace(theirs)
     assert isinstance(ours, openlstm.LSTM) and ours.weight_hh_l0 is theirs.weight_hh_l0
     assert isinstance(from_torch(nn.RNN(I, H)), openlstm.RNN)
+    assert isinstance(from_torch(nn.GRU(I, H)), openlstm.GRU)
     assert isinstance(to_torch(openlstm.RNN(I, H)), nn.RNN)
     linear = nn.Linear(2, 2)
     assert openlstm.replace(linear) is linear

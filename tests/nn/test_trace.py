@@ -137,7 +137,7 @@ def test_gradients_reach_the_lower_layer_through_the_upper_one(backend: str) -> 
     assert torch.allclose(trace["0.dc"][-1], weight[0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_layer_of_torch_is_traced_as_it_is(kind: str, frozen: bool) -> None:
     ours, theirs = twins(kind, I, H, num_layers=2, bidirectional=True, batch_first=True)

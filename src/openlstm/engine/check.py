@@ -106,7 +106,7 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
         raise _error(DtypeError, "weights are not Weights", f"weights: {_name(w)}", "openlstm.reference.Weights", hint)
     T, B, features = x.shape
     m = cell.cells_per_gate
-    unit = sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
+    unit = len(cell.gates) if m == 1 else sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
     _check_kind("weights.w_ih", w.w_ih, like)
     _check_kind("weights.w_hh", w.w_hh, like)
     rows = w.w_ih.shape[0] if w.w_ih.ndim == 2 else -1
@@ -118,7 +118,7 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
             hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
         got = f"weights.w_ih: {describe(w.w_ih)}"
         raise _error(ShapeError, f"weights.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(cell)}, I]", hint)
-    hidden = layout.hidden_size(cell, w)
+    hidden = rows // unit * m
     if w.w_ih.shape[1] != features:
         raise _features(x, w.w_ih.shape[1])
     if w.w_hr is not None:

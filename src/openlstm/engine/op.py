@@ -97,29 +97,25 @@ def sequence(
     """
     if cell.cells_per_gate > 1:
         cell, weights = cell.unshared(), expand(cell, weights)
-    noise = active(noise)
-    rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
-    more = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
+    noise = None if noise is None else active(noise)
     transformed = torch._C._are_functorch_transforms_active()
-    if x.is_cuda and not transformed and not torch.compiler.is_compiling():
-        asked = {"projection": weights.w_hr is not None, "noise": noise is not None, "save": save}
-        if choose(backend, cell, x, who(cell), **asked) == "cuda":
-            check_values(who(cell), x, lengths, check_finite)
-            run = cuda.forward(cell, x, weights, state, **rows)
-            return Result(run.y, *cloned(run.state), None, None)
-    if x.dtype in _HALF:
-        rows["reset_state"] = None if reset_state is None else _widen(reset_state)
-        if noise is not None and noise.hidden is not None:
-            more["noise"] = noise._replace(hidden=noise.hidden.float())
-        wide = sequence(cell, x.float(), _widen(weights), _widen(state), **rows, **more)
-        c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
-        return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
-    if reset_state is not None and reset_state.h.dim() == 3:
-        return _by_pieces(cell, x, weights, state, **rows, **more, run=sequence)
-    if not cell.kernel:
-        choose(backend, cell, x, who(cell), noise=noise is not None)
-        run = sequence_by_reference(cell, x, weights, state, **rows, **more)
-        return Result(*run[:3], *(None if t is None or not save else t.detach() for t in run[3:]))
+    per_step = reset_state is not None and reset_state.h.dim() == 3
+    if x.is_cuda or x.dtype in _HALF or per_step or not cell.kernel:
+        rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
+        more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
+        if x.is_cuda and not transformed and not torch.compiler.is_compiling():
+            if choose(backend, cell, x, who(cell), weights.w_hr is not None, noise is not None, save) == "cuda":
+                check_values(who(cell), x, lengths, check_finite)
+                run = cuda.forward(cell, x, weights, state, **rows)
+                return Result(run.y, *cloned(run.state), None, None)
+        if x.dtype in _HALF:
+            return _as_float(cell, x, weights, state, rows, more)
+        if per_step:
+            return _by_pieces(cell, x, weights, state, **rows, **more, run=sequence)
+        if not cell.kernel:
+            choose(backend, cell, x, who(cell), False, noise is not None)
+            run = sequence_by_reference(cell, x, weights, state, **rows, **more)
+            return Result(*run[:3], *(None if t is None or not save else t.detach() for t in run[3:]))
     hidden, seed = (None, None) if noise is None else (noise.hidden, _as_tensor(noise.seed))
     tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)), hidden, seed)
     if forward_ad._current_level >= 0:
@@ -127,7 +123,22 @@ def sequence(
     how = How.of(cell, reverse, noise, backend)
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return Result(*Forward.apply(*tensors, (*how, True, check_finite)))
+    if lengths is None and reset is None and noise is None and not (save or check_finite) and _direct(x) and x.shape[0] == 1:
+        new = _short(cell, x[0], weights, state, backend, who(cell))
+        if new is not None:
+            return Result(new.h.unsqueeze(0).clone(), new.h, new.c, None, None)
     return Result(*Forward.forward(*tensors, (*how, save, check_finite)))
+
+
+def _as_float(cell: Cell, x: Tensor, weights: Weights, state: State, rows: dict[str, Any], more: dict[str, Any]) -> Result:
+    """A call in half precision as one in single precision, rounded once."""
+    fresh, noise = rows["reset_state"], more["noise"]
+    rows["reset_state"] = None if fresh is None else _widen(fresh)
+    if noise is not None and noise.hidden is not None:
+        more["noise"] = noise._replace(hidden=noise.hidden.float())
+    wide = sequence(cell, x.float(), _widen(weights), _widen(state), **rows, **more)
+    c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
+    return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
 
 
 def _by_pieces(
@@ -199,16 +210,22 @@ def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "
     """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):
         watched = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        # What `choose` would say, without the sentences it prepares: a microsecond of the fifteen that a small step takes.
-        plain = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and cpu.available()
-        plain = plain and "OPENLSTM_BACKEND" not in os.environ
-        if not watched and (plain or choose(backend, cell, x, name) == "cpu"):
-            cpu.check_isa()
-            new = cpu.step(cell, x, weights, state)
-            if new is not None:
-                return new
+        new = None if watched else _short(cell, x, weights, state, backend, name)
+        if new is not None:
+            return new
     out = sequence(cell, x.unsqueeze(0), weights, state, backend=backend)
     return State(out.h_n, out.c_n)
+
+
+def _short(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, name: str) -> State | None:
+    """One step that nothing watches, on the native backend; None where it takes more words than that."""
+    # What `choose` would say, without the sentences it prepares: a microsecond of the fifteen that a small step takes.
+    plain = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and x.is_cpu and cpu.available()
+    plain = plain and "OPENLSTM_BACKEND" not in os.environ
+    if not plain and choose(backend, cell, x, name, weights.w_hr is not None) != "cpu":
+        return None
+    cpu.check_isa()
+    return cpu.step(cell, x, weights, state)
 
 
 def runs_as(x: Tensor) -> Tensor:

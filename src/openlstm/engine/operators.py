@@ -72,6 +72,7 @@ class How(NamedTuple):
 
 
 _QUIET = Noise()
+_LAYERS = {"rnn": "RNN", "gru": "GRU"}
 
 
 def active(noise: Noise | None) -> Noise | None:
@@ -104,8 +105,8 @@ class Call(NamedTuple):
         return Call(cell or how.cell, x, Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch), State(h0, c0), options)
 
     def module(self, backend: str, save: bool) -> Any:
-        asked = {"projection": self.weights.w_hr is not None, "noise": "noise" in self.options, "save": save}
-        return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), **asked)].module
+        projection, noise = self.weights.w_hr is not None, "noise" in self.options
+        return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), projection, noise, save)].module
 
     @property
     def keeps_m(self) -> bool:
@@ -115,18 +116,18 @@ class Call(NamedTuple):
 
 def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Result:
     """The forward pass of a backend, its arguments checked."""
-    lengths, reset, reset_state = (call.options[name] for name in ("lengths", "reset", "reset_state"))
-    noise = call.options.get("noise")
-    check_recur(call.cell, call.x, call.weights, call.state, None, reset, reset_state, noise)  # a kernel reads addresses
-    check_values(who(call.cell), call.x, lengths, check_finite)
-    more = {} if not save else {"save": True}
-    module = call.module(backend, save)
-    run = module.forward(call.cell, call.x, call.weights, call.state, **call.options, **more)
-    state = run.state if call.x.shape[0] else cloned(run.state)
+    cell, x, weights, state, options = call
+    lengths = options["lengths"]
+    # a kernel reads addresses
+    check_recur(cell, x, weights, state, None, options["reset"], options["reset_state"], options.get("noise"))
+    if lengths is not None or check_finite:
+        check_values(who(cell), x, lengths, check_finite)
+    run = call.module(backend, save).forward(cell, x, weights, state, save=save, **options)
+    state = run.state if x.shape[0] else cloned(run.state)
     if run.saved is None:
         return Result(run.y, state.h, state.c, None, None)
     m = run.saved.m if call.keeps_m else None
-    return Result(run.y, state.h, state.c, run.saved.gates if call.cell.saved else None, run.saved.c, m)
+    return Result(run.y, state.h, state.c, run.saved.gates if cell.saved else None, run.saved.c, m)
 
 
 def run_backward(call: Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False) -> Gradients:
@@ -160,7 +161,7 @@ def cloned(state: State) -> State:
 
 def who(cell: Cell) -> str:
     """The layer that a message speaks of."""
-    return {"rnn": "RNN", "gru": "GRU"}.get(cell.name, "LSTM")
+    return _LAYERS.get(cell.name, "LSTM")
 
 
 def check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool) -> None:

@@ -59,7 +59,7 @@ class Form(NamedTuple):
         """
         who = type(layer).__name__
         _features(who, self, x, layer.input_size)
-        x = same_as_weights(who, x, layer.weights_of(0).w_ih)
+        x = same_as_weights(who, x, layer.weight_ih_l0)
         known = _Known(who, self, x)
         _together(who, reset, reset_state)
         return Arguments(
@@ -253,7 +253,7 @@ def enter_sequences(
         hint = "put the sequences one behind the other: torch.cat(sequences)"
         raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[total, I] with cu_seqlens", hint))
     _features(who, Form(False, False), x, layer.input_size)
-    x = same_as_weights(who, x, layer.weights_of(0).w_ih)
+    x = same_as_weights(who, x, layer.weight_ih_l0)
     total = len(x)
     cu = _as_tensor(who, cu_seqlens, "cu_seqlens")
     got = f"cu_seqlens: {describe(cu)}, x: {describe(x)}"

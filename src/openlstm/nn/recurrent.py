@@ -258,10 +258,11 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State, list[Ran]]:
         """Run every layer and direction: y [T, B, D*R], states [L*D, B, .], one `Ran` for each; `packed` are lengths on CPU."""
         ran: list[Ran] = []
-        D, width = self.num_directions, self.proj_size or self.hidden_size
-        x, B = given.x, given.x.shape[1]
-        seed = self._seed()
-        begin = self._zero_states(x, B) if given.hx is None else given.hx
+        D = 2 if self.bidirectional else 1
+        x = given.x
+        noisy = self._noisy
+        seed = self._seed() if noisy else 0
+        begin = self._zero_states(x, x.shape[1]) if given.hx is None else given.hx
         for layer in range(self.num_layers):
             if layer and self.dropout and self.training:
                 x = self._drop(x, packed)
@@ -272,7 +273,7 @@ class Recurrent(nn.Module):
                 w = self.weights_of(layer, direction)
                 if self.weight_dropout and self.training:
                     w = w._replace(w_hh=F.dropout(w.w_hh, self.weight_dropout))
-                noise = self._noise(x, seed, 2 * layer + direction)
+                noise = self._noise(x, seed, 2 * layer + direction) if noisy else None
                 state = _of(begin, k)
                 fresh = None if given.reset_state is None else _of(given.reset_state, k)
                 result = run(
@@ -291,8 +292,8 @@ class Recurrent(nn.Module):
                 )
                 ran.append(Ran(x, w, state, fresh, bool(direction), result, noise))
             ys = [r.result.y for r in ran[-D:]]
-            if self.fed_back_size != width:
-                ys = [y[..., :width] for y in ys]  # FGR feeds its gates back behind its output
+            if len(self.cell.feeds_back) > 1:
+                ys = [y[..., : self.hidden_size] for y in ys]  # FGR feeds its gates back behind its output
             x = ys[0] if D == 1 else torch.cat(ys, -1)  # [T, B, D*R]
         h = _join([r.result.h_n for r in ran])  # [L*D, B, R]
         c = _join([r.result.c_n for r in ran]) if self.cell.has_cell else None
@@ -312,9 +313,7 @@ class Recurrent(nn.Module):
             return 0
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
 
-    def _noise(self, x: Tensor, seed: Any, stream: int) -> Noise | None:
-        if not self._noisy:
-            return None
+    def _noise(self, x: Tensor, seed: Any, stream: int) -> Noise:
         hidden = None
         if self.hidden_dropout and self.training:
             hidden = F.dropout(x.new_ones(x.shape[1], self.fed_back_size), self.hidden_dropout)
