@@ -105,15 +105,15 @@ struct Lstm {
     V shown[N];  // what the output gate shows of c'
     OPENLSTM_EACH(k) shown[k] = at.c[k];
     if constexpr (variant != Variant::noaf) tanh<T>(shown);
-    OPENLSTM_EACH(k) {
+    OPENLSTM_EACH(k) {  // products in this order: a closed gate must not meet an overflow, 0 * inf is NaN
       V i = has_i ? at.s[I][k] : one, o = one, g = at.s[G][k], d_shown = at.dh[k];
       V f = has_f ? at.s[has_f ? F : 0][k] : variant == Variant::cifg ? one - i : one;
       if constexpr (has_o) {
         o = at.s[O][k];
         if constexpr (feedback > 1)
-          out.dz[O][k] = fma(at.dh[k], shown[k], at.dfed[2][k]) * o * (one - o);
+          out.dz[O][k] = fma(at.dh[k] * (o * (one - o)), shown[k], at.dfed[2][k] * (o * (one - o)));
         else
-          out.dz[O][k] = at.dh[k] * shown[k] * o * (one - o);
+          out.dz[O][k] = at.dh[k] * (o * (one - o)) * shown[k];
         d_shown = at.dh[k] * o;
       }
       V d = variant == Variant::noaf ? at.dc[k] + d_shown : fma(d_shown, fma(-shown[k], shown[k], one), at.dc[k]);
@@ -124,12 +124,12 @@ struct Lstm {
         if constexpr (variant == Variant::cifg)
           out.dz[I][k] = d * (i * (one - i)) * (g - at.c_before[k]);
         else if constexpr (feedback > 1)
-          out.dz[I][k] = fma(d, g, at.dfed[0][k]) * i * (one - i);
+          out.dz[I][k] = fma(d * (i * (one - i)), g, at.dfed[0][k] * (i * (one - i)));
         else
-          out.dz[I][k] = d * g * i * (one - i);
+          out.dz[I][k] = d * (i * (one - i)) * g;
         if constexpr (peephole) dc = fma(out.dz[I][k], at.peephole[0][k], dc);
       }
-      if constexpr (has_f) {  // in this order: a closed gate must not meet an overflow, 0 * inf is NaN
+      if constexpr (has_f) {
         out.dz[F][k] = d * (f * (one - f)) * at.c_before[k];
         if constexpr (feedback > 1) out.dz[F][k] = fma(at.dfed[1][k], f * (one - f), out.dz[F][k]);
         if constexpr (peephole) dc = fma(out.dz[F][k], at.peephole[has_i][k], dc);

@@ -158,6 +158,23 @@ OPENLSTM_INLINE Vec<T> from_bits(Bits<T> x) {
   return (Vec<T>)x;
 }
 
+// -|x|
+template <class T>
+OPENLSTM_INLINE Vec<T> minus_abs(Vec<T> x) {
+  using Bit = typename Lane<T>::Bit;
+  return from_bits<T>(bits<T>(x) | static_cast<Bit>(Bit(1) << (8 * sizeof(T) - 1)));
+}
+
+// The larger of x and low; x where it is NaN.
+template <class V>
+OPENLSTM_INLINE V at_least(V x, V low) {
+#if OPENLSTM_VECTOR_BYTES == 64 && defined(__AVX512F__)
+  if constexpr (sizeof(x[0]) == 4) return (V)_mm512_max_ps((__m512)low, (__m512)x);
+  if constexpr (sizeof(x[0]) == 8) return (V)_mm512_max_pd((__m512d)low, (__m512d)x);
+#endif
+  return x < low ? low : x;
+}
+
 // Constants of exp: x = n ln2 + r with |r| <= ln2/2, and expm1(r) = r + r^2 q(r) with a minimax q (Remez, relative error
 // 1.3e-8 for float, 1.8e-17 for double). ln2 is split so that n * ln2_hi is exact.
 template <class T>
@@ -165,7 +182,7 @@ struct Exp;
 template <>
 struct Exp<float> {
   static constexpr float log2e = 0x1.715476p+0f, ln2_hi = 0x1.63p-1f, ln2_lo = -0x1.bd0106p-13f;
-  static constexpr float round = 0x1.8p+23f;  // adding it leaves n in the lowest bits
+  static constexpr float round = 0x1.8p+23f;  // adding it leaves whole numbers in the lowest bits
   static constexpr float q[] = {0x1p-1f, 0x1.5554bp-3f, 0x1.555486p-5f, 0x1.1227fep-7f, 0x1.6d991cp-10f};
   static constexpr int mantissa = 23, bias = 127, spare = 64;
   static constexpr float unspare = 0x1p-64f, lowest = -110.f, highest = 100.f, tanh_end = 40.f;
@@ -184,14 +201,15 @@ struct Exp<double> {
 // operations that wait for each other, and a processor looks ahead over too few to find the next chain by itself.
 #define OPENLSTM_EACH(k) _Pragma("GCC unroll 8") for (int k = 0; k < N; k++)
 
-// exp(x) = 2^n (1 + p): p = expm1(r), and the bits that hold n.
-template <class T, int N>
-OPENLSTM_INLINE void reduce(const Vec<T> (&x)[N], Vec<T> (&p)[N], Bits<T> (&n)[N]) {
+// exp(x) = 2^n (1 + p): p = expm1(r), and scale = 2^(n + extra), which must be in the normal range.
+template <int extra, class T, int N>
+OPENLSTM_INLINE void reduce(const Vec<T> (&x)[N], Vec<T> (&p)[N], Vec<T> (&scale)[N]) {
   using E = Exp<T>;
   constexpr int degree = sizeof(E::q) / sizeof(T) - 1;
+  constexpr T round = E::round + (E::bias + extra);  // adding it leaves the exponent of scale in the lowest bits
   Vec<T> whole[N], r[N], q[N];
-  OPENLSTM_EACH(k) whole[k] = fma(x[k], splat(E::log2e), splat(E::round));
-  OPENLSTM_EACH(k) n[k] = bits<T>(whole[k]), whole[k] = whole[k] - E::round;
+  OPENLSTM_EACH(k) whole[k] = fma(x[k], splat(E::log2e), splat(round));
+  OPENLSTM_EACH(k) scale[k] = from_bits<T>(bits<T>(whole[k]) << E::mantissa), whole[k] = whole[k] - round;
   OPENLSTM_EACH(k) r[k] = fma(whole[k], splat(-E::ln2_hi), x[k]);
   OPENLSTM_EACH(k) r[k] = fma(whole[k], splat(-E::ln2_lo), r[k]), q[k] = splat(E::q[degree]);
 #pragma GCC unroll 16
@@ -201,37 +219,27 @@ OPENLSTM_INLINE void reduce(const Vec<T> (&x)[N], Vec<T> (&p)[N], Bits<T> (&n)[N
   OPENLSTM_EACH(k) p[k] = fma(r[k] * r[k], q[k], r[k]);
 }
 
-// 2^(n + extra), for results in the normal range.
-template <class T>
-OPENLSTM_INLINE Vec<T> power_of_two(Bits<T> n, int extra) {
-  using E = Exp<T>;
-  using Bit = typename Lane<T>::Bit;
-  return from_bits<T>((n + static_cast<Bit>(E::bias + extra)) << E::mantissa);
-}
-
 // exp(x) for x <= 0, down to the last subnormal and to exact 0: scaled in the normal range, rounded once at the end.
 template <class T, int N>
 OPENLSTM_INLINE void exp_down(Vec<T> (&x)[N]) {
   using E = Exp<T>;
-  Vec<T> p[N];
-  Bits<T> n[N];
-  OPENLSTM_EACH(k) x[k] = x[k] < E::lowest ? splat(E::lowest) : x[k];  // false for NaN, which stays
-  reduce<T>(x, p, n);
-  OPENLSTM_EACH(k) x[k] = (p[k] + T(1)) * power_of_two<T>(n[k], E::spare);
-  OPENLSTM_EACH(k) x[k] = x[k] * E::unspare;
+  Vec<T> p[N], scale[N];
+  OPENLSTM_EACH(k) x[k] = at_least(x[k], splat(E::lowest));
+  reduce<E::spare, T>(x, p, scale);
+  OPENLSTM_EACH(k) x[k] = fma(p[k], scale[k], scale[k]) * E::unspare;
 }
 
 // exp(x) for every x: infinity where it overflows.
 template <class T, int N>
 OPENLSTM_INLINE void exp(Vec<T> (&x)[N]) {
   using E = Exp<T>;
-  Vec<T> high[N], p[N], down[N];
-  Bits<T> n[N];
+  Vec<T> high[N], p[N], scale[N], down[N];
   OPENLSTM_EACH(k) high[k] = x[k] > E::highest ? splat(E::highest) : x[k], down[k] = x[k];
-  reduce<T>(high, p, n);
+  OPENLSTM_EACH(k) high[k] = high[k] < T(0) ? Vec<T>{} : high[k];
+  reduce<-E::spare, T>(high, p, scale);
   exp_down<T>(down);
   OPENLSTM_EACH(k) {
-    Vec<T> up = (p[k] + T(1)) * power_of_two<T>(n[k], -E::spare) * (T(1) / E::unspare);
+    Vec<T> up = fma(p[k], scale[k], scale[k]) * (T(1) / E::unspare);
     x[k] = x[k] > T(0) ? up : down[k];
   }
 }
@@ -250,41 +258,54 @@ OPENLSTM_INLINE Vec<T> abs(Vec<T> x) {
   return from_bits<T>(bits<T>(x) & mask);
 }
 
-// a / (d + lost), given q = a / d and r close to 1 / d: one residual takes back what rounding d and dividing cost.
-template <class T>
-OPENLSTM_INLINE Vec<T> quotient(Vec<T> q, Vec<T> a, Vec<T> d, Vec<T> lost, Vec<T> r) {
-  return fma(fma(-q, lost, fma(-q, d, a)), r, q);
+// Close to 1 / d for d in 1 .. 2: float by the polynomial of least relative error, 1/577, and one Newton step.
+template <int N>
+OPENLSTM_INLINE void reciprocal(const Vec<float> (&d)[N], Vec<float> (&r)[N]) {
+  Vec<float> t[N];
+  OPENLSTM_EACH(k) r[k] = fma(splat(-128.f / 577), d[k], splat(768.f / 577));
+  OPENLSTM_EACH(k) r[k] = fma(r[k], d[k], splat(-1696.f / 577));
+  OPENLSTM_EACH(k) r[k] = fma(r[k], d[k], splat(1632.f / 577));
+  OPENLSTM_EACH(k) t[k] = fma(-d[k], r[k], splat(1.f));
+  OPENLSTM_EACH(k) r[k] = fma(r[k], t[k], r[k]);
+}
+template <int N>
+OPENLSTM_INLINE void reciprocal(const Vec<double> (&d)[N], Vec<double> (&r)[N]) {
+  OPENLSTM_EACH(k) r[k] = splat(1.) / d[k];
 }
 
-// 1 / (1 + exp(-x)), from exp(-|x|) so that both ends are exact: 0 below about -104 (double: -746), 1 above 16.7 (36.8).
+// 1 / (1 + exp(-x)), from e = exp(-|x|) so that both ends are exact: 0 below about -104 (double: -746), 1 above 16.7 (36.8).
+// With a = 1 or e and q close to a / (1 + e), a - q is exact (Sterbenz), so a - q - q e takes back what d and q were rounded by.
 template <class T, int N>
 OPENLSTM_INLINE void sigmoid(Vec<T> (&x)[N]) {
-  Vec<T> e[N], d[N], a[N], q[N], one = splat(T(1));
-  OPENLSTM_EACH(k) e[k] = -abs<T>(x[k]);
+  Vec<T> e[N], d[N], a[N], q[N], r[N], one = splat(T(1));
+  OPENLSTM_EACH(k) e[k] = minus_abs<T>(x[k]);
   exp_down<T>(e);
-  OPENLSTM_EACH(k) d[k] = one + e[k], a[k] = x[k] < T(0) ? e[k] : one;
-  OPENLSTM_EACH(k) q[k] = a[k] / d[k];
-  OPENLSTM_EACH(k) e[k] = d[k] > one ? e[k] - (d[k] - one) : Vec<T>{};  // where e is nothing beside 1 the gate is open
-  OPENLSTM_EACH(k) x[k] = quotient<T>(q[k], a[k], d[k], e[k], x[k] < T(0) ? one - q[k] : q[k]);
+  OPENLSTM_EACH(k) d[k] = one + e[k];
+  reciprocal(d, r);
+  OPENLSTM_EACH(k) a[k] = x[k] < T(0) ? e[k] : one;
+  OPENLSTM_EACH(k) e[k] = d[k] > one ? e[k] : Vec<T>{};  // where e is nothing beside 1 the gate is open
+  OPENLSTM_EACH(k) q[k] = a[k] * r[k];
+  OPENLSTM_EACH(k) a[k] = fma(-q[k], e[k], a[k] - q[k]);
+  OPENLSTM_EACH(k) x[k] = fma(a[k], r[k], q[k]);
 }
 
-// tanh(x) = m / (m + 2) with m = expm1(2|x|), which keeps its relative accuracy down to the smallest x; odd by construction.
+// tanh(x) = m / (2 - m) with m = -expm1(-2|x|), which keeps its relative accuracy down to the smallest x; odd by construction.
+// m - 2q is exact, as a - q in sigmoid.
 template <class T, int N>
 OPENLSTM_INLINE void tanh(Vec<T> (&x)[N]) {
   using E = Exp<T>;
   using Bit = typename Lane<T>::Bit;
   constexpr Bit sign = static_cast<Bit>(Bit(1) << (8 * sizeof(T) - 1));
   Vec<T> y[N], p[N], m[N], d[N], q[N];
-  Bits<T> n[N];
-  OPENLSTM_EACH(k) y[k] = abs<T>(x[k]), y[k] = y[k] + y[k];
-  OPENLSTM_EACH(k) y[k] = y[k] > E::tanh_end ? splat(E::tanh_end) : y[k];  // false for NaN, which stays
-  reduce<T>(y, p, n);
-  OPENLSTM_EACH(k) y[k] = power_of_two<T>(n[k], 0);
-  OPENLSTM_EACH(k) m[k] = fma(y[k], p[k], y[k] - T(1));
-  OPENLSTM_EACH(k) d[k] = m[k] + T(2);
-  OPENLSTM_EACH(k) q[k] = m[k] / d[k];
-  OPENLSTM_EACH(k) y[k] = m[k] < T(1 << 20) ? m[k] - (d[k] - T(2)) : Vec<T>{};  // beyond, 2 is no more than a few units of d
-  OPENLSTM_EACH(k) q[k] = quotient<T>(q[k], m[k], d[k], y[k], fma(q[k], splat(T(-0.5)), splat(T(0.5))));
+  OPENLSTM_EACH(k) y[k] = minus_abs<T>(x[k]), y[k] = y[k] + y[k];
+  OPENLSTM_EACH(k) y[k] = at_least(y[k], splat(-E::tanh_end));
+  reduce<0, T>(y, p, q);
+  OPENLSTM_EACH(k) m[k] = fma(-q[k], p[k], T(1) - q[k]);
+  OPENLSTM_EACH(k) d[k] = T(2) - m[k];
+  reciprocal(d, p);
+  OPENLSTM_EACH(k) q[k] = m[k] * p[k];
+  OPENLSTM_EACH(k) m[k] = fma(q[k], m[k], fma(splat(T(-2)), q[k], m[k]));
+  OPENLSTM_EACH(k) q[k] = fma(m[k], p[k], q[k]);
   OPENLSTM_EACH(k) x[k] = from_bits<T>(bits<T>(q[k]) | (bits<T>(x[k]) & sign));
 }
 

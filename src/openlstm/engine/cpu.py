@@ -39,7 +39,8 @@ except ImportError as error:
 KERNELS: dict[str, int] = {
     name: number
     for number, name in enumerate(
-        "lstm rnn_tanh rnn_relu gru peephole nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr".split()
+        ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole")
+        + ("nig", "nig_np", "nfg", "nfg_np", "nog", "nog_np", "niaf", "niaf_np", "noaf", "noaf_np", "cifg", "cifg_np", "fgr")
     )
 }
 """`Cell.kernel` beside its place in the list of native/sequence.cpp."""
