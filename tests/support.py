@@ -1,6 +1,7 @@
 """Drawn problems over every cell, size and option, and what a backend makes of them, for the laws of the engine.
 
-Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H).
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, 4H for FGR,
+else H).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,9 @@ import torch
 
 from openlstm import _array as A
 from openlstm import cells, reference, weights
-from openlstm.cells import Cell
+from openlstm.cells import GRU, LSTM, Cell
 from openlstm.engine import cpu, threads
+from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
 ROOT = Path(__file__).parent.parent
@@ -48,18 +50,21 @@ class Case:
     lengths: bool = False
     reset: bool = False
     reset_state: bool = False
+    each: bool = False  # every step has a reset state of its own
     reverse: bool = False
+    noise: str = ""  # what acts: h, c zoneout, g recurrent dropout, m a locked mask of what is fed back; a capital E for eval
     seed: int = 0
 
     def __str__(self) -> str:
         """A readable id: `lstm-float32-T6-B5-I3-H4-lengths`."""
         sizes = [f"{letter}{getattr(self, letter)}" for letter in "TBIH"] + ([f"P{self.P}"] if self.P else [])
-        flags = [name for name in ("lengths", "reset", "reset_state", "reverse") if getattr(self, name)]
-        return "-".join([self.cell.kernel, self.dtype, *sizes, *([] if self.bias else ["nobias"]), *flags, str(self.seed)])
+        flags = [name for name in ("lengths", "reset", "reset_state", "each", "reverse") if getattr(self, name)]
+        flags += [*([] if self.bias else ["nobias"]), *([self.noise] if self.noise else [])]
+        return "-".join([name_of(self.cell), self.dtype, *sizes, *flags, str(self.seed)])
 
     @property
     def R(self) -> int:
-        return self.P or self.H
+        return weights.fed_back_size(self.cell, self.H, self.P)
 
     def problem(self) -> Problem:
         """Asymmetric random numbers: non-zero states, uneven lengths, a cotangent for every output."""
@@ -68,8 +73,8 @@ class Case:
         def normal(*shape: int) -> np.ndarray:
             return rng.standard_normal(shape).astype(self.dtype)
 
-        def state() -> State:
-            return State(normal(self.B, self.R), normal(self.B, self.H) if self.cell.has_cell else None)
+        def state(*steps: int) -> State:
+            return State(normal(*steps, self.B, self.R), normal(*steps, self.B, self.H) if self.cell.has_cell else None)
 
         scale = 1.2 / np.sqrt(self.H or 1)
         named = {
@@ -83,10 +88,26 @@ class Case:
             state(),
             rng.integers(0, self.T + 1, self.B) if self.lengths else None,
             rng.random((self.T, self.B)) < 0.3 if self.reset else None,
-            state() if self.reset_state else None,
+            state(*([self.T] if self.each else [])) if self.reset_state else None,
             self.reverse,
             normal(self.T, self.B, self.R),
             state(),
+            self._noise(),
+        )
+
+    def _noise(self) -> Noise | None:
+        """Every kind with a probability of its own; what the cell has not is left out."""
+        if not self.noise:
+            return None
+        rng = np.random.default_rng([self.seed, self.B, self.R])
+        return Noise(
+            zoneout_h=0.3 * ("h" in self.noise),
+            zoneout_c=0.4 * ("c" in self.noise and self.cell.has_cell),
+            candidate=0.25 * ("g" in self.noise and self.cell.candidate is not None),
+            seed=(self.seed << 32) + 12345 * self.seed + 7,
+            stream=self.seed % 5,
+            training="E" not in self.noise,
+            hidden=((rng.random((self.B, self.R)) < 0.7) / 0.7).astype(self.dtype) if "m" in self.noise else None,
         )
 
 
@@ -104,24 +125,28 @@ class Problem:
     reverse: bool
     dy: Any  # [T, B, R]
     dstate: State
+    noise: Noise | None = None
 
     @property
     def options(self) -> dict[str, Any]:
-        return dict(lengths=self.lengths, reset=self.reset, reset_state=self.reset_state, reverse=self.reverse)
+        noise = {} if self.noise is None else {"noise": self.noise}
+        return dict(lengths=self.lengths, reset=self.reset, reset_state=self.reset_state, reverse=self.reverse, **noise)
 
     def rows(self, which: Any) -> Problem:
         """The same rows in another order, or some of them."""
         take = lambda a: None if a is None else a[which]  # noqa: E731
         along = lambda a: None if a is None else a[:, which]  # noqa: E731
+        noise = self.noise
         return replace(
             self,
             x=along(self.x),
             state=_each(self.state, take),
             lengths=take(self.lengths),
             reset=along(self.reset),
-            reset_state=_each(self.reset_state, take),
+            reset_state=_each(self.reset_state, lambda a: a[..., which, :]),
             dy=along(self.dy),
             dstate=_each(self.dstate, take),
+            noise=None if noise is None else noise._replace(hidden=take(noise.hidden)),
         )
 
     def steps(self, first: int, last: int, state: State | None = None, dstate: State | None = None) -> Problem:
@@ -133,6 +158,7 @@ class Problem:
             state=self.state if state is None else state,
             lengths=None if lengths is None else np.clip(lengths - first, 0, last - first),
             reset=None if self.reset is None else self.reset[first:last],
+            reset_state=_each(self.reset_state, lambda a: a[first:last] if a.ndim == 3 else a),
             dy=self.dy[first:last],
             dstate=self.dstate if dstate is None else dstate,
         )
@@ -147,6 +173,7 @@ class Problem:
             reset_state=_each(self.reset_state, f),
             dy=f(self.dy),
             dstate=_each(self.dstate, f),
+            noise=None if (n := self.noise) is None else n._replace(hidden=None if n.hidden is None else f(n.hidden)),
         )
 
     def tensors(self) -> Problem:
@@ -180,6 +207,7 @@ def run_all(backend: ModuleType, problem: Problem, steps: bool = True) -> dict[s
         "y": run.y,
         **_fields("", run.state),
         **{f"saved.{name}": a for name, a in run.saved.named(p.cell).items()},
+        "saved.m": run.saved.m if p.weights.w_hr is not None else None,  # under zoneout the engine does not keep it
         "dx": grads.x,
         **_fields("d", grads.weights),
         **_fields("d0", grads.state),
@@ -236,12 +264,18 @@ def far(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> dict[str, flo
     return out
 
 
-def draw(n: int, seed: int, **fixed: Any) -> list[Case]:
-    """n cases over cells, dtypes, sizes (0, 1, odd, around the vector width), options and directions."""
+def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, **fixed: Any) -> list[Case]:
+    """n cases over cells and their options, dtypes, sizes (0, 1, odd, around the vector width), options and directions.
+
+    Args:
+        noise: kinds of noise to choose from, as in `Case.noise`.
+        among: the cells, all that ship if None.
+    """
+    among = cells.ALL if among is None else among
     rng = np.random.default_rng(seed)
     out = []
     for k in range(n):
-        cell = cells.ALL[k % len(cells.ALL)]
+        cell = among[k % len(among)]
         case = Case(
             cell,
             dtype=str(rng.choice(["float32", "float64"])),
@@ -249,31 +283,77 @@ def draw(n: int, seed: int, **fixed: Any) -> list[Case]:
             B=int(rng.choice([0, 1, 2, 3, 5, 7, 13], p=[0.05, 0.2, 0.15, 0.15, 0.15, 0.15, 0.15])),
             I=int(rng.choice(WIDTHS[1:])),
             H=int(rng.choice(WIDTHS[1:])),
-            P=int(rng.choice([0, 1, 3, 8, 19], p=[0.6, 0.1, 0.1, 0.1, 0.1])) if cell.has_cell else 0,
+            P=int(rng.choice([0, 1, 3, 8, 19], p=[0.6, 0.1, 0.1, 0.1, 0.1])),
             bias=bool(rng.random() < 0.8),
             lengths=bool(rng.random() < 0.5),
             reset=bool(rng.random() < 0.5),
             reset_state=bool(rng.random() < 0.5),
+            each=bool(rng.random() < 0.3),
             reverse=bool(rng.random() < 0.4),
+            noise=str(rng.choice(noise)),
             seed=k,
         )
-        out.append(replace(case, **fixed))
+        clip, blocks = rng.random() < 0.25, int(rng.choice([2, 3]) if rng.random() < 0.2 else 1)
+        case = replace(case, **fixed)
+        case = replace(case, each=case.each and case.reset_state, cell=_with(case.cell, clip=0.4 if clip else None))
+        if blocks > 1 and "cells_per_gate" in _options(cell):
+            case = replace(case, H=case.H * blocks, cell=_with(case.cell, cells_per_gate=blocks))
+        out.append(projected(case, case.P))
     return out
 
 
-def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5) -> Problem:
-    """An LSTM whose input and forget gates are held by their biases, with a live input to g and o = 1/2."""
+def projected(case: Case, P: int) -> Case:
+    """The case with a projection of P, as far as its cell can have one: FGR cannot, GRU needs its memory."""
+    if len(case.cell.feeds_back) > 1:
+        return replace(case, P=0)
+    return replace(case, P=P, cell=_with(case.cell, memory=True) if P else case.cell)
+
+
+def name_of(cell: Cell) -> str:
+    """What a case is called by: the cell and the options that are not its defaults."""
+    if not is_dataclass(cell):
+        return cell.name
+    options = {f.name: getattr(cell, f.name) for f in fields(cell) if getattr(cell, f.name) != f.default}
+    return "-".join([cell.name, *(f"{name}{value}".replace("peepholeFalse", "np") for name, value in options.items())])
+
+
+def _options(cell: Cell) -> set[str]:
+    return {f.name for f in fields(cell)} if is_dataclass(cell) else set()
+
+
+def _with(cell: Cell, **options: Any) -> Cell:
+    """The cell with those of these options that it knows."""
+    known = {name: value for name, value in options.items() if name in _options(cell)}
+    return replace(cell, **known) if known else cell  # type: ignore[type-var]
+
+
+def isas(cell: Cell) -> list[str]:
+    """The instruction sets that run this cell; `wide` is built with the first four kernels alone."""
+    few = cell.kernel in ("lstm", "rnn_tanh", "rnn_relu", "gru")
+    return [isa for isa in cpu.isas() if few or isa != "wide"]
+
+
+def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5, cell: Cell | None = None) -> Problem:
+    """A cell whose input and forget gates are held by their biases, with a live input to g and o = 1/2 at first.
+
+    A cell that has only one of the two gates holds that one; a GRU's update gate (z = 1 keeps all) counts as f.
+    """
+    cell = LSTM() if cell is None else cell
     H = c0.shape[1]
-    p = Case(cells.LSTM(), dtype=dtype, T=steps, B=c0.shape[0], I=2, H=H).problem()
-    shut = np.repeat(np.array([True, True, False, True]), H)
-    bias = np.repeat(np.array([i, f, 0.0, 0.0], dtype), H)
+    p = Case(cell, dtype=dtype, T=steps, B=c0.shape[0], I=2, H=H).problem()
+    held = {"i": i, "f": f, **({"z": f} if isinstance(cell, GRU) else {})}
+    shut = np.repeat([gate in {*held, "o"} for gate in cell.gates], H)
+    bias = np.repeat(np.array([held.get(gate, 0.0) for gate in cell.gates], dtype), H)
+    peepholes = np.repeat([gate == "o" for gate in cell.peepholes], H)  # of the held gates: none
     w = p.weights._replace(
         w_ih=np.where(shut[:, None], 0, p.weights.w_ih).astype(dtype),
         w_hh=np.where(shut[:, None], 0, p.weights.w_hh).astype(dtype),
         b_ih=bias,
         b_hh=np.zeros_like(bias),
+        w_ch=None if p.weights.w_ch is None else np.where(peepholes, p.weights.w_ch, 0).astype(dtype),
     )
-    return replace(p, weights=w, state=State(p.state.h, c0.astype(dtype)))
+    c0 = c0.astype(dtype)
+    return replace(p, weights=w, state=State(p.state.h, c0) if cell.has_cell else State(c0))
 
 
 @contextmanager

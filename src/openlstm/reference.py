@@ -53,7 +53,7 @@ class Gradients(NamedTuple):
     x: Array | None  # [T, B, I], None where it was not wanted
     weights: Weights
     state: State  # of the initial state
-    reset_state: State | None  # of the state that resets lead to, None where none was given
+    reset_state: State | None  # of the state that resets lead to, of its shape; None where none was given
     h_steps: Array | None = None  # [T, B, R], dL/dh_t
     c_steps: Array | None = None  # [T, B, H], dL/dc_t along the highway
 
@@ -146,7 +146,7 @@ def forward(
         state: the carried-in state, h [B, R] and c [B, H].
         lengths: integers [B]; a row ends after that many steps. Its outputs beyond are 0 and its x there is never read.
         reset: bool [T, B]; where true the row's state becomes `reset_state` (zero if None) between t-1 and t.
-        reset_state: h [B, R] and c [B, H].
+        reset_state: h [B, R] and c [B, H], or one for every step, h [T, B, R] and c [T, B, H].
         reverse: run from each row's last real step to its first.
         save: keep gates and cell states for `backward`.
         out: an array [T, B, R] into which the outputs are also written.
@@ -231,7 +231,7 @@ def backward(
     dw_ih, dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1], w.w_ih.shape[:1]))
     dw_hr, dw_ch = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch))
     zero = A.zeros(x, B, H)
-    dreset = State(A.zeros(x, *state.h.shape), None if state.c is None else A.zeros(x, *state.c.shape))
+    dreset = rows.no_flow(x, state)
     for n in reversed(range(T)):
         t = order[n]
         before = State(saved.h[order[n - 1]], None if saved.c is None else saved.c[order[n - 1]]) if n else state
@@ -275,7 +275,7 @@ def backward(
         (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
         collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch), H),
         State(dh, dc),
-        dreset if reset_state is not None else None,
+        rows.whole(x, dreset) if reset_state is not None else None,
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
         (A.stack(c_steps) if T else A.zeros(x, 0, *state.c.shape)) if steps and state.c is not None else None,
     )
@@ -311,6 +311,7 @@ class _Rows:
         self.lengths = None if lengths is None else A.as_like(lengths, x)[:, None]  # [B, 1]
         self.reset = None if reset is None else A.as_like(reset, x)[:, :, None]  # [T, B, 1]
         self.reset_state = reset_state
+        self.each = reset_state is not None and len(reset_state.h.shape) == 3  # a state of its own for every step
         self.reverse = reverse
 
     def order(self, T: int) -> range:
@@ -319,12 +320,14 @@ class _Rows:
     def alive(self, t: int) -> Array | None:
         return None if self.lengths is None else t < self.lengths  # [B, 1]
 
+    def at(self, t: int) -> int:
+        """The place in `reset` of what stands before step t."""
+        return t + 1 if self.reverse else t
+
     def cut(self, t: int) -> Array | None:
         """Where the state is replaced before step t; reset[t] lies between t-1 and t in both directions."""
-        if self.reset is None:
-            return None
-        at = t + 1 if self.reverse else t
-        if at >= self.reset.shape[0]:
+        at = self.at(t)
+        if self.reset is None or at >= self.reset.shape[0]:
             return None
         alive = self.alive(at)
         return self.reset[at] if alive is None else self.reset[at] & alive
@@ -346,6 +349,8 @@ class _Rows:
         fresh = self.reset_state
         if fresh is None:
             fresh = State(*(None if s is None else A.zeros(s, *s.shape) for s in state))
+        elif self.each:
+            fresh = State(*(None if s is None else s[self.at(t)] for s in fresh))
         return _choose(cut, fresh, state)
 
     def leave(self, t: int, flow: State) -> State:
@@ -353,12 +358,32 @@ class _Rows:
         cut = self.cut(t)
         return flow if cut is None else State(*(None if s is None else _only(~cut, s) for s in flow))
 
+    def no_flow(self, x: Array, state: State) -> State:
+        """The gradient of the reset state before any is added: zeros, one array for each step where each has its state."""
+
+        def zero(s: Any) -> Any:
+            return [A.zeros(x, *s.shape)] * x.shape[0] if self.each else A.zeros(x, *s.shape)
+
+        return State(*(None if s is None else zero(s) for s in state))
+
     def to_reset(self, t: int, flow: State, total: State) -> State:
         """Add to the gradient of the reset state what `leave` cut off."""
         cut = self.cut(t)
         if cut is None:
             return total
-        return State(*(None if s is None else a + _only(cut, s) for a, s in zip(total, flow, strict=True)))
+        if not self.each:
+            return State(*(None if s is None else a + _only(cut, s) for a, s in zip(total, flow, strict=True)))
+        for a, s in zip(total, flow, strict=True):
+            if a is not None:
+                a[self.at(t)] = _only(cut, s)
+        return total
+
+    def whole(self, x: Array, total: State) -> State:
+        """The gradient of the reset state in the shape of the reset state."""
+        fresh: Any = self.reset_state
+        if not self.each:
+            return total
+        return State(*(None if a is None else A.stack(a) if a else A.zeros(x, 0, *s.shape[1:]) for a, s in zip(total, fresh, strict=True)))
 
 
 def _only(mask: Array | None, value: Array) -> Array:

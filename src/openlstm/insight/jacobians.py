@@ -1,6 +1,7 @@
 """The Jacobian of every step of a recurrence and their product, which is what a gradient is multiplied with on its way back.
 
-Legend: T time, B batch, H hidden size, S size of the state: H for a vanilla RNN (s = h), 2H for an LSTM (s = (h, c) joined).
+Legend: T time, B batch, H hidden size, R what is fed back (4H for FGR, else H), S size of the state: R for a cell without a
+highway (s = h), R + H for one with (s = (h, c) joined), so H for a vanilla RNN or a GRU and 2H for an LSTM.
 
 For a vanilla RNN the Jacobian of a step and the product over k steps are
 
@@ -19,7 +20,7 @@ from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Around, Cell
-from openlstm.reference import Saved, State, Weights
+from openlstm.reference import Saved, State, Weights, _plain, unsum
 
 
 def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> np.ndarray:
@@ -29,15 +30,16 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
 
     Args:
         cell: the recurrence that ran.
-        saved: h [T, B, H], gates and c, from `recur(..., save=True)`; numpy or torch.
+        saved: h [T, B, R], gates and c, from `recur(..., save=True)` without noise and resets; numpy or torch.
         weights: the weights it ran with.
-        state: the state it began with, h [B, H] and c [B, H].
+        state: the state it began with, h [B, R] and c [B, H].
 
     Returns:
         [T, B, S, S] in the dtype of `saved`; rows and columns are h, then c.
 
     Raises:
-        ArgumentError: for a layer with a projection, whose saved h is not the cell's own output.
+        ArgumentError: for a layer with a projection, whose saved h is not the cell's own output, and for a cell of your own
+            without a `backward`, whose derivative cannot be told from its gates.
 
     >>> from openlstm import reference
     >>> from openlstm.cells import VanillaRNN
@@ -46,29 +48,19 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     >>> step_jacobians(VanillaRNN(), run.saved, w, begin).ravel().tolist()  # tanh'(0) W_hh
     [0.5, 0.5, 0.5]
     """
-    if weights.w_hr is not None:
-        raise ArgumentError(
-            message(
-                "step_jacobians",
-                "a layer with a projection keeps only the projected h",
-                f"w_hr: {list(weights.w_hr.shape)}",
-                "a layer with proj_size=0",
-                "use the gradient per step instead: openlstm.trace(layer, x, loss=...)",
-            )
-        )
-    h, w_hh = _numpy(saved.h), _numpy(weights.w_hh)
+    _check(cell, weights)
+    cell, weights, H = _plain(cell, Weights(*(None if w is None else _numpy(w) for w in weights)))
+    h = _numpy(saved.h)
+    T, B, R = h.shape
     gates = A.split(_numpy(saved.gates), len(cell.saved)) if cell.saved else ()  # each [T, B, H]
-    H = h.shape[-1]
-    if not cell.has_cell:
-        unit = np.eye(H, dtype=h.dtype)[:, None, None, :]  # [S, 1, 1, H], one unit vector per row of the Jacobian
-        dz = cell.backward(Around(gates, State(None), None, h), np.broadcast_to(unit, (H, *h.shape)), None).z
-        return np.moveaxis(dz @ w_hh, 0, 2)  # [S, T, B, S] -> [T, B, S, S]
-    c = _numpy(saved.c)
-    before = np.concatenate([_numpy(state.c)[None], c])[:-1]  # [T, B, H]
-    unit = np.broadcast_to(np.eye(2 * H, dtype=h.dtype)[:, None, None, :], (2 * H, *h.shape[:2], 2 * H))
-    dz, dc = cell.backward(Around(gates, State(None, before), c, h), unit[..., :H], unit[..., H:])[:2]
-    assert dc is not None  # a cell with a highway gives its gradient
-    rows = np.concatenate([dz @ w_hh, dc], -1)  # [S, T, B, S]
+    c = _numpy(saved.c) if cell.has_cell else None
+    before = State(_earlier(state.h, h), None if c is None else _earlier(state.c, c))
+    S = R + H * cell.has_cell
+    unit = np.broadcast_to(np.eye(S, dtype=h.dtype)[:, None, None, :], (S, T, B, S))  # one unit vector per row of the Jacobian
+    flow = cell.backward(Around(gates, before, c, h, weights.w_ch), unit[..., :R], unit[..., R:] if cell.has_cell else None)
+    to_h = unsum(cell, flow.z)[1] @ weights.w_hh  # [S, T, B, R]
+    to_h = to_h if flow.h is None else to_h + flow.h
+    rows = to_h if flow.c is None else np.concatenate([to_h, flow.c], -1)  # [S, T, B, S]
     return np.moveaxis(rows, 0, 2)
 
 
@@ -95,6 +87,21 @@ def products(jacobians: np.ndarray) -> np.ndarray:
 def sizes(matrices: np.ndarray) -> np.ndarray:
     """The largest singular value of each matrix: the most by which it can stretch a gradient. [..., S, S] -> [...]."""
     return np.linalg.norm(matrices, 2, axis=(-2, -1))
+
+
+def _check(cell: Cell, weights: Weights) -> None:
+    instead = "use the gradient per step instead: openlstm.trace(layer, x, loss=...)"
+    if weights.w_hr is not None:
+        what, got = "a layer with a projection keeps only the projected h", f"w_hr: {list(weights.w_hr.shape)}"
+        raise ArgumentError(message("step_jacobians", what, got, "a layer with proj_size=0", instead))
+    if not cell.derives_itself:
+        what, got = f"{type(cell).__name__} has no backward of its own", f"cell: {type(cell).__name__}"
+        raise ArgumentError(message("step_jacobians", what, got, "a cell that writes `backward` down", instead))
+
+
+def _earlier(start: Array, values: np.ndarray) -> np.ndarray:
+    """What a step begins with, from what steps end with [T, B, n] and the start [B, n]."""
+    return np.concatenate([_numpy(start)[None], values])[:-1]
 
 
 def _numpy(x: Array) -> np.ndarray:
