@@ -13,7 +13,7 @@ import torch
 from tests.support import BACKENDS, NEEDS_NATIVE, Case, Problem, differing, draw, far, run_all, to_numpy, unequal
 
 from openlstm import cells, recur, reference, weights
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm._errors import ArgumentError, BackendError, DtypeError, ShapeError
 from openlstm.cells import LSTM, Cell
 from openlstm.engine import SUPPORT, cpu
 from openlstm.noise import Noise
@@ -44,7 +44,7 @@ def arrays(run: Any, cell: Cell) -> dict[str, Any]:
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
 @pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
 def test_the_state_is_zero_where_none_is_given(cell: Cell, backend: str) -> None:
-    p = Case(cell, P=2 if cell.has_cell else 0).problem()
+    p = Case(cell, P=2 if cell.has_cell and len(cell.feeds_back) == 1 else 0).problem()
     zero = State(*(None if s is None else np.zeros_like(s) for s in p.state))
     assert (
         differing(
@@ -100,12 +100,13 @@ def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str,
     "case", draw(30, seed=51, T=1, P=0, lengths=False, reset=False, reset_state=False, reverse=False), ids=str
 )
 def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
-    """What `LSTMCell` runs on; it declines what is not contiguous, and cells without a highway."""
+    """What `LSTMCell` runs on; it declines what is not contiguous, and the unusual cells."""
     p = case.problem()
     expected = cpu.forward(p.cell, p.x, p.weights, p.state).state
     plain, spread = p.tensors(), p.strided().tensors()
     ours = cpu.step(plain.cell, plain.x[0], plain.weights, plain.state)
-    assert (ours is not None) == case.cell.has_cell
+    usual = case.cell.has_cell and not case.cell.peepholes and case.cell.cells_per_gate == 1
+    assert (ours is not None) == usual
     for state in (ours, cpu.step(spread.cell, spread.x[0], spread.weights, spread.state)):
         if state is not None:
             assert differing({"h": to_numpy(state.h), "c": to_numpy(state.c)}, {"h": expected.h, "c": expected.c}) == []
@@ -355,3 +356,21 @@ def test_the_kernel_never_sees_lengths_that_lead_outside(lengths: list[int]) -> 
     assert str(caught.value) == (
         f"cpu: lengths outside 0..T\n  got       {lengths}\n  expected  0 <= lengths <= 6\n  hint      cut lengths at T"
     )
+
+
+def test_an_unknown_backend_in_the_environment_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENLSTM_BACKEND", "tpu")
+    p = Case(LSTM()).problem()
+    with pytest.raises(ArgumentError) as caught:
+        recur(p.cell, p.x, p.weights, p.state)
+    assert str(caught.value) == (
+        "recur: unknown backend 'tpu'\n"
+        "  got       OPENLSTM_BACKEND=tpu\n"
+        "  expected  auto, cpu, cuda, reference\n"
+        "  hint      unset OPENLSTM_BACKEND, or name one of these"
+    )
+    monkeypatch.setenv("OPENLSTM_BACKEND", "cuda")
+    with pytest.raises(
+        BackendError, match="backend 'cuda', named by OPENLSTM_BACKEND, cannot run this: it runs on cuda, not on"
+    ):
+        recur(p.cell, p.x, p.weights, p.state)

@@ -52,7 +52,7 @@ class Elman(Cell):
 
 
 OPTIONS = [cells.LSTM(clip=0.4), cells.LSTM(cells_per_gate=5), cells.LSTM1997(cells_per_gate=5), cells.Peephole(clip=0.3)]
-EVERY = [*cells.FAMILY, *OPTIONS, Leaky(), Elman()]
+EVERY = [*cells.ALL, *OPTIONS, Leaky(), Elman()]
 
 
 def name_of(cell: Cell) -> str:
@@ -70,7 +70,7 @@ def runs(backend: str, cell: Cell) -> bool:
 
 CASES = [pytest.param(cell, b, id=f"{name_of(cell)}-{b}") for cell in EVERY for b in BACKENDS if runs(b, cell)]
 EACH = pytest.mark.parametrize(("cell", "backend"), CASES)
-SHIPPED = pytest.mark.parametrize("cell", [*cells.FAMILY, *OPTIONS], ids=name_of)
+SHIPPED = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=name_of)
 
 
 def layer_of(cell: Cell, backend: str = "auto", seed: int = 0, **options: Any) -> Any:

@@ -16,6 +16,9 @@ from openlstm import cells
 from openlstm.reference import State
 
 B, T, I, H = 4, 7, 3, 5
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # torch's own, in torch.compile
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 LENGTHS = [7, 0, 3, 5]
@@ -235,6 +238,15 @@ def test_a_state_for_every_reset_follows_the_form_of_x(form: str) -> None:
         y, _ = layer(there, reset=reset, reset_state=tuple(fresh))
         z, _ = plain(x, lengths=lengths, reset=reset, reset_state=tuple(fresh))
         assert torch.allclose(pad_packed_sequence(y)[0], z, rtol=1e-12)
+
+
+def test_a_state_for_every_reset_in_one_graph() -> None:
+    layer, _ = twins("GRU", I, H, 2, bidirectional=True)
+    x, reset, (fresh,) = series(T, B, I), resets(), stepwise(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, hx: layer(x, hx, reset=reset, reset_state=fresh), fullgraph=True, backend="aot_eager")
+    plain = everything(layer, x, states(layer, B), reset=reset, reset_state=fresh)
+    assert far(everything(layer, x, states(layer, B), run=compiled), plain, 1e-13) == {}
 
 
 @EACH

@@ -35,7 +35,7 @@ def check_recur(
         state: `State` of h [B, R] and c [B, H] (None for a cell without one), or None.
         lengths: B integers within 0..T, in a list or an array on any device, or None.
         reset: [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None.
-        reset_state: like `state`.
+        reset_state: like `state`, or a state for every step, [T, B, .].
         noise: `Noise` with probabilities, and `hidden` [B, R] or None, or None.
 
     Raises:
@@ -214,9 +214,12 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
         got = f"{name}.c: {describe(state.c)}"
         raise _error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
     members: list[Any] = [("h", state.h, size.R), ("c", state.c, size.H)]
+    reset_axes = getattr(state.h, "ndim", 0)  # h and c alike
     for letter, member, width in members[: 1 + cell.has_cell]:
         who = f"{name}.{letter}"
         _check_kind(who, member, like)
+        if name == "reset_state" and member.shape == (size.T, size.B, width) and member.ndim == reset_axes:
+            continue
         if member.shape != (size.B, width):
             projected = letter == "h" and size.R != size.H
             width_letter = "H" if not projected else "P" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"

@@ -48,9 +48,9 @@ def forward(
         return Run(x.new_zeros(T, B, weights.w_hh.shape[1]), state, None)
     places, sizes = parts.packed(reverse)
     back = pieces.inverse(places, parts.size)
-    data = pieces.move(x.reshape(T * B, -1), places, back)  # [n, I]
+    data = pieces.move(x.reshape(T * B, -1), places, back, (False, True))  # [n, I]
     y, new = _call(cell, data, sizes, weights, parts.starts(state, reset_state))
-    return Run(pieces.move(y, back, places).view(T, B, -1), parts.ends(new, state), None)
+    return Run(pieces.move(y, back, places, (True, False)).view(T, B, -1), parts.ends(new, state), None)
 
 
 def _call(cell: Cell, x: Array, sizes: Any, weights: Weights, state: State) -> tuple[Array, State]:

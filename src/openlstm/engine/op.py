@@ -2,8 +2,8 @@
 
 From the outside in:
 
-    sequence()          what the layers call; half types become float32 here, and states of their own for every reset are cut
-    apart Forward, Backward   two autograd Functions; the gradient of Backward (second derivatives) goes through the reference
+    sequence()          what the layers call; half types become float32 here
+    Forward, Backward   two autograd Functions; the gradient of Backward (second derivatives) goes through the reference
     openlstm::*         two functional custom operators (`operators.py`), so that torch.compile and torch.export can carry them
     run_forward, ...    the call of the backend that `engine.choose` names
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -32,7 +31,7 @@ from torch.autograd import forward_ad
 from openlstm import reference
 from openlstm._errors import BackendError, message
 from openlstm.cells import Cell
-from openlstm.engine import cpu, cuda, pieces
+from openlstm.engine import cpu, cuda
 from openlstm.engine.operators import (
     CELLS,
     INPUTS,
@@ -86,7 +85,7 @@ def sequence(
 ) -> Result:
     """Run a cell over one layer of a sequence, differentiably; arguments as in `recur`, all of them torch tensors.
 
-    `reset_state` may be [T, B, .] too, a state of its own for every reset; `noise.seed` may be a tensor.
+    `noise.seed` may be a tensor.
 
     float16 and bfloat16 run as float32 and are rounded once, at the end. The numbers of the layer are the same with and without
     gradients, and the same in a compiled graph.
@@ -99,8 +98,7 @@ def sequence(
         cell, weights = cell.unshared(), expand(cell, weights)
     noise = None if noise is None else active(noise)
     transformed = torch._C._are_functorch_transforms_active()
-    per_step = reset_state is not None and reset_state.h.dim() == 3
-    if x.is_cuda or x.dtype in _HALF or per_step or not cell.kernel:
+    if x.is_cuda or x.dtype in _HALF or not cell.kernel:
         rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
         more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
         if x.is_cuda and not transformed and not torch.compiler.is_compiling():
@@ -110,8 +108,6 @@ def sequence(
                 return Result(run.y, *cloned(run.state), None, None)
         if x.dtype in _HALF:
             return _as_float(cell, x, weights, state, rows, more)
-        if per_step:
-            return _by_pieces(cell, x, weights, state, **rows, **more, run=sequence)
         if not cell.kernel:
             choose(backend, cell, x, who(cell), False, noise is not None)
             run = sequence_by_reference(cell, x, weights, state, **rows, **more)
@@ -139,71 +135,6 @@ def _as_float(cell: Cell, x: Tensor, weights: Weights, state: State, rows: dict[
     wide = sequence(cell, x.float(), _widen(weights), _widen(state), **rows, **more)
     c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
     return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
-
-
-def _by_pieces(
-    cell: Cell,
-    x: Tensor,
-    weights: Weights,
-    state: State,
-    *,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reset_state: State,
-    reverse: bool,
-    save: bool,
-    check_finite: bool,
-    noise: Noise | None,
-    backend: str,
-    run: Callable[..., Result],
-) -> Result:
-    """`sequence` with a state of its own for every reset [T, B, .]: each piece between two of them is a row by itself."""
-    check_values(who(cell), x, lengths, check_finite)
-    T, B, _ = x.shape
-    parts = pieces.cut(T, B, lengths, reset, reverse, x.device)
-    starts = parts.starts(state, reset_state)
-    steps, found = x.reshape(T * B, -1), []
-    for group, places in parts.groups():
-        there = places.reshape(-1)  # [T'*N']
-        own = State(*(None if s is None else s[group] for s in starts))
-        drawn = noise
-        if noise is not None:  # other rows in every group, so other draws
-            hidden = None if noise.hidden is None else noise.hidden.index_select(0, parts.row[group])
-            drawn = noise._replace(seed=noise.seed + len(found), hidden=hidden)
-        ran = run(
-            cell,
-            pieces.move(steps, there, pieces.inverse(there, T * B)).view(*places.shape, -1),
-            weights,
-            own,
-            lengths=parts.lengths[group],
-            reset=None,
-            reset_state=None,
-            reverse=reverse,
-            backend=backend,
-            save=save,
-            noise=drawn,
-        )
-        found.append((there, ran))
-    if not found:
-        rows: dict[str, Any] = {"lengths": None, "reset": None, "reset_state": None, "reverse": reverse}
-        empty = run(cell, x[:0], weights, state, **rows, backend=backend, save=save)
-        return Result(*(_blank(t, T, B) if k in (0, 3, 4, 5) else t for k, t in enumerate(empty)))
-    there = torch.cat([t for t, _ in found])
-    back = pieces.inverse(there, T * B)
-
-    def whole(name: str) -> Any:
-        kept = [getattr(ran, name) for _, ran in found]
-        if kept[0] is None or kept[0].dim() < 3:
-            return kept[0]
-        return pieces.move(torch.cat([a.reshape(-1, a.shape[-1]) for a in kept]), back, there).view(T, B, -1)
-
-    c_n = None if state.c is None else torch.cat([ran.c_n for _, ran in found])
-    end = parts.ends(State(torch.cat([ran.h_n for _, ran in found]), c_n), state)
-    return Result(whole("y"), end.h, end.c, whole("gates"), whole("c"), whole("m"))
-
-
-def _blank(t: Any, T: int, B: int) -> Any:
-    return t if t is None or t.dim() < 3 else t.new_zeros(T, B, t.shape[-1])
 
 
 def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "auto", name: str = "LSTMCell") -> State:
@@ -235,9 +166,6 @@ def runs_as(x: Tensor) -> Tensor:
 
 def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State, **options: Any) -> Result:
     """As `sequence`, in plain torch operations, so that gates and cell states carry gradients too."""
-    fresh = options["reset_state"]
-    if fresh is not None and fresh.h.dim() == 3:
-        return _by_pieces(cell, x, weights, state, **options, run=sequence_by_reference)
     noise = active(options.get("noise"))
     if noise is not None:
         noise = noise._replace(seed=int(noise.seed))
@@ -273,7 +201,7 @@ def step_gradients(
         fresh = None
     noise = active(ran.noise)
     hidden, seed = (None, None) if noise is None else (noise.hidden, _as_tensor(noise.seed))
-    tensors = [ran.x, *weights, *ran.state, lengths, reset, *(fresh or (None, None)), hidden, seed]
+    tensors = [ran.x, *weights, *ran.state, lengths, reset, *(ran.reset_state or (None, None)), hidden, seed]
     tensors += [ran.result.y, ran.result.gates, ran.result.c, ran.result.m, dy, *dstate]
     if not differentiable:
         tensors = [t if t is None else t.detach() for t in tensors]

@@ -23,7 +23,7 @@ from openlstm.noise import Noise
 from openlstm.reference import Gradients, Saved, State, Weights
 from openlstm.weights import hidden_size
 
-CELLS: dict[str, Cell] = {**{cell.kernel: cell for cell in cells.FAMILY}, "gru_memory": cells.GRU(memory=True)}
+CELLS: dict[str, Cell] = {**{cell.kernel: cell for cell in cells.ALL}, "gru_memory": cells.GRU(memory=True)}
 """An operator's argument is a string: every cell by the name of its kernel; what clips, clips at another argument."""
 
 # The tensors of a call in the order of the operators' arguments:

@@ -131,23 +131,28 @@ class _Move(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    def forward(x: Tensor, there: Tensor, back: Tensor, fills: tuple[bool, bool]) -> Tensor:
         moved = x.index_select(0, there.clamp(min=0))
-        return moved.masked_fill((there < 0)[:, None], 0)
+        return moved.masked_fill_((there < 0)[:, None], 0) if fills[0] else moved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[1:])
+        _, there, back, ctx.fills = inputs
+        ctx.save_for_backward(there, back)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         there, back = ctx.saved_tensors
-        return _Move.apply(grads[0], back, there), None, None
+        return _Move.apply(grads[0], back, there, ctx.fills[::-1]), None, None, None
 
 
-def move(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    """out[k] = x[there[k]], 0 where there[k] is -1; `back` is the inverse, -1 for what was left out."""
-    out: Any = _Move.apply(x, there, back)
+def move(x: Tensor, there: Tensor, back: Tensor, fills: tuple[bool, bool] = (True, True)) -> Tensor:
+    """out[k] = x[there[k]], 0 where there[k] is -1; `back` is the inverse, -1 for what was left out.
+
+    Args:
+        fills: False where nobody reads what stands in the place of a -1 of `there`, or of `back` on the way back.
+    """
+    out: Any = _Move.apply(x, there, back, fills)
     return out
 
 

@@ -41,7 +41,7 @@ def recur(
         state: h [B, R] and c [B, H] (None for a cell without one); zeros if None.
         lengths: integers [B]; x beyond a row's length is never read, y there is exactly 0.
         reset: [T, B], bool or 0 and 1; before step t the row's state becomes `reset_state`, never the carried-in state.
-        reset_state: h [B, R] and c [B, H]; zeros if None.
+        reset_state: h [B, R] and c [B, H], or one for every step, [T, B, R] and [T, B, H]; zeros if None.
         reverse: run from each row's last real step to its first.
         save: also hand out gates and cell states.
         backend: "auto" or a key of `SUPPORT`; a named backend is never replaced by another.

@@ -27,8 +27,8 @@ class Support:
     noise: whether zoneout, recurrent dropout and locked dropout of what is fed back can act.
     saves: whether gates and cell states can be handed out.
 
-    Every backend runs lengths, resets, both directions, and memory blocks (`weights.expand` turns them into plain weights).
-    States of their own for every reset, [T, B, .], are run by cutting the rows there (`pieces.py`), on every backend.
+    Every backend runs lengths, resets to zero, to a state for each row and to one for each step, both directions, and memory
+    blocks (`weights.expand` turns them into plain weights).
     """
 
     module: ModuleType

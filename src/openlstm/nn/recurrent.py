@@ -224,7 +224,8 @@ class Recurrent(nn.Module):
         ys, states, order = [], [], []
         for group, places in parts.groups():
             there, rows = places.reshape(-1), parts.row[group]
-            padded = pieces.move(given.x, there, pieces.inverse(there, total)).view(*places.shape, -1)
+            back = pieces.inverse(there, total)
+            padded = pieces.move(given.x, there, back, (False, True)).view(*places.shape, -1)  # padding is never read
             y, state, _ = self.layers(
                 Arguments(
                     padded,
@@ -246,7 +247,8 @@ class Recurrent(nn.Module):
             return begin if begin is None else torch.where(some, torch.cat(found, 1)[:, last], begin)
 
         state = State(ends([s.h for s in states], hx.h), ends([s.c for s in states], hx.c))
-        return pieces.move(torch.cat(ys), pieces.inverse(there, total), there), state
+        y = ys[0] if len(ys) == 1 else torch.cat(ys)
+        return pieces.move(y, pieces.inverse(there, total), there, (False, False)), state  # no step is left out
 
     def layers(
         self,
