@@ -82,8 +82,6 @@ def steps_per_second(run: Callable[[], object], repeats: int = 5) -> float:
 wanted, wanted_gradients = update(before)
 base = steps_per_second(lambda: update(before))
 print(f"torch.nn.LSTM in a loop over time    {base:10,.0f} steps per second of an update")
-openlstm.set_num_threads(torch.get_num_threads())
-torch.set_num_threads(1)  # the rest of this small network gains nothing from torch's threads, which spin beside the engine's
 errors = []
 for name, agent in {"openlstm.LSTM in the same loop": swapped, "openlstm.LSTM with reset=": without_loop}.items():
     outputs, gradients = update(agent)

@@ -76,8 +76,6 @@ with torch.no_grad():  # also the first call of both, which is not timed
 print(f"largest difference after the swap: {difference:.0e}")
 
 losses, speed = train(before)
-openlstm.set_num_threads(torch.get_num_threads())
-torch.set_num_threads(1)  # the rest of this small network gains nothing from torch's threads, which spin beside the engine's
 other_losses, other_speed = train(after)
 for name, rate, first, last in (
     ("torch.nn.LSTM", speed, losses[0], losses[-1]),

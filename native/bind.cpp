@@ -212,6 +212,7 @@ NB_MODULE(_native, m) {
     twofold ? apply(kernels.twofold, name, in, out, n) : apply(kernels.single, name, in, out, n);
   });
   m.def("peak", peak);
+  m.def("borrow_openmp", [](Address parallel, Address number, Address count) { borrow_openmp(to<void>(parallel), to<void>(number), to<void>(count)); });
   m.def("set_workspace_limit", set_workspace_limit);
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);

@@ -1,4 +1,7 @@
 // The thread pool: workers spin for a moment, then sleep; they keep off the caller's processor and start afresh after fork.
+//
+// Where torch brought an OpenMP runtime into the process, its threads are borrowed instead: they go on spinning for milliseconds
+// after each of torch's operations, on the very processors that threads of our own would need.
 #include "threads.hpp"
 
 #include <pthread.h>
@@ -10,6 +13,7 @@
 #include <chrono>
 #include <csignal>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -65,12 +69,45 @@ void spin_until_not(const int& value, int old) {
   }
 }
 
+// What is needed of an OpenMP runtime that is already in the process (GNU's; the addresses are found by engine/threads.py).
+struct Openmp {
+  void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
+  int (*number)() = nullptr, (*count)() = nullptr;
+};
+Openmp openmp;
+
+// One job on a team of OpenMP threads; how many came is known only there, so the first of them makes the barrier.
+struct Team {
+  void (*body)(void*, const Part&);
+  void* context;
+  std::optional<Barrier> barrier{};
+  int made = 0;
+
+  static void work(void* data) {
+    Team& team = *static_cast<Team*>(data);
+    IeeeDefault ieee;
+    const int id = openmp.number(), count = openmp.count();
+    if (id == 0) {
+      team.barrier.emplace(count);
+      std::atomic_ref(team.made).store(1, std::memory_order_release);
+    } else {
+      spin_until_not(team.made, 0);
+    }
+    team.body(team.context, Part{id, count, &*team.barrier});
+  }
+};
+
 class Pool {
  public:
   // False if the pool is taken; the caller then works alone.
   bool run(int threads, void (*body)(void*, const Part&), void* context) {
     std::unique_lock lock(busy_, std::try_to_lock);
     if (!lock) return false;
+    if (openmp.parallel) {
+      Team team{body, context};
+      openmp.parallel(Team::work, &team, static_cast<unsigned>(threads), 0);
+      return true;
+    }
     while (static_cast<int>(workers_.size()) < threads - 1 && start_worker()) {
     }
     int count = std::min(std::min(threads, static_cast<int>(most_threads) - 1), static_cast<int>(workers_.size()) + 1);
@@ -157,7 +194,10 @@ class Pool {
 
 // Never destroyed: workers may sleep in it until the process ends. A forked child has no workers and takes a fresh one.
 Pool* pool = nullptr;
-void fresh_pool() { pool = new Pool; }
+void fresh_pool() {
+  pool = new Pool;
+  openmp = {};  // GNU's runtime does not work in a forked child of a process that used it
+}
 
 Pool& the_pool() {
   static const bool once = [] {
@@ -180,6 +220,12 @@ void Barrier::wait() {
   } else {
     spin_until_not(round_, mine);
   }
+}
+
+void borrow_openmp(void* parallel, void* number, void* count) {
+  the_pool();
+  openmp = {reinterpret_cast<decltype(openmp.parallel)>(parallel), reinterpret_cast<decltype(openmp.number)>(number),
+            reinterpret_cast<decltype(openmp.count)>(count)};
 }
 
 void parallel(int threads, void (*body)(void*, const Part&), void* context) {

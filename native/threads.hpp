@@ -27,4 +27,7 @@ struct Part {
 // when another Python thread is using the pool. Floating point is put into its IEEE default (no flush to zero) meanwhile.
 void parallel(int threads, void (*body)(void* context, const Part& part), void* context);
 
+// From now on take the threads of an OpenMP runtime: GOMP_parallel, omp_get_thread_num, omp_get_num_threads; null to stop.
+void borrow_openmp(void* parallel, void* number, void* count);
+
 }  // namespace openlstm

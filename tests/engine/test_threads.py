@@ -14,7 +14,7 @@ from tests.support import NEEDS_NATIVE, Case, differing, digest, num_threads, py
 
 import openlstm
 from openlstm._errors import ArgumentError, DtypeError
-from openlstm.cells import LSTM, VanillaRNN
+from openlstm.cells import FGR, GRU, LSTM, VanillaRNN
 from openlstm.engine import cpu, threads
 
 MIXED = [
@@ -22,6 +22,8 @@ MIXED = [
     Case(LSTM(), "float64", T=7, B=3, I=5, H=9, P=4, reverse=True),
     Case(VanillaRNN("tanh"), "float32", T=20, B=40, I=64, H=64),
     Case(LSTM(), "float32", T=6, B=1, I=256, H=300),
+    Case(GRU(), "float32", T=20, B=16, I=40, H=65, lengths=True, noise="hgm"),
+    Case(FGR(clip=0.5), "float64", T=10, B=8, I=20, H=33, noise="hcgm"),
 ]
 
 PREAMBLE = """
@@ -197,6 +199,39 @@ print(time.process_time() - before)
 """
     )
     assert float(printed) < 0.05
+
+
+BORROWED = """
+import os, sys
+import torch
+import openlstm
+from openlstm.cells import LSTM
+from tests.support import Case, digest, run_all
+from openlstm.engine import cpu
+torch.set_num_threads(2)
+openlstm.set_num_threads(2)
+big = torch.randn(700, 700)
+big @ big  # torch has its threads now
+(big.exp() + 1).sum()
+before = len(os.listdir("/proc/self/task"))
+case = Case(LSTM(), "float32", T=30, B=16, I=40, H=65, lengths=True, reset=True)
+here = digest(run_all(cpu, case.problem()))
+more = len(os.listdir("/proc/self/task")) - before
+child = os.fork()
+if child == 0:
+    os._exit(0 if digest(run_all(cpu, case.problem())) == here else 1)
+print(here, more, os.waitpid(child, 0)[1])
+"""
+
+
+@NEEDS_NATIVE
+@pytest.mark.skipif("libgomp" not in Path("/proc/self/maps").read_text(), reason="torch's OpenMP is another one here")
+def test_beside_torch_the_engine_runs_on_the_threads_of_its_openmp() -> None:
+    """No thread of its own, the same bits, and a forked child that computes."""
+    borrowed, none_of_its_own, fine = python(BORROWED, OMP_NUM_THREADS="2").split()
+    own, its_own, _ = python(BORROWED, OMP_NUM_THREADS="2", OPENLSTM_OWN_THREADS="1").split()
+    assert borrowed == own
+    assert (int(none_of_its_own), int(its_own), int(fine)) == (0, 1, 0)
 
 
 @NEEDS_NATIVE

@@ -117,7 +117,7 @@ def test_tracing_for_torchscript_needs_no_grad(kind: str) -> None:
             for rows, steps in SIZES:
                 x = given(ours, rows, steps)
                 same([run(x)], [theirs(x)], 1e-11)
-    with pytest.raises(torch.jit.TracingCheckError):
+    with pytest.raises(Exception, match="Tracer|tracing|Graphs differed"):
         torch.jit.trace(ours, (given(ours),))
 
 
