@@ -207,7 +207,7 @@ def run_all(backend: ModuleType, problem: Problem, steps: bool = True) -> dict[s
         "y": run.y,
         **_fields("", run.state),
         **{f"saved.{name}": a for name, a in run.saved.named(p.cell).items()},
-        "saved.m": run.saved.m if p.weights.w_hr is not None else None,  # under zoneout the engine does not keep it
+        "saved.own": run.saved.m if p.weights.w_hr is not None else None,  # under zoneout the engine does not keep it
         "dx": grads.x,
         **_fields("d", grads.weights),
         **_fields("d0", grads.state),
@@ -397,7 +397,7 @@ BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu",
 def unequal(backend: ModuleType, a: dict[str, Any], b: dict[str, Any]) -> Any:
     """What differs: in any bit on the native backend, by more than rounding on the reference."""
     if backend is reference:
-        return far(a, b, 1e-12 if all(v.dtype == np.float64 for v in a.values()) else 2e-6)
+        return far(a, b, 1e-12 if all(v.dtype == np.float64 for v in a.values()) else 1e-5)
     return differing(a, b)
 
 

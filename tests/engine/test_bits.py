@@ -10,16 +10,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import NEEDS_NATIVE, Case, Problem, differing, draw, num_threads, per_row, run_all, take_rows
+from tests.support import (
+    NEEDS_NATIVE,
+    Case,
+    Problem,
+    differing,
+    draw,
+    isas,
+    name_of,
+    num_threads,
+    per_row,
+    run_all,
+    take_rows,
+)
 
 from openlstm import cells
-from openlstm.cells import LSTM, Cell, VanillaRNN
+from openlstm.cells import FGR, GRU, LSTM, Cell, Peephole, VanillaRNN
 from openlstm.engine import cpu
 from openlstm.reference import State
 
 pytestmark = NEEDS_NATIVE
 
-DRAWN = draw(120, seed=40)
+ROWWISE = ("", "", "m", "hcE")
+"""Noise that belongs to a row and to no step of a call: nothing, a mask of its own, the expectation of zoneout."""
+
+DRAWN = draw(8 * len(cells.ALL), 40, ROWWISE)
 LARGE = [
     Case(LSTM(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
     Case(LSTM(), "float64", T=40, B=23, I=33, H=65, lengths=True, reset=True, reverse=True),
@@ -35,6 +50,22 @@ LARGE = [
     Case(VanillaRNN("tanh"), "float64", T=4, B=1, I=700, H=700),
     Case(VanillaRNN("relu"), "float32", T=30, B=33, I=129, H=120, reverse=True, reset=True, reset_state=True),
     Case(VanillaRNN("relu"), "float64", T=1, B=1, I=801, H=700),
+    Case(
+        LSTM(clip=0.5), "float32", T=40, B=23, I=33, H=65, noise="hcgm", lengths=True, reset=True, reset_state=True, each=True
+    ),
+    Case(LSTM(cells_per_gate=3), "float32", T=9, B=30, I=33, H=96, reset=True),
+    Case(GRU(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True, noise="hgm"),
+    Case(GRU(), "float64", T=5, B=1, I=256, H=300),
+    Case(GRU(memory=True), "float32", T=12, B=40, I=20, H=100, P=30, lengths=True, reset=True),
+    Case(Peephole(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, noise="hc"),
+    Case(Peephole(), "float64", T=4, B=1, I=256, H=300, reverse=True),
+    Case(FGR(), "float32", T=12, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
+    Case(FGR(clip=0.5), "float64", T=3, B=1, I=64, H=130, noise="hcgm"),
+    *(
+        Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, P=21 * (k % 3 == 0), lengths=True, reset=True, seed=k)
+        for k, cell in enumerate(cells.ALL)
+        if cell.kernel not in ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole", "fgr")
+    ),
 ]
 """Large enough that seven threads are worth waking, in each of the ways in which they share the work."""
 
@@ -42,7 +73,11 @@ LARGE = [
 def varied(case: Case) -> tuple[str, int, bool]:
     """An instruction set, a number of threads, flush to zero: drawn for each case."""
     rng = np.random.default_rng(case.seed + 1)
-    return str(rng.choice(cpu.isas())), int(rng.choice([1, 2, 3, 7])), bool(rng.random() < 0.5)
+    return (
+        str(rng.choice(isas(case.cell))),
+        int(rng.choice([1, 2, 3, 7])),
+        bool(rng.random() < 0.5 and case.cell.cells_per_gate == 1),
+    )  # shared rows' gradients are added up by numpy
 
 
 @contextmanager
@@ -86,7 +121,7 @@ def test_any_cut_while_everything_else_changes(case: Case) -> None:
         state, parts = p.state, []
         for a, b in pieces[::-1] if case.reverse else pieces:
             q = p.steps(a, b, state)
-            with cpu.use_isa(str(rng.choice(cpu.isas()))), num_threads(int(rng.choice([1, 2, 7]))):
+            with cpu.use_isa(str(rng.choice(isas(p.cell)))), num_threads(int(rng.choice([1, 2, 7]))):
                 run = cpu.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
             state = run.state
             assert run.saved is not None
@@ -111,24 +146,44 @@ def test_any_number_of_threads(case: Case) -> None:
             assert differing(run_all(cpu, p), expected) == [], threads
 
 
-@pytest.mark.parametrize("case", LARGE + DRAWN[:30], ids=str)
+@pytest.mark.parametrize("case", LARGE + draw(3 * len(cells.ALL), 42, ("", "hcgm", "hcE")), ids=str)
 def test_any_instruction_set(case: Case) -> None:
     """Scalar code, AVX2, the tile of AVX-512 carried out by AVX2 (`wide`), AVX-512 and NEON, as far as there are."""
     p = replace(case, T=min(case.T, 12)).problem()
     with cpu.use_isa("scalar"):
         expected = run_all(cpu, p)
-    for isa in cpu.isas():
+    for isa in isas(p.cell):
         with cpu.use_isa(isa):
             assert differing(run_all(cpu, p), expected) == [], isa
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", cells.ALL, ids=lambda c: c.kernel)
+@pytest.mark.parametrize("cell", cells.ALL, ids=name_of)
 def test_a_batch_of_one_and_of_sixty_four(cell: Cell, dtype: str) -> None:
     p = Case(cell, dtype, T=9, B=64, I=30, H=67, lengths=True, reset=True, reset_state=True).problem()
     together = run_all(cpu, p)
     for b in range(64):
         assert differing(per_row(run_all(cpu, p.rows([b]))), take_rows(together, [b])) == [], b
+
+
+@pytest.mark.parametrize("case", draw(2 * len(cells.ALL), 43, ("hcgm", "g", "h"), B=9), ids=str)
+def test_the_noise_of_a_row_depends_on_neither_threads_nor_the_rows_behind_it(case: Case) -> None:
+    """A row's draws are a function of its place in the batch: the first rows alone draw what they drew in the batch."""
+    p = case.problem()
+    together = run_all(cpu, p)
+    isa, threads, _ = varied(case)
+    with cpu.use_isa(isa), num_threads(threads):
+        assert differing(run_all(cpu, p), together) == []
+        for count in (1, 4):
+            assert differing(per_row(run_all(cpu, p.rows(range(count)))), take_rows(together, range(count))) == []
+
+
+def test_a_locked_mask_of_ones_and_probabilities_of_zero_are_no_noise() -> None:
+    for case in draw(len(cells.ALL), 44, ("m",), B=3):
+        p = case.problem()
+        assert p.noise is not None and p.noise.hidden is not None
+        ones = replace(p, noise=p.noise._replace(hidden=np.ones_like(p.noise.hidden)))
+        assert differing(run_all(cpu, ones), run_all(cpu, replace(p, noise=None))) == []
 
 
 def tiny(p: Problem) -> Problem:
@@ -139,8 +194,13 @@ def tiny(p: Problem) -> Problem:
     return replace(small, x=np.where(np.abs(p.x) < 0.5, p.x * dtype(scale) * dtype(scale), small.x))
 
 
-@pytest.mark.parametrize("case", LARGE[:1] + draw(24, seed=41, T=5, B=4), ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in LARGE[:1] + draw(3 * len(cells.ALL), 41, ("", "hcgm"), T=5, B=4) if c.cell.cells_per_gate == 1],
+    ids=str,
+)
 def test_flush_to_zero_set_by_others_changes_nothing(case: Case) -> None:
+    """(Where cells share their gates, the gradients of shared rows are added up by numpy or torch, which do flush.)"""
     p = tiny(case.problem())
     q = replace(p, weights=p.weights._replace(w_hh=case.problem().weights.w_hh))
     for problem in (p, q):
@@ -171,6 +231,6 @@ def test_a_difference_would_be_seen() -> None:
     """One bit of one weight changes the outcome: the comparison above can fail."""
     p = Case(LSTM(), "float32", B=4).problem()
     w = p.weights.w_hh.copy()
-    w.view(np.uint32)[3, 2] ^= 1
+    w.view(np.uint32)[3, 2] ^= 1 << 8
     changed = differing(run_all(cpu, replace(p, weights=p.weights._replace(w_hh=w))), run_all(cpu, p))
     assert {"y", "dx", "dw_ih", "saved.i"} <= set(changed)

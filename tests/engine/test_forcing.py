@@ -7,8 +7,9 @@ import pytest
 from tests.support import NEEDS_NATIVE, Case, digest, python, run_all
 
 import openlstm
+from openlstm import cells
 from openlstm._errors import ArgumentError, BackendError
-from openlstm.cells import LSTM, VanillaRNN
+from openlstm.cells import FGR, LSTM, Cell, VanillaRNN
 from openlstm.engine import choose, cpu
 from openlstm.reference import Weights
 
@@ -159,6 +160,13 @@ def test_auto_takes_the_native_engine_where_it_can_and_the_reference_elsewhere()
     assert choose("auto", LSTM(), x.astype(np.float16)) == "reference"
     assert choose("auto", LSTM(), x.astype(np.longdouble)) == "reference"
     assert choose("auto", VanillaRNN(), x, projection=True) == "cpu"
+    assert {choose("auto", cell, x, noise=True) for cell in cells.ALL} == {"cpu"}
+    with pytest.warns(RuntimeWarning, match="Own has no kernel; running it on the readable reference, which is slower"):
+        assert choose("auto", Own(), x) == "reference"
+
+
+class Own(LSTM):
+    """A cell of somebody's own."""
 
 
 @NEEDS_NATIVE
@@ -167,16 +175,23 @@ def test_auto_takes_the_native_engine_where_it_can_and_the_reference_elsewhere()
     [
         (LSTM(), "float16", False, "it runs float32 and float64, not float16", "x: float16[1, 1, 1], LSTM()"),
         (
-            VanillaRNN("relu"),
+            FGR(clip=0.5),
             "float32",
             True,
-            "it has no projection for VanillaRNN(nonlinearity='relu')",
-            "x: float32[1, 1, 1], VanillaRNN(nonlinearity='relu')",
+            "it has no projection for FGR(clip=0.5)",
+            "x: float32[1, 1, 1], FGR(clip=0.5)",
+        ),
+        (
+            Own(),
+            "float32",
+            False,
+            f"it has no kernel for Own(); it has {', '.join(sorted(cpu.KERNELS))}",
+            "x: float32[1, 1, 1], Own()",
         ),
     ],
-    ids=["float16", "projected rnn"],
+    ids=["float16", "projected gates", "a cell of one's own"],
 )
-def test_a_named_backend_is_never_replaced(cell: LSTM | VanillaRNN, dtype: str, projection: bool, why: str, got: str) -> None:
+def test_a_named_backend_is_never_replaced(cell: Cell, dtype: str, projection: bool, why: str, got: str) -> None:
     with pytest.raises(BackendError) as caught:
         choose("cpu", cell, np.zeros((1, 1, 1), dtype), projection=projection)
     assert str(caught.value) == (

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from tests.support import BACKENDS, Case, Problem, draw, far, per_row, run_all, take_rows, to_numpy, unequal
 
+from openlstm import cells
 from openlstm.reference import State, Weights
 
-CASES = [replace(c, T=c.T + 2) for c in draw(40, seed=10)]
+CASES = [replace(c, T=c.T + 2) for c in draw(4 * len(cells.ALL), 10, ("", "", "m", "hcE"))]
+"""With noise that belongs to a row and to no step of a call: a mask of its own, the expectation of zoneout."""
+
 WEIGHTS = tuple(f"d{name}" for name in Weights._fields)
 
 
@@ -23,11 +26,12 @@ def cuts_of(row: int, p: Problem) -> list[int]:
     return [0, *inner, length]
 
 
-def fresh(p: Problem, row: int) -> State:
-    """The state that a reset of this row leads to."""
-    source = p.state if p.reset_state is None else p.reset_state
-    blank = lambda a: a if p.reset_state is not None else np.zeros_like(a)  # noqa: E731
-    return State(*(None if s is None else blank(s[row : row + 1]) for s in source))
+def fresh(p: Problem, row: int, at: int) -> State:
+    """The state that a reset of this row between steps at-1 and at leads to."""
+    if p.reset_state is None:
+        return zero(p.rows([row]).state)
+    each = (s[at] if s is not None and s.ndim == 3 else s for s in p.reset_state)
+    return State(*(None if s is None else s[row : row + 1] for s in each))
 
 
 def zero(state: State) -> State:
@@ -47,7 +51,7 @@ def run_in_pieces(backend: ModuleType, p: Problem, row: int) -> tuple[dict[str, 
     discards_h0 = bool(order) and not p.reverse and p.reset is not None and bool(p.reset[0, row])
     results: list[dict[str, np.ndarray]] = []
     for n, (a, b) in enumerate(order):
-        start = alone.state if n == 0 and not discards_h0 else fresh(p, row)
+        start = alone.state if n == 0 and not discards_h0 else fresh(p, row, b if p.reverse else a)
         end = alone.dstate if n == len(order) - 1 else zero(alone.dstate)
         results.append(run_all(backend, alone.steps(a, b, start, end)))
     nothing = run_all(backend, alone.steps(0, 0))  # shapes, and what no step leaves as it was
@@ -64,10 +68,14 @@ def run_in_pieces(backend: ModuleType, p: Problem, row: int) -> tuple[dict[str, 
     for name in sums:
         sums[name] = sum((result[name] for result in results), sums[name])
     if p.reset_state is not None:
-        began_fresh = results if discards_h0 else results[1:]
-        for name in ("h", "c"):
-            if name in whole:
-                sums[f"dreset_{name}"] = sum((result[f"d0{name}"] for result in began_fresh), np.zeros(whole[name].shape))
+        began_fresh = [k for k in range(len(order)) if k or discards_h0]
+        for name, given in p.reset_state._asdict().items():
+            if given is not None:
+                total = np.zeros_like(given[..., :1, :], np.float64)
+                for k in began_fresh:
+                    at = order[k][1 if p.reverse else 0]
+                    total[at if given.ndim == 3 else ...] += results[k][f"d0{name}"]
+                sums[f"dreset_{name}"] = total
     return whole, sums
 
 
@@ -116,33 +124,31 @@ def in_calls(backend: ModuleType, p: Problem, pieces: list[tuple[int, int]]) -> 
         run = backend.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
         runs.append((q, run))
         state = run.state
-    grads, dstate, dreset = [], p.dstate, None
+    grads, dstate = [], p.dstate
     for q, run in reversed(runs):
         g = backend.backward(q.cell, q.x, q.weights, q.state, run.saved, q.dy, dstate, steps=True, **q.options)
         grads.append(g)
         dstate = g.state
-        if g.reset_state is not None:
-            dreset = (
-                g.reset_state if dreset is None else State(*(add(a, b) for a, b in zip(dreset, g.reset_state, strict=True)))
-            )
     in_time = lambda arrays: np.concatenate(arrays[::-1] if p.reverse else arrays)  # noqa: E731
     named = {"y": in_time([run.y for _, run in runs]), "dx": in_time([g.x for g in grads[::-1]])}
     for name in runs[0][1].saved.named(p.cell):
         named[f"saved.{name}"] = in_time([run.saved.named(p.cell)[name] for _, run in runs])
+    if p.weights.w_hr is not None:
+        named["saved.own"] = in_time([run.saved.m for _, run in runs])
     named["dh_steps"] = in_time([g.h_steps for g in grads[::-1]])
     if p.cell.has_cell:
         named["dc_steps"] = in_time([g.c_steps for g in grads[::-1]])
-    for prefix, values in (("", state), ("d0", dstate), ("dreset_", dreset)):
-        named |= {} if values is None else {prefix + k: v for k, v in values._asdict().items() if v is not None}
+    for name, given in {} if p.reset_state is None else p.reset_state._asdict().items():
+        if given is not None:
+            each = [getattr(g.reset_state, name) for g in grads[::-1]]
+            named[f"dreset_{name}"] = in_time(each) if given.ndim == 3 else np.sum(each, 0)
+    for prefix, values in (("", state), ("d0", dstate)):
+        named |= {prefix + k: v for k, v in values._asdict().items() if v is not None}
     return {name: to_numpy(a) for name, a in named.items()}
 
 
-def add(a: Any, b: Any) -> Any:
-    return None if a is None else a + b
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", [replace(c, lengths=True, B=5) for c in CASES[:12]], ids=str)
+@pytest.mark.parametrize("case", [replace(c, lengths=True, B=5) for c in CASES[: len(cells.ALL)]], ids=str)
 def test_past_its_length_a_row_is_exactly_zero(case: Case, backend: ModuleType) -> None:
     p = replace(case.problem(), lengths=np.array([0, case.T, 1, 0, 2]))
     results = run_all(backend, p)
@@ -156,7 +162,9 @@ def test_past_its_length_a_row_is_exactly_zero(case: Case, backend: ModuleType) 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", [replace(c, reset=True, lengths=False, reverse=False, B=4) for c in CASES[:12]], ids=str)
+@pytest.mark.parametrize(
+    "case", [replace(c, reset=True, lengths=False, reverse=False, B=4) for c in CASES[: len(cells.ALL)]], ids=str
+)
 def test_a_reset_at_the_first_step_discards_the_carried_in_state(case: Case, backend: ModuleType) -> None:
     p = case.problem()
     reset = np.zeros_like(p.reset)
@@ -173,4 +181,7 @@ def test_a_reset_at_the_first_step_discards_the_carried_in_state(case: Case, bac
 
 
 def fresh_rows(p: Problem) -> State:
-    return zero(p.state) if p.reset_state is None else p.reset_state
+    """What a reset at the first step leads to, in every row."""
+    if p.reset_state is None:
+        return zero(p.state)
+    return State(*(s[0] if s is not None and s.ndim == 3 else s for s in p.reset_state))
