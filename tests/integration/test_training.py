@@ -363,10 +363,6 @@ def test_under_autocast_a_state_may_have_either_type(kind: str) -> None:
             assert y.isfinite().all()
 
 
-@pytest.mark.xfail(
-    reason="Form.enter converts x under autocast but not hx: engine refuses a bfloat16 state that another layer made",
-    strict=True,
-)
 @EACH
 def test_under_autocast_a_state_made_by_another_layer(kind: str) -> None:
     """An encoder's linear layer gives bfloat16 there; torch.nn's layer takes it."""

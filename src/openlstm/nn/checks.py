@@ -34,10 +34,12 @@ def same_as_weights(who: str, x: Tensor, weight: Tensor) -> Tensor:
     raise ArgumentError(message(who, "x and the weights are on different devices", got, str(weight.device), hint))
 
 
-def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> None:
-    """`value` must have the dtype and device of x."""
+def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> Tensor:
+    """`value`, which must have the dtype and device of x; under autocast it is converted, as by torch.nn."""
     if value.dtype == x.dtype and value.device == x.device:
-        return
+        return value
+    if value.is_floating_point() and value.dtype != x.dtype and torch.is_autocast_enabled(value.device.type):
+        return same_as_x(who, name, value.to(x.dtype), x)
     short = name.split(",")[0]
     got = f"{short}: {describe(value)} on {value.device}, x: {describe(x)} on {x.device}"
     expected = f"{str(x.dtype).removeprefix('torch.')} on {x.device}"

@@ -125,7 +125,7 @@ class _Known(NamedTuple):
             letters = self.form.letters[1:-1].replace("I", letter)
             hint = "a state for every step has the axes of x between those of layers and units"
             raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), f"{wanted} = [L*D, {letters}]", hint))
-        same_as_x(self.who, name, s, self.x)
+        s = same_as_x(self.who, name, s, self.x)
         return s.unsqueeze(2) if not self.form.batched else s.transpose(1, 2) if self.form.batch_first else s
 
     def members(self, layer: Any, name: str, value: Any) -> list[tuple[str, str, Any, int, int]]:
@@ -152,7 +152,7 @@ class _Known(NamedTuple):
         batched, B = self.form.batched, self.sizes[1]
         wanted = [rows, B, width] if batched else [rows, width]
         if s.shape == tuple(wanted):
-            same_as_x(self.who, name, s, self.x)
+            s = same_as_x(self.who, name, s, self.x)
             return s if batched else s.unsqueeze(1)
         if s.dim() != len(wanted):
             what = f"{name} has {s.dim()} axes, expected {len(wanted)}"
