@@ -373,3 +373,11 @@ def test_under_autocast_a_state_made_by_another_layer(kind: str) -> None:
             h = bridge(torch.randn(2, 5)).unsqueeze(0)
             assert h.dtype == torch.bfloat16
             model.rnn(torch.randn(2, 3, 6), (h, h) if kind == "LSTM" else h)
+
+
+def test_under_autocast_a_single_step_takes_a_state_of_another_type() -> None:
+    ours, theirs = openlstm.LSTMCell(6, 5), nn.LSTMCell(6, 5)
+    x, h = torch.randn(2, 6), torch.randn(2, 5, dtype=torch.bfloat16)
+    for cell in (theirs, ours):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert cell(x, (h, h))[0].isfinite().all()

@@ -73,7 +73,7 @@ class OneStep(nn.Module):
     def _member(self, name: str, s: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """h or c, checked."""
         if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
-            _state(type(self).__name__, name, s, shape, x)
+            s = _state(type(self).__name__, name, s, shape, x)
         return s
 
 
@@ -233,7 +233,7 @@ def _features(who: str, x: Any, input_size: int) -> None:
         raise ShapeError(message(who, what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
 
 
-def _state(who: str, name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> None:
+def _state(who: str, name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> Tensor:
     checks.tensor(who, name, s)
     if s.shape != shape:
         letters = "[B, H]" if len(shape) == 2 else "[H]"
@@ -241,4 +241,4 @@ def _state(who: str, name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> No
         hint = "h and c have the batch of x and hidden_size units"
         got = f"{name}: {describe(s)}, x: {describe(x)}"
         raise ShapeError(message(who, what, got, f"{list(shape)} = {letters}", hint))
-    checks.same_as_x(who, name, s, x)
+    return checks.same_as_x(who, name, s, x)
