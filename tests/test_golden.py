@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import openlstm
+from openlstm import cells, model_file
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
 
@@ -20,5 +21,20 @@ def test_a_file_of_an_older_version_gives_its_forecast(path: Path) -> None:
     np.testing.assert_allclose(openlstm.load(path).quantiles(values), then["quantiles"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("stem", "cell"),
+    [
+        ("forecast_lstm_v1", cells.LSTM()),
+        ("forecast_rnn_tanh_v1", cells.VanillaRNN()),
+        ("forecast_gru_v2", cells.GRU()),
+        ("forecast_lstm1997_v2", cells.LSTM1997(cells_per_gate=2)),
+        ("forecast_peephole_v2", cells.Peephole(clip=0.5)),
+    ],
+)
+def test_the_cell_keeps_its_name_and_its_options(stem: str, cell: cells.Cell) -> None:
+    model = openlstm.load(next(p for p in FILES if p.stem == stem))
+    assert {network.cell for network in model.networks} == {cell}
+
+
 def test_there_is_a_file_of_each_version() -> None:
-    assert {int(p.stem.rsplit("_v", 1)[1]) for p in FILES} == {1}
+    assert {int(p.stem.rsplit("_v", 1)[1]) for p in FILES} == {1, model_file.VERSION}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
-from openlstm import model_file
+from openlstm import cells, model_file
 from openlstm._errors import ModelFileError
 from openlstm.model_file import Head, Header, Network, Series, Step, Training
+
+NETWORK = {"cell": "lstm", "input_size": 2, "hidden_size": 3, "num_layers": 2, "members": 2}
 
 
 def header(**network: Any) -> Header:
@@ -31,7 +34,7 @@ def header(**network: Any) -> Header:
             scale=2.5,
             seasonal_error=1.3,
         ),
-        network=Network(**{"cell": "lstm", "input_size": 2, "hidden_size": 3, "num_layers": 2, "members": 2, **network}),
+        network=Network(**{**NETWORK, **network}),
         head=Head(quantiles=(0.1, 0.5, 0.9)),
         training=Training(
             first="2000-01-01T00:00:00.000000",
@@ -72,9 +75,13 @@ def rewrite(path: Path, change: dict[str, Any], *, sign: bool = True) -> None:
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu"])
-def test_what_is_written_comes_back(tmp_path: Path, cell: str) -> None:
-    h = header(cell=cell)
+@pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}], ids=str)
+@pytest.mark.parametrize("cell", model_file.CELLS)
+def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
+    if not all(has_option(cell, name) for name in options):
+        pytest.skip("not an option of this cell")
+    h = header(cell=cell, **options)
+    assert h.network.recurrence() == dataclasses.replace(model_file.CELLS[cell], **options)  # type: ignore[type-var]
     t = tensors(h)
     written = model_file.write(tmp_path / "m.safetensors", h, t)
     read, back = model_file.read(tmp_path / "m.safetensors")
@@ -82,6 +89,27 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str) -> None:
     assert read.model_copy(update={"checksum": ""}) == h
     assert back.keys() == t.keys()
     assert all((back[name] == t[name]).all() and back[name].dtype == np.float32 for name in t)
+
+
+def has_option(cell: str, name: str) -> bool:
+    return name in {field.name for field in dataclasses.fields(model_file.CELLS[cell])}  # type: ignore[arg-type]
+
+
+def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
+    """The names are part of the format: neither a kernel's name nor the order of the list may change them."""
+    assert set(model_file.CELLS.values()) == set(cells.ALL) and len(model_file.CELLS) == len(cells.ALL)
+    greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr lstm1997"
+    assert list(model_file.CELLS) == ["lstm", "peephole", *greff.split(), "gru", "rnn_tanh", "rnn_relu"]
+    assert model_file.CELLS["lstm1997"] == cells.LSTM1997() and model_file.CELLS["nfg_np"] == cells.NFG(peephole=False)
+    assert model_file.CELLS["rnn_relu"] == cells.VanillaRNN("relu")
+
+
+def test_a_header_that_was_read_is_written_in_the_newest_version(tmp_path: Path) -> None:
+    old, t = model_file.read(Path(__file__).parent / "golden" / "forecast_lstm_v1.safetensors")
+    new = model_file.write(tmp_path / "m.safetensors", old, t)
+    assert (old.version, new.version) == (1, model_file.VERSION)
+    again, back = model_file.read(tmp_path / "m.safetensors")
+    assert again == new and again.network == old.network and back.keys() == t.keys()
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -184,12 +212,12 @@ def test_foreign(tmp_path: Path) -> None:
 
 
 def test_newer(path: Path) -> None:
-    rewrite(path, {"version": 2, "library": "7.0", "new": {}})
+    rewrite(path, {"version": 3, "library": "7.0", "new": {}})
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 2\n"
-        "  expected  header version 1 or older\n  hint      pip install --upgrade openlstm"
+        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 3\n"
+        "  expected  header version 2 or older\n  hint      pip install --upgrade openlstm"
     )
 
 
@@ -198,9 +226,18 @@ def test_newer(path: Path) -> None:
     [
         ({"extra": 1}, "extra: Extra inputs are not permitted"),
         ({"task": "label"}, "task: Input should be 'forecast'"),
-        ({"version": 0}, "version: Input should be 1"),
+        ({"version": 0}, "version: Input should be 1 or 2"),
         ({"library": 1}, "library: Input should be a valid string"),
         ({"head": {"quantiles": [0.9, 0.5]}}, "head: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"),
+        ({"network": {**NETWORK, "cell": "nas"}}, "network: Value error, unknown cell 'nas'"),
+        ({"network": {**NETWORK, "cell": 3}}, "network.cell: Input should be a valid string"),
+        ({"network": {**NETWORK, "cell": "gru", "clip": 1.0}}, "network: Value error, gru has no clip"),
+        ({"network": {**NETWORK, "cell": "nfg", "cells_per_gate": 3}}, "network: Value error, nfg has no cells_per_gate"),
+        ({"network": {**NETWORK, "clip": 0.0}}, "network.clip: Input should be greater than 0"),
+        (
+            {"network": {**NETWORK, "cells_per_gate": 2}},
+            "network: Value error, hidden_size is not a multiple of cells_per_gate",
+        ),
         ({"head": {"quantiles": [0.1, 0.9]}}, "head: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"),
     ],
 )
@@ -209,7 +246,7 @@ def test_every_value_is_held_against_the_schema(path: Path, change: dict[str, An
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 1\n"
+        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 2\n"
         "  hint      the file was made or changed by another program; fit the model again"
     )
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import uuid
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +24,37 @@ from safetensors.numpy import save
 from openlstm import cells, weights
 from openlstm._errors import ModelFileError, message
 
-VERSION = 1
-"""The newest version of the header that this library reads and the one it writes."""
+VERSION = 2
+"""The newest version of the header that this library reads and the one it writes; 2 brought cells beside the first three.
+
+A file of version 1 is one of version 2 whose cell has no options.
+"""
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""
 
-CELLS: dict[str, cells.Cell] = {cell.kernel: cell for cell in cells.ALL}
-"""The cells that a model file can name."""
+CELLS: dict[str, cells.Cell] = {
+    "lstm": cells.LSTM(),
+    "peephole": cells.Peephole(),
+    "nig": cells.NIG(),
+    "nig_np": cells.NIG(peephole=False),
+    "nfg": cells.NFG(),
+    "nfg_np": cells.NFG(peephole=False),
+    "nog": cells.NOG(),
+    "nog_np": cells.NOG(peephole=False),
+    "niaf": cells.NIAF(),
+    "niaf_np": cells.NIAF(peephole=False),
+    "noaf": cells.NOAF(),
+    "noaf_np": cells.NOAF(peephole=False),
+    "cifg": cells.CIFG(),
+    "cifg_np": cells.CIFG(peephole=False),
+    "fgr": cells.FGR(),
+    "lstm1997": cells.LSTM1997(),
+    "gru": cells.GRU(),
+    "rnn_tanh": cells.VanillaRNN("tanh"),
+    "rnn_relu": cells.VanillaRNN("relu"),
+}
+"""The cells that a model file can name. A name in a file stays for ever: kernels may be renamed, these may not."""
 
 
 class _Part(BaseModel):
@@ -66,11 +90,34 @@ class Series(_Part):
 class Network(_Part):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
-    cell: Literal["lstm", "rnn_tanh", "rnn_relu"]
+    cell: str  # a key of CELLS
+    clip: float | None = Field(default=None, gt=0)  # the cell state is kept within -clip..clip
+    cells_per_gate: int = Field(default=1, ge=1)  # so many neighbouring cells share their gates
     input_size: Literal[2]  # the value, and whether it is missing
     hidden_size: int = Field(ge=1)
     num_layers: int = Field(ge=1)
     members: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Network:
+        if self.cell not in CELLS:
+            raise ValueError(f"unknown cell {self.cell!r}")
+        known = {field.name for field in fields(CELLS[self.cell])}  # type: ignore[arg-type]
+        for name in self._options():
+            if name not in known:
+                raise ValueError(f"{self.cell} has no {name}")
+        if self.hidden_size % self.cells_per_gate:
+            raise ValueError("hidden_size is not a multiple of cells_per_gate")
+        return self
+
+    def recurrence(self) -> cells.Cell:
+        """The cell with its options."""
+        return replace(CELLS[self.cell], **self._options())  # type: ignore[type-var]
+
+    def _options(self) -> dict[str, Any]:
+        """Those that are not the defaults."""
+        options = {"clip": self.clip, "cells_per_gate": self.cells_per_gate}
+        return {name: value for name, value in options.items() if value != type(self).model_fields[name].default}
 
 
 class Head(_Part):
@@ -103,7 +150,7 @@ class Training(_Part):
 class Header(_Part):
     """Everything a model file says beside its tensors."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     library: str
     task: Literal["forecast"]
     series: Series
@@ -122,7 +169,7 @@ class Header(_Part):
         for member in range(net.members):
             for layer in range(net.num_layers):
                 size = net.hidden_size if layer else net.input_size
-                for name, shape in weights.shapes(CELLS[net.cell], size, net.hidden_size).items():
+                for name, shape in weights.shapes(net.recurrence(), size, net.hidden_size).items():
                     out[f"member.{member}.recurrent.{name}{weights.suffix(layer, 0)}"] = shape
             rows = self.series.horizon * len(self.head.quantiles)
             out[f"member.{member}.head.weight"] = (rows, net.hidden_size)
@@ -135,7 +182,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
 
     Args:
         path: where; an existing file is replaced.
-        header: its checksum is filled in.
+        header: its version and checksum are filled in.
         tensors: float32 arrays, exactly those that `header.tensors()` names.
 
     Returns:
@@ -148,6 +195,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
     path = Path(path)
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     _check_tensors(path, header, tensors)
+    header = header.model_copy(update={"version": VERSION})  # one that was read may be older
     raw = json.loads(header.model_dump_json())
     header = header.model_copy(update={"checksum": _checksum(raw, tensors)})
     write_whole(path, save(tensors, {KEY: _canonical(json.loads(header.model_dump_json()))}))

@@ -383,7 +383,8 @@ class _Rows:
         fresh: Any = self.reset_state
         if not self.each:
             return total
-        return State(*(None if a is None else A.stack(a) if a else A.zeros(x, 0, *s.shape[1:]) for a, s in zip(total, fresh, strict=True)))
+        pairs = zip(total, fresh, strict=True)
+        return State(*(None if a is None else A.stack(a) if a else A.zeros(x, *s.shape) for a, s in pairs))
 
 
 def _only(mask: Array | None, value: Array) -> Array:

@@ -6,24 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from openlstm import cells, reference
+from openlstm import cells, reference, weights
 from openlstm._errors import ArgumentError
 from openlstm.insight import gradient_share, products, sizes, step_jacobians
 from openlstm.reference import Saved, State, Weights
 
 T, B, I, H = 7, 3, 2, 5
-CELLS = pytest.mark.parametrize("cell", cells.ALL, ids=repr)
+EVERY = [*cells.ALL, cells.LSTM(clip=0.5), cells.LSTM(cells_per_gate=5), cells.GRU(memory=True)]
+CELLS = pytest.mark.parametrize("cell", EVERY, ids=repr)
 
 
 def draw(cell: cells.Cell, seed: int = 0) -> tuple[torch.Tensor, Weights, State]:
     torch.manual_seed(seed)
-    rows = len(cell.gates) * H
 
     def tensor(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64)
 
-    w = Weights(tensor(rows, I), tensor(rows, H), tensor(rows), tensor(rows))
-    return tensor(T, B, I), w, State(tensor(B, H), tensor(B, H) if cell.has_cell else None)
+    w = weights.collect({f"{name}_l0": tensor(*shape) for name, shape in weights.shapes(cell, I, H).items()})
+    state = State(tensor(B, weights.fed_back_size(cell, H)), tensor(B, H) if cell.has_cell else None)
+    return tensor(T, B, I), w, state
 
 
 def ran(cell: cells.Cell, x: Any, w: Weights, state: State) -> Saved:
@@ -40,7 +41,8 @@ def by_autograd(cell: cells.Cell, x: torch.Tensor, w: Weights, state: State) -> 
     """d(state after all of x) / d(state before), row of the batch by row of the batch."""
 
     def last(s: torch.Tensor) -> torch.Tensor:
-        begin = State(s[:, :H], s[:, H:] if cell.has_cell else None)
+        R = state.h.shape[1]
+        begin = State(s[:, :R], s[:, R:] if cell.has_cell else None)
         return joined(reference.forward(cell, x, w, begin).state)
 
     whole = torch.autograd.functional.jacobian(last, joined(state))  # [B, S, B, S]
@@ -85,7 +87,7 @@ def test_the_share_of_the_gradient_follows_from_the_products(cell: cells.Cell) -
     """dL/ds_{T-k} is the row vector dL/ds_T times the product: the X-ray's two roads must meet."""
     x, w, state = draw(cell, 3)
     saved = ran(cell, x, w, state)
-    seed = torch.randn(B, H, dtype=torch.float64)
+    seed = torch.randn_like(state.h)
     zero_c = torch.zeros(B, H, dtype=torch.float64) if cell.has_cell else None
     g = reference.backward(cell, x, w, state, saved, None, State(seed, zero_c), steps=True)
     product = products(step_jacobians(cell, saved, w, state))[:-1]  # [T, B, S, S]
@@ -120,5 +122,25 @@ def test_a_projection_is_refused() -> None:
         "step_jacobians: a layer with a projection keeps only the projected h\n"
         "  got       w_hr: [1, 2]\n"
         "  expected  a layer with proj_size=0\n"
+        "  hint      use the gradient per step instead: openlstm.trace(layer, x, loss=...)"
+    )
+
+
+class Own(cells.LSTM):
+    """A cell of somebody's own, without a backward."""
+
+    def forward(self, *args: Any, **options: Any) -> cells.Step:
+        return super().forward(*args, **options)
+
+
+def test_a_cell_without_a_backward_is_refused() -> None:
+    x, w, state = draw(Own())
+    saved = ran(Own(), x, w, state)
+    with pytest.raises(ArgumentError) as error:
+        step_jacobians(Own(), saved, w, state)
+    assert str(error.value) == (
+        "step_jacobians: Own has no backward of its own\n"
+        "  got       cell: Own\n"
+        "  expected  a cell that writes `backward` down\n"
         "  hint      use the gradient per step instead: openlstm.trace(layer, x, loss=...)"
     )

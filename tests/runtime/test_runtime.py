@@ -38,7 +38,7 @@ def make(cell: str = "lstm", layers: int = 2, members: int = 2) -> Model:
             scale=2.0,
             seasonal_error=None,
         ),
-        network=NetworkHeader(cell=cell, input_size=2, hidden_size=5, num_layers=layers, members=members),  # type: ignore[arg-type]
+        network=NetworkHeader(cell=cell, input_size=2, hidden_size=5, num_layers=layers, members=members),
         head=Head(quantiles=(0.1, 0.5, 0.9)),
         training=Training(
             first="2000-01-01",
@@ -63,22 +63,24 @@ def series(n: int = 30, seed: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh", "rnn_relu"])
-def test_a_network_gives_the_bits_of_the_layer(cell: str, backend: str) -> None:
-    kinds = {"lstm": (openlstm.LSTM, {}), "rnn_tanh": (openlstm.RNN, {}), "rnn_relu": (openlstm.RNN, {"nonlinearity": "relu"})}
-    kind, options = kinds[cell]
-    layer = kind(3, 7, 2, backend="cpu" if backend == "cpu" else "reference", **options)
+@pytest.mark.parametrize("cell", [*cells.ALL, cells.Peephole(clip=0.3), cells.LSTM(cells_per_gate=2)], ids=repr)
+def test_a_network_gives_the_bits_of_the_layer(cell: cells.Cell, backend: str) -> None:
+    torch.manual_seed(0)
+    kind = openlstm.LSTM if cell.has_cell else openlstm.RNN
+    layer = kind(3, 6, 2, cell=cell, backend="cpu" if backend == "cpu" else "reference")
     named = {name: p.detach().numpy() for name, p in layer.state_dict().items()}
-    net = Network.collect(model_file.CELLS[cell], named, 2)
-    x = torch.randn(20, 4, 3, generator=torch.Generator().manual_seed(0))
+    net = Network.collect(cell, named, 2)
+    x = torch.randn(20, 4, 3)
     with torch.no_grad():
         y, state = layer(x)
     out, ends = net.run(x.numpy(), backend=backend)
-    h = state[0] if cell == "lstm" else state
+    states = state if cell.has_cell else (state, None)
     if backend == "cpu":
         assert (out == y.numpy()).all()
-        assert all((end.h == h[k].numpy()).all() for k, end in enumerate(ends))
-    np.testing.assert_allclose(out, y.numpy(), atol=1e-6)  # numpy and torch round the reference in their own ways
+        for k, end in enumerate(ends):
+            assert (end.h == states[0][k].numpy()).all()
+            assert states[1] is None or (end.c == states[1][k].numpy()).all()
+    np.testing.assert_allclose(out, y.numpy(), atol=2e-6)  # numpy and torch round the reference in their own ways
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -228,9 +230,12 @@ def test_load_and_predict_need_no_torch(tmp_path: Path) -> None:
     assert (np.load(tmp_path / "out.npy") == load(tmp_path / "m.safetensors").predict(series()).median).all()
 
 
-def test_every_cell_can_be_named_in_a_model_file() -> None:
-    names = NetworkHeader.model_fields["cell"].annotation.__args__  # type: ignore[union-attr]
-    assert set(names) == {cell.kernel for cell in cells.ALL}
+@pytest.mark.parametrize("cell", model_file.CELLS)
+def test_a_forecaster_on_any_cell_forecasts_on_every_backend(cell: str) -> None:
+    model = make(cell)
+    forecasts = [model.quantiles(series(), backend=backend) for backend in ("auto", "reference")]
+    assert forecasts[0].shape == (3, 3) and np.isfinite(forecasts[0]).all()
+    np.testing.assert_allclose(forecasts[0], forecasts[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", [[1.0, np.inf], [[1.0, 2.0], [3.0, 4.0]]])

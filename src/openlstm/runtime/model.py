@@ -14,7 +14,7 @@ import numpy as np
 from openlstm import model_file
 from openlstm._array import Array
 from openlstm._errors import DataError, ShapeError, describe, message
-from openlstm.model_file import CELLS, Header
+from openlstm.model_file import Header
 from openlstm.runtime.network import Network
 from openlstm.runtime.stream import Stream
 from openlstm.runtime.window import inputs
@@ -103,7 +103,7 @@ def build(header: Header, tensors: dict[str, np.ndarray]) -> Model:
         start = f"member.{member}."
         own = {name.removeprefix(start): a for name, a in tensors.items() if name.startswith(start)}
         layers = {name.removeprefix("recurrent."): a for name, a in own.items() if name.startswith("recurrent.")}
-        networks.append(Network.collect(CELLS[header.network.cell], layers, header.network.num_layers))
+        networks.append(Network.collect(header.network.recurrence(), layers, header.network.num_layers))
         heads.append((own["head.weight"], own["head.bias"]))
     return Model(header, tuple(networks), tuple(heads))
 

@@ -57,5 +57,6 @@ class Network:
         for number, layer in enumerate(self.layers):
             run = recur(self.cell, x, layer, None if states is None else states[number], backend=backend)
             ends.append(run.state)
-            x = run.y  # [T, B, H]
+            blocks = len(self.cell.feeds_back)  # only the first, the output, goes on to the next layer
+            x = run.y if blocks == 1 else run.y[..., : run.y.shape[-1] // blocks]  # [T, B, H]
         return x, tuple(ends)
