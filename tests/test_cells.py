@@ -25,7 +25,7 @@ OPTIONS = [
     LSTM1997(clip=0.3),
     GRU(memory=True),
 ]
-EVERY = pytest.mark.parametrize("cell", [*cells.FAMILY, *OPTIONS], ids=repr)
+EVERY = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=repr)
 MASKED = pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 B, H = 3, 4
 
@@ -49,14 +49,13 @@ def run(cell: Cell, a: dict[str, Any]) -> Step:
 
 def test_every_cell_is_listed_once() -> None:
     mine = (c for c in vars(cells).values() if isinstance(c, type) and issubclass(c, Cell) and not c.__name__.startswith("_"))
-    assert {type(c) for c in cells.FAMILY} == {*mine} - {Cell}
-    assert len({(type(c), c.kernel) for c in cells.FAMILY}) == len(cells.FAMILY) == len(set(cells.FAMILY))
-    assert set(cells.ALL) <= set(cells.FAMILY)
+    assert {type(c) for c in cells.ALL} == {*mine} - {Cell}
+    assert len({(type(c), c.kernel) for c in cells.ALL}) == len(cells.ALL) == len(set(cells.ALL))
 
 
 def test_kernels_are_named_once_each_and_options_do_not_hide() -> None:
     """A name stands for one set of equations; the 1997 cell is NFG without peepholes."""
-    names = [c.kernel for c in cells.FAMILY if c != cells.LSTM1997()]
+    names = [c.kernel for c in cells.ALL if c != cells.LSTM1997()]
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np"
     assert names == ["lstm", "peephole", *greff.split(), "fgr", "gru", "rnn_tanh", "rnn_relu"]
     assert cells.LSTM1997().kernel == "nfg_np"
@@ -87,8 +86,8 @@ def test_cells_are_values(cell: Cell) -> None:
     assert eval(repr(cell), dict(vars(cells))) == cell
     with pytest.raises(dataclasses.FrozenInstanceError):
         cell.nonlinearity = "relu"  # type: ignore[attr-defined]
-    others = [c for c in [*cells.FAMILY, *OPTIONS] if c is not cell]
-    assert len(others) == len(cells.FAMILY) + len(OPTIONS) - 1 and cell not in others
+    others = [c for c in [*cells.ALL, *OPTIONS] if c is not cell]
+    assert len(others) == len(cells.ALL) + len(OPTIONS) - 1 and cell not in others
 
 
 @EVERY
@@ -177,7 +176,7 @@ def test_unknown_nonlinearity() -> None:
 
 
 def test_every_cell_names_its_source() -> None:
-    assert [type(c).__name__ for c in cells.FAMILY if "Source:" not in (type(c).__doc__ or "")] == []
+    assert [type(c).__name__ for c in cells.ALL if "Source:" not in (type(c).__doc__ or "")] == []
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, math.inf, math.nan, True, "1"], ids=repr)

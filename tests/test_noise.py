@@ -100,7 +100,7 @@ def test_a_candidate_that_is_kept_is_scaled_in_its_own_type(make: Any, dtype: st
     assert not to_numpy(noise.candidate_mask(ALL_KINDS._replace(candidate=1.0), 0, like)).any()
 
 
-@pytest.mark.parametrize("cell", [c for c in cells.FAMILY if len(c.feeds_back) == 1], ids=repr)
+@pytest.mark.parametrize("cell", [c for c in cells.ALL if len(c.feeds_back) == 1], ids=repr)
 def test_zoneout_keeps_to_the_bit_or_takes_to_the_bit(cell: cells.Cell) -> None:
     """What the generator says is kept is the old state, the rest is the step without zoneout from the same state."""
     p = Case(cell, T=6, B=4, H=5).problem()
@@ -156,7 +156,7 @@ def test_zoneout_in_eval_is_the_expectation() -> None:
         assert (abs(mean - still[k]) <= 4 * sigma + 1e-15).all()
 
 
-@pytest.mark.parametrize("cell", [c for c in cells.FAMILY if c.candidate], ids=repr)
+@pytest.mark.parametrize("cell", [c for c in cells.ALL if c.candidate], ids=repr)
 def test_recurrent_dropout_never_touches_what_is_kept(cell: cells.Cell) -> None:
     """A step in which every candidate is dropped leaves f * c of the cell; in eval nothing is dropped."""
     p = Case(cell, T=4, B=3, H=5).problem()

@@ -34,7 +34,7 @@ def test_shapes_of_a_gru_are_those_of_torch() -> None:
     assert list(weights.shapes(GRU(), 3, 5).items()) == list(weights.shapes(GRU(memory=True), 3, 5).items()) == expected
 
 
-@pytest.mark.parametrize("cell", [*cells.FAMILY, GRU(memory=True), *BLOCKS], ids=repr)
+@pytest.mark.parametrize("cell", [*cells.ALL, GRU(memory=True), *BLOCKS], ids=repr)
 @pytest.mark.parametrize("proj_size", [0, 2])
 def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: int) -> None:
     I, H = 3, 6

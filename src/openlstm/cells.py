@@ -755,5 +755,3 @@ ALL: tuple[Cell, ...] = (
     VanillaRNN("relu"),
 )
 """Every cell this package ships, once each; the conformance suite runs over this list."""
-
-FAMILY = ALL

@@ -21,16 +21,8 @@ from openlstm.reference import Run, State, Weights
 
 OPTIONS = [LSTM(clip=0.4), Peephole(clip=0.4), FGR(clip=0.3), LSTM(cells_per_gate=3), LSTM1997(clip=0.5, cells_per_gate=2)]
 OPTIONS += [GRU(memory=True)]
-EVERY = pytest.mark.parametrize("cell", [*cells.FAMILY, *OPTIONS], ids=repr)
+EVERY = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=repr)
 TRAIN = Noise(0.3, 0.4, 0.3, seed=(5 << 32) + 11, stream=3)
-
-
-class Sized(Case):
-    """A case whose R is that of its cell."""
-
-    @property
-    def R(self) -> int:
-        return weights.fed_back_size(self.cell, self.H, self.P)
 
 
 def drawn(cell: Cell, seed: int, **fixed: Any) -> tuple[Problem, Noise | None]:
@@ -44,7 +36,7 @@ def drawn(cell: Cell, seed: int, **fixed: Any) -> tuple[Problem, Noise | None]:
     P = int(rng.integers(1, 4)) if often() and len(cell.feeds_back) == 1 else 0
     flags = {name: often() for name in ("bias", "lengths", "reset", "reset_state", "reverse")}
     sizes = {"T": int(rng.integers(0, 8)), "B": int(rng.integers(1, 6)), "I": int(rng.integers(1, 4)), "H": H, "P": P}
-    case = Sized(cell, seed=seed, **{**sizes, **flags, **fixed})
+    case = Case(cell, seed=seed, **{**sizes, **flags, **fixed})
     case = replace(case, cell=GRU(memory=True)) if case.P and cell == GRU() else case
     cell = case.cell
     p = case.problem().tensors()
@@ -271,7 +263,7 @@ def paper(cell: Cell, p: Problem) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    "cell", [c for c in [*cells.FAMILY, LSTM(clip=0.1), FGR(clip=0.1)] if isinstance(c, cells._Memory)], ids=repr
+    "cell", [c for c in [*cells.ALL, LSTM(clip=0.1), FGR(clip=0.1)] if isinstance(c, cells._Memory)], ids=repr
 )
 @pytest.mark.parametrize("bias", [False, True])
 def test_variants_equal_a_loop_written_from_the_paper(cell: Cell, bias: bool) -> None:
