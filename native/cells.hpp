@@ -145,7 +145,7 @@ struct Lstm {
 };
 
 // Cho et al. 2014 in the form of Chung et al. 2014 that cuDNN made common: the reset gate acts on the product.
-//     r, u = sigmoid(z);  n = tanh(z_nx + r z_nh);  h' = n + u (h - n)
+//     r, u = sigmoid(z);  n = tanh(z_nx + r z_nh);  h' = (1 - u) n + u h
 template <class T>
 struct Gru {
   using V = Vec<T>;
@@ -162,7 +162,7 @@ struct Gru {
   }
   template <int N>
   static OPENLSTM_INLINE void update(const V (&z)[sums][N], V (&c)[N]) {
-    OPENLSTM_EACH(k) c[k] = fma(z[U][k], c[k] - z[X][k], z[X][k]);
+    OPENLSTM_EACH(k) c[k] = fma(z[U][k], c[k], fma(-z[U][k], z[X][k], z[X][k]));  // u = 1 keeps h to the last bit
   }
   template <int N>
   static OPENLSTM_INLINE void output(V (&)[sums][N], V (&)[N], const V*) {}
