@@ -285,8 +285,11 @@ def doctor(as_json: Json = False) -> None:
 
     found = doctor_.examine()
     if as_json:
-        return _print_json(found)
-    doctor_.show(found, Console())
+        _print_json(found)
+    else:
+        doctor_.show(found, Console())
+    if found["wrong"]:
+        raise typer.Exit(1)
 
 
 def _print_scores(out: Console, evaluation: Any) -> None:

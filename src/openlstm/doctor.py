@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from openlstm import __version__
+from openlstm._errors import OpenLSTMError
 from openlstm.cells import LSTM
 from openlstm.engine import SUPPORT, choose, cpu
 
@@ -30,10 +32,24 @@ BASE = ("numpy", "safetensors", "pydantic", "typer", "rich")
 
 
 def examine() -> dict[str, Any]:
-    """Everything `openlstm doctor` says, as plain values."""
+    """Everything `openlstm doctor` says, as plain values; a variable with a wrong value is found, not stumbled over."""
     from openlstm.engine import threads
 
     native = cpu.available()
+    wrong: dict[str, str] = {}
+
+    def read(variable: str, look: Callable[[], Any]) -> Any:
+        try:
+            return look()
+        except OpenLSTMError as error:
+            wrong[variable] = str(error)
+            return None
+
+    isa = read("OPENLSTM_ISA", cpu.isa) if native else None
+    backend = "reference"
+    if "OPENLSTM_ISA" not in wrong and (native or _asked()):
+        backend = read("OPENLSTM_BACKEND", lambda: choose("auto", LSTM(), np.zeros((1, 1, 1), np.float32)))
+    count = read("OPENLSTM_NUM_THREADS", threads.get_num_threads)
     return {
         "openlstm": __version__,
         "python": platform.python_version(),
@@ -42,14 +58,15 @@ def examine() -> dict[str, Any]:
         "engine": {
             "native": native,
             "reason": None if native else cpu.missing_reason(),
-            "backend": choose("auto", LSTM(), np.zeros((1, 1, 1), np.float32)) if native or _asked() else "reference",
+            "backend": None if "OPENLSTM_ISA" in wrong else backend,
             "backends": [name for name in SUPPORT if name != "cpu" or native],
-            "instruction set": cpu.isa() if native else None,
-            "instruction sets available": list(cpu.isas()) if native else [],
-            "threads": threads.get_num_threads(),
+            "instruction set": isa,
+            "instruction sets available": [name for name in cpu.isas() if name != "wide"] if native else [],
+            "threads": count,
         },
         "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},
         "missing": missing(),
+        "wrong": wrong,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("OPENLSTM_")},
     }
 
@@ -86,17 +103,18 @@ def show(found: dict[str, Any], out: Console) -> None:
     table.add_column(overflow="fold")
     table.add_row("python", f"{found['python']} on {found['platform']}")
     table.add_row("processors", f"{found['processors']['usable here']} usable of {found['processors']['of the machine']}")
-    table.add_row(
-        "backend", engine["backend"] + ("" if engine["native"] else f"  (no compiled extension: {escape(engine['reason'])})")
-    )
-    if engine["native"]:
+    why = "" if engine["native"] else f"  (no compiled extension: {escape(engine['reason'])})"
+    table.add_row("backend", (engine["backend"] or "none: see below") + why)
+    if engine["instruction set"]:
         others = ", ".join(engine["instruction sets available"])
         table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")
-    table.add_row("threads", str(engine["threads"]))
+    table.add_row("threads", str(engine["threads"] or "none: see below"))
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in found["packages"].items() if v))
     for name, value in found["environment"].items():
         table.add_row(name, escape(value))
     out.print(table)
+    for error in found["wrong"].values():
+        out.print(f"[red]wrong[/] {escape(error)}", highlight=False, soft_wrap=True)
     if not found["missing"]:
         out.print("[green]Nothing is missing.[/]")
     for name, command in found["missing"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import openlstm
 from openlstm import cli
+from openlstm.engine import cpu
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
 
@@ -298,6 +300,20 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "doctor")
     assert ran.status == 0 and "instruction set" in ran.out or not found["engine"]["native"]
     assert "Nothing is missing." in ran.out or "pip install" in ran.out
+
+
+@pytest.mark.parametrize("variable", ["OPENLSTM_ISA", "OPENLSTM_BACKEND", "OPENLSTM_NUM_THREADS"])
+def test_doctor_finds_a_wrong_variable_and_goes_on(variable: str) -> None:
+    """In a process of its own: these variables are read once."""
+    if variable != "OPENLSTM_BACKEND" and not cpu.available():
+        pytest.skip("read by the compiled extension's side")
+    command = [sys.executable, "-c", "import sys; from openlstm.cli import main; sys.exit(main())", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, variable: "mmx"})
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and list(found["wrong"]) == [variable] and "mmx" in found["wrong"][variable]
+    assert found["packages"]["numpy"] and found["environment"][variable] == "mmx"
+    shown = subprocess.run(command[:-1], capture_output=True, text=True, env={**os.environ, variable: "mmx"})
+    assert shown.returncode == 1 and "mmx" in shown.stdout and "hint" in shown.stdout
 
 
 def test_doctor_names_the_command_for_what_is_missing(
