@@ -327,6 +327,17 @@ def _with(cell: Cell, **options: Any) -> Cell:
     return replace(cell, **known) if known else cell  # type: ignore[type-var]
 
 
+KERNELS = [cell for cell in cells.ALL if cell.kernel]
+"""The cells that the native engine runs: all that ship, not one of somebody's own."""
+
+
+def impossible(params: dict[str, Any]) -> bool:
+    """Whether a test is asked to run a cell on a backend that has no kernel for it."""
+    backend, case = params.get("backend"), params.get("case")
+    cell = params.get("cell", getattr(case, "cell", None))
+    return isinstance(cell, Cell) and not cell.kernel and (backend is cpu or backend == "cpu")
+
+
 def isas(cell: Cell) -> list[str]:
     """The instruction sets that run this cell; `wide` is built with the first four kernels alone."""
     few = cell.kernel in ("lstm", "rnn_tanh", "rnn_relu", "gru")

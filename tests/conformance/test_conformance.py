@@ -7,7 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.support import NEEDS_NATIVE, WIDTHS, Case, Problem, differing, draw, far, name_of, num_threads, projected, run_all
+from tests.support import (
+    KERNELS,
+    NEEDS_NATIVE,
+    WIDTHS,
+    Case,
+    Problem,
+    differing,
+    draw,
+    far,
+    name_of,
+    num_threads,
+    projected,
+    run_all,
+)
 
 from openlstm import cells, reference
 from openlstm.cells import Cell
@@ -16,8 +29,6 @@ from openlstm.reference import State
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
 NOISE = ("", "", "hcgm", "h", "c", "g", "m", "hcE", "gmE")
-KERNELS = [cell for cell in cells.ALL if cell.kernel]
-"""The cells that the native engine runs: all that ship. A user's own is held against automatic differentiation alone."""
 
 
 def wide(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

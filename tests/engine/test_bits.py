@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.support import (
+    KERNELS,
     NEEDS_NATIVE,
     Case,
     Problem,
@@ -24,7 +25,6 @@ from tests.support import (
     take_rows,
 )
 
-from openlstm import cells
 from openlstm.cells import FGR, GRU, LSTM, Cell, Peephole, VanillaRNN
 from openlstm.engine import cpu
 from openlstm.reference import State
@@ -34,7 +34,7 @@ pytestmark = NEEDS_NATIVE
 ROWWISE = ("", "", "m", "hcE")
 """Noise that belongs to a row and to no step of a call: nothing, a mask of its own, the expectation of zoneout."""
 
-DRAWN = draw(8 * len(cells.ALL), 40, ROWWISE)
+DRAWN = draw(8 * len(KERNELS), 40, ROWWISE, KERNELS)
 LARGE = [
     Case(LSTM(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
     Case(LSTM(), "float64", T=40, B=23, I=33, H=65, lengths=True, reset=True, reverse=True),
@@ -63,7 +63,7 @@ LARGE = [
     Case(FGR(clip=0.5), "float64", T=3, B=1, I=64, H=130, noise="hcgm"),
     *(
         Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, P=21 * (k % 3 == 0), lengths=True, reset=True, seed=k)
-        for k, cell in enumerate(cells.ALL)
+        for k, cell in enumerate(KERNELS)
         if cell.kernel not in ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole", "fgr")
     ),
 ]
@@ -146,7 +146,7 @@ def test_any_number_of_threads(case: Case) -> None:
             assert differing(run_all(cpu, p), expected) == [], threads
 
 
-@pytest.mark.parametrize("case", LARGE + draw(3 * len(cells.ALL), 42, ("", "hcgm", "hcE")), ids=str)
+@pytest.mark.parametrize("case", LARGE + draw(3 * len(KERNELS), 42, ("", "hcgm", "hcE"), KERNELS), ids=str)
 def test_any_instruction_set(case: Case) -> None:
     """Scalar code, AVX2, the tile of AVX-512 carried out by AVX2 (`wide`), AVX-512 and NEON, as far as there are."""
     p = replace(case, T=min(case.T, 12)).problem()
@@ -158,7 +158,7 @@ def test_any_instruction_set(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", cells.ALL, ids=name_of)
+@pytest.mark.parametrize("cell", KERNELS, ids=name_of)
 def test_a_batch_of_one_and_of_sixty_four(cell: Cell, dtype: str) -> None:
     p = Case(cell, dtype, T=9, B=64, I=30, H=67, lengths=True, reset=True, reset_state=True).problem()
     together = run_all(cpu, p)
@@ -166,7 +166,7 @@ def test_a_batch_of_one_and_of_sixty_four(cell: Cell, dtype: str) -> None:
         assert differing(per_row(run_all(cpu, p.rows([b]))), take_rows(together, [b])) == [], b
 
 
-@pytest.mark.parametrize("case", draw(2 * len(cells.ALL), 43, ("hcgm", "g", "h"), B=9), ids=str)
+@pytest.mark.parametrize("case", draw(2 * len(KERNELS), 43, ("hcgm", "g", "h"), KERNELS, B=9), ids=str)
 def test_the_noise_of_a_row_depends_on_neither_threads_nor_the_rows_behind_it(case: Case) -> None:
     """A row's draws are a function of its place in the batch: the first rows alone draw what they drew in the batch."""
     p = case.problem()
@@ -179,7 +179,7 @@ def test_the_noise_of_a_row_depends_on_neither_threads_nor_the_rows_behind_it(ca
 
 
 def test_a_locked_mask_of_ones_and_probabilities_of_zero_are_no_noise() -> None:
-    for case in draw(len(cells.ALL), 44, ("m",), B=3):
+    for case in draw(len(KERNELS), 44, ("m",), KERNELS, B=3):
         p = case.problem()
         assert p.noise is not None and p.noise.hidden is not None
         ones = replace(p, noise=p.noise._replace(hidden=np.ones_like(p.noise.hidden)))
@@ -196,7 +196,7 @@ def tiny(p: Problem) -> Problem:
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in LARGE[:1] + draw(3 * len(cells.ALL), 41, ("", "hcgm"), T=5, B=4) if c.cell.cells_per_gate == 1],
+    [c for c in LARGE[:1] + draw(3 * len(KERNELS), 41, ("", "hcgm"), KERNELS, T=5, B=4) if c.cell.cells_per_gate == 1],
     ids=str,
 )
 def test_flush_to_zero_set_by_others_changes_nothing(case: Case) -> None:

@@ -65,6 +65,20 @@ def test_what_comes_before_a_reset_changes_nothing_after_it(case: Case, backend:
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("case", draw(len(cells.ALL), 22, ("", "hcgm"), lengths=True, reset=True, B=6, T=9), ids=str)
+def test_a_reset_state_is_read_only_where_a_reset_leads_to_it(case: Case, each: bool, backend: ModuleType) -> None:
+    p = replace(case, reset_state=True, each=each).problem()
+    leads = p.reset & ~steps_past_the_end(p)  # [T, B]
+    if case.reverse:
+        leads &= np.arange(9)[:, None] > 0  # before step 0 there is nothing left to run
+    unread = ~leads if each else ~leads.any(0)
+    assert p.reset_state is not None and (unread.any() or not each)
+    q = replace(p, reset_state=State(*(None if s is None else poisoned(s, unread) for s in p.reset_state)))
+    assert not unequal(backend, run_all(backend, q), run_all(backend, p))
+
+
+@EVERY_BACKEND
 @EVERY_CELL
 @pytest.mark.parametrize("B", [1, 2, 5, 13])
 def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> None:
