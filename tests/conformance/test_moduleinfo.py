@@ -1,0 +1,19 @@
+"""PyTorch's ModuleInfo tests on our classes, in a process of their own; torch.nn's pass the same ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.support import python
+
+CLASSES = ("openlstm:LSTM", "openlstm:GRU", "openlstm:RNN")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
+def test_module_info(name: str) -> None:
+    code = f"import sys; sys.argv[1:] = [{name!r}]; from tests.conformance import moduleinfo; moduleinfo.main()"
+    (results,) = json.loads(python(code)).values()
+    assert len(results) == 36
+    assert {test: word for test, word in results.items() if word} == {}
