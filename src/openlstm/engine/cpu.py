@@ -150,15 +150,24 @@ def forward(
 
 
 def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
-    """One step of a torch tensor x [B, I]: the same kernel and the same bits as `forward`, with less to say on the way in.
+    """One step of a torch tensor x [B, I], as `plain`."""
+    found = plain(cell, x.unsqueeze(0), weights, state, True)
+    return None if found is None else State(found[0].squeeze(0), found[2])
 
-    None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong.
+
+def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = False) -> tuple[Array, Any, Any] | None:
+    """(y, h_n, c_n) of torch tensors: the same kernel and the same bits as `forward`, with less to say on the way in.
+
+    None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong. `alone`: h_n is not
+    wanted, it is the only step of y.
     """
     w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = weights
-    (B, inputs), (h, c) = x.shape, state
+    (T, B, inputs), (h, c) = x.shape, state
     H, dtype = h.shape[1], x.dtype
     rows = len(cell.gates) * H
-    given = [(x, B * inputs), (h, B * H), (c, B * H), (w_ih, rows * inputs), (w_hh, rows * H)]
+    given = [(x, T * B * inputs), (h, B * H), (w_ih, rows * inputs), (w_hh, rows * H)]
+    if cell.has_cell:
+        given.append((c, B * H))
     if b_ih is not None:
         given += [(b_ih, rows), (b_hh, rows)]
     for a, size in given:  # a kernel reads addresses: what does not fit must not get there
@@ -172,17 +181,19 @@ def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
             or a.is_neg()
         ):
             return None
-    if w_hr is not None or w_ch is not None or c is None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1:
+    if w_hr is not None or w_ch is not None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1 or not T:
         return None
     empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
-    h_new, c_new = empty_like(h), empty_like(c)
+    y = empty_like(h).unsqueeze(0) if alone else _empty(x, T, B, H)
+    h_new, c_new = None if alone else empty_like(h), empty_like(c) if cell.has_cell else None
     bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
-    problem = (1, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, x.data_ptr(), B * inputs, inputs)
-    starts = (h.data_ptr(), c.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
-    plain = (math.inf if cell.clip is None else cell.clip, 0.0, 0.0, 0.0, 0, 0, 0, 0, 1, 1)
-    outputs = (h_new.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c_new.data_ptr())
-    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + plain + outputs)
-    return State(h_new, c_new)
+    problem = (T, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, x.data_ptr(), B * inputs, inputs)
+    starts = (h.data_ptr(), c.data_ptr() if cell.has_cell else 0, 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
+    options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
+    outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    ends = (0 if h_new is None else h_new.data_ptr(), 0 if c_new is None else c_new.data_ptr())
+    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + options + outputs + ends)
+    return y, h_new, c_new
 
 
 def backward(
@@ -285,13 +296,13 @@ def _problem(
     return problem, (T, B, H, R)
 
 
-_QUIET = (0.0, 0.0, 0.0, 0, 0, 0, 0)
+_QUIET = (0.0, 0.0, 0.0, 0, 0, 0)
 
 
 def _noise(kept: list[Any], noise: Noise | None) -> tuple[Any, ...]:
     """The fields of `Noise` in native/engine.hpp, and the address of the locked mask."""
     if noise is None:
-        return _QUIET
+        return *_QUIET, 0
     mask = _contiguous(kept, noise.hidden) if noise.training else None
     probabilities = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate))
     return (*probabilities, noise.seed & 0xFFFFFFFFFFFFFFFF, noise.stream, int(noise.training), _address(mask))

@@ -119,10 +119,11 @@ def sequence(
     how = How.of(cell, reverse, noise, backend)
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return Result(*Forward.apply(*tensors, (*how, True, check_finite)))
-    if lengths is None and reset is None and noise is None and not (save or check_finite) and _direct(x) and x.shape[0] == 1:
-        new = _short(cell, x[0], weights, state, backend, who(cell))
-        if new is not None:
-            return Result(new.h.unsqueeze(0).clone(), new.h, new.c, None, None)
+    asked = lengths is not None or reset is not None or noise is not None or save or check_finite or reverse
+    if not asked and _direct(x) and _short(cell, x, weights, backend, who(cell)):
+        found = cpu.plain(cell, x, weights, state)
+        if found is not None:
+            return Result(*found, None, None)
     return Result(*Forward.forward(*tensors, (*how, save, check_finite)))
 
 
@@ -141,22 +142,21 @@ def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "
     """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):
         watched = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        new = None if watched else _short(cell, x, weights, state, backend, name)
-        if new is not None:
-            return new
+        if not watched and _short(cell, x, weights, backend, name):
+            new = cpu.step(cell, x, weights, state)
+            if new is not None:
+                return new
     out = sequence(cell, x.unsqueeze(0), weights, state, backend=backend)
     return State(out.h_n, out.c_n)
 
 
-def _short(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, name: str) -> State | None:
-    """One step that nothing watches, on the native backend; None where it takes more words than that."""
-    # What `choose` would say, without the sentences it prepares: a microsecond of the fifteen that a small step takes.
-    plain = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and x.is_cpu and cpu.available()
-    plain = plain and "OPENLSTM_BACKEND" not in os.environ
-    if not plain and choose(backend, cell, x, name, weights.w_hr is not None) != "cpu":
-        return None
+def _short(cell: Cell, x: Tensor, weights: Weights, backend: str, name: str) -> bool:
+    """Whether the native backend runs it: what `choose` says, without the sentences that it prepares, which cost a microsecond."""
+    usual = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and x.is_cpu and cpu.available()
+    if not (usual and "OPENLSTM_BACKEND" not in os.environ):
+        return choose(backend, cell, x, name, weights.w_hr is not None) == "cpu"
     cpu.check_isa()
-    return cpu.step(cell, x, weights, state)
+    return True
 
 
 def runs_as(x: Tensor) -> Tensor:
