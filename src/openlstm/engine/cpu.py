@@ -162,7 +162,9 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
     wanted, it is the only step of y.
     """
     w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = weights
-    (T, B, inputs), (h, c) = x.shape, state
+    T, B, inputs = x.shape
+    h: Any = state.h
+    c: Any = state.c  # None, and 0 for the kernel, where the cell has none
     H, dtype = h.shape[1], x.dtype
     rows = len(cell.gates) * H
     given = [(x, T * B * inputs), (h, B * H), (w_ih, rows * inputs), (w_hh, rows * H)]

@@ -151,7 +151,7 @@ def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "
 
 
 def _short(cell: Cell, x: Tensor, weights: Weights, backend: str, name: str) -> bool:
-    """Whether the native backend runs it: what `choose` says, without the sentences that it prepares, which cost a microsecond."""
+    """Whether the native backend runs it: what `choose` says, without the microsecond that its sentences cost."""
     usual = backend == "auto" and cell.name == "lstm" and x.dtype in _NATIVE and x.is_cpu and cpu.available()
     if not (usual and "OPENLSTM_BACKEND" not in os.environ):
         return choose(backend, cell, x, name, weights.w_hr is not None) == "cpu"
