@@ -39,7 +39,7 @@ class End(NamedTuple):
     y: Tensor  # [T, B, R]
     h: Tensor  # [B, R]
     c: Tensor | None  # [B, H]
-    gates: dict[str, Tensor]  # each [T, B, H], zero past a row's length; of the cells after Hochreiter & Schmidhuber
+    seen: dict[str, Tensor]  # gates and the cell state by name, each [T, B, H], zero past a row's length
 
 
 class Nudge(NamedTuple):
@@ -88,6 +88,7 @@ def run(
                 h = h + nudge.h[t, b]
                 c = c if c is None or nudge.c is None else c + nudge.c[t, b]
             y[t] = h
+            seen[t] |= {} if c is None else {"c": c}
         ys.append(torch.stack(y) if T else x.new_zeros(0, h0.shape[1]))
         hs.append(h)
         cs.append(c)
@@ -153,7 +154,7 @@ def _unit(
         r, u = torch.sigmoid(z["r"]), torch.sigmoid(z["z"])
         n = mask * torch.tanh(of_x["n"] + r * of_h["n"])
         new = (1 - u) * n + u * (h if c is None else c)
-        return new, None if c is None else new, {"r": r, "z": u, "n": n}
+        return new, None if c is None else new, {"r": r, "z": u, "n": n, "m": of_h["n"]}
     names = _peepholes(cell)
     p = {gate: w.w_ch[k * H : (k + 1) * H] for k, gate in enumerate(names)}
     i = torch.sigmoid(z["i"] + p.get("i", 0.0) * c) if "i" in z else torch.ones(H, dtype=x.dtype)
@@ -163,7 +164,8 @@ def _unit(
         f = torch.sigmoid(z["f"] + p.get("f", 0.0) * c) if "f" in z else torch.ones(H, dtype=x.dtype)
     g = mask * (z["g"] if cell.name == "niaf" else torch.tanh(z["g"]))
     new = f * c + i * g
-    new = new if cell.clip is None else new.clamp(-cell.clip, cell.clip)
+    if cell.clip is not None:  # no gradient where the bound is reached, also exactly
+        new = torch.where(new.abs() >= cell.clip, new.detach().clamp(-cell.clip, cell.clip), new)
     o = torch.sigmoid(z["o"] + p.get("o", 0.0) * new) if "o" in z else torch.ones(H, dtype=x.dtype)
     out = o * (new if cell.name == "noaf" else torch.tanh(new))
     gates = {"i": i, "f": f, "g": g, "o": o}

@@ -2,8 +2,9 @@
 
 What ONNX's operators express: LSTM, its peepholes, CIFG (`input_forget`), NIAF and NOAF (activations), NIG, NFG (and with it
 the cell of 1997) and NOG (a gate held open by its bias), GRU with `linear_before_reset`, the vanilla RNN; ragged batches,
-initial states, both directions. What they do not: FGR, projection, resets, noise, and clipping of the cell (ONNX's `clip` bounds the
-sums before the activations, which is another thing). ONNX Runtime computes in float32 alone on CPU, and forward alone.
+initial states, both directions. What they do not: FGR, projection, resets, noise, and clipping of the cell (ONNX's `clip`
+bounds the sums before the activations, which is another thing). ONNX Runtime computes in float32 alone on CPU, and forward
+alone.
 """
 
 from __future__ import annotations
