@@ -103,11 +103,10 @@ def scattered(info: Any, close: Any, dtype: torch.dtype, training: bool) -> None
     for module, given, _ in inputs_of(info, dtype, training, requires_grad=True):
         results = []
         for args in (given.args, spread(given.args)):
-            module.zero_grad()
-            outputs = tensors(module(*args, **given.kwargs))
-            sum((o * o.detach().cos()).sum() for o in outputs).backward()  # type: ignore[union-attr]
-            gradients = [p.grad.clone() for p in module.parameters()]
-            results.append([*outputs, *gradients, *(a.grad for a in tensors(args))])
+            outputs, leaves = tensors(module(*args, **given.kwargs)), [*module.parameters(), *tensors(args)]
+            loss: Any = sum((o * o.detach().cos()).sum() for o in outputs)
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            results.append([*outputs, *gradients])
         close(results[1], results[0])
 
 
