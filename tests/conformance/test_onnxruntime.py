@@ -131,7 +131,7 @@ def _session(kind: str, given: tuple[str, ...], outputs: tuple[str, ...], H: int
 
 
 def _drawn(n: int, seed: int) -> list[Case]:
-    """Cases without what ONNX cannot say. A row without steps is another thing there: its end is zero, not its beginning."""
+    """Cases without what ONNX cannot say; every row has a step at least."""
     cases = draw(n, seed=seed, among=EXPRESSED, dtype="float32", P=0, reset=False, reset_state=False, each=False)
     unclipped = lambda cell: replace(cell, clip=None) if getattr(cell, "clip", None) is not None else cell  # noqa: E731
     return [replace(case, cell=unclipped(case.cell), T=case.T or 4, B=case.B or 3) for case in cases]
