@@ -74,10 +74,10 @@ struct Openmp {
   void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
   int (*number)() = nullptr, (*count)() = nullptr;
 };
-Openmp openmp;
 
 // One job on a team of OpenMP threads; how many came is known only there, so the first of them makes the barrier.
 struct Team {
+  const Openmp& openmp;
   void (*body)(void*, const Part&);
   void* context;
   std::optional<Barrier> barrier{};
@@ -86,7 +86,7 @@ struct Team {
   static void work(void* data) {
     Team& team = *static_cast<Team*>(data);
     IeeeDefault ieee;
-    const int id = openmp.number(), count = openmp.count();
+    const int id = team.openmp.number(), count = team.openmp.count();
     if (id == 0) {
       team.barrier.emplace(count);
       std::atomic_ref(team.made).store(1, std::memory_order_release);
@@ -99,13 +99,18 @@ struct Team {
 
 class Pool {
  public:
+  void borrow(const Openmp& openmp) {
+    std::lock_guard lock(busy_);  // another thread may be in the middle of a job
+    openmp_ = openmp;
+  }
+
   // False if the pool is taken; the caller then works alone.
   bool run(int threads, void (*body)(void*, const Part&), void* context) {
     std::unique_lock lock(busy_, std::try_to_lock);
     if (!lock) return false;
-    if (openmp.parallel) {
-      Team team{body, context};
-      openmp.parallel(Team::work, &team, static_cast<unsigned>(threads), 0);
+    if (openmp_.parallel) {
+      Team team{openmp_, body, context};
+      openmp_.parallel(Team::work, &team, static_cast<unsigned>(threads), 0);
       return true;
     }
     while (static_cast<int>(workers_.size()) < threads - 1 && start_worker()) {
@@ -181,6 +186,7 @@ class Pool {
   }
 
   std::mutex busy_;
+  Openmp openmp_;
   std::vector<Worker> workers_;
   int placed_for_ = -1;
   // The number of the job and, in the lowest digits, how many threads it takes: read at once, so that a worker which sleeps
@@ -192,12 +198,10 @@ class Pool {
   Barrier* barrier_ = nullptr;
 };
 
-// Never destroyed: workers may sleep in it until the process ends. A forked child has no workers and takes a fresh one.
+// Never destroyed: workers may sleep in it until the process ends. A forked child has no workers and takes a fresh one, which also
+// forgets the OpenMP runtime: GNU's does not work in a child of a process that used it.
 Pool* pool = nullptr;
-void fresh_pool() {
-  pool = new Pool;
-  openmp = {};  // GNU's runtime does not work in a forked child of a process that used it
-}
+void fresh_pool() { pool = new Pool; }
 
 Pool& the_pool() {
   static const bool once = [] {
@@ -223,9 +227,8 @@ void Barrier::wait() {
 }
 
 void borrow_openmp(void* parallel, void* number, void* count) {
-  the_pool();
-  openmp = {reinterpret_cast<decltype(openmp.parallel)>(parallel), reinterpret_cast<decltype(openmp.number)>(number),
-            reinterpret_cast<decltype(openmp.count)>(count)};
+  the_pool().borrow({reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(parallel), reinterpret_cast<int (*)()>(number),
+                     reinterpret_cast<int (*)()>(count)});
 }
 
 void parallel(int threads, void (*body)(void*, const Part&), void* context) {

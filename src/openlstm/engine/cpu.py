@@ -48,8 +48,6 @@ KERNELS: dict[str, int] = {
 PROJECTED = frozenset(KERNELS) - {"fgr"}
 """The kernels that a projection may follow."""
 
-CLIPS = NOISE = True
-
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
 _isa_error: str | None = None

@@ -67,9 +67,7 @@ SUPPORT: dict[str, Support] = {
         frozenset(cpu.KERNELS),
         frozenset({"float32", "float64"}),
         frozenset({"cpu"}),
-        projected=getattr(cpu, "PROJECTED", frozenset({"lstm"})),
-        clips=getattr(cpu, "CLIPS", False),
-        noise=getattr(cpu, "NOISE", False),
+        projected=cpu.PROJECTED,
     ),
     "cuda": Support(
         cuda,
