@@ -1,0 +1,311 @@
+"""`edit`: a model run with a gate, a cell state or an output held, scaled or switched off; afterwards nothing is left behind.
+
+For a value s of one step, by name and by unit:
+
+    clamp=v     s' = v
+    scale=v     s' = v s
+    ablate      s' = 0
+    freeze      s' = s at the first step of the row's sequence: that of the call, and anew after every reset
+
+What is changed is what the step goes on with: a clamped forget gate keeps, an ablated c is neither shown nor carried. `h` is
+what a layer puts out and feeds back, after a projection. A state that is carried in is left as it came, and zoneout acts after
+an edit.
+
+The layer runs on the readable reference meanwhile, and the change is put between the operations of the cell's own `forward`
+(`edited.py`), so that no equation is written twice and a cell of your own can be edited too. All that is borrowed is an
+attribute of the layer, which is taken away at the end. Layers of torch.nn run as ours, on their own parameters.
+
+Source: the idea of run, edit and run again by flat names is that of TransformerLens and nnsight.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from openlstm import cells
+from openlstm._errors import ArgumentError, DtypeError, message
+from openlstm.cells import Cell, State
+from openlstm.engine.op import Ran, Result, sequence
+from openlstm.insight.edited import Change, run_edited
+from openlstm.nn.form import Arguments
+from openlstm.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from openlstm.reference import Weights
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def edit(
+    model: M,
+    name: str,
+    *,
+    clamp: float | None = None,
+    scale: float | None = None,
+    freeze: bool = False,
+    ablate: bool = False,
+    units: int | Sequence[int] | None = None,
+) -> AbstractContextManager[M]:
+    """Inside `with edit(...)` the model runs with one of its gates or states changed, forward and backward.
+
+    Args:
+        model: any module with layers of openlstm (with any cell) or torch.nn's LSTM, GRU and RNN inside, or such a layer.
+        name: the path of the layer, then the name in its trace: "lstm.0.f", "encoder.rnn.1_reverse.c"; of a bare layer "0.f".
+        clamp, scale, freeze, ablate: one of them, as the module says.
+        units: the units to change, all if None.
+
+    Edits nest; those of one name act in the order in which they were entered. A trace inside shows what was changed.
+
+    Returns:
+        A context manager that gives the model.
+
+    Raises:
+        DtypeError: for something that is not a module.
+        ArgumentError: for a name that is not there (all that are, are listed), a module without recurrent layers, none or
+            several changes, a value that is not finite, a unit that is not there, or a subclass of torch.nn's layers.
+
+    >>> import torch, openlstm
+    >>> lstm, x, held = openlstm.LSTM(3, 2), torch.ones(7, 1, 3), torch.tensor([[[0.5, -2.0]]])
+    >>> with edit(lstm, "0.f", clamp=1.0), edit(lstm, "0.i", clamp=0.0):
+    ...     _, (h, c) = lstm(x, (held * 0, held))
+    >>> bool((c == held).all())  # the cell is kept for ever
+    True
+    """
+    _module(model)
+    layer, place, array, size = _find(model, name)
+    change = Change(name, place, array, *_operation(name, clamp, scale, freeze, ablate), _units(name, units, size))
+    _editable(name, layer)
+    return _changed(model, layer, change)
+
+
+def names(model: nn.Module) -> tuple[str, ...]:
+    """Every name that `edit` knows in a model.
+
+    >>> import torch
+    >>> names(torch.nn.Sequential(torch.nn.GRU(3, 5)))
+    ('0.0.r', '0.0.z', '0.0.n', '0.0.m', '0.0.h')
+    """
+    _module(model)
+    return tuple(f"{path}.{short}" if path else short for path, layer in _layers(model) for short in _names(layer))
+
+
+def edits(model: nn.Module) -> tuple[str, ...]:
+    """The names that are changed now, in the order in which they were entered; () outside every `edit`."""
+    found = [_installed(layer) for _, layer in _layers(model)]
+    return tuple(c.name for c in dict.fromkeys(change for run in found if run is not None for change in run.changes))
+
+
+@contextmanager
+def _changed(model: M, layer: nn.Module, change: Change) -> Iterator[M]:
+    run = _installed(layer) or _install(layer)
+    run.changes.append(change)
+    try:
+        yield model
+    finally:
+        run.changes.remove(change)
+        if not run.changes:
+            vars(layer).pop(_slot(layer), None)
+            layer._buffers.pop(_MARK, None)
+
+
+class _Layers:
+    """What stands in for `layer.layers` while there are edits; a copy or a pickle of the layer takes it along whole."""
+
+    def __init__(self, layer: Recurrent) -> None:
+        self.layer = layer
+        self.changes: list[Change] = []
+
+    def __call__(
+        self,
+        given: Arguments,
+        *,
+        save: bool = False,
+        packed: Tensor | None = None,
+        run: Callable[..., Result] = sequence,
+    ) -> tuple[Tensor, State, list[Ran]]:
+        if torch.compiler.is_compiling():  # a graph cannot count operations: it breaks here
+            return torch.compiler.disable(self._layers)(given, save, packed, run)
+        return self._layers(given, save, packed, run)
+
+    def _layers(
+        self, given: Arguments, save: bool, packed: Tensor | None, run: Callable[..., Result]
+    ) -> tuple[Tensor, State, list[Ran]]:
+        by_place = [self._of(k) for k in range(self.layer.num_layers * self.layer.num_directions)]
+        coming = iter(by_place)
+
+        def each(cell: Cell, *args: Any, **options: Any) -> Result:
+            changes = next(coming)
+            return run_edited(cell, changes, *args, **options) if changes else run(cell, *args, **options)
+
+        y, state, ran = Recurrent.layers(self.layer, given, save=save, packed=packed, run=each)
+        both = zip(ran, by_place, strict=True)
+        return y, state, [r._replace(weights=_Closed(*r.weights)) if changes else r for r, changes in both]
+
+    def _of(self, place: int) -> dict[str, list[Change]]:
+        """The changes of one layer and direction by short name."""
+        found: dict[str, list[Change]] = {}
+        for change in self.changes:
+            if change.place == place:
+                found.setdefault(change.array, []).append(change)
+        return found
+
+
+class _Forward:
+    """What stands in for `forward` of a layer of torch.nn: the same layer as ours, with the weights and mode it has now."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.twin = _twin(layer)
+        self.weights = tuple(self.twin._parameters)
+        self.twin._parameters.clear()
+        self.run = _Layers(self.twin)
+        vars(self.twin)["layers"] = self.run
+
+    @property
+    def changes(self) -> list[Change]:
+        return self.run.changes
+
+    def __call__(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        vars(self.twin).update({name: getattr(self.layer, name) for name in self.weights})  # parametrisations, ties, moves hold
+        self.twin.training = self.layer.training
+        return self.twin.forward(input, hx)
+
+
+class _Closed(Weights):
+    """The weights that an edited run hands on: nobody may take what they say for what the layer does."""
+
+    def __iter__(self) -> Any:
+        what = "an edited layer does not do what its weights say"
+        got, expected = "gradients for every step, or a look into the layer, inside an edit", "the layer as it is"
+        hint = "ask after the edit; a trace without a loss, the model itself and torch.autograd show what is edited"
+        raise ArgumentError(message("edit", what, got, expected, hint))
+
+
+def _installed(layer: nn.Module) -> Any:
+    """What holds the edits of a layer, None if there are none."""
+    found = vars(layer).get(_slot(layer))
+    return found if isinstance(found, (_Layers, _Forward)) else None
+
+
+def _install(layer: nn.Module) -> Any:
+    run = _Layers(layer) if isinstance(layer, Recurrent) else _Forward(layer)
+    vars(layer)[_slot(layer)] = run
+    if isinstance(run, _Forward):
+        layer._buffers[_MARK] = None
+    return run
+
+
+def _slot(layer: nn.Module) -> str:
+    return "layers" if isinstance(layer, Recurrent) else "forward"
+
+
+_MARK = "edited"
+"""An empty buffer, which no state_dict holds: whoever would convert a layer of torch.nn refuses it while it is edited."""
+
+_KINDS: dict[type[nn.Module], type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+_ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+
+
+def _twin(layer: Any) -> Recurrent:
+    """A layer of torch.nn as ours, without weights."""
+    kind = next(ours for theirs, ours in _KINDS.items() if isinstance(layer, theirs))
+    own = {nn.LSTM: "proj_size", nn.RNN: "nonlinearity"}
+    names = (*_ARGUMENTS, *(name for theirs, name in own.items() if isinstance(layer, theirs)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about dropout with one layer, which was said when the layer was made
+        make: Any = kind
+        return make(**{name: getattr(layer, name) for name in names}, device="meta")
+
+
+def _cell(layer: Any) -> Cell:
+    if isinstance(layer, Recurrent):
+        return layer.cell
+    if isinstance(layer, nn.RNN):
+        return cells.VanillaRNN(layer.nonlinearity)  # type: ignore[arg-type]
+    return cells.GRU() if isinstance(layer, nn.GRU) else cells.LSTM()
+
+
+def _layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The recurrent layers and their paths; one that stands in several places has several."""
+    known = (Recurrent, *_KINDS)
+    return [(path, m) for path, m in model.named_modules(remove_duplicate=False) if isinstance(m, known)]
+
+
+def _names(layer: Any) -> tuple[str, ...]:
+    """The short names of a layer: those of its trace."""
+    cell = _cell(layer)
+    arrays = (*cell.saved, *(("c",) if cell.has_cell else ()), "h")
+    ends = ("", "_reverse") if layer.bidirectional else ("",)
+    return tuple(f"{k}{end}.{array}" for k in range(layer.num_layers) for end in ends for array in arrays)
+
+
+def _find(model: nn.Module, name: Any) -> tuple[Any, int, str, int]:
+    """The layer, the number of its layer and direction, the short name, and how many units there are."""
+    found = _layers(model)
+    if not found:
+        got, hint = f"model: {type(model).__name__}", "pass the model that holds the recurrent layer, or the layer itself"
+        raise ArgumentError(message("edit", "no recurrent layer in the model", got, "LSTM, GRU or RNN inside", hint))
+    for path, layer in found:
+        for short in _names(layer):
+            if name == (f"{path}.{short}" if path else short):
+                place, array = short.split(".")
+                index, end = int(place.removesuffix("_reverse")), place.endswith("_reverse")
+                size = getattr(layer, "proj_size", 0) or layer.hidden_size if array == "h" else layer.hidden_size
+                return layer, index * (2 if layer.bidirectional else 1) + end, array, size
+    hint = "the path of the layer, its number, and a gate, c or h: the names of openlstm.trace"
+    raise ArgumentError(message("edit", f"there is no {name!r} in the model", repr(name), ", ".join(names(model)), hint))
+
+
+def _operation(name: str, clamp: Any, scale: Any, freeze: Any, ablate: Any) -> tuple[str, float]:
+    """What to do and with which number."""
+    given = {"clamp": clamp, "scale": scale, "freeze": freeze or None, "ablate": ablate or None}
+    asked = {key: value for key, value in given.items() if value is not None}
+    if len(asked) != 1:
+        got = ", ".join(f"{key}={value!r}" for key, value in asked.items()) or "none"
+        what = f"{name} with {'no change' if not asked else 'several changes'}"
+        hint = "several edits nest: with edit(...), edit(...):" if asked else "clamp=1.0, say"
+        raise ArgumentError(message("edit", what, got, "one of clamp=, scale=, freeze=True, ablate=True", hint))
+    ((kind, value),) = asked.items()
+    if kind in ("freeze", "ablate"):
+        if value is not True:
+            hint = f"{kind}=True; clamp=v sets a value"
+            raise ArgumentError(message("edit", f"{kind} is a switch", f"{kind}={value!r}", "True or False", hint))
+        return ("clamp", 0.0) if kind == "ablate" else ("freeze", 0.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        hint = f"a gate is within 0 .. 1, a candidate and h within -1 .. 1: {kind}=0.5, say"
+        raise ArgumentError(message("edit", f"cannot {kind} {name} by this", f"{kind}={value!r}", "a finite number", hint))
+    return kind, float(value)
+
+
+def _units(name: str, units: Any, size: int) -> tuple[int, ...] | None:
+    if units is None:
+        return None
+    chosen: list[Any] = list(units) if isinstance(units, (Sequence, range)) and not isinstance(units, str) else [units]
+    wrong = [unit for unit in chosen if isinstance(unit, bool) or not isinstance(unit, int) or not 0 <= unit < size]
+    if wrong or not chosen:
+        got, hint = f"units={units!r}", "units count from 0; leave units out for all"
+        what = f"{name} has no unit {wrong[0]!r}" if wrong else "no unit is named"
+        raise ArgumentError(message("edit", what, got, f"integers within 0 .. {size - 1}", hint))
+    return tuple(chosen)
+
+
+def _editable(name: str, layer: Any) -> None:
+    """A layer of torch.nn whose forward is somebody's own would lose it."""
+    if isinstance(layer, Recurrent) or _installed(layer) is not None:
+        return
+    kind = next(theirs for theirs in _KINDS if isinstance(layer, theirs))
+    if type(layer).forward is not kind.forward or "forward" in vars(layer):
+        hint = "edit a plain layer: openlstm.replace(model) and openlstm.trace say what they take"
+        got = f"{name}: {type(layer).__name__}"
+        raise ArgumentError(message("edit", "the layer has a forward of its own", got, f"torch.nn.{kind.__name__}", hint))
+
+
+def _module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        got = f"model: {type(model).__name__}"
+        raise DtypeError(message("edit", "not a module", got, "a torch.nn.Module", "pass the model or its recurrent layer"))

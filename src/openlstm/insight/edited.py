@@ -1,0 +1,189 @@
+"""One layer in one direction run with changes: what `edit` puts in the place of `engine.op.sequence`.
+
+Legend: T time, B batch, H hidden size, P projected size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from openlstm import cells, weights
+from openlstm._errors import ArgumentError, message
+from openlstm.cells import Cell, State, Step
+from openlstm.engine.op import Result, sequence_by_reference
+from openlstm.engine.support import brief
+from openlstm.reference import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One edit: where, what, and of which units."""
+
+    name: str
+    place: int  # number of layer and direction in the order in which they run
+    array: str  # the short name: f, c, h
+    kind: str  # clamp, scale, freeze
+    value: float
+    units: tuple[int, ...] | None
+
+
+def run_edited(
+    cell: Cell,
+    changes: dict[str, list[Change]],
+    x: Tensor,
+    w: Weights,
+    state: State,
+    *,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: State | None,
+    reverse: bool,
+    **options: Any,
+) -> Result:
+    """As `engine.op.sequence`, with changes; half types run as float32 and are rounded once, as there."""
+    dtype, wide = x.dtype, torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+    def widen(group: Any) -> Any:
+        return None if group is None else type(group)(*(None if a is None else a.to(wide) for a in group))
+
+    w = widen(weights.expand(cell, w))
+    begins = _begins(x, lengths, reset, reverse)
+    edited = EditedCell(cell.unshared(), changes, begins.flip(0) if reverse else begins, w.w_hr)
+    rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": widen(reset_state), "reverse": reverse}
+    noise = options.get("noise")
+    if noise is not None and noise.hidden is not None:
+        noise = noise._replace(hidden=noise.hidden.to(wide))
+    rows |= {"noise": noise, "check_finite": options.get("check_finite", False)}
+    with torch.autocast(x.device.type, enabled=False):
+        found = sequence_by_reference(edited, x.to(wide), w._replace(w_hr=None), widen(state), **rows)
+    c_n = None if found.c_n is None else found.c_n.to(dtype)
+    return found._replace(y=found.y.to(dtype), h_n=found.h_n.to(dtype), c_n=c_n)
+
+
+def _begins(x: Tensor, lengths: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
+    """Where the sequence of a row begins, in the order in which it is run: bool [T, B]."""
+    T, B, _ = x.shape
+    first = torch.zeros(B, dtype=torch.int64, device=x.device)
+    if reverse:
+        first = first + T - 1 if lengths is None else lengths.to(x.device) - 1
+    begins = torch.arange(T, device=x.device)[:, None] == first  # [T, B]
+    if reset is None:
+        return begins
+    reset = reset.to(x.device)
+    return begins | (torch.cat([reset[1:], torch.zeros_like(reset[:1])]) if reverse else reset)
+
+
+class EditedCell(Cell):
+    """A cell with changes for one run: it counts its steps, so it is made anew for every run.
+
+    A first look at the cell's `forward` tells which of its operations make the gates and the cell state; from then on their
+    results are replaced where they arise, and all that follows sees the replacement. The projection is the last operation here,
+    so that `h` is what the layer puts out.
+    """
+
+    def __init__(self, cell: Cell, changes: dict[str, list[Change]], begins: Tensor, w_hr: Tensor | None) -> None:
+        self.cell = cell
+        self.name, self.gates, self.saved, self.has_cell = cell.name, cell.gates, cell.saved, cell.has_cell
+        self.apart, self.peepholes, self.feeds_back = cell.apart, cell.peepholes, cell.feeds_back
+        self.candidate, self.clip = cell.candidate, cell.clip
+        self.changes = changes
+        self.begins = begins  # bool [T, B], in the order in which steps are run
+        self.w_hr = w_hr  # [P, H]
+        self.held: dict[Change, Tensor] = {}
+        self.marks: dict[int, str] | None = None  # number of an operation -> the name of what it makes
+        self.steps = 0
+
+    def __call__(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+        """Without a look at the shapes: h has P units with a projection."""
+        return self.forward(z, before, w_ch, mask)
+
+    def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+        inner = [name for name in self.changes if name != "h"]
+        if inner and self.marks is None:
+            self.marks = self._find(inner, z, before, w_ch, mask)
+        if inner:
+            with _Between(self._replace) as made:
+                step = self.cell(z, before, w_ch, mask)
+            made_of = self._named(step)
+            if any(made.replaced.get(name) is not made_of[name] for name in inner):
+                raise _cannot(self.cell, "its operations are not the same at every step", inner)
+        else:
+            step = self.cell(z, before, w_ch, mask)
+        h = step.h if self.w_hr is None else step.h @ self.w_hr.T
+        if "h" in self.changes:
+            H = h.shape[-1] // len(self.feeds_back)
+            h = cells.concat([self._change("h", h[:, :H]), h[:, H:]])  # behind h are the gates of a cell that feeds them back
+        self.steps += 1
+        return step._replace(h=h)
+
+    def _find(self, inner: list[str], *arguments: Any) -> dict[int, str]:
+        """Which operations of the cell make what is to be changed."""
+        results: list[Any] = []
+        with torch.no_grad(), _Between(lambda n, out: results.append(out)):
+            step = self.cell(*arguments)
+        marks = {}
+        for name, value in self._named(step).items():
+            at = next((n for n, out in enumerate(results) if out is value), None)
+            if name in inner:
+                if at is None:
+                    raise _cannot(self.cell, f"no operation of its forward has {name} as its result", inner)
+                marks[at] = name
+        return marks
+
+    def _named(self, step: Step) -> dict[str, Any]:
+        return {**dict(zip(self.saved, step.gates, strict=True)), "c": step.c}
+
+    def _replace(self, n: int, out: Any) -> Any:
+        assert self.marks is not None
+        name = self.marks.get(n)
+        return None if name is None else (name, self._change(name, out))
+
+    def _change(self, name: str, s: Tensor) -> Tensor:
+        for change in self.changes[name]:
+            new = s * change.value if change.kind == "scale" else torch.full_like(s, change.value)
+            if change.kind == "freeze":
+                held = self.held.get(change, s)
+                new = self.held[change] = torch.where(self.begins[self.steps][:, None], s, held)
+            s = new if change.units is None else torch.where(_mask(change.units, s), new, s)
+        return s
+
+
+class _Between(TorchFunctionMode):
+    """Counts torch operations and hands each result to `see`, which gives None, or a name and what to replace it with."""
+
+    def __init__(self, see: Callable[[int, Any], Any]) -> None:
+        super().__init__()
+        self.see = see
+        self.count = 0
+        self.replaced: dict[str, Any] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        found = self.see(self.count, out)
+        self.count += 1
+        if found is None:
+            return out
+        name, out = found
+        self.replaced[name] = out
+        return out
+
+
+def _mask(units: tuple[int, ...], like: Tensor) -> Tensor:
+    """bool [n], true at the units."""
+    mask = torch.zeros(like.shape[-1], dtype=torch.bool, device=like.device)
+    mask[list(units)] = True
+    return mask
+
+
+def _cannot(cell: Cell, why: str, inner: list[str]) -> ArgumentError:
+    what, hint = (
+        f"cannot change {', '.join(inner)} of {brief(cell)}: {why}",
+        "edit h, or write the gate as one tensor operation",
+    )
+    return ArgumentError(message("edit", what, f"cell: {type(cell).__name__}", "gates that forward makes and hands out", hint))
