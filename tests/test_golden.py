@@ -36,5 +36,12 @@ def test_the_cell_keeps_its_name_and_its_options(stem: str, cell: cells.Cell) ->
     assert {network.cell for network in model.networks} == {cell}
 
 
+def test_how_the_weights_began_is_kept_and_older_files_began_as_torch_does() -> None:
+    assert {p.stem: model_file.read(p)[0].training.init for p in FILES if "lstm_v" in p.stem} == {
+        "forecast_lstm_v1": "default",
+        "forecast_lstm_v3": "chrono=14",
+    }
+
+
 def test_there_is_a_file_of_each_version() -> None:
-    assert {int(p.stem.rsplit("_v", 1)[1]) for p in FILES} == {1, model_file.VERSION}
+    assert {int(p.stem.rsplit("_v", 1)[1]) for p in FILES} == set(range(1, model_file.VERSION + 1))

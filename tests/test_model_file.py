@@ -212,12 +212,12 @@ def test_foreign(tmp_path: Path) -> None:
 
 
 def test_newer(path: Path) -> None:
-    rewrite(path, {"version": 3, "library": "7.0", "new": {}})
+    rewrite(path, {"version": 4, "library": "7.0", "new": {}})
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 3\n"
-        "  expected  header version 2 or older\n  hint      pip install --upgrade openlstm"
+        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 4\n"
+        "  expected  header version 3 or older\n  hint      pip install --upgrade openlstm"
     )
 
 
@@ -226,7 +226,7 @@ def test_newer(path: Path) -> None:
     [
         ({"extra": 1}, "extra: Extra inputs are not permitted"),
         ({"task": "label"}, "task: Input should be 'forecast'"),
-        ({"version": 0}, "version: Input should be 1 or 2"),
+        ({"version": 0}, "version: Input should be 1, 2 or 3"),
         ({"library": 1}, "library: Input should be a valid string"),
         ({"head": {"quantiles": [0.9, 0.5]}}, "head: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"),
         ({"network": {**NETWORK, "cell": "nas"}}, "network: Value error, unknown cell 'nas'"),
@@ -246,7 +246,7 @@ def test_every_value_is_held_against_the_schema(path: Path, change: dict[str, An
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 2\n"
+        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 3\n"
         "  hint      the file was made or changed by another program; fit the model again"
     )
 

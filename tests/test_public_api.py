@@ -20,6 +20,8 @@ PUBLIC = [
     "replace",
     "trace",
     "Trace",
+    "xray",
+    "edit",
     "nn",
     "cells",
     "recur",

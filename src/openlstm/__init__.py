@@ -4,6 +4,8 @@
     LSTMCell, GRUCell, RNNCell     one step of them
     replace                        every torch.nn.LSTM, GRU and RNN inside a model swapped for ours, weights kept
     trace, Trace                   gates, states and per-step gradients of a layer by name
+    xray                           what a network remembers, for how long, and what to change, as a report
+    edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
     load, Model                    a model file, its predictions and its stream, without torch
     Forecaster                     fit, predict, evaluate, save: one series out of a table
@@ -27,6 +29,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.engine.threads import get_num_threads as get_num_threads
     from openlstm.engine.threads import set_num_threads as set_num_threads
     from openlstm.engine.workspace import set_workspace_limit as set_workspace_limit
+    from openlstm.insight.edit import edit as edit
+    from openlstm.insight.xray import xray as xray
     from openlstm.nn import GRU as GRU
     from openlstm.nn import LSTM as LSTM
     from openlstm.nn import RNN as RNN
@@ -50,6 +54,8 @@ _LAZY: dict[str, str] = {
     "replace": "nn",
     "trace": "nn",
     "Trace": "nn",
+    "xray": "insight.xray",
+    "edit": "insight.edit",
     "nn": "",
     "cells": "",
     "recur": "engine",
@@ -73,6 +79,8 @@ __all__ = [
     "replace",
     "trace",
     "Trace",
+    "xray",
+    "edit",
     "nn",
     "cells",
     "recur",

@@ -24,10 +24,11 @@ from safetensors.numpy import save
 from openlstm import cells, weights
 from openlstm._errors import ModelFileError, message
 
-VERSION = 2
-"""The newest version of the header that this library reads and the one it writes; 2 brought cells beside the first three.
+VERSION = 3
+"""The newest version of the header that this library reads and the one it writes.
 
-A file of version 1 is one of version 2 whose cell has no options.
+2 brought cells beside the first three, 3 the way the weights began. A file of version 1 is one of version 2 whose cell has no
+options, and one of version 2 is one of version 3 that began as torch does.
 """
 
 KEY = "openlstm"
@@ -145,12 +146,13 @@ class Training(_Part):
     batch_size: int = Field(ge=1)
     weight_decay: float = Field(ge=0)
     clip: float = Field(gt=0)
+    init: str = Field(default="default", max_length=100)  # as `openlstm.nn.init.apply` takes it
 
 
 class Header(_Part):
     """Everything a model file says beside its tensors."""
 
-    version: Literal[1, 2] = VERSION
+    version: Literal[1, 2, 3] = VERSION
     library: str
     task: Literal["forecast"]
     series: Series

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 import openlstm
 from openlstm import model_file
 from openlstm._errors import ArgumentError, DataError, message
+from openlstm.cells import GRU as GRUCell
+from openlstm.cells import Cell, VanillaRNN
 from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
 from openlstm.engine.threads import torch_aside
 from openlstm.model_file import Head, Header, Network, Training
-from openlstm.nn import LSTM, RNN
+from openlstm.nn import GRU, LSTM, RNN, init
 from openlstm.runtime.model import Model, build
 from openlstm.runtime.window import INPUTS, carry, inputs
 from openlstm.tasks.scoring import Evaluation, Prediction, evaluate, predict, seasonal_error
@@ -37,26 +39,22 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 LONG_ENOUGH = 96  # steps of a window, where neither season nor horizon asks for more
 
-NETWORKS = {
-    "lstm": lambda inputs, hidden, layers: LSTM(inputs, hidden, layers, batch_first=True),
-    "rnn_tanh": lambda inputs, hidden, layers: RNN(inputs, hidden, layers, batch_first=True),
-    "rnn_relu": lambda inputs, hidden, layers: RNN(inputs, hidden, layers, nonlinearity="relu", batch_first=True),
-}
-"""The recurrent layers a forecaster can be built on, by the names that the model file uses."""
+NETWORKS = ("lstm", "rnn_tanh", "rnn_relu")
+"""The recurrent layers a forecaster can be trained on, by the names that the model file uses."""
 
 
 class ForecastNet(nn.Module):
     """Recurrent layers, and a linear head on their last h: x [N, W, I] -> [N, K, Q] in units of the spread."""
 
-    def __init__(self, cell: str, hidden_size: int, num_layers: int, horizon: int) -> None:
+    def __init__(self, cell: Cell, hidden_size: int, num_layers: int, horizon: int, quantiles: int = len(QUANTILES)) -> None:
         super().__init__()
-        self.horizon = horizon
-        self.recurrent = NETWORKS[cell](INPUTS, hidden_size, num_layers)
-        self.head = nn.Linear(hidden_size, horizon * len(QUANTILES))
+        self.horizon, self.quantiles = horizon, quantiles
+        self.recurrent = _recurrent(cell, hidden_size, num_layers)
+        self.head = nn.Linear(hidden_size, horizon * quantiles)
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.recurrent(x)  # [N, W, H]
-        return self.head(y[:, -1]).view(len(x), self.horizon, len(QUANTILES))
+        return self.head(y[:, -1]).view(len(x), self.horizon, self.quantiles)
 
 
 class Forecaster:
@@ -71,6 +69,7 @@ class Forecaster:
         hidden_size: H of each layer.
         num_layers: recurrent layers on top of each other.
         members: networks that differ in their seed alone.
+        init: how the weights begin, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         options: how to train; member k takes the seed `options.seed + k`.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
@@ -93,6 +92,7 @@ class Forecaster:
         hidden_size: int = 64,
         num_layers: int = 1,
         members: int = 3,
+        init: str = "default",
         options: Options | None = None,
     ) -> None:
         sizes = {
@@ -119,7 +119,8 @@ class Forecaster:
                 message("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
             )
         self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
-        self.hidden_size, self.num_layers, self.members = hidden_size, num_layers, members
+        self.hidden_size, self.num_layers, self.members, self.init = hidden_size, num_layers, members, init
+        _begin(model_file.CELLS[cell], 1, 1, 1, 1, init, 0)  # what does not fit is told now, not after the data were read
         self.options = options or Options()
 
     def fit(
@@ -199,9 +200,8 @@ class Forecaster:
 
     def _fit_member(self, task: _Task, member: int, quiet: bool) -> tuple[ForecastNet, History]:
         options = Options(**{**vars(self.options), "seed": self.options.seed + member})
-        with torch.random.fork_rng():
-            torch.manual_seed(options.seed)
-            net = ForecastNet(self.cell, self.hidden_size, self.num_layers, self.horizon)
+        sizes = (self.hidden_size, self.num_layers, self.horizon, len(QUANTILES))
+        net = _begin(model_file.CELLS[self.cell], *sizes, self.init, options.seed)
         title = f"{_title(self.cell)} {member + 1} of {self.members}"
         with progress(title, options.epochs, quiet=quiet) as bar, torch_aside():
             history = train(net, task.loss(options.seed), [task.train], [task.validation], options, [bar])
@@ -218,6 +218,7 @@ class Forecaster:
             batch_size=self.options.batch_size,
             weight_decay=self.options.weight_decay,
             clip=self.options.clip,
+            init=self.init,
         )
 
     def _fitted(self) -> Model:
@@ -284,13 +285,91 @@ class _Task:
                 past, future = past + tilt[:, : self.window], future + tilt[:, self.window :]
             x, anchor, spread = inputs(past, self.scale)
             y = torch.from_numpy((future - anchor[:, None]) / spread[:, None]).float().to(at.device)
-            known = ~y.isnan()  # [N, K]
-            error = torch.where(known, y, 0.0)[..., None] - net(torch.from_numpy(x).to(at.device))  # [N, K, Q]
-            q = levels.to(at.device)
-            loss = torch.maximum(q * error, (q - 1) * error).mean(-1) * known
-            return loss.sum(), known.sum()
+            return _pinball(net(torch.from_numpy(x).to(at.device)), y, levels.to(at.device))
 
         return pinball
+
+
+def network(header: Header, tensors: dict[str, np.ndarray] | None = None, member: int = 0) -> ForecastNet:
+    """One member of a model file as a torch module: as it was trained, or without tensors as it was before its first step.
+
+    >>> from openlstm.data import from_arrays
+    >>> t = np.arange(90)
+    >>> series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(t))
+    >>> forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(series, quiet=True)
+    >>> network(forecaster.model_.header, forecaster.tensors_)(torch.zeros(5, 20, 2)).shape
+    torch.Size([5, 7, 3])
+    """
+    shape, series = header.network, header.series
+    sizes = (shape.hidden_size, shape.num_layers, series.horizon, len(header.head.quantiles))
+    net = _begin(shape.recurrence(), *sizes, header.training.init, header.training.seed + member)
+    if tensors is not None:
+        start = f"member.{member}."
+        net.load_state_dict({n.removeprefix(start): torch.tensor(a) for n, a in tensors.items() if n.startswith(start)})
+    return net.eval()
+
+
+def windows(header: Header, series: Series, most: int = 256) -> tuple[Tensor, Tensor]:
+    """Windows of a series as the network sees them, x [N, W, I], and targets as its loss does, y [N, K], NaN where missing.
+
+    At most `most` of them, spread evenly over the series.
+
+    Raises:
+        DataError: if there is no window that holds a known value and a known target.
+    """
+    window, horizon = header.series.window, header.series.horizon
+    at = origins(series.values, window, horizon, window, len(series))
+    if not len(at):
+        raise DataError(
+            message(
+                f"column {series.name!r}",
+                "no window of the series holds a known value and a known target",
+                f"{len(series)} steps",
+                f"at least {window + horizon}: window {window} + horizon {horizon}",
+                "give a longer table",
+            )
+        )
+    at = at[np.unique(np.linspace(0, len(at) - 1, min(len(at), most)).round().astype(int))]
+    past, future = cut(series.values, at, window, horizon)
+    x, anchor, spread = inputs(past, header.series.scale)
+    return torch.from_numpy(x), torch.from_numpy((future - anchor[:, None]) / spread[:, None]).float()
+
+
+def quantile_loss(levels: tuple[float, ...]):  # noqa: ANN201
+    """The mean pinball loss of `levels` over the known targets: loss(net, x [N, W, I], y [N, K])."""
+
+    def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        total, known = _pinball(net(x), y, torch.tensor(levels))
+        return total / known.clamp(min=1)
+
+    return loss
+
+
+def _pinball(out: Tensor, y: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over the known targets of y [N, K], and how many they are; out [N, K, Q]."""
+    known = ~y.isnan()
+    error = torch.where(known, y, 0.0)[..., None] - out
+    return (torch.maximum(q * error, (q - 1) * error).mean(-1) * known).sum(), known.sum()
+
+
+def _begin(cell: Cell, hidden: int, layers: int, horizon: int, quantiles: int, start: str, seed: int) -> ForecastNet:
+    """A network before its first step; the same seed gives the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = ForecastNet(cell, hidden, layers, horizon, quantiles)
+        if start != "default":  # which would draw them a second time
+            init.apply(net.recurrent, start)
+    return net
+
+
+def _recurrent(cell: Cell, hidden: int, layers: int) -> nn.Module:
+    if isinstance(cell, VanillaRNN):
+        layer: nn.Module = RNN(INPUTS, hidden, layers, nonlinearity=cell.nonlinearity, batch_first=True)
+    elif isinstance(cell, GRUCell):
+        layer = GRU(INPUTS, hidden, layers, batch_first=True)
+    else:
+        layer = LSTM(INPUTS, hidden, layers, batch_first=True, cell=cell)
+    return layer
 
 
 def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: str | None) -> Series:

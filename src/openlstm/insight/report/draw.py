@@ -1,0 +1,750 @@
+"""One function a diagnostic: its results, by the name of the place they were measured at, into a `Display`.
+
+Every drawing takes any number of layers and directions, sizes and lags, and leaves nothing out in silence: what is not drawn
+(the units beyond the first hundred or so, the places beyond the eighth) is in the figures that can be downloaded, and the
+sentence says so. A value that has no place on a logarithmic axis (0, infinity) stands at its edge, and is named there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from openlstm.insight.report.display import (
+    ALARM,
+    DASHES,
+    FINE,
+    GRID,
+    INK,
+    SERIES,
+    SHAPES,
+    SOFT,
+    Chart,
+    Display,
+    number,
+    powers,
+)
+from openlstm.insight.report.report import told
+
+MARGIN = 66  # px of the width for the labels on the left
+UNITS = 120  # at most so many units are drawn of one place
+PLACES = len(SERIES)
+
+RUNGS = {
+    "needed": "needed",
+    "window": "steps that training goes back",
+    "gradient": "gradient reaches",
+    "flip": "a flipped input is felt",
+    "used": "used after training",
+}
+"""The rungs of the ladder in words."""
+
+Results = Mapping[str, Any]  # name of the place -> what was measured there
+Row = dict[str, Any]
+
+
+def ladder(ladder: Any, lag: int | None = None) -> Display:
+    """The lags on one axis: what the data need, what the network can reach, what it uses."""
+    rungs = list(ladder.rungs)
+    known = [float(r.lag) for r in rungs if r.lag is not None and math.isfinite(r.lag) and r.lag > 0]
+    top = 2.0 * max([10.0, *known, float(lag or 1)])
+    rows = [_rung(k, r, top) for k, r in enumerate(rungs)]
+
+    def drawn(width: int) -> Chart:
+        scale = alt.Scale(type="log", domain=[1, top], nice=False)
+        axis = alt.Axis(values=_decades(1, top, dense=width > 500), format=",", grid=True)
+        x = alt.X("v:Q", title="steps", scale=scale, axis=axis)
+        y = alt.Y("k:Q", axis=None, scale=alt.Scale(domain=[len(rows) - 0.3, -0.75], nice=False))
+        base = alt.Chart(_data(rows))
+        name = base.mark_text(align="left", baseline="bottom", dx=1, dy=-9, fontSize=13, color=INK).encode(
+            alt.X("from:Q", scale=scale), y, text="name:N"
+        )
+        bar = base.transform_filter("datum.v !== null").mark_rule(strokeWidth=7, opacity=0.9, strokeCap="round", color=FINE)
+        points = base.transform_filter("datum.v !== null").mark_point(filled=True, size=110, opacity=1, color=FINE)
+        label = base.mark_text(align="right", baseline="bottom", dx=-2, dy=-9, fontSize=12.5, color=SOFT)
+        layers: list[Chart] = []
+        if lag is not None:
+            one = alt.Chart(_data([{"v": float(lag), "t": f"the lag: {lag:,}"}]))
+            layers.append(one.mark_rule(color=ALARM, strokeDash=[5, 3], strokeWidth=1.6).encode(x))
+            layers.append(
+                one.mark_text(color=ALARM, baseline="bottom", fontSize=12.5, dy=-3).encode(x, alt.YValue(0), text="t:N")
+            )
+        layers += [
+            bar.encode(alt.X("from:Q", scale=scale), y, x2="v:Q"),
+            points.encode(x, y, alt.Shape("end:N", scale=_ends(), legend=None), description="d:N"),
+            name,
+            label.encode(alt.X("to:Q", scale=scale), y, text="label:N"),
+        ]
+        return alt.layer(*layers).properties(width=width - 24, height=46 * len(rows) + 6)
+
+    table = {
+        "rung": [r.name for r in rungs],
+        "steps": [_none(r.lag) for r in rungs],
+        "note": [str(r.note or "") for r in rungs],
+    }
+    return Display("The ladder of lags", drawn, table, _finding(ladder))
+
+
+def candidates(advice: Any, thresholds: Any = None) -> Display:
+    """What was tried: the share of the gradient and the input flip of every candidate, against the thresholds."""
+    tried = [c for c in advice.tried if np.isfinite(_or_nan(c.share)) or np.isfinite(_or_nan(c.flip))]
+    names = [c.name for c in tried]
+    measures = {"share": "share of the gradient that reaches the lag", "flip": "input flip: signal to noise"}
+    best = getattr(advice.best, "name", None)
+
+    def panel(which: str, width: int, labels: bool) -> Chart:
+        values = [_or_nan(getattr(c, which)) for c in tried]
+        low, high = _decade_span(values)
+        rows = [
+            {
+                "name": c.name,
+                "v": _within(v, low, high),
+                "k": "recommended" if c.name == best else "tried",
+                "d": f"{c.name}: {number(v)}",
+            }
+            for c, v in zip(tried, values, strict=True)
+            if math.isfinite(v)
+        ]
+        scale, axis = _log_y(low, high)
+        point = alt.Chart(_data(rows)).mark_point(filled=True, size=100, opacity=1)
+        chart: Chart = point.encode(
+            alt.X("v:Q", title=measures[which], scale=scale, axis=axis),
+            alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labels=labels, grid=True, labelLimit=170)),
+            alt.Color("k:N", scale=alt.Scale(domain=["recommended", "tried"], range=[ALARM, SOFT]), legend=None),
+            alt.Shape("k:N", scale=alt.Scale(domain=["recommended", "tried"], range=["diamond", "circle"]), legend=None),
+            description="d:N",
+        )
+        level = _of(thresholds, which)
+        if level is not None and low <= level <= high:
+            chart = alt.Chart(_data([{"v": level}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.X("v:Q")) + chart
+        return chart.properties(width=width, height=24 * len(names))
+
+    def drawn(width: int) -> Chart:
+        if width < 500:
+            return alt.vconcat(*(panel(w, width - 150, True) for w in measures), spacing=22)
+        side = (width - 170) / 2 - 10
+        return alt.hconcat(panel("share", side, True), panel("flip", side, False), spacing=18)
+
+    columns = ("name", "flag", "line", "share", "flip", "verdict")
+    table = {c: [_cell_of(getattr(t, c, None)) for t in advice.tried] for c in columns}
+    return Display("What was tried", drawn, table, _finding(advice))
+
+
+def census(results: Results) -> Display:
+    """D1: per gate, how often each unit is closed and how often it is open; below, all values of the gate."""
+    results, left = _first(results)
+    gates = list(dict.fromkeys(g for r in results.values() for g in r.gates))
+    names = list(results)
+    dots: dict[str, list[Row]] = {g: [] for g in gates}
+    bins: dict[str, list[Row]] = {g: [] for g in gates}
+    table: dict[str, list[Any]] = {c: [] for c in ("place", "gate", "unit", "below_0.1", "above_0.9", "mean", "entropy")}
+    hidden = 0
+    for name, r in results.items():
+        for n, gate in enumerate(r.gates):
+            low, high = np.asarray(r.low)[n], np.asarray(r.high)[n]
+            chosen = _spread(high - low, UNITS)
+            hidden = max(hidden, len(low) - len(chosen))
+            for unit in chosen:
+                d = f"{name}, unit {unit}: {gate} below 0.1 in {low[unit]:.0%}, above 0.9 in {high[unit]:.0%} of the steps"
+                dots[gate].append({"s": name, "x": _r(low[unit]), "y": _r(high[unit]), "d": d})
+            share = np.asarray(r.histogram, dtype=float)[n]
+            share = share / max(share.sum(), 1e-300)
+            edges = np.linspace(0, 1, len(share) + 1)
+            for b, v in enumerate(share):
+                d = f"{name}: {gate} between {edges[b]:.2f} and {edges[b + 1]:.2f} in {v:.1%} of the steps"
+                bins[gate].append({"s": name, "x": _r((edges[b] + edges[b + 1]) / 2), "v": _r(v), "d": d})
+            for unit in range(len(low)):
+                mean, entropy = np.asarray(r.mean)[n, unit], np.asarray(r.entropy)[n, unit]
+                for c, v in zip(table, (name, gate, unit, low[unit], high[unit], mean, entropy), strict=True):
+                    table[c].append(v)
+
+    def triangle(gate: str, side: float, first: bool) -> Chart:
+        edge = alt.Chart(_data([{"x": 0, "y": 1, "x2": 1, "y2": 0}])).mark_rule(color=GRID, strokeWidth=1.5)
+        tick = {"values": [0, 0.5, 1], "format": "%"}
+        points = alt.Chart(_data(dots[gate])).mark_point(filled=True, size=26, opacity=0.65)
+        return (
+            edge.encode(alt.X("x:Q"), alt.Y("y:Q"), x2="x2:Q", y2="y2:Q")
+            + points.encode(
+                alt.X("x:Q", title="below 0.1", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=False, **tick)),
+                alt.Y(
+                    "y:Q",
+                    title="above 0.9" if first else None,
+                    scale=alt.Scale(domain=[0, 1]),
+                    axis=alt.Axis(labels=first, **tick),
+                ),
+                _color(names),
+                _shape(names),
+                description="d:N",
+            )
+        ).properties(width=side, height=side, title=_small(f"gate {gate}"))
+
+    def histogram(gate: str, side: float, first: bool) -> Chart:
+        line = alt.Chart(_data(bins[gate])).mark_line(interpolate="step", strokeWidth=1.6)
+        return line.encode(
+            alt.X("x:Q", title="value", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=False, values=[0, 0.5, 1])),
+            alt.Y("v:Q", title="steps" if first else None, axis=alt.Axis(labels=first, tickCount=3, format="%", grid=False)),
+            _color(names),
+            strokeDash=_dash(names),
+        ).properties(width=side, height=54)
+
+    def drawn(width: int) -> Chart:
+        columns = min(len(gates), 4 if width >= 500 else 2)
+        side = (width - 62 - 16 * (columns - 1)) / columns
+        side = min(side, 190)
+        parts = [
+            alt.vconcat(triangle(g, side, k % columns == 0), histogram(g, side, k % columns == 0), spacing=12)
+            for k, g in enumerate(gates)
+        ]
+        return alt.concat(*parts, columns=columns, spacing=16)
+
+    told = _told(results) + _rest(left) + (f" {UNITS} units of each place are drawn, spread evenly." if hidden else "")
+    return Display("How often each gate is closed, and how often open", drawn, table, told, _series(names))
+
+
+def half_lives(results: Results, lag: int | None = None) -> Display:
+    """D2: the units in order of how long they keep half of their cell."""
+    results, left = _first({k: r for k, r in results.items() if r is not None})
+    names = list(results)
+    lives = {n: np.sort(np.asarray(r.half_life, dtype=float)) for n, r in results.items()}
+    longest = max((int(np.asarray(r.lags)[-1]) for r in results.values()), default=1)
+    finite = [v for column in lives.values() for v in column[np.isfinite(column)]]
+    top = float(max([longest, lag or 1, *finite, 2])) * 1.6
+    low = 10.0 ** math.floor(math.log10(max(min([1.0, *(v for v in finite if v > 0)]), 0.01)))
+    rows = []
+    for name, column in lives.items():
+        for at in _evenly(len(column), UNITS):
+            value = column[at]
+            said = f"longer than the {longest:,} steps looked at" if math.isinf(value) else f"{number(value)} steps"
+            end = "on" if math.isinf(value) else "at"
+            share = (at + 0.5) / len(column)
+            rows.append({"s": name, "x": _r(share), "v": _r(_within(value, low, top)), "e": end, "d": f"{name}: {said}"})
+
+    def drawn(width: int) -> Chart:
+        scale = alt.Scale(type="log", domain=[low, top], nice=False)
+        points = alt.Chart(_data(rows)).mark_point(filled=True, size=30, opacity=0.75)
+        chart = points.encode(
+            alt.X("x:Q", title="units, in order", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", grid=False)),
+            alt.Y("v:Q", title="half-life, steps", scale=scale, axis=_y_axis(values=_decades(low, top), format=",")),
+            _color(names),
+            alt.Shape("e:N", scale=_ends(), legend=None),
+            description="d:N",
+        )
+        return _with_level(chart, lag, "the lag").properties(width=width - MARGIN, height=230)
+
+    table = {
+        "place": [n for n, r in results.items() for _ in r.half_life],
+        "unit": [u for r in results.values() for u in range(len(r.half_life))],
+        "half_life": [v for r in results.values() for v in np.asarray(r.half_life, dtype=float)],
+        "tau_mean": [v for r in results.values() for v in np.asarray(r.tau_mean, dtype=float)],
+        "tau_log": [v for r in results.values() for v in np.asarray(r.tau_log, dtype=float)],
+    }
+    title = "How long each unit keeps half of its cell"
+    return Display(title, drawn, table, _told(results) + _rest(left), _series(names))
+
+
+def kept(results: Results, lag: int | None = None) -> Display:
+    """D2: the share of the cell that is still there after so many steps, of the middle unit and of the best one."""
+    results, left = _first({k: r for k, r in results.items() if r is not None}, PLACES // 2)
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, r in results.items():
+        lags, share = np.asarray(r.lags), np.asarray(r.kept, dtype=float)
+        curves[f"{name}, best unit"] = lags, share.max(1)
+        curves[f"{name}, middle unit"] = lags, np.median(share, 1)
+    rows = _curve_rows(curves, "{s}, {x} steps: {v} is left")
+
+    def drawn(width: int) -> Chart:
+        y = alt.Y("v:Q", title="share left", scale=alt.Scale(domain=[0, 1]), axis=_y_axis(tickCount=5))
+        return _curves(rows, list(curves), y, width, lag)
+
+    table = _curve_table(curves, "share_left")
+    return Display("How much of the cell is left", drawn, table, _told(results) + _rest(left), _series(list(curves)))
+
+
+def reach(results: Results, lag: int | None = None, threshold: float | None = None) -> Display:
+    """D3: the share of the gradient that comes back so many steps, and the part of it that stayed on the highway."""
+    fits = 2 * len(results) <= PLACES
+    results, left = _first(results)
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, r in results.items():
+        lags, share = np.asarray(r.lags), np.asarray(r.share, dtype=float)
+        curves[name] = lags, share
+        if r.highway is not None and fits:
+            curves[f"{name}, highway alone"] = lags, share * np.asarray(r.highway, dtype=float)
+    low, high = _decade_span([v for _, values in curves.values() for v in values], floor=1e-12)
+    rows = _curve_rows(curves, "{s}, {x} steps back: {v} of the gradient", low, high)
+
+    def drawn(width: int) -> Chart:
+        scale, axis = _log_y(low, high)
+        y = alt.Y("v:Q", title="share of the gradient", scale=scale, axis=axis)
+        return _curves(rows, list(curves), y, width, lag, threshold)
+
+    table = _curve_table(curves, "share")
+    return Display("How much of the gradient comes back", drawn, table, _told(results) + _rest(left), _series(list(curves)))
+
+
+def stability(results: Results) -> Display:
+    """D6: the Lyapunov exponents, the growth of a small difference per step."""
+    results, left = _first(results)
+    names = list(results)
+    rows = [
+        {"s": n, "x": k + 1, "v": _r(v), "d": f"{n}, exponent {k + 1}: {number(v)} a step, a factor of {number(math.exp(v))}"}
+        for n, r in results.items()
+        for k, v in enumerate(np.asarray(r.exponents, dtype=float))
+        if math.isfinite(v)
+    ]
+
+    def drawn(width: int) -> Chart:
+        zero = alt.Chart(_data([{"v": 0.0}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.Y("v:Q"))
+        points = alt.Chart(_data(rows)).mark_point(filled=True, size=70, opacity=0.9)
+        x = alt.X("x:O", title="exponent, the largest first", axis=alt.Axis(labelAngle=0, grid=False))
+        drawn = points.encode(
+            x,
+            alt.Y("v:Q", title="growth a step, λ", axis=_y_axis(tickCount=5)),
+            _color(names),
+            _shape(names),
+            description="d:N",
+        )
+        return (zero + drawn).properties(width=width - MARGIN, height=200)
+
+    table = {
+        "place": [r["s"] for r in rows],
+        "exponent": [r["x"] for r in rows],
+        "growth_per_step": [r["v"] for r in rows],
+    }
+    return Display("Do small differences grow?", drawn, table, _told(results) + _rest(left), _series(names))
+
+
+def ledger(results: Results) -> Display:
+    """D7: from how far back the learning signal of the weights comes."""
+    results, left = _first(results)
+    curves = {n: (np.asarray(r.lags), np.cumsum(np.asarray(r.share, dtype=float))) for n, r in results.items()}
+    rows = _curve_rows(curves, "{s}: {v} of the signal comes from the last {x} steps")
+
+    def drawn(width: int) -> Chart:
+        y = alt.Y("v:Q", title="share, summed up", scale=alt.Scale(domain=[0, 1.001], nice=False), axis=_y_axis(tickCount=5))
+        return _curves(rows, list(curves), y, width)
+
+    table = {
+        "place": [n for n, r in results.items() for _ in r.lags],
+        "lag": [int(k) for r in results.values() for k in r.lags],
+        "share": [float(v) for r in results.values() for v in r.share],
+    }
+    title = "From how far back the weights learn"
+    return Display(title, drawn, table, _told(results) + _rest(left), _series(list(curves)))
+
+
+def health(results: Results) -> Display:
+    """D8: units that do nothing, and how many independent directions the state has."""
+    results, left = _first(results)
+    kinds = {"dead": "dead", "closed": "output closed", "pegged": "cell pegged", "never_written": "never written"}
+    rows, table = [], {c: [] for c in ("place", "what", "units", "of")}
+    for name, r in results.items():
+        total = len(np.asarray(r.dead))
+        counts = {label: int(np.sum(_of(r, key))) for key, label in kinds.items() if _of(r, key) is not None}
+        counts["effective rank"] = float(r.effective_rank)
+        for what, count in counts.items():
+            said = f"{name}, {what}: {number(float(count))} of {total}"
+            rows.append({"s": name, "what": what, "v": _r(count / max(total, 1)), "d": said})
+            for c, v in zip(table, (name, what, count, total), strict=True):
+                table[c].append(v)
+    names = list(results)
+
+    def drawn(width: int) -> Chart:
+        order = [*kinds.values(), "effective rank"]
+        points = alt.Chart(_data(rows)).mark_bar(height={"band": 0.75})
+        return points.encode(
+            alt.X("v:Q", title="share of the units", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", grid=True)),
+            alt.Y("what:N", sort=order, title=None, axis=alt.Axis(grid=False)),
+            _color(names),
+            yOffset=alt.YOffset("s:N", sort=names),
+            description="d:N",
+        ).properties(width=width - 130, height=max(24, 12 * len(names)) * 5)
+
+    title = "Units that do nothing, and the effective rank"
+    return Display(title, drawn, table, _told(results) + _rest(left), _series(names))
+
+
+def ablation(result: Any, lag: int | None = None) -> Display:
+    """D4: the loss when only the last so many steps are seen."""
+    contexts, losses = np.asarray(result.contexts, dtype=float), np.asarray(result.losses, dtype=float)
+    keep = np.isfinite(losses)
+    full = float(result.full)
+    shown = np.maximum(contexts, 0.5)
+    rows = [
+        {"x": _r(shown[k]), "v": _r(losses[k]), "d": f"the last {int(contexts[k]):,} steps: loss {number(losses[k])}"}
+        for k in np.flatnonzero(keep)
+    ]
+
+    def drawn(width: int) -> Chart:
+        x = _lag_x(float(shown.max(initial=2)), "steps seen", low=float(shown.min(initial=1)))
+        y = alt.Y("v:Q", title="loss", scale=alt.Scale(zero=False, nice=True), axis=_y_axis(tickCount=5))
+        base = alt.Chart(_data(rows))
+        whole = alt.Chart(_data([{"v": full}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(y)
+        drawn = whole + base.mark_line(color=SERIES[0]).encode(x, y)
+        drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[0]).encode(x, y, description="d:N")
+        if result.uses:
+            drawn = _column(float(result.uses), "used", FINE, x) + drawn
+        return _with_lag(drawn, lag, x).properties(width=width - MARGIN, height=230)
+
+    table = {"context": [int(k) for k in contexts], "loss": [float(v) for v in losses], "full": [full] * len(losses)}
+    return Display("What it uses: the loss by context", drawn, table, _finding(result))
+
+
+def needed(result: Any) -> Display:
+    """The held-out error of a linear model by the context it sees: the smallest that is enough is what the data need."""
+    contexts, errors = np.asarray(result.contexts, dtype=float), np.asarray(result.errors, dtype=float)
+    rows = [
+        {"x": _r(max(c, 0.5)), "v": _r(e), "d": f"the last {int(c):,} steps: error {number(float(e))}"}
+        for c, e in zip(contexts, errors, strict=True)
+        if math.isfinite(e)
+    ]
+
+    def drawn(width: int) -> Chart:
+        x = _lag_x(
+            float(contexts.max(initial=2)), "steps seen by the linear model", low=float(max(contexts.min(initial=1), 0.5))
+        )
+        y = alt.Y("v:Q", title="held-out error", scale=alt.Scale(zero=False), axis=_y_axis(tickCount=5))
+        base = alt.Chart(_data(rows))
+        drawn = base.mark_line(color=SERIES[2]).encode(x, y)
+        drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[2]).encode(x, y, description="d:N")
+        if result.lag:
+            drawn = _column(float(result.lag), "enough", FINE, x) + drawn
+        return drawn.properties(width=width - MARGIN, height=210)
+
+    table = {"context": [int(k) for k in contexts], "error": [float(v) for v in errors]}
+    return Display("What the data need: a linear model's error by context", drawn, table, _finding(result))
+
+
+def attribution(result: Any) -> Display:
+    """D9: how much each input at each lag moved the output; blue raised it, orange lowered it."""
+    values = np.asarray(result.values, dtype=float)  # by lag
+    T, I = values.shape
+    features = _strongest(values, 12)
+    labels = [str(name) for name in result.features]
+    edges = _bins(T, 48)
+    rows, top = [], 0.0
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for i in features:
+            v = float(values[a:b, i].sum())
+            top = max(top, abs(v))
+            lags = f"lag {a}" if b - a == 1 else f"lags {a} to {b - 1}"
+            rows.append({"a": a - 0.5, "b": b - 0.5, "f": labels[i], "v": v, "d": f"{labels[i]}, {lags}: {number(v)}"})
+    for r in rows:
+        r["o"] = _r(abs(r["v"]) / top) if top else 0.0
+        r["sign"] = "+" if r["v"] >= 0 else "-"
+        r["v"] = _r(r["v"])
+
+    def drawn(width: int) -> Chart:
+        x = alt.X(
+            "a:Q", title="lag, steps before the answer", scale=alt.Scale(domain=[-0.5, T - 0.5], nice=False, reverse=True)
+        )
+        cells = alt.Chart(_data(rows)).mark_rect()
+        return cells.encode(
+            x,
+            alt.Y("f:N", title=None, sort=[labels[i] for i in features], axis=alt.Axis(grid=False, labelLimit=110)),
+            alt.Color("sign:N", scale=alt.Scale(domain=["+", "-"], range=list(SERIES[:2])), legend=None),
+            fillOpacity=alt.FillOpacity("o:Q", scale=alt.Scale(domain=[0, 1], range=[0.03, 1]), legend=None),
+            x2="b:Q",
+            description="d:N",
+        ).properties(width=width - 110, height=max(46, 24 * len(features)))
+
+    table = {
+        "lag": [k for k in range(T) for _ in range(I)],
+        "input": [labels[i] for _ in range(T) for i in range(I)],
+        "attribution": [float(v) for v in values.ravel()],
+    }
+    told = _finding(result) + (f" The {len(features)} strongest of {I} inputs are drawn." if I > len(features) else "")
+    return Display("Which input at which lag moved the answer", drawn, table, told)
+
+
+def tracking(results: Results) -> Display:
+    """D10: which unit follows which column, and how closely."""
+    best = [(name, u) for name, r in results.items() for u in r.best]
+    best.sort(key=lambda pair: -abs(_or_nan(pair[1].r)))
+    rows = [
+        {
+            "n": f"{u.column}: {name}, unit {u.unit}",
+            "v": _r(abs(float(u.r))),
+            "d": f"{name}, unit {u.unit} follows {u.column}: r = {number(float(u.r))}",
+        }
+        for name, u in best[:24]
+        if math.isfinite(_or_nan(u.r))
+    ]
+
+    def drawn(width: int) -> Chart:
+        y = alt.Y("n:N", sort=[r["n"] for r in rows], title=None, axis=alt.Axis(grid=False, labelLimit=200))
+        x = alt.X("v:Q", title="how closely: |r|", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=True, tickCount=5))
+        base = alt.Chart(_data(rows))
+        return (
+            base.mark_bar(color=SERIES[0], height=9)
+            .encode(x, y, description="d:N")
+            .properties(width=width - 210, height=22 * len(rows))
+        )
+
+    table = {
+        "place": [n for n, _ in best],
+        "unit": [u.unit for _, u in best],
+        "column": [u.column for _, u in best],
+        "r": [_or_nan(u.r) for _, u in best],
+        "iou": [_or_nan(u.iou) for _, u in best],
+    }
+    return Display("What the units follow", drawn, table, _told(results))
+
+
+def watched(record: Mapping[str, Sequence[float]], title: str, y_title: str, finding: str, log: bool = True) -> Display:
+    """Curves over the steps of a training: name -> (steps, values)."""
+    curves = {n: (np.asarray(c[0], dtype=float), np.asarray(c[1], dtype=float)) for n, c in list(record.items())[:PLACES]}
+    low, high = _decade_span([v for _, c in curves.values() for v in c]) if log else (0.0, 1.0)
+    rows = [
+        {
+            "s": n,
+            "x": int(x),
+            "v": _r(_within(v, low, high)) if log else _r(v),
+            "d": f"{n}, step {int(x):,}: {number(float(v))}",
+        }
+        for n, (steps, values) in curves.items()
+        for x, v in zip(steps, values, strict=True)
+        if not math.isnan(v)
+    ]
+
+    def drawn(width: int) -> Chart:
+        scale, axis = _log_y(low, high) if log else (alt.Scale(zero=True, nice=True), _y_axis(tickCount=5))
+        x = alt.X("x:Q", title="training step", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, format=","))
+        y = alt.Y("v:Q", title=y_title, scale=scale, axis=axis)
+        base = alt.Chart(_data(rows))
+        names = list(curves)
+        drawn = base.mark_line(clip=True).encode(x, y, _color(names), strokeDash=_dash(names))
+        drawn += base.mark_point(filled=True, size=36, opacity=1).encode(x, y, _color(names), _shape(names), description="d:N")
+        return drawn.properties(width=width - MARGIN, height=210)
+
+    table = {
+        "series": [n for n, (s, _) in curves.items() for _ in s],
+        "step": [int(v) for s, _ in curves.values() for v in s],
+        "value": [float(v) for _, c in curves.values() for v in c],
+    }
+    return Display(title, drawn, table, finding, _series(list(curves)))
+
+
+# --- what the drawings share ---------------------------------------------------------------------------------------------
+
+
+def _curves(
+    rows: list[Row], names: list[str], y: alt.Y, width: int, lag: int | None = None, level: float | None = None
+) -> Chart:
+    """Lines over lags, with a point on each figure, the lag asked for, and a threshold."""
+    x = _lag_x(max((r["x"] for r in rows), default=2), "lag, steps")
+    base = alt.Chart(_data(rows))
+    drawn = base.mark_line(clip=True).encode(x, y, _color(names), strokeDash=_dash(names))
+    points = base.mark_point(filled=True, size=20, opacity=0.9, clip=True)
+    drawn += points.encode(x, y, _color(names), _shape(names), description="d:N")
+    if level is not None:
+        rule = alt.Chart(_data([{"v": level, "t": f"threshold {number(level)}"}]))
+        low = rule.mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.Y("v:Q"))
+        word = rule.mark_text(color=SOFT, align="left", baseline="bottom", dx=4, dy=-2, fontSize=11.5)
+        drawn = low + word.encode(alt.Y("v:Q"), alt.XValue(0), text="t:N") + drawn
+    return _with_lag(drawn, lag, x).properties(width=width - MARGIN, height=240)
+
+
+def _lag_x(top: float, title: str, low: float = 1.0) -> alt.X:
+    """Lags on a log axis where there are many, on a plain one where there are few."""
+    top = max(top, 2.0)
+    if top < 40:
+        return alt.X("x:Q", title=title, scale=alt.Scale(domain=[0, top], nice=False), axis=alt.Axis(grid=False, tickMinStep=1))
+    scale = alt.Scale(type="log", domain=[min(low, 1.0), top], nice=False)
+    return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(values=_decades(1, top), format=",", grid=False))
+
+
+def _with_lag(chart: Chart, lag: int | None, x: alt.X) -> Chart:
+    return chart if lag is None else _column(float(lag), "the lag", ALARM, x) + chart
+
+
+def _column(at: float, word: str, color: str, x: alt.X) -> Chart:
+    """A line from top to bottom with a word at its head."""
+    base = alt.Chart(_data([{"x": at, "t": f"{word}: {at:,.0f}"}]))
+    rule = base.mark_rule(color=color, strokeDash=[5, 3], strokeWidth=1.6).encode(x)
+    return rule + base.mark_text(color=color, baseline="bottom", dy=-4, fontSize=11.5).encode(x, alt.YValue(0), text="t:N")
+
+
+def _with_level(chart: Chart, lag: int | None, word: str) -> Chart:
+    """A line from left to right at the lag."""
+    if lag is None:
+        return chart
+    base = alt.Chart(_data([{"v": float(lag), "t": f"{word}: {lag:,}"}]))
+    rule = base.mark_rule(color=ALARM, strokeDash=[5, 3], strokeWidth=1.6).encode(alt.Y("v:Q"))
+    text = base.mark_text(color=ALARM, align="left", baseline="bottom", dx=4, dy=-3, fontSize=11.5)
+    return rule + text.encode(alt.Y("v:Q"), alt.XValue(0), text="t:N") + chart
+
+
+def _curve_rows(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], words: str, low: float | None = None, high: float | None = None
+) -> list[Row]:
+    """One row a figure of every curve, from lag 1 on; at most about a hundred of one curve, densest where lags are short."""
+    rows = []
+    for name, (lags, values) in curves.items():
+        for k in _thin(lags):
+            v = float(values[k])
+            if math.isnan(v):
+                continue
+            shown = v if low is None or high is None else _within(v, low, high)
+            d = words.format(s=name, x=f"{int(lags[k]):,}", v=number(v))
+            rows.append({"s": name, "x": int(lags[k]), "v": _r(shown), "d": d})
+    return rows
+
+
+def _curve_table(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], value: str) -> dict[str, list[Any]]:
+    return {
+        "place": [n for n, (lags, _) in curves.items() for _ in lags],
+        "lag": [int(k) for lags, _ in curves.values() for k in lags],
+        value: [float(v) for _, values in curves.values() for v in values],
+    }
+
+
+def _thin(lags: np.ndarray, most: int = 90) -> list[int]:
+    """Indices of the lags that are drawn: all where they are few, else about evenly on a log axis, the last one always."""
+    at = [k for k in range(len(lags)) if lags[k] >= 1]
+    if len(at) <= most:
+        return at
+    wanted = np.geomspace(1, len(at), most)
+    return [at[k] for k in sorted({int(round(w)) - 1 for w in wanted})]
+
+
+def _rung(k: int, rung: Any, top: float) -> Row:
+    """A rung of the ladder: how far its bar goes and what stands at its end."""
+    lag = rung.lag
+    row: Row = {"k": k, "name": RUNGS.get(rung.name, rung.name), "v": None, "end": "at", "from": 1.0, "to": top}
+    if lag is None or (isinstance(lag, float) and math.isnan(lag)):
+        row["label"] = "not measured"
+    elif math.isinf(lag):
+        beyond = getattr(rung, "beyond", None)
+        row |= {"v": top, "end": "on", "label": "no end seen" if beyond is None else f"more than {beyond:,} steps"}
+    else:
+        row |= {"v": max(1.0, float(lag)), "label": f"{lag:,.0f} steps" if lag != 1 else "1 step"}
+    row["d"] = f"{rung.name}: {row['label']}"
+    return row
+
+
+def _ends() -> alt.Scale:
+    return alt.Scale(domain=["at", "on"], range=["circle", "triangle-right"])
+
+
+def _decades(low: float, high: float, dense: bool = True) -> list[float]:
+    """1, 2, 5, 10, ... inside a range; powers of ten alone where that would be too many."""
+    many = math.log10(max(high, 1.0) / max(low, 1e-9)) > (3.2 if dense else 2.2)
+    steps = (1,) if many else (1, 2, 5)
+    span = range(math.floor(math.log10(max(low, 1e-9))), math.ceil(math.log10(max(high, 1e-9))) + 1)
+    return [s * 10.0**n for n in span for s in steps if low <= s * 10.0**n <= high]
+
+
+def _decade_span(values: Sequence[float], floor: float = 1e-9, ceiling: float = 1e12) -> tuple[float, float]:
+    """The decades that hold all positive finite values, at least two, within a range that can still be read."""
+    good = [float(v) for v in values if math.isfinite(v) and v > 0]
+    if not good:
+        return 1e-3, 1.0
+    low = max(floor, 10.0 ** math.floor(math.log10(min(good))))
+    if any(v == 0 for v in values):
+        low = max(floor, low / 10)  # room for the zeros below the rest
+    high = min(ceiling, 10.0 ** math.ceil(math.log10(max(good))))
+    low, high = min(low, ceiling / 100), max(high, floor * 100)
+    return (low, high) if high / low >= 99 else (high / 100, high)
+
+
+def _log_y(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
+    first, last = round(math.log10(low)), round(math.log10(high))
+    exponents = range(first, last + 1, max(1, math.ceil((last - first) / 6)))
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return scale, _y_axis(values=[10.0**n for n in exponents], labelExpr=powers(exponents))
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.zeros(0, int)
+
+
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many units, spread evenly over the order of their values."""
+    return np.sort(np.argsort(values, kind="stable")[_evenly(len(values), most)])
+
+
+def _strongest(values: np.ndarray, most: int) -> list[int]:
+    """The columns with the largest sums, in their own order."""
+    return sorted(np.argsort(-np.abs(values).sum(0), kind="stable")[:most].tolist())
+
+
+def _bins(T: int, most: int) -> list[int]:
+    """Edges of at most so many runs of lags that cover 0 .. T-1."""
+    return np.unique(np.linspace(0, T, min(T, most) + 1).round().astype(int)).tolist()
+
+
+def _first(results: Results, most: int = PLACES) -> tuple[Results, int]:
+    return dict(list(results.items())[:most]), max(0, len(results) - most)
+
+
+def _rest(left: int) -> str:
+    return f" {left} more places are in the figures only." if left else ""
+
+
+def _told(results: Results) -> str:
+    """The sentences of all places, each behind its name where there are several."""
+    said = {name: _finding(r) for name, r in results.items() if r is not None}
+    return told(said)
+
+
+def _finding(result: Any) -> str:
+    return str(getattr(result, "finding", "") or "")
+
+
+def _series(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(names) if len(names) > 1 else ()
+
+
+def _color(names: Sequence[str]) -> alt.Color:
+    return alt.Color("s:N", title=None, scale=alt.Scale(domain=list(names), range=list(SERIES[: len(names)])))
+
+
+def _dash(names: Sequence[str]) -> alt.StrokeDash:
+    return alt.StrokeDash("s:N", title=None, scale=alt.Scale(domain=list(names), range=list(DASHES[: len(names)])))
+
+
+def _shape(names: Sequence[str]) -> alt.Shape:
+    return alt.Shape("s:N", title=None, scale=alt.Scale(domain=list(names), range=list(SHAPES[: len(names)])))
+
+
+def _y_axis(**more: Any) -> alt.Axis:
+    return alt.Axis(grid=True, **more)
+
+
+def _small(text: str) -> alt.Title:
+    return alt.Title(text, fontSize=12.5, fontWeight="normal", offset=6)
+
+
+def _data(rows: list[Row]) -> alt.Data:
+    return alt.Data(values=rows)
+
+
+def _r(value: Any) -> float:
+    """Four digits are more than a drawing shows."""
+    return float(f"{float(value):.4g}")
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _none(value: Any) -> Any:
+    return None if value is None else value
+
+
+def _of(thing: Any, name: str) -> Any:
+    """A field of an object or of a mapping, None if it has none."""
+    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+
+
+def _cell_of(value: Any) -> Any:
+    return getattr(value, "word", value)

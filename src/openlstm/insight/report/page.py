@@ -1,0 +1,94 @@
+"""The page of a report: one HTML file with everything in it, no script that draws, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import platform
+import time
+from typing import Any
+
+from openlstm import __version__
+from openlstm._errors import missing_extra
+from openlstm.insight.report.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
+from openlstm.insight.report.report import Report
+
+try:
+    import jinja2
+    from markupsafe import Markup
+except ModuleNotFoundError as error:
+    raise missing_extra("xray", str(error.name), "report") from error
+
+ROWS = 60  # of a table behind a picture; the file to download has them all
+PLAIN_CSV = 48_000  # bytes; longer figures are offered compressed, which keeps the page small
+LARGEST = 2_000_000  # bytes of a page
+
+MARKS = {"blocked": "■", "not blocked": "●", "no verdict": "○"}
+"""A shape beside the word, so that the verdict does not hang on its colour."""
+
+
+def render(report: Report) -> str:
+    """The page of a report."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("openlstm.insight.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters["n"] = number
+    sections = [
+        {"section": s, "figures": _figures(s.displays, s.name), "text": Markup(s.extra["text"]) if "text" in s.extra else None}
+        for s in report.sections
+    ]
+    page = env.get_template("page.html.jinja").render(
+        report=report,
+        mark=MARKS.get(report.word, "●"),
+        ladder=next(iter(_ladder(report)), None),
+        tried=next(iter(_tried(report)), None),
+        sections=sections,
+        light=LIGHT,
+        dark=DARK,
+        made={
+            "version": __version__,
+            "when": time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()),
+            "machine": platform.machine(),
+        },
+    )
+    return page
+
+
+def _ladder(report: Report) -> list[dict[str, Any]]:
+    if report.ladder is None or not report.ladder.rungs:
+        return []
+    from openlstm.insight.report import draw
+
+    return _figures((draw.ladder(report.ladder, report.lag),), "ladder")
+
+
+def _tried(report: Report) -> list[dict[str, Any]]:
+    if report.advice is None or not report.advice.tried:
+        return []
+    from openlstm.insight.report import draw
+
+    display = draw.candidates(report.advice, getattr(report.verdict, "thresholds", None))
+    return _figures((display,), "advice")
+
+
+def _figures(displays: tuple[Display, ...], name: str) -> list[dict[str, Any]]:
+    """What the page needs of each picture: two drawings, its table, and its figures as a file inside the link."""
+    out = []
+    for k, display in enumerate(displays):
+        tag = name if len(displays) == 1 else f"{name}-{k + 1}"
+        drawings = {kind: Markup(display.svg(width, f"{tag}-{kind}")) for kind, width in (("wide", WIDE), ("narrow", NARROW))}
+        columns = list(display.data.items())
+        rows = [[cell(values[r]) for _, values in columns] for r in range(min(display.rows, ROWS))]
+        out.append({"display": display, "id": tag, **drawings, "rows": rows, "file": _file(display, tag)})
+    return out
+
+
+def _file(display: Display, tag: str) -> dict[str, str]:
+    raw, name, kind = display.csv().encode(), f"{tag}.csv", "text/csv"
+    if len(raw) > PLAIN_CSV:
+        raw, name, kind = gzip.compress(raw, mtime=0), f"{tag}.csv.gz", "application/gzip"
+    return {"name": name, "href": f"data:{kind};base64,{base64.b64encode(raw).decode()}"}

@@ -1,0 +1,447 @@
+"""`openlstm.xray`: every diagnostic of this package over one model and its data, in order, as one report.
+
+A diagnostic that cannot be computed becomes a section that says why; the others go on. The model is called a few times and left
+as it was: parameters, gradients, modes, random state.
+
+Legend: T time, B batch, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
+from openlstm.insight.look import RECURRENT, Loss, Place, first_non_finite, look
+from openlstm.insight.report.report import Report, Section, told
+
+ROWS = 256  # most rows of the data that are looked at
+STEPS = 1 << 18  # most steps of all rows together
+FEW = 8  # rows for the diagnostics that cost many passes
+LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
+
+
+def xray(
+    model: nn.Module,
+    data: Any,
+    *,
+    lag: int | None = None,
+    loss: Loss | None = None,
+    before: bool | None = None,
+    tokens: Any = None,
+    columns: Mapping[str, Any] | None = None,
+    watch: Any = None,
+    layers: str | Sequence[str] | None = None,
+    name: str | None = None,
+) -> Report:
+    """Say what a network remembers, for how long, and what to change.
+
+    Before training the verdict is whether a lag is blocked, with advice that was measured; after training it is how many steps
+    of context the network uses. Everything else is shown beside it, for every layer and direction.
+
+    Args:
+        model: a recurrent layer of openlstm or torch.nn, or any module that holds some.
+        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, or a tuple whose last is the target.
+            A large batch is thinned out, and the report says so.
+        lag: steps between what has to be remembered and the answer; None for the lag that the data need.
+        loss: `loss(model, *data) -> scalar`. Without it what the network uses cannot be measured, and the gradient is that of a
+            random probe of the last state.
+        before: True for a network before training, False after it; None finds out by the loss: a network that does no better
+            with its past than without is looked at as before training.
+        tokens: an `insight.text.TokenText`, or (ids, strings): the text that the model read, to be shown in colours.
+        columns: name -> array [T, B] (or as the inputs are laid out), what the units are compared with.
+        watch: an `insight.watch.Watch` that listened to the training.
+        layers: only these, as in `insight.look`.
+        name: what the report calls the model; its class if None.
+
+    Returns:
+        A `Report`: `report.word`, `report["retention"].results`, `report.to_html("report.html")`; a notebook shows it.
+
+    Raises:
+        DtypeError: if `model` is no module.
+        ArgumentError: if it holds no recurrent layer, one did not run, the data are empty, or an argument has no such value.
+
+    >>> import openlstm
+    >>> report = xray(openlstm.LSTM(1, 8), torch.randn(60, 4, 1), lag=40)
+    >>> report.word, report["reach"].error is None
+    ('blocked', True)
+    """
+    _check(model, data, lag)
+    begin = time.perf_counter()
+    notes: list[str] = []
+    data, columns = _thinned(model, data, columns, notes)
+    looked = look(model, data, loss, layers=layers, finite=False)
+    places = looked.places
+    about = _about(model, name, places)
+    broken = [found for p in places if (found := _not_finite(p)) is not None]
+    if broken:
+        return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
+    target = _target(data, loss, places)
+    made = _Sections(places)
+    ablated = made.model("ablation", lambda: _ablation(model, data, loss))
+    stage = _stage(before, ablated, notes)
+    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target))
+    needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
+    if lag is None:
+        lag = getattr(verdict, "lag", None) or getattr(needs, "lag", None)
+    advice = None
+    if stage == "before" and verdict is not None:
+        advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target))
+        if why:
+            notes.append(f"No advice: {why.splitlines()[0]}.")
+    made.lag, made.threshold = lag, getattr(getattr(verdict, "thresholds", None), "share", None)
+    if needs is not None:
+        made.model("needed", lambda: needs)
+    for word, measure in _PLACES.items():
+        made.places(word, measure)
+    made.model("attribution", lambda: _attribution(model, data, loss, places))
+    if columns:
+        made.places("tracking", lambda p: _tracking(p, columns))
+    if tokens is not None:
+        made.text(model, data, tokens)
+    if watch is not None:
+        made.model("training", lambda: watch)
+    ladder, why = _guarded(lambda: _ladder(places, verdict, needs, ablated, lag, stage))
+    if why:
+        notes.append(f"No ladder: {why.splitlines()[0]}.")
+    order = _ORDER if stage == "before" else ("ablation", *(w for w in _ORDER if w != "ablation"))
+    sections = tuple(made.found[w] for w in order if w in made.found)
+    return Report(about, stage, lag, verdict, reason, ladder, advice, sections, tuple(notes), time.perf_counter() - begin)
+
+
+_SECTIONS: dict[str, tuple[str, str]] = {
+    "needed": (
+        "What the data need",
+        "A linear model sees the last steps only, more and more of them, and is judged on rows it has not seen. Where its "
+        "error stops falling is the lag that the data ask for, as far as a linear model can tell.",
+    ),
+    "reach": (
+        "Gradient by lag",
+        "A network learns from a step only as far as the gradient comes back to it. Shown is the share of the gradient of the "
+        "joint state (h, c) that is left so many steps before the last, and the part that stayed on the highway. Before "
+        "training a share near zero rules a lag out; after training it is no defect: a memory that is latched has a vanishing "
+        "gradient.",
+    ),
+    "retention": (
+        "What the cells keep",
+        "The gates multiply the cell at every step. Shown is how much of it is left after so many steps, as a mean over "
+        "products, and the half-life of every unit. A short half-life alone rules nothing out: the recurrence can write a "
+        "memory again.",
+    ),
+    "gates": (
+        "The gates",
+        "Each point is a unit: to the right it is closed more often, upwards open more often. In the corner at the bottom left "
+        "a gate is always half open; on the diagonal it is always at one end. Below, all values of the gate.",
+    ),
+    "stability": (
+        "Stability",
+        "The Lyapunov exponents say how fast a small difference of the state grows or fades from step to step. Above zero it "
+        "grows, and gradients explode; far below zero it fades, and so does every memory.",
+    ),
+    "ledger": (
+        "Where the learning signal comes from",
+        "The gradient of the weights is a sum over steps. Shown is which part of it comes from the last so many steps.",
+    ),
+    "health": (
+        "Units",
+        "Dead units do not move, closed ones never show their cell, pegged ones stand at the end of their range. The effective "
+        "rank is the number of independent directions in which the state moves.",
+    ),
+    "ablation": (
+        "What the network uses",
+        "The loss of the same network when it sees the last steps only. The smallest context that loses nothing is what it "
+        "uses, and what it has to be served with.",
+    ),
+    "attribution": (
+        "Attribution",
+        "Integrated gradients: how much each input at each lag moved the output away from what it is for an input of zeros. "
+        "The sum must give the whole difference; the completeness gap says how closely it does.",
+    ),
+    "tracking": (
+        "What the units follow",
+        "Units beside the columns of the data: the closest pairs. A unit that follows a column carries it.",
+    ),
+    "text": (
+        "The text in colours",
+        "Every character in the colour of one unit when it was read: one hue above zero, the other below, the stronger the "
+        "farther from it.",
+    ),
+    "streaming": (
+        "Streaming",
+        "Step by step must give what the whole sequence gives. The warm-up is how many steps a cold start needs until it "
+        "agrees with a warm one; the drift is how far the cell wanders on long input.",
+    ),
+    "training": (
+        "During training",
+        "The same measures while it trained: a horizon that collapses in the first steps asks for a warm-up or a smaller rate.",
+    ),
+}
+"""Heading and explanation of each section."""
+
+_ORDER = "needed reach retention gates stability ledger health ablation attribution tracking text streaming training".split()
+
+
+class _Sections:
+    """Sections as they are made; what fails says why."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.of = places
+        self.found: dict[str, Section] = {}
+        self.lag: int | None = None
+        self.threshold: float | None = None
+
+    def model(self, word: str, measure: Callable[[], Any]) -> Any:
+        """A measure of the whole model."""
+        result, error = _guarded(measure)
+        self._add(word, {} if result is None else {"model": result}, error or None)
+        return result
+
+    def places(self, word: str, measure: Callable[[Place], Any]) -> None:
+        """A measure of every place; one that fails does not stop the others, one that has nothing to measure says so."""
+        results, errors = {}, []
+        for place in self.of:
+            result, error = _guarded(lambda place=place: measure(place))
+            if result is not None:
+                results[place.name] = result
+            elif error:
+                errors.append(error if error.startswith(place.name) else f"{place.name}: {error}")
+        self._add(word, results, "\n".join(dict.fromkeys(errors)) or None)
+
+    def text(self, model: nn.Module, data: Any, tokens: Any) -> None:
+        """The text of a token model in colours, and the units that follow something in it."""
+        result, error = _guarded(lambda: _text(model, data, tokens, self.of))
+        self._add("text", {} if result is None else {"model": result}, error or None)
+
+    def _add(self, word: str, results: Mapping[str, Any], error: str | None) -> None:
+        title, about = _SECTIONS[word]
+        finding = told({n: str(getattr(r, "finding", "") or "") for n, r in results.items()})
+        extra = {"threshold": self.threshold} if word == "reach" else {}
+        self.found[word] = Section(word, title, about, results, finding, error, word if results else "", self.lag, extra)
+
+
+class _Nothing(Exception):
+    """There is nothing to measure here, and why."""
+
+
+def _guarded(measure: Callable[[], Any]) -> tuple[Any, str]:
+    """A result and "", or None and why there is none. A report is made even where a part of it goes wrong."""
+    try:
+        return measure(), ""
+    except (_Nothing, OpenLSTMError) as error:
+        return None, str(error)
+    except Exception as error:  # noqa: BLE001  a fault of ours must not take the other sections with it
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _check(model: Any, data: Any, lag: Any) -> None:
+    if not isinstance(model, nn.Module):
+        got = f"model: {type(model).__name__}"
+        hint = "pass the model or the layer; a model file: `openlstm xray FILE`"
+        raise DtypeError(message("xray", "not a module", got, "a torch.nn.Module", hint))
+    if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
+        hint = "count the steps between what has to be remembered and the answer"
+        raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
+    parts = data if isinstance(data, (tuple, list)) else (data,)
+    if not parts or any(isinstance(a, (Tensor, np.ndarray)) and 0 in a.shape for a in parts):
+        got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
+        raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
+
+
+def _thinned(
+    model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
+) -> tuple[Any, Mapping[str, Any] | None]:
+    """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
+    parts = list(data) if isinstance(data, (tuple, list)) else [data]
+    if not all(isinstance(a, (Tensor, np.ndarray)) for a in parts):
+        return data, columns
+    parts = [torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in parts]
+    firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
+    whole = tuple(parts) if isinstance(data, (tuple, list)) else parts[0]
+    x = parts[0]
+    if len(firsts) != 1 or x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
+        return whole, columns
+    axis = 0 if firsts.pop() else 1
+    rows, steps = x.shape[axis], x.shape[1 - axis]
+    most = max(2, min(ROWS, STEPS // max(steps, 1)))
+    if rows <= most:
+        return whole, columns
+    kept = torch.from_numpy(np.unique(np.linspace(0, rows - 1, most).round().astype(np.int64)))
+
+    def thin(a: Any) -> Any:
+        a = torch.as_tensor(a)
+        if a.shape[:2] == x.shape[:2]:
+            return a.index_select(axis, kept.to(a.device))
+        at = next((k for k in (0, 1) if k < a.dim() and a.shape[k] == rows), None)
+        return a if at is None else a.index_select(at, kept.to(a.device))
+
+    notes.append(f"{len(kept):,} of {rows:,} rows were looked at, spread evenly.")
+    thinner = tuple(thin(a) for a in parts) if isinstance(data, (tuple, list)) else thin(parts[0])
+    return thinner, None if columns is None else {name: thin(a) for name, a in columns.items()}
+
+
+def _about(model: nn.Module, name: str | None, places: Sequence[Place]) -> dict[str, Any]:
+    """What was looked at, for the head of the report."""
+    count = sum(p.numel() for p in model.parameters())
+    shapes = dict.fromkeys(f"{p.steps:,} steps × {p.rows:,} rows" for p in places)
+    return {
+        "name": name or type(model).__name__,
+        "layers": ", ".join(p.title for p in places),
+        "parameters": f"{count:,}",
+        "data": "; ".join(shapes),
+    }
+
+
+def _not_finite(place: Place) -> str | None:
+    """Where the first number that is not finite is, the inputs before the gates."""
+    if not bool(place.x.isfinite().all()):
+        t, b, n = (~place.x.isfinite()).nonzero()[0].tolist()
+        return f"{place.name}: input {n} is {float(place.x[t, b, n])} at step {t}, row {b}"
+    return first_non_finite(place)
+
+
+def _broken(
+    about: Mapping[str, Any], lag: int | None, broken: list[str], notes: list[str], before: bool | None, seconds: float
+) -> Report:
+    """The report of a network that holds or makes numbers that are not finite: it names the first, and measures nothing."""
+    why = f"The first number that is not finite: {broken[0]}."
+    hint = "Weights: go back a checkpoint, lower the learning rate, clip gradients. Inputs: fill or mask what is missing."
+    error = "Nothing that follows from a number that is not finite means anything.\n" + "\n".join(broken)
+    sections = tuple(
+        Section(w, *_SECTIONS[w], results={}, finding="", error=error) for w in ("reach", "retention", "gates", "ledger")
+    )
+    stage = "after" if before is False else "before"
+    return Report(about, stage, lag, None, f"{why} {hint}", None, None, sections, tuple(notes), seconds)
+
+
+def _target(data: Any, loss: Loss | None, places: Sequence[Place]) -> Any:
+    """What is to be learnt: the last of the data, where it has a row for each sequence and no gaps."""
+    if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2 or not isinstance(data[-1], Tensor):
+        return None
+    y, (T, B) = data[-1], (places[0].steps, places[0].rows)
+    if y.is_floating_point() and not bool(y.isfinite().all()):
+        return None
+    if y.dim() >= 2 and y.shape[:2] == (B, T) and T != B:
+        return y.transpose(0, 1)
+    if y.shape[:1] == (B,) or y.shape[:2] == (T, B):
+        return y if y.dim() <= 2 or y.shape[:2] == (T, B) else y.flatten(1)
+    return None
+
+
+def _stage(before: bool | None, ablated: Any, notes: list[str]) -> str:
+    """Whether to look at what can be learnt or at what is used."""
+    if before is not None:
+        return "before" if before else "after"
+    if ablated is None:
+        return "before"
+    none, full = float(ablated.losses[0]), float(ablated.full)
+    if full < LEARNT * none:
+        return "after"
+    notes.append("With its past the network does no better than without, so it is looked at as one before training.")
+    return "before"
+
+
+def _verdict(model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any) -> Any:
+    from openlstm.insight.verdict import verdict
+
+    return verdict(model, data, lag, loss=loss, target=target)
+
+
+def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any) -> Any:
+    from openlstm.insight.advice import advise
+
+    return advise(model, data, verdict.lag, loss, target=target, needed=verdict.needed)
+
+
+def _needed(place: Place, target: Any) -> Any:
+    from openlstm.insight.needed import needed
+
+    if target is None:
+        raise _Nothing("there is no target to tell of")
+    return needed(place.x, target)
+
+
+def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag: int | None, stage: str) -> Any:
+    from openlstm.insight.ladder import flip_rung, ladder
+    from openlstm.insight.reach import reach
+    from openlstm.insight.verdict import forward_places
+
+    ahead = [p for p in places if not p.reverse]
+    reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
+    best = max(reaches, key=lambda r: (np.asarray(r.share) >= 1e-3).sum(), default=None)
+    flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p)]))
+    asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
+    window = max(p.steps for p in places)
+    used = ablated if stage == "after" else None
+    return ladder(lag=asked, needed=needs, window=window, reach=best, flip_lag=flipped, used=used)
+
+
+def _ablation(model: nn.Module, data: Any, loss: Loss | None) -> Any:
+    from openlstm.insight.ablation import ablation
+
+    if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
+        raise _Nothing("it takes a loss and targets: xray(model, (x, y), loss=...)")
+    return ablation(model, data, loss)
+
+
+def _attribution(model: nn.Module, data: Any, loss: Loss | None, places: Sequence[Place]) -> Any:
+    from openlstm.insight.attribution import attribution
+
+    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    x = parts[:-1] if loss is not None and len(parts) > 1 else parts
+    x = x[:1] if isinstance(model, RECURRENT) else x
+    return attribution(model, _few(x, places[0]))
+
+
+def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
+    from openlstm.insight.tracking import tracking
+
+    return tracking(place, columns)
+
+
+def _text(model: nn.Module, data: Any, tokens: Any, places: Sequence[Place]) -> Any:
+    raise _Nothing("text is not there yet")
+
+
+def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
+    """A few rows of the inputs, where it is plain which axis rows are on."""
+    shape = (place.steps, place.rows)
+    if place.rows <= rows:
+        return parts
+    out = []
+    for a in parts:
+        axis = next((k for k in (0, 1) if isinstance(a, Tensor) and a.dim() > k and a.shape[k] == place.rows), None)
+        if isinstance(a, Tensor) and a.shape[:2] == shape:
+            axis = 1
+        out.append(a if axis is None else a.narrow(axis, 0, rows))
+    return tuple(out)
+
+
+def _of_place(module: str, function: str, why: str = "", **options: Any) -> Callable[[Place], Any]:
+    """A diagnostic of one place, loaded when it is asked for; where it gives nothing, `why` is the attribute that says why."""
+
+    def measure(place: Place) -> Any:
+        from importlib import import_module
+
+        result = getattr(import_module(f"openlstm.insight.{module}"), function)(place, **options)
+        if result is None and why:
+            raise _Nothing(getattr(place, why) or f"{place.name}: nothing to measure")
+        return result
+
+    return measure
+
+
+_PLACES: dict[str, Callable[[Place], Any]] = {
+    "reach": _of_place("reach", "reach"),
+    "retention": _of_place("retention", "keep", "no_highway"),
+    "gates": _of_place("census", "census", "no_gates"),
+    "stability": _of_place("stability", "stability"),
+    "ledger": _of_place("ledger", "ledger"),
+    "health": _of_place("health", "health"),
+    "streaming": _of_place("streaming", "streaming"),
+}
+"""What is measured at every place, by the word of its section."""
