@@ -21,7 +21,7 @@ def check(found: dict, folder: Path) -> None:
         "first": "2000-01-08", "last": "2001-12-29", "steps": 104, "known": 104, "origins": ["2000-01-08", "2001-01-06"],
     }  # fmt: skip
     assert found["co2"]["notes"][0]["count"] == 59
-    assert [r["arm"] for r in found["latch"]["rows"]] == ["rnn", "lstm", "lstm-chrono"]
+    assert [arm["name"] for arm in found["latch"]["arms"]] == ["rnn", "lstm", "lstm-chrono"]
     assert (folder / "forecast.png").read_bytes()[:4] == b"\x89PNG"
     assert load(folder / "model.safetensors").horizon == 52
     assert "</html>" in (folder / "explain.html").read_text(encoding="utf-8")
@@ -75,5 +75,5 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     check(found, tmp_path / "a")
     mase = {s["name"]: s["mase"] for s in found["co2"]["scores"]}
     assert mase["LSTM"] <= 0.30 < mase["seasonal naive"]
-    right = {r["arm"]: r["accuracy"]["mean"] for r in found["latch"]["rows"]}
+    right = {arm["name"]: arm["mean"] for arm in found["latch"]["arms"]}
     assert right["lstm-chrono"] >= 0.95 and max(right["rnn"], right["lstm"]) <= 0.60

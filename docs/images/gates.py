@@ -12,8 +12,8 @@ import torch
 
 import openlstm
 from openlstm.lab.arms import build
-from openlstm.lab.experiment import Learner
-from openlstm.lab.sequences import latch_batch
+from openlstm.lab.tasks.latch import latch_batch
+from openlstm.lab.trial import Learner
 
 LAG, HIDDEN, STEPS, SHOWN = 80, 32, 1000, 8
 CELL_WIDTH, CELL_HEIGHT = 6, 3  # px of one step of one unit

@@ -88,12 +88,12 @@ def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     out.print()
     out.rule(f"[bold]2  Memory: overwrite a sign, then keep it through {LAG} steps of distractors", align="left")
     with Live(console=Console(stderr=True, quiet=quiet), refresh_per_second=4, transient=True) as live:
-        result = lab.latch(LAG, 1, STEPS, ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p, LAG)))
+        result = lab.latch(LAG, 1, STEPS, ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p)))
     out.print(result_table(result))
-    best = max(result.rows, key=lambda row: row.accuracy)
-    others = max(row.accuracy[0] for row in result.rows if row is not best)
+    best = result.best
+    others = max(row.mean for row in result.rows if row is not best)
     out.print(
-        f"{best.title}: {best.accuracy[0]:.0%} right; the best of the others: {others:.0%}. Same data, same "
+        f"{best.title}: {best.mean:.0%} right; the best of the others: {others:.0%}. Same data, same "
         "training, another beginning.",
         highlight=False,
     )

@@ -207,7 +207,7 @@ def test_errors_are_printed_once_without_traceback(place: Path, capsys: pytest.C
             "-o",
             place / "bad.safetensors",
         ),
-        ("lab", "latch", "--arms", "gru"),
+        ("lab", "latch", "--arms", "gruu"),
     ):
         ran = Ran(capsys, *command, "--json") if command[0] != "fit" else Ran(capsys, *command)
         assert ran.status == 1 and ran.out == "", command
@@ -283,14 +283,15 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lab_latch(capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "lab", "latch", "--lag", 5, "--steps", 2, "--seeds", 2, "--arms", "rnn,lstm-chrono", "--json")
+    options = ["--lag", 5, "--steps", 2, "--jobs", 1]
+    ran = Ran(capsys, "lab", "latch", *options, "--seeds", 2, "--arms", "rnn,lstm-chrono", "--json")
     assert ran.status == 0
     found = json.loads(ran.out)
     assert (found["lag"], found["steps"], found["seeds"]) == (5, 2, 2)
-    assert [r["arm"] for r in found["rows"]] == ["rnn", "lstm-chrono"]
-    assert all(len(r["per_seed"]["accuracy"]) == 2 for r in found["rows"])
-    ran = Ran(capsys, "lab", "latch", "--lag", 5, "--steps", 2, "--arms", "rnn", "-q")
-    assert "keep a sign through 5 steps" in ran.out and "50 % is guessing" in ran.out and ran.err == ""
+    assert [arm["name"] for arm in found["arms"]] == ["rnn", "lstm-chrono"]
+    assert all(len(arm["scores"]) == 2 for arm in found["arms"])
+    ran = Ran(capsys, "lab", "latch", *options, "--arms", "rnn", "-q")
+    assert "latch, lag 5: the sign at the last of four marks" in ran.out and "50% is guessing" in ran.out and ran.err == ""
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

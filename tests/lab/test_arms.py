@@ -1,12 +1,13 @@
-"""Every arm begins as its name says, and the cell of 1997 stays without a forget gate while it learns."""
+"""Every arm begins as its name says, and reads what a task asks."""
 
 import pytest
 import torch
 
-from openlstm.lab.arms import ARMS, build
-from openlstm.lab.experiment import Learner
-from openlstm.lab.sequences import latch_batch
-from openlstm.nn import RNN, trace
+from openlstm.lab.arms import ARMS, SIDE_BY_SIDE, build
+from openlstm.lab.tasks import TASKS, Task
+from openlstm.lab.tasks.latch import latch_batch
+from openlstm.lab.trial import Learner
+from openlstm.nn import RNN
 
 H, LAG = 32, 120
 
@@ -17,17 +18,20 @@ def forget_bias(name: str) -> torch.Tensor:
     return (w.b_ih + w.b_hh)[H : 2 * H].detach()
 
 
-def test_the_eight_arms_in_the_order_of_the_table() -> None:
+def test_the_arms_in_the_order_of_the_table() -> None:
     assert list(ARMS) == [
         "rnn",
         "rnn-orthogonal",
         "rnn-identity",
         "lstm-1997",
+        "gru",
         "lstm",
         "lstm-forget-1",
         "lstm-forget-3",
+        "lstm-advice",
         "lstm-chrono",
     ]
+    assert SIDE_BY_SIDE == tuple(ARMS)[:-1]  # nobody but the advised one is told the lag
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -63,16 +67,33 @@ def test_chrono_covers_time_constants_up_to_twice_the_lag() -> None:
     assert torch.equal(b[:H], -b[H : 2 * H])
 
 
-def test_the_cell_of_1997_has_f_exactly_1_before_and_after_training() -> None:
+def test_the_cell_of_1997_has_no_forget_gate_and_can_learn() -> None:
     model = build("lstm-1997", H, 5, 0)
-    before = [p.detach().clone() for p in model.layer.weights_of(0) if p is not None]
+    assert model.layer.cell.gates == ("i", "g", "o")
+    before = [p.detach().clone() for p in model.parameters()]
     generator = torch.Generator().manual_seed(0)
     learner = Learner(model)
-    for _ in range(5):
+    for _ in range(3):
         learner.step(*latch_batch(5, 16, generator))
-    f = trace(model.layer, latch_batch(5, 16, generator)[0])["0.f"]
-    assert (f == 1).all()
-    after = [p.detach() for p in model.layer.weights_of(0) if p is not None]
-    for old, new in zip(before, after, strict=True):
-        assert torch.equal(old[H : 2 * H], new[H : 2 * H])  # what belongs to f has not moved by a bit
-        assert not torch.equal(old[:H], new[:H])  # the rest has
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert not torch.equal(old, new)
+
+
+def test_following_the_advice_chrono_is_the_chrono_arm() -> None:
+    advised, chrono = build("lstm-advice", H, LAG, 3, advice=f"chrono={LAG}"), build("lstm-chrono", H, LAG, 3)
+    assert all(torch.equal(p, q) for p, q in zip(advised.parameters(), chrono.parameters(), strict=True))
+    plain, none = build("lstm", H, LAG, 3), build("lstm-advice", H, LAG, 3)
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), none.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm-1997"])
+def test_what_a_network_answers_fits_every_task(name: str, task: Task) -> None:
+    x, *target = task.batch(task.least + 3, 5, torch.Generator().manual_seed(0))
+    model = build(name, 7, 4, 0, task)
+    outputs = model(x)
+    shape = [5] if task.where == "last step" else [len(x), 5]
+    assert list(outputs.shape) == (shape if task.outputs == 1 else [*shape, task.outputs])
+    assert torch.equal(outputs, model.answer(*model.layer(x)))
+    task.loss(outputs, *target).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

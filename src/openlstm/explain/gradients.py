@@ -12,8 +12,8 @@ from openlstm.explain.charts import Figure, curves, matrices, number
 from openlstm.explain.gates import CELL, WIRES, saved_by, switch
 from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
 from openlstm.lab.arms import Reader
-from openlstm.lab.experiment import share_by_lag
-from openlstm.lab.sequences import latch_batch
+from openlstm.lab.tasks.latch import latch_batch
+from openlstm.lab.trial import share_by_lag
 from openlstm.nn import LSTM, RNN, init
 from openlstm.reference import State, Weights
 

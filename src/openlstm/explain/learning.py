@@ -15,8 +15,8 @@ import torch
 from openlstm.explain.charts import Figure, Panel, number, panels
 from openlstm.insight import retention
 from openlstm.lab.arms import Reader
-from openlstm.lab.experiment import Learner, accuracy_of
-from openlstm.lab.sequences import EARLY, latch_batch
+from openlstm.lab.tasks.latch import EARLY, latch_batch
+from openlstm.lab.trial import Learner, accuracy_of
 from openlstm.nn import LSTM, init, trace
 
 LAG, STEPS, BATCH, RATE, TRIES = 8, 500, 64, 0.05, 6

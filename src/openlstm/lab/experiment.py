@@ -1,215 +1,320 @@
-"""`latch`: overwrite a sign, then keep it through a lag of distractors; every arm on the same data, step by step side by side.
-
-The protocol is fixed (docs/lab.md): H = 32, batch 64, Adam 3e-3, gradient norm clipped at 1, 1,000 steps, binary cross entropy
-on the answer read from the last h, accuracy on 2,000 fresh sequences.
-"""
+"""An experiment: one task, several networks side by side, several seeds; what could be seen before, beside what came of it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-import torch
-from torch.nn import functional as F
-
 from openlstm._errors import ArgumentError, message
-from openlstm.insight import gradient_share
-from openlstm.lab.arms import ARMS, Reader, build
-from openlstm.lab.sequences import latch_batch
-from openlstm.nn import trace
-
-HIDDEN, BATCH, RATE, CLIP, STEPS, FRESH = 32, 64, 3e-3, 1.0, 1000, 2000
-REPORT_EVERY = 20  # steps between two calls of on_progress
+from openlstm.engine.threads import torch_aside
+from openlstm.lab.advised import Advised, measure
+from openlstm.lab.arms import ADVISED, ARMS, SIDE_BY_SIDE
+from openlstm.lab.jobs import each
+from openlstm.lab.tasks import TASKS, Task
+from openlstm.lab.trial import BATCH, CLIP, FRESH, HIDDEN, Job, Outcome
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one arm did, over all seeds.
+    """What one arm did, one number per seed that is done.
 
-    accuracy: on fresh sequences after training, one number per seed; 0.5 is guessing.
-    share: the share of the gradient that reached the last mark before training, one number per seed.
+    title: in the tables; that of the advised arm says what the advice was.
+    scores: the share of right answers on fresh sequences, after training.
+    shares: the share of the gradient that reached the lag, before training.
+    curves: the score on the training batch at every 20th step.
     """
 
-    arm: str
+    name: str
     title: str
-    accuracy: tuple[float, ...]
-    share: tuple[float, ...]
+    scores: tuple[float, ...]
+    shares: tuple[float, ...]
+    curves: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Of the scores."""
+        return fmean(self.scores)
+
+    @property
+    def reaches_before(self) -> float:
+        """The share of the gradient that reached the lag before training, median over seeds."""
+        return median(self.shares)
 
     def to_dict(self) -> dict[str, Any]:
-        """Mean, smallest and largest accuracy, the median share, and the numbers of every seed."""
+        """Plain numbers, ready for JSON; None for what is not finite."""
+        shares = [_finite(share) for share in self.shares]
         return {
-            "arm": self.arm,
+            "name": self.name,
             "title": self.title,
-            "accuracy": {"mean": fmean(self.accuracy), "min": min(self.accuracy), "max": max(self.accuracy)},
-            "share": median(self.share),
-            "per_seed": {"accuracy": list(self.accuracy), "share": list(self.share)},
+            "reaches_before": _finite(self.reaches_before),
+            "scores": list(self.scores),
+            "mean": self.mean,
+            "min": min(self.scores),
+            "max": max(self.scores),
+            "shares": shares,
         }
+
+
+@dataclass(frozen=True)
+class Running:
+    """A network that is learning now."""
+
+    seed: int
+    step: int
+    score: float  # on its last batch; NaN before the first step
+    share: float  # of the gradient, before training
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands, for a live table.
 
-    running: arm -> accuracy on the last batches of the current seed, NaN before the first step.
-    share: arm -> the share of the gradient before training of the current seed.
-    rows: arm -> what is known from finished seeds (none before the first is finished).
+    arms: all of them, in the order of the table.
+    rows: arm -> what is known from the seeds that are done.
+    running: arm -> the networks that are learning now.
     """
 
-    seed: int  # counted from 0
-    seeds: int
-    step: int
+    task: Task
+    size: int
     steps: int
-    running: dict[str, float]
-    share: dict[str, float]
+    done: int  # networks
+    networks: int
+    seconds: float
+    arms: tuple[str, ...]
     rows: dict[str, Row]
+    running: dict[str, list[Running]]
+    advice: Advised | None
 
 
 @dataclass(frozen=True)
 class Result:
     """The table of an experiment."""
 
-    lag: int
+    task: Task
+    size: int
     seeds: int
     steps: int
+    hidden: int
     first_seed: int
     seconds: float
     rows: tuple[Row, ...]
+    advice: Advised | None = None
 
     def __getitem__(self, arm: str) -> Row:
-        return next(row for row in self.rows if row.arm == arm)
+        return next(row for row in self.rows if row.name == arm)
+
+    @property
+    def lag(self) -> int:
+        """The steps over which something has to be remembered."""
+        return self.task.lag(self.size)
+
+    @property
+    def best(self) -> Row:
+        """The arm with the highest mean score."""
+        return max(self.rows, key=lambda row: row.mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, ready for JSON."""
-        protocol = {"hidden": HIDDEN, "batch": BATCH, "adam": RATE, "clip": CLIP, "fresh_sequences": FRESH}
-        head = {k: v for k, v in asdict(self).items() if k != "rows"}
-        return {"experiment": "latch", **head, "protocol": protocol, "rows": [row.to_dict() for row in self.rows]}
+        t = self.task
+        protocol = {"hidden": self.hidden, "batch": BATCH, "adam": t.rate, "clip": CLIP, "fresh_sequences": FRESH}
+        return {
+            "experiment": t.name,
+            t.size_name: self.size,
+            "needed_lag": self.lag,
+            "seeds": self.seeds,
+            "steps": self.steps,
+            "first_seed": self.first_seed,
+            "seconds": self.seconds,
+            "protocol": protocol,
+            "score": t.answer,
+            "guessing": t.guessing,
+            "arms": [row.to_dict() for row in self.rows],
+            "advice": self.advice.to_list() if self.advice else [],
+            "published": [p._asdict() for p in t.published],
+        }
 
     def to_markdown(self) -> str:
         """The table as it stands in docs/lab.md."""
         share = f"share of the gradient at lag {self.lag} before training"
-        lines = [f"| arm | accuracy, mean of {self.seeds} | smallest - largest | {share} |", "|---|---|---|---|"]
-        for row in (r.to_dict() for r in self.rows):
-            a = row["accuracy"]
-            name = f"`{row['arm']}` {row['title']}"
-            lines.append(f"| {name} | {a['mean']:.1%} | {a['min']:.1%} - {a['max']:.1%} | {row['share']:.1e} |")
+        lines = [f"| arm | {self.task.answer}, mean of {self.seeds} | smallest - largest | {share} |", "|---|---|---|---|"]
+        for row in self.rows:
+            name = f"`{row.name}` {row.title}"
+            span = f"{min(row.scores):.1%} - {max(row.scores):.1%}"
+            lines.append(f"| {name} | {row.mean:.1%} | {span} | {row.reaches_before:.1e} |")
         return "\n".join(lines)
+
+
+def run(
+    task: str | Task,
+    size: int | None = None,
+    *,
+    seeds: int = 1,
+    steps: int | None = None,
+    arms: Iterable[str] = SIDE_BY_SIDE,
+    hidden: int = HIDDEN,
+    seed: int = 0,
+    jobs: int = 1,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Train every arm on a task and say how often it answers right, beside how much gradient reached the lag before training.
+
+    All arms of a seed see the same sequences. The numbers depend on the arguments alone (and on the last bits of the backend),
+    not on `jobs`.
+
+    Args:
+        task: a name from `lab.tasks.TASKS`.
+        size: its lag or length; the task's own if None.
+        seeds: how many repetitions, at least 1; repetition k uses seed + k.
+        steps: training steps, at least 0; the task's own if None.
+        arms: names from `ARMS`; "lstm-advice" gets what the X-ray recommends for the default LSTM of the first seed.
+        hidden: H.
+        jobs: processes that work at a time. With more than 1, a script needs `if __name__ == "__main__":` around the call.
+        on_progress: called every 20 steps of a network and when one is done.
+
+    Raises:
+        ArgumentError: for an unknown task or arm, or a number out of range.
+        TrainingError: if a network fails; it says which.
+
+    >>> result = run("recall", 3, steps=2, arms=["rnn", "lstm"])
+    >>> [row.name for row in result.rows]
+    ['rnn', 'lstm']
+    """
+    task = _task(task) if isinstance(task, str) else task
+    size = task.default if size is None else size
+    steps = task.steps if steps is None else steps
+    arms = tuple(arms)
+    _check(task, {"size": size, "seeds": seeds, "steps": steps, "seed": seed, "hidden": hidden, "jobs": jobs}, arms)
+    return _Run(task, size, seeds, steps, arms, hidden, seed, on_progress)(jobs)
 
 
 def latch(
     lag: int = 120,
     seeds: int = 5,
-    steps: int = STEPS,
-    arms: Iterable[str] = tuple(ARMS),
+    steps: int = 1000,
+    arms: Iterable[str] = SIDE_BY_SIDE,
     seed: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    jobs: int = 1,
 ) -> Result:
-    """Train every arm on `latch` and say how often it answers right, beside how much gradient reached the lag before training.
-
-    All arms of a seed see the same sequences. The numbers depend on the arguments alone (and on the last bits of the backend).
-
-    Args:
-        lag: steps between the last mark and the answer, at least 1.
-        seeds: how many repetitions, at least 1.
-        steps: training steps, at least 0.
-        arms: names from `ARMS`.
-        seed: the first seed; repetition k uses seed + k.
-        on_progress: called every 20 steps and at the end of each seed.
-
-    Raises:
-        ArgumentError: for an unknown arm, or a number out of range.
+    """The flagship, `run("latch", lag)`.
 
     >>> result = latch(lag=3, seeds=1, steps=2, arms=["rnn", "lstm-chrono"])
-    >>> [row.arm for row in result.rows]
+    >>> [row.name for row in result.rows]
     ['rnn', 'lstm-chrono']
     """
-    arms = tuple(arms)
-    _check(lag, seeds, steps, seed, arms)
-    begin = time.perf_counter()
-    done: dict[str, Row] = {}
-
-    def tell(k: int, step: int, running: dict[str, float], share: dict[str, float]) -> None:
-        if on_progress:
-            on_progress(Progress(k, seeds, step, steps, running, share, dict(done)))
-
-    for k in range(seeds):
-        after, share = _repetition(lag, steps, arms, seed + k, partial(tell, k))
-        for arm in arms:
-            old = done.get(arm, Row(arm, ARMS[arm].title, (), ()))
-            done[arm] = Row(arm, old.title, (*old.accuracy, after[arm]), (*old.share, share[arm]))
-        tell(k, steps, after, share)
-    return Result(lag, seeds, steps, seed, time.perf_counter() - begin, tuple(done[arm] for arm in arms))
+    return run("latch", lag, seeds=seeds, steps=steps, arms=arms, seed=seed, jobs=jobs, on_progress=on_progress)
 
 
-def share_by_lag(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> np.ndarray:
-    """||dL/ds_{T-k}|| / ||dL/ds_T|| for the task's own loss, for k = 0 .. T-1: what a training step can hear of each lag."""
-    t = trace(model.layer, x, loss=lambda out, state: F.binary_cross_entropy_with_logits(model.read(state), answer))
-    return gradient_share(t["0.dh"], t["0.dc"] if "0.dc" in t else None)
+def title(arm: str, advice: Advised | None) -> str:
+    """The title of an arm; that of the advised one says what the advice was, once it is known."""
+    if arm != ADVISED or advice is None:
+        return ARMS[arm].title
+    return f"LSTM + advice ({advice.flag or 'nothing to change'})"
 
 
-def accuracy_of(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> float:
-    """The share of right answers. A network that diverged to NaN answers "negative" everywhere, which is guessing."""
-    with torch.no_grad():
-        return int(((model(x) > 0) == (answer > 0)).sum()) / len(answer)
+class _Run:
+    """One call of `run`: what is known so far, and who is told."""
 
+    def __init__(
+        self,
+        task: Task,
+        size: int,
+        seeds: int,
+        steps: int,
+        arms: tuple[str, ...],
+        hidden: int,
+        seed: int,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.task, self.size, self.steps, self.arms, self.hidden = task, size, steps, arms, hidden
+        self.seeds = range(seed, seed + seeds)
+        self.on_progress = on_progress
+        self.begin = time.perf_counter()
+        self.advice: Advised | None = None
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self.running: dict[tuple[str, int], Running] = {}
 
-class Learner:
-    """A network on its way: model, Adam, and a running accuracy."""
+    def __call__(self, jobs: int) -> Result:
+        with torch_aside():
+            for job, outcome in each(self.jobs(), min(jobs, len(self.arms) * len(self.seeds)), self.hear):
+                self.outcomes[job.arm, job.seed] = outcome
+                self.running.pop((job.arm, job.seed), None)
+                self.tell()
+        seconds = time.perf_counter() - self.begin
+        rows = tuple(self.rows().values())
+        first, many = self.seeds.start, len(self.seeds)
+        return Result(self.task, self.size, many, self.steps, self.hidden, first, seconds, rows, self.advice)
 
-    def __init__(self, model: Reader, rate: float = RATE) -> None:
-        self.model = model
-        self.adam = torch.optim.Adam(model.parameters(), rate)
-        self.running = math.nan
+    def jobs(self) -> Iterator[Job]:
+        """Seed by seed; the advised arm of a seed comes last, so that others learn while the advice is measured."""
+        for seed in self.seeds:
+            for arm in sorted(self.arms, key=lambda arm: arm == ADVISED):
+                if arm == ADVISED and self.advice is None:
+                    self.advice = measure(self.task, self.size, self.hidden, self.seeds.start)
+                advice = self.advice.flag if arm == ADVISED and self.advice else None
+                yield Job(self.task.name, self.size, arm, seed, self.hidden, self.steps, advice)
 
-    def step(self, x: torch.Tensor, answer: torch.Tensor) -> None:
-        """One step of the protocol."""
-        self.adam.zero_grad()
-        logits = self.model(x)
-        F.binary_cross_entropy_with_logits(logits, answer).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.adam.step()
-        right = float(((logits.detach() > 0) == (answer > 0)).float().mean())
-        self.running = right if math.isnan(self.running) else 0.95 * self.running + 0.05 * right
+    def hear(self, job: Job, step: int, score: float, share: float) -> None:
+        self.running[job.arm, job.seed] = Running(job.seed, step, score, share)
+        self.tell()
 
-
-def _repetition(
-    lag: int, steps: int, arms: tuple[str, ...], seed: int, tell: Callable[[int, dict[str, float], dict[str, float]], None]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """One seed: arm -> accuracy after training, arm -> share before; `tell(step, running, share)` every 20 steps."""
-    learners = {arm: Learner(build(arm, HIDDEN, lag, seed)) for arm in arms}
-    look = latch_batch(lag, BATCH, _generator(seed, 0))
-    share = {arm: float(share_by_lag(learner.model, *look)[lag]) for arm, learner in learners.items()}
-    data = _generator(seed, 1)
-    for step in range(steps):
-        if step % REPORT_EVERY == 0:
-            tell(step, {arm: learner.running for arm, learner in learners.items()}, share)
-        batch = latch_batch(lag, BATCH, data)
-        for learner in learners.values():
-            learner.step(*batch)
-    fresh = latch_batch(lag, FRESH, _generator(seed, 2))
-    return {arm: accuracy_of(learner.model, *fresh) for arm, learner in learners.items()}, share
-
-
-def _generator(seed: int, purpose: int) -> torch.Generator:
-    """Independent streams for the look before training (0), training (1) and the fresh sequences (2)."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def _check(lag: int, seeds: int, steps: int, seed: int, arms: tuple[str, ...]) -> None:
-    for name, value, least in (("lag", lag, 1), ("seeds", seeds, 1), ("steps", steps, 0), ("seed", seed, 0)):
-        if value < least:
-            raise ArgumentError(
-                message("latch", f"{name} is too small", f"{name}={value}", f"at least {least}", f"pass {name}={least} or more")
+    def tell(self) -> None:
+        if self.on_progress is None:
+            return
+        running = {arm: [now for (name, _), now in sorted(self.running.items()) if name == arm] for arm in self.arms}
+        networks, seconds = len(self.arms) * len(self.seeds), time.perf_counter() - self.begin
+        self.on_progress(
+            Progress(
+                self.task,
+                self.size,
+                self.steps,
+                len(self.outcomes),
+                networks,
+                seconds,
+                self.arms,
+                self.rows(),
+                running,
+                self.advice,
             )
+        )
+
+    def rows(self) -> dict[str, Row]:
+        """Arm -> row, of what is done; seeds in their order, whatever the order in which they ended."""
+        rows = {}
+        for arm in self.arms:
+            done = [self.outcomes[arm, seed] for seed in self.seeds if (arm, seed) in self.outcomes]
+            if done:
+                scores, shares, curves, _ = zip(*done, strict=True)
+                rows[arm] = Row(arm, title(arm, self.advice), scores, shares, curves)
+        return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _task(name: str) -> Task:
+    if name not in TASKS:
+        raise ArgumentError(message("lab", f"unknown task {name!r}", repr(name), ", ".join(TASKS), "use one of these names"))
+    return TASKS[name]
+
+
+def _check(task: Task, numbers: dict[str, int], arms: tuple[str, ...]) -> None:
+    least = {"size": task.least, "steps": 0, "seed": 0}
+    for key, value in numbers.items():
+        name, low = task.size_name if key == "size" else key, least.get(key, 1)
+        if value < low:
+            hint = f"pass {name}={low} or more"
+            raise ArgumentError(message(task.name, f"{name} is too small", f"{name}={value}", f"at least {low}", hint))
     for arm in arms:
         if arm not in ARMS:
             hint = "use one of these names"
-            raise ArgumentError(message("latch", f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint))
+            raise ArgumentError(message(task.name, f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint))
     if not arms or len(set(arms)) < len(arms):
         hint = "leave arms out to run all of them"
-        raise ArgumentError(message("latch", "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint))
+        raise ArgumentError(message(task.name, "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint))

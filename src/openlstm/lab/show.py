@@ -3,41 +3,109 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from openlstm.lab.arms import ARMS
-from openlstm.lab.experiment import Progress, Result
+from openlstm.lab.advised import Advised
+from openlstm.lab.experiment import Progress, Result, title
+from openlstm.lab.tasks import Task
 
-SHARE, RIGHT = "gradient reaching the lag", "right answers"
+SHARE = "gradient reaching the lag"
+BAR = 20  # letters
+LEARNT = 0.9  # of the way from guessing to perfect: what is called learnt in the last line
 
 
-def progress_table(p: Progress, lag: int) -> Table:
-    """A row per network while it learns: the look before training, and the running share of right answers."""
-    table = _table(f"latch, lag {lag}: seed {p.seed + 1} of {p.seeds}, step {p.step} of {p.steps}", SHARE, f"{RIGHT} now")
-    table.add_column("", min_width=20)
-    for arm, accuracy in p.running.items():
-        known = not math.isnan(accuracy)
-        bar = "█" * round(20 * max(0.0, 2 * accuracy - 1)) if known else ""  # empty at guessing, full at 100 %
-        table.add_row(ARMS[arm].title, _share(p.share[arm]), f"{accuracy:.0%}" if known else "-", f"[green]{bar}[/]")
+def progress_table(p: Progress) -> Table:
+    """A row per network while it learns: the look before training, what is done, and where the others stand."""
+    left = f", about {p.seconds / p.done * (p.networks - p.done):.0f} s left" if p.done else ""
+    head = f"{_head(p.task, p.size)}: {p.done} of {p.networks} networks{left}"
+    table = _table(head, SHARE, f"{p.task.answer}", "")
+    table.add_column("now", min_width=BAR)
+    for arm in p.arms:
+        row, running = p.rows.get(arm), p.running[arm]
+        known = [*(row.shares if row else ()), *(now.share for now in running)]
+        now = [r for r in running if not math.isnan(r.score)]
+        table.add_row(
+            title(arm, p.advice),
+            share(fmean(known)) if known else "",
+            f"{row.mean:.1%}" if row else "",
+            f"{len(row.scores)} done" if row else "",
+            f"[green]{_bar(fmean(r.score for r in now), p.task.guessing)}[/] step {max(r.step for r in now)}" if now else "",
+        )
     return table
 
 
-def result_table(result: Result) -> Table:
-    """A row per network: the look before training beside the answers after it."""
-    many = result.seeds > 1
-    names = (SHARE, f"{RIGHT}, mean of {result.seeds} seeds", "range") if many else (SHARE, RIGHT)
-    table = _table(
-        f"latch: keep a sign through {result.lag} steps of distractors, after {result.steps:,} training steps", *names
-    )
-    table.caption = "50 % is guessing. The share of the gradient is measured before the first training step."
-    for row in (row.to_dict() for row in result.rows):
-        right = row["accuracy"]
-        span = (f"{right['min']:.1%}–{right['max']:.1%}",) if many else ()
-        style = "bold green" if right["mean"] >= 0.95 else None
-        table.add_row(row["title"], _share(row["share"]), f"{right['mean']:.1%}", *span, style=style)
-    return table
+def result_table(result: Result) -> RenderableType:
+    """A row per network: the look before training beside the answers after it; then the published numbers and the advice."""
+    task, many = result.task, result.seeds > 1
+    names = (SHARE, f"{task.answer}, mean of {result.seeds} seeds", "range") if many else (SHARE, task.answer)
+    table = _table(f"{_head(task, result.size)}: {task.question}, after {result.steps:,} training steps", *names)
+    table.caption = (
+        f"{task.guessing:.3g} is guessing. " if task.guessing not in (0.5, 0.25) else f"{task.guessing:.0%} is guessing. "
+    ) + f"The share of the gradient that reaches the lag of {result.lag} is measured before the first training step."
+    for row in result.rows:
+        span = (f"{min(row.scores):.1%}–{max(row.scores):.1%}",) if many else ()
+        style = "bold green" if learnt(task, row.mean) else None
+        table.add_row(row.title, share(row.reaches_before), f"{row.mean:.1%}", *span, style=style)
+    lines = [*published(task), *(advice(result.advice) if result.advice else []), verdict(result)]
+    return Group(table, *(Text(line) for line in lines))
+
+
+def verdict(result: Result) -> str:
+    """Who learnt it, in a sentence; that nobody did, where nobody did."""
+    good = [row for row in result.rows if learnt(result.task, row.mean)]
+    if not good:
+        best = result.best
+        return (
+            f"Nobody learnt it in {result.steps:,} steps; the best is {best.title} with {best.mean:.1%} {result.task.answer}. "
+            "More --steps may help."
+        )
+    if len(good) == len(result.rows):
+        return "All of them learnt it."
+    others = [row for row in result.rows if row not in good]
+    best = max(others, key=lambda row: row.mean)
+    return f"Learnt by: {', '.join(row.title for row in good)}. The best of the others: {best.mean:.1%} ({best.title})."
+
+
+def learnt(task: Task, score: float) -> bool:
+    """Whether nine tenths of the way from guessing to perfect are done."""
+    return (score - task.guessing) / (1 - task.guessing) >= LEARNT
+
+
+def published(task: Task) -> list[str]:
+    """What papers reached, one line each."""
+    if not task.published:
+        return ["published: no number; the task is a control of our own" if task.name == "recall" else "published: no number"]
+    return [f"published: {p.number} ({p.protocol}; {p.source})" for p in task.published]
+
+
+def advice(a: Advised) -> list[str]:
+    """What the look before training recommends for the default LSTM, and how to follow it."""
+    return [f"advice: {a.finding}"]
+
+
+def share(value: float) -> str:
+    """A share that is easy to read while it is not tiny.
+
+    >>> share(0.034), share(2.1e-9), share(0.0)
+    ('3.4 %', '2.1e-09', '0')
+    """
+    if value == 0:
+        return "0"
+    return f"{100 * value:.2g} %" if 1e-3 <= value < 10 else f"{value:.1e}"
+
+
+def _head(task: Task, size: int) -> str:
+    return f"{task.name}, {task.size_name} {size}"
+
+
+def _bar(score: float, guessing: float) -> str:
+    """Empty at guessing, full at 100 %."""
+    return "█" * round(BAR * max(0.0, (score - guessing) / (1 - guessing)))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -46,14 +114,3 @@ def _table(title: str, *columns: str) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     return table
-
-
-def _share(share: float) -> str:
-    """A share that is easy to read while it is not tiny.
-
-    >>> _share(0.034), _share(2.1e-9), _share(0.0)
-    ('3.4 %', '2.1e-09', '0')
-    """
-    if share == 0:
-        return "0"
-    return f"{100 * share:.2g} %" if share >= 1e-3 else f"{share:.1e}"

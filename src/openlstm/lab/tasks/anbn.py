@@ -34,7 +34,10 @@ class Anbn(Grammar):
     )
 
     def draw(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        n = torch.randint(1, size + 1, (1, batch), generator=generator)
+        return self.strings(size, torch.randint(1, size + 1, (batch,), generator=generator))
+
+    def strings(self, size: int, n: Tensor) -> tuple[Tensor, ...]:
+        """The strings of the numbers n [B], none larger than `size`."""
         t = torch.arange(2 * size + 1)[:, None]  # [T, 1]
         said = torch.where(t == 0, 0, torch.where(t <= n, 1, 2))
         following = torch.where(t < n, 0, torch.where(t < 2 * n, 1, 2))
@@ -44,6 +47,12 @@ class Anbn(Grammar):
         possible[..., 0] |= t == n  # and another a
         said, following = torch.where(real, said, -1), torch.where(real, following, -1)
         return one_hot(said, 3), following, possible & real[..., None]
+
+    def look(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """The longest string, and the question at its last b: is it over?"""
+        n = torch.full((batch,), size)
+        x, following, possible = self.strings(size, n)
+        return x, following[-1:], possible[-1:]
 
     def lag(self, size: int) -> int:
         """From the last S to the end of the longest string."""

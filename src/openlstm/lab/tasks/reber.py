@@ -18,6 +18,7 @@ SYMBOLS = "BTPSXVE"
 INNER = {0: "B1", 1: "T2P3", 2: "S2X4", 3: "T3V5", 4: "X3S6", 5: "P4V6", 6: "E7"}
 """The Reber grammar: node -> the one or two pairs of symbol and next node, each as likely as the other; 7 is its end."""
 
+MEAN = 8  # symbols of an inner string, on average
 _INNER_SIZE = 8  # nodes 0-6, and 7 which says the second symbol once more
 GERS = "Gers, Schmidhuber & Cummins 2000, table 2"
 
@@ -52,7 +53,7 @@ def streams(steps: int, rows: int, generator: torch.Generator) -> tuple[np.ndarr
 
     >>> symbols, _ = streams(30, 1, torch.Generator().manual_seed(0))
     >>> "".join(SYMBOLS[s] for s in symbols[:, 0])
-    'BTBPVPSETEBPBPTTVVEPEBTBTXSETE'
+    'BPBTXSEPEBPBTXXTTTTVPSEPEBPBPT'
     """
     coins = torch.randint(2, (steps, rows), generator=generator).numpy()
     node = np.zeros((steps + 1, rows), int)
@@ -61,7 +62,31 @@ def streams(steps: int, rows: int, generator: torch.Generator) -> tuple[np.ndarr
     return SYMBOL[node[:-1], coins], node
 
 
-class Reber(Grammar):
+class _Embedded(Grammar):
+    """What both tasks share."""
+
+    inputs = outputs = len(SYMBOLS)
+    answer = "strings right at every step"
+
+    def look(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Strings whose inner string has the mean length, up to the step that has to know the second symbol. x [10, B, 7]."""
+        shown = MEAN + 2  # B, T or P, the inner string
+        found, have = [], 0
+        while have < batch:
+            symbols, node = streams(shown + 1, 8 * batch, generator)
+            here = np.isin(node[shown], [3 + 7, 3 + _INNER_SIZE + 7])  # the inner string has ended with the last input
+            found.append(symbols[:, here])
+            have += int(here.sum())
+        symbols = torch.from_numpy(np.concatenate(found, 1)[:, :batch])
+        following = symbols[-1:]
+        return one_hot(symbols[:-1], self.inputs), following, one_hot(following, self.outputs).bool()
+
+    def lag(self, size: int) -> int:
+        """8: an inner string, of 8 symbols on average, lies between the second symbol and the step that has to know it."""
+        return MEAN
+
+
+class Reber(_Embedded):
     """One string a row, of at most length + 1 symbols; at each the question is which symbols may follow.
 
     x [length, B, 7], one-hot, zeros behind a string's last but one symbol. Right is a string in which at every step all
@@ -75,11 +100,9 @@ class Reber(Grammar):
     name = "reber"
     question = "the symbols that may follow in an embedded Reber string"
     source = "Cleeremans, Servan-Schreiber & McClelland 1989; embedded: Hochreiter & Schmidhuber 1997, experiment 1"
-    inputs = outputs = len(SYMBOLS)
     default, least = 40, 8
-    answer = "strings right at every step"
     published = (
-        Published("100 % of the networks, after 8,440 strings", "LSTM of 1997", "Hochreiter & Schmidhuber 1997, table 2"),
+        Published("100 % of the networks, after 8,440 strings", "LSTM of 1997", "Hochreiter & Schmidhuber 1997, table 1"),
     )
 
     def draw(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -97,12 +120,8 @@ class Reber(Grammar):
         possible = torch.from_numpy(POSSIBLE[node[1:-1]])
         return one_hot(torch.where(real, said, -1), self.inputs), torch.where(real, following, -1), possible & real[..., None]
 
-    def lag(self, size: int) -> int:
-        """8: an inner string, of 8 symbols on average, lies between the second symbol and the step that has to know it."""
-        return 8
 
-
-class ContinualReber(Grammar):
+class ContinualReber(_Embedded):
     """An endless stream of strings, of which length + 1 symbols are shown; nothing says where one ends but its E.
 
     x [length, B, 7], no padding. Right is a string in which every step is; the one cut off at the end counts with what is
@@ -116,9 +135,7 @@ class ContinualReber(Grammar):
     name = "continual-reber"
     question = "the symbols that may follow in a stream of embedded Reber strings"
     source = "Gers, Schmidhuber & Cummins 2000"
-    inputs = outputs = len(SYMBOLS)
     default = 100
-    answer = "strings right at every step"
     published = (
         Published("0 % perfect networks", "LSTM of 1997", GERS),
         Published("18 % perfect networks", "LSTM with forget gates", GERS),
@@ -142,7 +159,3 @@ class ContinualReber(Grammar):
         shown = torch.zeros(right.shape[1] * most, dtype=torch.bool).index_fill(0, place.unique(), True)
         wrong = torch.zeros_like(shown).index_fill(0, place[~right.flatten()], True)
         return ~wrong[shown]
-
-    def lag(self, size: int) -> int:
-        """As for `reber`."""
-        return 8

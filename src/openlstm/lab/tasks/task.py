@@ -88,10 +88,17 @@ class Task(ABC):
         """The steps between what has to be remembered and the answer that needs it."""
         return size
 
-    @torch.no_grad()
-    def last(self, target: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The target of the last step alone, with a time axis of 1 where there is one: for a look at its gradient."""
-        return target if self.where == "last step" else tuple(part[-1:] for part in target)
+    def look(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """As `batch`, but with the target of the last step alone (a time axis of 1 where the task asks at every step).
+
+        For a look at a network before training: the answer at the last step needs what was seen `lag(size)` steps before it.
+        """
+        x, *target = self.batch(size, batch, generator)
+        return x, *(target if self.where == "last step" else (part[-1:] for part in target))
+
+    def look_loss(self, outputs: Tensor, *target: Tensor) -> Tensor:
+        """The loss of the answer at the last step, for the outputs of a network and the target of `look`."""
+        return self.loss(outputs if self.where == "last step" else outputs[-1:], *target)
 
 
 class Sign(Task):

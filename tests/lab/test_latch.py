@@ -2,7 +2,7 @@
 
 import torch
 
-from openlstm.lab.sequences import latch_batch
+from openlstm.lab.tasks.latch import latch_batch
 
 
 def draw(lag: int = 120, batch: int = 500, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,134 @@
+"""The tables, the picture and the command of the lab show the numbers of the result, and say what was not learnt."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from openlstm import lab
+from openlstm._errors import ArgumentError
+from openlstm.cli import main
+from openlstm.lab import command, picture, show
+from openlstm.lab.advised import Advised
+from openlstm.lab.experiment import Progress, Running
+
+LATCH = lab.tasks.TASKS["latch"]
+ADVICE = Advised(
+    120,
+    "blocked",
+    "chrono=120",
+    "openlstm.nn.init.chrono(layer, 120)",
+    ({"name": "chrono", "flag": "chrono=120", "line": "", "share": 0.2, "flip": 0.1, "verdict": "not blocked"},),
+    "Lag 120 is blocked; best of 1 changes is chrono=120 (--init chrono=120).",
+)
+ROWS = (
+    lab.Row("rnn", "RNN, default", (0.5, 0.52), (1e-27, 0.0)),
+    lab.Row("lstm-advice", "LSTM + advice (chrono=120)", (0.98, 0.97), (0.2, 0.3)),
+)
+
+
+def result(rows: tuple[lab.Row, ...] = ROWS, advice: Advised | None = ADVICE, task: str = "latch") -> lab.Result:
+    return lab.Result(lab.tasks.TASKS[task], 120, len(rows[0].scores), 1000, 32, 0, 1.0, rows, advice)
+
+
+def text(what: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_holds_the_numbers_the_advice_and_who_learnt_it() -> None:
+    shown = text(show.result_table(result()))
+    assert "97.5%" in shown and "97.0%–98.0%" in shown and "51.0%" in shown and "50% is guessing" in shown
+    assert "advice: Lag 120 is blocked" in shown and "--init chrono=120" in shown
+    assert "Learnt by: LSTM + advice (chrono=120). The best of the others: 51.0% (RNN, default)." in shown
+
+
+def test_what_nobody_learnt_is_said() -> None:
+    shown = text(show.result_table(result(ROWS[:1], None)))
+    assert "Nobody learnt it in 1,000 steps; the best is RNN, default with 51.0% right answers" in shown
+
+
+@pytest.mark.parametrize("task", lab.tasks.TASKS)
+def test_published_numbers_stand_beside(task: str) -> None:
+    shown = text(show.result_table(result(task=task)))
+    assert all(p.number in shown and p.source in shown for p in lab.tasks.TASKS[task].published)
+    assert "published: " in shown
+
+
+def test_the_live_table() -> None:
+    running = {"rnn": [Running(2, 40, 0.75, 1e-9)], "lstm-advice": []}
+    p = Progress(LATCH, 120, 1000, 3, 6, 30.0, tuple(running), {"rnn": ROWS[0]}, running, None)
+    shown = text(show.progress_table(p))
+    assert "3 of 6 networks, about 30 s left" in shown and "2 done" in shown and "step 40" in shown
+    assert "█" * 10 in shown and "█" * 11 not in shown  # half of the way from guessing to perfect
+
+
+def values(chart: dict) -> list[dict]:
+    """The data of every layer of a picture."""
+    if "data" in chart and "values" in chart["data"]:
+        return chart["data"]["values"]
+    return [v for key in ("layer", "hconcat") for part in chart.get(key, []) for v in values(part)]
+
+
+def test_the_picture_has_a_dot_a_seed_a_tick_an_arm_and_a_line_in_both_panels() -> None:
+    left, right = picture.draw(result()).to_dict()["hconcat"]
+    for panel in (left, right):
+        assert [len(layer["data"]["values"]) for layer in panel["layer"]] == [1, 4, 2]
+    dots = right["layer"][1]["data"]["values"]
+    assert [d["score"] for d in dots] == [0.5, 0.52, 0.98, 0.97]
+    assert [d["share"] for d in dots] == [picture.FLOOR, picture.FLOOR, 0.2, 0.3]  # zero has no place on a log axis
+    assert right["layer"][0]["data"]["values"] == [{"score": 0.5}]
+
+
+@pytest.mark.parametrize("kind", picture.KINDS)
+def test_the_picture_in_every_form(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"latch{kind}"
+    picture.save(result(), path)
+    data = path.read_bytes()
+    if kind == ".png":
+        assert data[:4] == b"\x89PNG"
+    elif kind == ".svg":
+        assert b"LSTM + advice" in data and data.count(b"<path") > 8
+    else:
+        assert b"</html>" in data and not re.search(rb'(src|href)="http', data)
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="has an ending that is not known here\n  got       '.gif'"):
+        picture.check(tmp_path / "a.gif")
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        picture.check(tmp_path / "no" / "a.svg")
+    (tmp_path / "b.svg").mkdir()
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        picture.check(tmp_path / "b.svg")
+
+
+def test_the_help_knows_what_the_tasks_know() -> None:
+    assert list(command.COMMANDS) == list(lab.tasks.TASKS)
+    for name, entry in command.COMMANDS.items():
+        task = lab.tasks.TASKS[name]
+        assert entry[:4] == (task.size_name, task.default, task.least, task.steps), name
+
+
+def test_every_arm_is_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "latch", "--help"]) == 0
+    help_ = "".join(capsys.readouterr().out.split())
+    assert all(f"{arm}," in help_ or f"{arm}." in help_ for arm in lab.ARMS)
+
+
+@pytest.mark.parametrize("task", lab.tasks.TASKS)
+def test_every_task_is_a_command(task: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    size, least = command.COMMANDS[task].size_name, command.COMMANDS[task].least
+    options = [f"--{size}", str(least + 2), "--steps", "20", "--arms", "rnn,gru", "--jobs", "1", "--json"]
+    assert main(["lab", task, *options, "-o", str(tmp_path / "a.svg")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["experiment"] == task and found[size] == least + 2
+    assert [arm["name"] for arm in found["arms"]] == ["rnn", "gru"]
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+    assert main(["lab", task, f"--{size}", str(least - 1)]) == 2
