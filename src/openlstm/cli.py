@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from openlstm import __version__
 from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
 from openlstm.doctor import extra_of
 from openlstm.engine.threads import torch_aside
+from openlstm.lab.command import app as lab_app
 
 app = typer.Typer(
     help="An LSTM you can see through: train it, ask it, score it, look inside.",
@@ -30,7 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 fit_app = typer.Typer(help="Train a model on a table and save it.", no_args_is_help=True, rich_markup_mode=None)
-lab_app = typer.Typer(help="The classic long-memory experiments.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
 
@@ -248,34 +247,6 @@ def explain(
     if as_json:
         return _print_json({"page": str(output), "bytes": output.stat().st_size})
     Console().print(f"Wrote {output}: open it in a browser.", highlight=False, soft_wrap=True, markup=False)
-
-
-@lab_app.command("latch")
-def lab_latch(
-    lag: Annotated[int, typer.Option(min=1, help="Steps of distractors between the last mark and the answer.")] = 120,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions with seeds of their own.")] = 1,
-    steps: Annotated[int, typer.Option(min=0, max=2**62, help="Training steps of each network.")] = 1000,
-    arms: Annotated[
-        str | None, typer.Option(help="Names with commas between them; all of them if left out.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first seed.")] = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Overwrite a sign, keep it through LAG steps of distractors: which networks can, and could it be seen before training?"""
-    from openlstm import lab
-    from openlstm.lab.show import progress_table, result_table
-
-    names = tuple(name.strip() for name in arms.split(",")) if arms else tuple(lab.ARMS)
-    if quiet:
-        with torch_aside():
-            result = lab.latch(lag, seeds, steps, names, seed)
-    else:
-        with Live(console=_err(), refresh_per_second=4, transient=True) as live, torch_aside():
-            result = lab.latch(lag, seeds, steps, names, seed, lambda p: live.update(progress_table(p, lag)))
-    if as_json:
-        return _print_json(result.to_dict())
-    Console().print(result_table(result))
 
 
 @app.command()

@@ -10,6 +10,8 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -50,7 +52,8 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
         for _ in range(processes):
             ours, theirs = context.Pipe()
             worker = context.Process(target=_work, args=(theirs,), daemon=True)
-            worker.start()
+            with _deaf():
+                worker.start()
             theirs.close()  # so that ours closes when the process dies
             workers.append(worker)
             idle.append(ours)
@@ -90,9 +93,25 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
             worker.join()
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Inside, Ctrl-C waits, and a process that is started never hears it: a terminal sends it to all of them, but the parent
+    ends the others. To ignore it in the process itself would come too late: it may arrive while that still imports torch.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it is started by the first process otherwise, and takes the mask away
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(connection: Connection) -> None:
     """What a process does: one job after another, until there is nobody to tell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where there is no mask to inherit
     import torch
 
     from openlstm.engine.threads import set_num_threads
