@@ -145,6 +145,13 @@ def chunks(
     return _Given.keyed(cell, x, weights, state, backend, chunk, options).forwards()
 
 
+def chunks_again(
+    cell: Cell, x: Tensor, weights: Weights, state: State, *, chunk: int = CHUNK, backend: str = "auto", **options: Any
+) -> Iterator[Chunk]:
+    """As `chunks`, from the last chunk that ran to the first; each but the last runs twice, and one is held at a time."""
+    return _Given.keyed(cell, x, weights, state, backend, chunk, options).again()
+
+
 def chunks_back(
     cell: Cell,
     x: Tensor,
@@ -242,8 +249,8 @@ class _Given(NamedTuple):
             return state
         if fresh is None:
             return State(*(None if s is None else s.masked_fill(cut, 0) for s in state))
-        fresh = State(*(None if f is None else f[t1] if f.dim() == 3 else f for f in fresh))
-        return State(*(None if s is None else torch.where(cut, f, s) for s, f in zip(state, fresh, strict=True)))
+        pairs: Any = zip(state, fresh, strict=True)
+        return State(*(None if s is None else torch.where(cut, f[t1] if f.dim() == 3 else f, s) for s, f in pairs))
 
     def leave(self, t1: int, flow: State) -> State:
         """What of the gradient of that state crosses to the chunk before."""
@@ -267,24 +274,29 @@ class _Given(NamedTuple):
             yield part
             state = part.end
 
-    def backwards(self, dy: Dy, dstate: State | None) -> Iterator[Back]:
+    def again(self) -> Iterator[Chunk]:
+        """The chunks from the last to the first: run through once for the states at their borders, then one by one again."""
         borders, starts, state = self.borders(), [], self.state
         last = None
         for k, (t0, t1) in enumerate(borders):
             starts.append(self.enter(t1, state))
             last = self.run(t0, t1, starts[-1], save=k == len(borders) - 1)
             state = last.end
+        for k in reversed(range(len(borders))):
+            part = self.run(*borders[k], starts[k]) if last is None else last
+            last = None
+            yield part
+
+    def backwards(self, dy: Dy, dstate: State | None) -> Iterator[Back]:
         flow = State(*(None if s is None else torch.zeros_like(s) for s in self.state))
         if dstate is not None:
             flow = State(*(z if d is None or z is None else d.detach().to(z.dtype) for z, d in zip(flow, dstate, strict=True)))
-        for k in reversed(range(len(borders))):
-            t0, t1 = borders[k]
-            part = self.run(t0, t1, starts[k]) if last is None else last
-            last = None
-            g = self.back(part, None if dy is None else dy(t0, t1) if callable(dy) else dy[t0:t1], flow)
+        for part in self.again():
+            given = dy(part.t0, part.t1) if callable(dy) else None if dy is None else dy[part.t0 : part.t1]
+            g = self.back(part, given, flow)
             assert g.h_steps is not None
-            yield Back(t0, part.start, part.saved, g.h_steps, g.c_steps, g.state)
-            flow = self.leave(t1, g.state)
+            yield Back(part.t0, part.start, part.saved, g.h_steps, g.c_steps, g.state)
+            flow = self.leave(part.t1, g.state)
 
     def back(self, part: Chunk, dy: Tensor | None, flow: State) -> Gradients:
         """The gradients of one chunk, given those of what it hands on."""

@@ -14,13 +14,18 @@ Source: Bengio, Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013 (eq. 5-7)
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, message
-from openlstm.cells import Around, Cell
-from openlstm.reference import Saved, State, Weights, _plain, unsum
+from openlstm.cells import Around, Cell, Flow
+from openlstm.engine.operators import active
+from openlstm.insight.look import Place
+from openlstm.noise import ZONEOUT_C, ZONEOUT_H, hidden_mask, zoneout_backward
+from openlstm.reference import Saved, State, Weights, _plain, take, unsum
 
 
 def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> np.ndarray:
@@ -87,6 +92,94 @@ def products(jacobians: np.ndarray) -> np.ndarray:
 def sizes(matrices: np.ndarray) -> np.ndarray:
     """The largest singular value of each matrix: the most by which it can stretch a gradient. [..., S, S] -> [...]."""
     return np.linalg.norm(matrices, 2, axis=(-2, -1))
+
+
+class Turn(NamedTuple):
+    """The steps of a chunk taken apart as one batch of steps, so that gradients can be sent back through each of them alone."""
+
+    cell: Cell
+    weights: Weights  # with gates of their own for every unit
+    around: Around  # of every step, [n, B, .]
+    noise: Any
+    t0: int
+
+    @staticmethod
+    def of(place: Place, t0: int, start: State, saved: Saved) -> Turn:
+        """The steps of a chunk of `place.forwards()` or `place.again()`.
+
+        What a pass does not keep (the cell's own h' and c' under zoneout, the sums of a cell that derives itself by autograd)
+        is computed again from the states between the steps.
+        """
+        cell, w, _ = _plain(place.cell, Weights(*(_plain_type(a) for a in place.weights)))
+        before, noise = place.before(t0, start, saved), active(place.noise)
+        gates = A.split(saved.gates, len(cell.saved)) if cell.saved else ()
+        c, h, z, mask = saved.c, saved.h if saved.m is None else saved.m, None, None
+        if noise is not None or not cell.derives_itself:
+            x = place.x[t0 : t0 + saved.h.shape[0]]
+            if noise is not None:
+                noise = noise._replace(seed=int(noise.seed))
+            taken = [
+                take(cell, x[k], State(before.h[k], None if before.c is None else before.c[k]), w, noise, t0 + k)
+                for k in range(len(x))
+            ]
+            h, z = (A.stack([getattr(step, name) for step in taken]) for name in ("h", "z"))
+            c = A.stack([step.c for step in taken]) if cell.has_cell else None
+            gates = tuple(A.stack(list(parts)) for parts in zip(*(step.gates for step in taken), strict=True))
+            mask = A.stack([step.mask for step in taken]) if taken and taken[0].mask is not None else None
+        return Turn(cell, w, Around(gates, before, c, h, w.w_ch, mask, z), noise, t0)
+
+    def step(self, k: int) -> Turn:
+        """One step of it, with the arrays [B, .]."""
+        a = self.around
+        before = State(a.before.h[k], None if a.before.c is None else a.before.c[k])
+        c, mask, z = (None if v is None else v[k] for v in (a.c, a.mask, a.z))
+        one = Around(tuple(g[k] for g in a.gates), before, c, a.h[k], a.w_ch, mask, z)
+        return self._replace(around=one, t0=self.t0 + k)
+
+    def flow(self, dh: Array, dc: Array | None) -> tuple[Flow, State]:
+        """dL/dh_t and dL/dc_t -> the gradients of what the steps read, and what zoneout hands on to the old state."""
+        old = State(0, 0)
+        if self.noise is not None:
+            new_h, old_h = self._zoned(ZONEOUT_H, dh)
+            new_c, old_c = (None, 0) if dc is None else self._zoned(ZONEOUT_C, dc)
+            dh, dc, old = new_h, new_c, State(old_h, old_c)
+        dm = dh if self.weights.w_hr is None else dh @ self.weights.w_hr
+        if self.cell.derives_itself:
+            return self.cell.backward(self.around, dm, dc), old
+        flat = [None if v is None else v.reshape(-1, v.shape[-1]) for v in (dm, dc)]
+        flow = self.cell.backward(_flat(self.around), flat[0], flat[1])
+        return Flow(*(None if v is None else v.reshape(*dm.shape[:-1], v.shape[-1]) for v in flow)), old
+
+    def _zoned(self, kind: int, d: Array) -> tuple[Array, Array]:
+        def one(t: int, d: Array) -> tuple[Array, Array]:
+            new, old = zoneout_backward(self.noise, kind, t, d)
+            return new, A.namespace(d).zeros_like(d) if old is None else old
+
+        if d.ndim == 2:
+            return one(self.t0, d)
+        new, old = zip(*(one(self.t0 + k, d[k]) for k in range(len(d))), strict=True)
+        return A.stack(list(new)), A.stack(list(old))
+
+    def back(self, dh: Array, dc: Array | None) -> State:
+        """dL/d(state after) -> dL/d(state before), of each step alone: the transposed Jacobian times a vector."""
+        flow, old = self.flow(dh, dc)
+        to_h = unsum(self.cell, flow.z)[1] @ self.weights.w_hh
+        mask = hidden_mask(self.noise)
+        to_h = to_h if mask is None else mask * to_h
+        to_h = (to_h if flow.h is None else to_h + flow.h) + old.h
+        return State(to_h, None if flow.c is None else flow.c + old.c)
+
+
+def _flat(a: Around) -> Around:
+    def flat(v: Any) -> Any:
+        return None if v is None else v.reshape(-1, v.shape[-1])
+
+    before = State(flat(a.before.h), flat(a.before.c))
+    return Around(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z))
+
+
+def _plain_type(a: Any) -> Any:
+    return a.float() if a is not None and a.dtype.itemsize == 2 else a
 
 
 def _check(cell: Cell, weights: Weights) -> None:

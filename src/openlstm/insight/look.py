@@ -147,6 +147,10 @@ class Place:
         """The forward pass in chunks of time (`engine.scan.chunks`)."""
         return scan.chunks(self.cell, self.x, self.weights, self.state, chunk=chunk, backend=self.backend, **self._rows())
 
+    def again(self, chunk: int = CHUNK) -> Iterator[Chunk]:
+        """The same chunks, the last that ran first (`engine.scan.chunks_again`)."""
+        return scan.chunks_again(self.cell, self.x, self.weights, self.state, chunk=chunk, backend=self.backend, **self._rows())
+
     def backwards(self, dy: Dy, dstate: State | None, chunk: int = CHUNK) -> Iterator[Back]:
         """The way back in chunks of time (`engine.scan.chunks_back`)."""
         options = {"chunk": chunk, "backend": self.backend, **self._rows()}
@@ -295,7 +299,7 @@ def recurrent(model: nn.Module, layers: str | Sequence[str] | None = None) -> di
     Raises:
         ArgumentError: if there is none, or a name is unknown.
     """
-    found = {path: m for path, m in model.named_modules() if isinstance(m, RECURRENT)}
+    found: dict[str, nn.Module] = {path: m for path, m in model.named_modules() if isinstance(m, RECURRENT)}
     if not found:
         kinds = list(dict.fromkeys(type(m).__name__ for m in model.modules()))
         raise ArgumentError(
@@ -448,13 +452,16 @@ def first_non_finite(place: Place) -> str | None:
     if found is not None:
         return found
     for part in place.forwards():
-        found = _first_bad(place, part.t0, part.saved)
+        found = first_bad(place, part.t0, part.saved)
         if found is not None:
             return found
     return None
 
 
-def _first_bad(place: Place, t0: int, saved: Saved) -> str | None:
+def first_bad(place: Place, t0: int, saved: Saved) -> str | None:
+    """The first NaN or infinity of one chunk, in the order in which it ran."""
+    if all(bool(a.isfinite().all()) for a in (saved.gates, saved.c, saved.h) if a is not None):
+        return None
     named = {f"gate {name}" if name in place.cell.gates else name: a for name, a in saved.named(place.cell).items()}
     n = saved.h.shape[0]
     bad = {name: ~a.isfinite().flatten(1).all(1) for name, a in named.items()}  # [n] each

@@ -1,9 +1,11 @@
-"""How much of a cell state is kept over a lag, and how much of a gradient reaches it.
+"""D2, retention: how much of a cell state is kept over a lag; and how much of a gradient reaches it.
 
 Legend: T time, B batch, H hidden size, K the longest lag.
 
     R_j(k) = mean over windows of  f_t f_{t-1} ... f_{t-k+1}      (unit j; the share of c_{t-k} that is still in c_t)
     share(k) = ||dL/ds_{T-k}|| / ||dL/ds_T||,  s = (h, c)
+
+    tau_mean = -1 / ln(mean f),   tau_log = -1 / mean(ln f)       (two shortcuts; both are wrong for gates that switch)
 
 The two are different questions: a network can forget by its gates and still keep what matters by writing it again, and a
 gradient can leave the highway through the gates. A share near zero before training means that the lag can hardly be learnt;
@@ -12,11 +14,18 @@ a large share only means that it is not ruled out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.engine.scan import Chunk
+from openlstm.insight.look import Place
+from openlstm.insight.words import number, plain, steps
 
 
 def retention(f: Array, max_lag: int | None = None) -> np.ndarray:
@@ -58,11 +67,12 @@ def retention(f: Array, max_lag: int | None = None) -> np.ndarray:
     return out
 
 
-def half_life(kept: np.ndarray) -> np.ndarray:
+def half_life(kept: np.ndarray, lags: np.ndarray | None = None) -> np.ndarray:
     """The lag at which half is left, interpolated in ln R around the crossing.
 
     Args:
-        kept: R [K+1, H] of `retention`.
+        kept: R [K+1, H] of `retention`, or [K, H] at the lags given.
+        lags: rising from 0, those of the rows of `kept`; 0, 1, 2 .. if None.
 
     Returns:
         [H] in steps; inf where more than half is left at the longest lag.
@@ -70,7 +80,170 @@ def half_life(kept: np.ndarray) -> np.ndarray:
     >>> round(float(half_life(retention(np.full((20, 1, 1), 0.9)))[0]), 2)
     6.58
     """
-    return np.array([_crossing(column) for column in kept.T])
+    lags = np.arange(len(kept)) if lags is None else np.asarray(lags)
+    return np.array([_crossing(column, lags) for column in kept.T])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the highway of one place keeps.
+
+    Fields:
+        lags: [K] from 0.
+        kept: R [K, H], float64, the share that is still there so many steps later.
+        half_life: [H], inf where more than half is left at the longest lag.
+        tau_mean, tau_log: [H], see above.
+    """
+
+    name: str
+    lags: np.ndarray
+    kept: np.ndarray
+    half_life: np.ndarray
+    tau_mean: np.ndarray
+    tau_log: np.ndarray
+
+    @property
+    def finding(self) -> str:
+        """One sentence."""
+        longest, middle = float(self.half_life.max()), float(np.median(self.half_life))
+        if not np.isfinite(middle):
+            return f"{self.name}: most units keep more than half of their cell over all {steps(int(self.lags[-1]))}."
+        text = f"{self.name}: the gates halve the cell of the middle unit in {steps(round(middle, 1))}, "
+        if np.isfinite(longest):
+            return text + f"of the longest in {steps(round(longest, 1))}."
+        n = int(np.isinf(self.half_life).sum())
+        return text + f"{n} of {len(self.half_life)} units keep more than half over all {steps(int(self.lags[-1]))}."
+
+    def at(self, lag: int) -> np.ndarray:
+        """R at a lag, interpolated between those that were measured: [H]."""
+        return np.array([np.interp(lag, self.lags, column) for column in self.kept.T])
+
+    def advice(self, lag: int) -> str:
+        """What to do if `lag` steps are to be bridged; "" where the gates keep long enough."""
+        longest = float(self.half_life.max())
+        if longest >= lag:
+            return ""
+        need = -np.log(np.exp(np.log(2) / lag) - 1)  # the bias at which sigmoid is 2^(-1/lag)
+        return (
+            f"The longest unit keeps half for {steps(round(longest, 1))}, the lag is {lag}: "
+            f"a forget bias near {number(need)}, or chrono with T_max={2 * lag}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return plain(self)
+
+
+def keep(place: Place, starts: int = 32) -> Kept | None:
+    """`retention` of a place without holding its gates: running products from some start points of every row.
+
+    Args:
+        place: of `look`.
+        starts: how many windows begin in each row, spread evenly and differently in every row; as many as there are steps take
+            all of them, and the result is that of `retention`.
+
+    Returns:
+        None for a cell without a highway (`place.no_highway` says why).
+
+    >>> import openlstm
+    >>> from openlstm.insight.look import look
+    >>> layer = openlstm.nn.init.forget_bias(openlstm.LSTM(3, 8), 5.0)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight_ih_l0.zero_(), layer.weight_hh_l0.zero_()
+    >>> found = keep(look(layer, torch.zeros(200, 2, 3)).places[0])
+    >>> found.half_life.round(1).tolist()[0]  # sigmoid(5) = 0.9933
+    103.2
+    """
+    if place.no_highway:
+        return None
+    keeping = Keeping(place, starts)
+    for part in place.forwards():
+        keeping.see(part)
+    return keeping.result()
+
+
+class Keeping:
+    """`Kept` as a reduction over the chunks of a forward pass."""
+
+    def __init__(self, place: Place, starts: int = 32) -> None:
+        self.place = place
+        T, B, H = place.steps, place.rows, place.units
+        ends = place.ends().cpu().double()
+        if starts >= T:
+            at = torch.arange(T)[:, None].expand(T, B)
+        else:
+            each = torch.arange(starts * B, dtype=torch.float64).view(B, starts).T  # row by row, so that each row is covered
+            at = ((each * _GOLDEN).frac() * ends).floor().long()
+            at[0] = 0  # so that the longest lag is seen in every row
+        inside = at < ends
+        self.row = torch.arange(B).expand_as(at)[inside]  # [N] of every window
+        self.begin = at[inside]
+        self.lags = lags(T)
+        where = torch.full((T + 1,), -1)
+        where[torch.from_numpy(self.lags)] = torch.arange(len(self.lags))
+        self.where = where  # the place of a lag among those that are noted
+        self.product = torch.ones(len(self.row), H, dtype=place.x.dtype, device=place.x.device)
+        self.sums = torch.zeros(len(self.lags), H, dtype=torch.float64)
+        self.counts = torch.zeros(len(self.lags), dtype=torch.float64)
+        self.sums[0], self.counts[0] = 1, 1
+        self.f, self.log_f = torch.zeros(H, dtype=torch.float64), torch.zeros(H, dtype=torch.float64)
+        self.n = 0
+
+    def see(self, part: Chunk) -> None:
+        """One chunk; chunks come in the order in which they ran."""
+        f = self.place.kept(part.saved)
+        assert f is not None
+        order = self.place.order(part.t0, part.t1)  # [n, B]
+        cut = self.place.cuts(part.t0, part.t1)
+        if cut is not None:
+            f = f.masked_fill(cut[..., None], 0)
+        real = f[order >= 0]
+        self.f += real.double().sum(0).cpu()
+        self.log_f += real.double().log().sum(0).cpu()  # -inf where a gate was closed: then 1/tau is infinite
+        self.n += len(real)
+        self.product[self.product < _TINY] = 0
+        n = f.shape[0]
+        order = order.cpu()
+        for t in reversed(range(n)) if self.place.reverse else range(n):
+            lag = order[t][self.row] - self.begin + 1  # [N], of each window after this step
+            on = (lag > 0) & (order[t][self.row] >= 0)
+            at = on.nonzero()[:, 0]
+            if not len(at):
+                continue
+            now = self.product[at] * f[t][self.row[at]]
+            self.product[at] = now
+            noted = self.where[lag[at]]
+            seen = noted >= 0
+            if not bool(seen.all()):
+                now, noted = now[seen], noted[seen]
+            self.sums.index_add_(0, noted, now.double().cpu())
+            self.counts.index_add_(0, noted, torch.ones(len(noted), dtype=torch.float64))
+
+    def result(self) -> Kept:
+        found = self.counts > 0
+        kept = (self.sums[found] / self.counts[found][:, None]).numpy()
+        at = self.lags[found.numpy()]
+        with np.errstate(divide="ignore"):
+            tau_mean = -1 / np.log((self.f / max(self.n, 1)).numpy())
+            tau_log = -1 / (self.log_f / max(self.n, 1)).numpy()
+        return Kept(self.place.name, at, kept, half_life(kept, at), np.abs(tau_mean), np.abs(tau_log))
+
+
+_GOLDEN = (5**0.5 - 1) / 2
+_TINY = 1e-18  # below it a product counts as zero: its numbers would soon be subnormal, and slow
+
+
+def lags(T: int, dense: int = 2048) -> np.ndarray:
+    """The lags that are noted: 0 .. T, in a long sequence all up to `dense`/4 and then more and more apart.
+
+    >>> lags(3).tolist(), len(lags(1_000_000)) < 2100
+    ([0, 1, 2, 3], True)
+    """
+    if dense >= T:
+        return np.arange(T + 1)
+    near = np.arange(dense // 4)
+    far = np.geomspace(dense // 4, T, dense // 2).round().astype(np.int64)
+    return np.unique(np.concatenate([near, far]))
 
 
 def gradient_share(dh: Array, dc: Array | None = None) -> np.ndarray:
@@ -110,14 +283,15 @@ def _running(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(sums[:1]), sums])
 
 
-def _crossing(kept: np.ndarray) -> float:
+def _crossing(kept: np.ndarray, lags: np.ndarray) -> float:
     k = first_below(kept, 0.5)
     if k is None:
         return float("inf")
+    before, after = float(lags[k - 1]), float(lags[k])
     if kept[k] == 0:  # ln 0: the limit of the interpolation is the lag before
-        return float(k - 1)
+        return before
     high, low = np.log(kept[k - 1]), np.log(kept[k])
-    return float(k - 1 + (high - np.log(0.5)) / (high - low))
+    return before + (after - before) * float((high - np.log(0.5)) / (high - low))
 
 
 def _square(x: Array) -> np.ndarray:

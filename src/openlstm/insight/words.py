@@ -1,0 +1,68 @@
+"""Numbers in sentences, and results as plain data: what every finding needs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+
+def number(x: float, digits: int = 2) -> str:
+    """A number as one would say it.
+
+    >>> number(0.0), number(0.00012), number(12.345), number(1234.5), number(float("inf"))
+    ('0', '0.00012', '12', '1200', 'inf')
+    """
+    if not np.isfinite(x):
+        return str(float(x))
+    if x == 0:
+        return "0"
+    if 1e-4 <= abs(x) < 1e6:
+        text = np.format_float_positional(float(f"{x:.{digits - 1}e}"), trim="-")
+        return text
+    return f"{x:.{digits - 1}e}"
+
+
+def percent(x: float) -> str:
+    """A share in percent: `number(100 x) %`."""
+    return f"{number(100 * x)} %"
+
+
+def steps(n: float | None) -> str:
+    """A count of steps.
+
+    >>> steps(1), steps(12), steps(float("inf")), steps(6.58)
+    ('1 step', '12 steps', 'more steps than there are', '6.6 steps')
+    """
+    if n is None or not np.isfinite(n):
+        return "more steps than there are"
+    return "1 step" if n == 1 else f"{int(n)} steps" if float(n).is_integer() else f"{number(float(n))} steps"
+
+
+def some(n: int, of: int, what: str = "unit") -> str:
+    """`3 of 32 units`."""
+    return f"{n} of {of} {what}{'' if of == 1 else 's'}"
+
+
+def plain(value: Any) -> Any:
+    """A result as dicts, lists, strings and numbers; what is not finite as None (JSON has no word for it).
+
+    >>> plain(np.array([1.0, np.inf]))
+    [1.0, None]
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        found = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        finding = getattr(value, "finding", None)
+        return found if finding is None else {**found, "finding": finding}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value

@@ -1,0 +1,206 @@
+"""A sequence in chunks is the sequence, bit for bit, forwards and back; and no more than a chunk is held."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from openlstm import cells, weights
+from openlstm._errors import ArgumentError
+from openlstm.engine.op import Ran, sequence, step_gradients
+from openlstm.engine.scan import chunks, chunks_again, chunks_back, scan, scan_back
+from openlstm.noise import Noise
+from openlstm.reference import Saved, State, Weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:openlstm. Own has no kernel")
+
+T, B, I, H = 23, 5, 3, 7
+
+
+class Own(cells.LSTM):
+    """A cell of somebody's own: it runs on the reference."""
+
+    def forward(self, *args: Any, **options: Any) -> cells.Step:
+        return super().forward(*args, **options)
+
+
+EVERY = [*cells.ALL, cells.LSTM(clip=0.5), cells.LSTM(cells_per_gate=7), cells.GRU(memory=True), Own()]
+CELLS = pytest.mark.parametrize("cell", EVERY, ids=lambda c: f"{type(c).__name__}{c}")
+
+
+def draw(cell: cells.Cell, dtype: torch.dtype = torch.float32, projected: int = 0) -> tuple[Tensor, Weights, State]:
+    torch.manual_seed(0)
+    shapes = weights.shapes(cell, I, H, projected)
+    w = weights.collect({f"{name}_l0": torch.randn(*shape, dtype=dtype) for name, shape in shapes.items()})
+    R = weights.fed_back_size(cell, H, projected)
+    state = State(torch.randn(B, R, dtype=dtype), torch.randn(B, H, dtype=dtype) if cell.has_cell else None)
+    return torch.randn(T, B, I, dtype=dtype), w, state
+
+
+def rows(cell: cells.Cell, state: State, kind: str) -> dict[str, Any]:
+    """Lengths and resets of one kind."""
+    lengths, reset = torch.tensor([T, 0, 1, 9, 16]), torch.rand(T, B) < 0.2
+    steps = State(torch.randn(T, *state.h.shape), torch.randn(T, B, H) if cell.has_cell else None)
+    return {
+        "plain": {},
+        "lengths": {"lengths": lengths},
+        "resets": {"reset": reset},
+        "to a state": {"reset": reset, "reset_state": state, "lengths": lengths},
+        "to a state of each step": {"reset": reset, "reset_state": steps, "lengths": lengths},
+    }[kind]
+
+
+KINDS = ["plain", "lengths", "resets", "to a state", "to a state of each step"]
+CUTS = pytest.mark.parametrize("chunk", [1, 4, 7, 23, 100])
+
+
+def whole(cell: cells.Cell, x: Tensor, w: Weights, state: State, **options: Any) -> tuple[Saved, State, Any]:
+    with torch.no_grad():
+        r = sequence(cell, x, w, state, save=True, **options)
+    return Saved(r.y, r.gates if cell.saved else None, r.c if cell.has_cell else None, r.m), State(r.h_n, r.c_n), r
+
+
+def same(a: Any, b: Any) -> None:
+    assert (a is None) == (b is None)
+    if a is not None:
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@CELLS
+@CUTS
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_cut_gives_the_same_bits(cell: cells.Cell, chunk: int, reverse: bool) -> None:
+    x, w, state = draw(cell)
+    for kind in KINDS:
+        options = {**rows(cell, state, kind), "reverse": reverse}
+        saved, end, _ = whole(cell, x, w, state, **options)
+        seen: list[int] = []
+
+        def see(t0: int, part: Saved, saved: Saved = saved, seen: list[int] = seen) -> None:
+            seen.append(t0)
+            for a, b in zip(part, saved, strict=True):
+                assert (a is None) == (b is None)
+                if a is not None and b is not None:
+                    torch.testing.assert_close(a, b[t0 : t0 + len(a)], rtol=0, atol=0)
+                    assert len(a) <= chunk
+
+        found = scan(cell, x, w, state, see, chunk=chunk, **options)
+        same(found.h, end.h)
+        if cell.has_cell:
+            same(found.c, end.c)
+        assert sorted(seen) == list(range(0, T, chunk)) and seen == sorted(seen, reverse=reverse)
+
+
+@CELLS
+@CUTS
+@pytest.mark.parametrize("reverse", [False, True])
+def test_on_the_way_back_too(cell: cells.Cell, chunk: int, reverse: bool) -> None:
+    x, w, state = draw(cell)
+    for kind in KINDS:
+        options = {**rows(cell, state, kind), "reverse": reverse}
+        saved, _, result = whole(cell, x, w, state, **options)
+        dy = torch.randn(T, *state.h.shape)
+        dstate = State(torch.randn_like(state.h), torch.randn(B, H) if cell.has_cell else None)
+        ran = Ran(x, w, state, options.get("reset_state"), reverse, result)
+        wanted = step_gradients(cell, ran, dy, dstate, lengths=options.get("lengths"), reset=options.get("reset"))
+        dh, dc = torch.full_like(saved.h, 9.0), torch.full((T, B, H), 9.0)
+
+        def see(t0: int, a: Tensor, b: Any, part: Saved, dh: Tensor = dh, dc: Tensor = dc, saved: Saved = saved) -> None:
+            dh[t0 : t0 + len(a)] = a
+            same(part.h, saved.h[t0 : t0 + len(a)])
+            if b is not None:
+                dc[t0 : t0 + len(a)] = b
+
+        begin = scan_back(cell, x, w, state, dy, dstate, see, chunk=chunk, **options)
+        same(dh, wanted[0])
+        if cell.has_cell:
+            same(dc, wanted[1])
+        parts = scan_back(cell, x, w, state, lambda t0, t1: dy[t0:t1], dstate, lambda *_: None, chunk=chunk, **options)  # noqa: B023
+        same(begin.h, parts.h)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_gradient_of_the_first_state_is_that_of_autograd(kind: str, reverse: bool) -> None:
+    cell = cells.LSTM()
+    x, w, state = draw(cell, torch.float64)
+    options = {**rows(cell, state, kind), "reverse": reverse}
+    if "reset_state" in options:
+        options["reset_state"] = State(*(s.double() for s in options["reset_state"]))
+    h, c = (s.clone().requires_grad_() for s in (state.h, state.c) if s is not None)
+    r = sequence(cell, x, w, State(h, c), **options)
+    dy = torch.randn_like(r.y)
+    wanted = torch.autograd.grad((r.y * dy).sum() + r.c_n.sum(), [h, c])
+    got = scan_back(cell, x, w, state, dy, State(None, torch.ones(B, H)), lambda *_: None, chunk=4, **options)
+    torch.testing.assert_close(got.h, wanted[0])
+    torch.testing.assert_close(got.c, wanted[1])
+
+
+def test_a_projection_and_float64() -> None:
+    cell = cells.LSTM()
+    x, w, state = draw(cell, torch.float64, projected=3)
+    saved, end, _ = whole(cell, x, w, state)
+    found = scan(cell, x, w, state, lambda t0, part: same(part.m, saved.m[t0 : t0 + len(part.h)]), chunk=5)  # type: ignore[index]
+    same(found.h, end.h)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [Noise(0.3, 0.2, 0.4, seed=3), Noise(0.3, 0.2, training=False), Noise(candidate=0.5, seed=1, hidden=torch.ones(B, H))],
+)
+def test_noise_is_that_of_the_whole_run(noise: Noise) -> None:
+    cell = cells.LSTM()
+    x, w, state = draw(cell)
+    saved, _, _ = whole(cell, x, w, state, noise=noise)
+    scan(cell, x, w, state, lambda t0, part: same(part.c, saved.c[t0 : t0 + len(part.h)]), chunk=4, noise=noise)  # type: ignore[index]
+
+
+def test_half_precision_runs_as_single() -> None:
+    cell = cells.GRU()
+    x, w, state = draw(cell)
+    halves = x.half(), Weights(*(None if a is None else a.half() for a in w)), State(state.h.half())
+    for part in chunks(cell, *halves):
+        assert part.saved.h.dtype == torch.float32
+
+
+def test_no_step_is_no_chunk() -> None:
+    cell = cells.LSTM()
+    x, w, state = draw(cell)
+    assert list(chunks(cell, x[:0], w, state)) == [] and list(chunks_again(cell, x[:0], w, state)) == []
+    end = scan(cell, x[:0], w, state, lambda *_: None)
+    same(end.h, state.h)
+    assert not bool(scan_back(cell, x[:0], w, state, None, None, lambda *_: None).h.any())
+
+
+def test_a_chunk_of_no_steps_is_refused() -> None:
+    x, w, state = draw(cells.LSTM())
+    with pytest.raises(ArgumentError) as error:
+        scan(cells.LSTM(), x, w, state, lambda *_: None, chunk=0)
+    assert str(error.value) == (
+        "scan: a chunk has at least one step\n  got       chunk=0\n  expected  chunk >= 1\n  hint      use 32"
+    )
+
+
+def held() -> int:
+    """Bytes of all tensors that are alive."""
+    gc.collect()
+    found = {
+        a.untyped_storage().data_ptr(): a.untyped_storage().nbytes() for a in gc.get_objects() if issubclass(type(a), Tensor)
+    }
+    return sum(found.values())
+
+
+def test_no_more_than_a_chunk_and_the_states_at_the_borders_are_held() -> None:
+    cell, n, units = cells.LSTM(), 640, 32
+    shapes = weights.shapes(cell, I, units)
+    w = weights.collect({f"{name}_l0": 0.1 * torch.randn(*shape) for name, shape in shapes.items()})
+    x, state = torch.randn(n, B, I), State(torch.zeros(B, units), torch.zeros(B, units))
+    before, most = held(), 0
+    for _ in chunks_back(cell, x, w, state, None, State(torch.ones(B, units), None)):
+        most = max(most, held() - before)
+    whole = 4 * n * B * units * 8  # bytes of i, f, g, o, c, h and of the gradients of c and h
+    assert most < whole / 6
