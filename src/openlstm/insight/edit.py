@@ -129,7 +129,8 @@ class _Layers:
         run: Callable[..., Result] = sequence,
     ) -> tuple[Tensor, State, list[Ran]]:
         if torch.compiler.is_compiling():  # a graph cannot count operations: it breaks here
-            return torch.compiler.disable(self._layers)(given, save, packed, run)
+            eager: Any = torch.compiler.disable(self._layers)
+            return eager(given, save, packed, run)
         return self._layers(given, save, packed, run)
 
     def _layers(
