@@ -147,7 +147,7 @@ class Turn(NamedTuple):
         if self.cell.derives_itself:
             return self.cell.backward(self.around, dm, dc), old
         flat = [None if v is None else v.reshape(-1, v.shape[-1]) for v in (dm, dc)]
-        flow = self.cell.backward(_flat(self.around), flat[0], flat[1])
+        flow = self.cell.backward(_flat(self.around, dm.shape[:-1]), flat[0], flat[1])
         return Flow(*(None if v is None else v.reshape(*dm.shape[:-1], v.shape[-1]) for v in flow)), old
 
     def _zoned(self, kind: int, d: Array) -> tuple[Array, Array]:
@@ -170,9 +170,11 @@ class Turn(NamedTuple):
         return State(to_h, None if flow.c is None else flow.c + old.c)
 
 
-def _flat(a: Around) -> Around:
+def _flat(a: Around, axes: Any) -> Around:
+    """Its arrays spread over the leading axes and then as one batch."""
+
     def flat(v: Any) -> Any:
-        return None if v is None else v.reshape(-1, v.shape[-1])
+        return None if v is None else v.expand(*axes, v.shape[-1]).reshape(-1, v.shape[-1])
 
     before = State(flat(a.before.h), flat(a.before.c))
     return Around(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z))

@@ -169,12 +169,12 @@ class Keeping:
         self.place = place
         T, B, H = place.steps, place.rows, place.units
         ends = place.ends().cpu().double()
-        if starts >= T:
+        if starts >= T or not B:
             at = torch.arange(T)[:, None].expand(T, B)
         else:
             each = torch.arange(starts * B, dtype=torch.float64).view(B, starts).T  # row by row, so that each row is covered
             at = ((each * _GOLDEN).frac() * ends).floor().long()
-            at[0] = 0  # so that the longest lag is seen in every row
+            at[0, int(ends.argmax())] = 0  # so that the longest lag is seen, in one row: more would weigh too much
         inside = at < ends
         self.row = torch.arange(B).expand_as(at)[inside]  # [N] of every window
         self.begin = at[inside]
