@@ -462,7 +462,7 @@ def first_bad(place: Place, t0: int, saved: Saved) -> str | None:
     """The first NaN or infinity of one chunk, in the order in which it ran."""
     if all(bool(a.isfinite().all()) for a in (saved.gates, saved.c, saved.h) if a is not None):
         return None
-    named = {f"gate {name}" if name in place.cell.gates else name: a for name, a in saved.named(place.cell).items()}
+    named = {f"gate {name}" if name in place.gates else name: a for name, a in saved.named(place.cell).items()}
     n = saved.h.shape[0]
     bad = {name: ~a.isfinite().flatten(1).all(1) for name, a in named.items()}  # [n] each
     steps = [t for t in (reversed(range(n)) if place.reverse else range(n)) if any(bool(b[t]) for b in bad.values())]
