@@ -68,7 +68,7 @@ def verdict(result: Result) -> str:
         return "All of them learnt it."
     others = [row for row in result.rows if row not in good]
     best = max(others, key=lambda row: row.mean)
-    return f"Learnt by: {', '.join(row.title for row in good)}. The best of the others: {best.mean:.1%} ({best.title})."
+    return f"Learnt by: {'; '.join(row.title for row in good)}. The best of the others: {best.mean:.1%} ({best.title})."
 
 
 def learnt(task: Task, score: float) -> bool:
@@ -91,12 +91,14 @@ def advice(a: Advised) -> list[str]:
 def share(value: float) -> str:
     """A share that is easy to read while it is not tiny.
 
-    >>> share(0.034), share(2.1e-9), share(0.0)
-    ('3.4 %', '2.1e-09', '0')
+    >>> share(0.034), share(2.1e-9), share(0.0), share(1.234)
+    ('3.4 %', '2.1e-09', '0', '123 %')
     """
     if value == 0:
         return "0"
-    return f"{100 * value:.2g} %" if 1e-3 <= value < 10 else f"{value:.1e}"
+    if not 1e-3 <= value < 10:
+        return f"{value:.1e}"
+    return f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"
 
 
 def _head(task: Task, size: int) -> str:
