@@ -107,6 +107,9 @@ def fit_forecast(
     hidden_size: Annotated[int, typer.Option(min=1, help="Units of each layer.")] = 64,
     num_layers: Annotated[int, typer.Option(min=1, help="Recurrent layers on top of each other.")] = 1,
     members: Annotated[int, typer.Option(min=1, help="Networks whose forecasts are averaged.")] = 3,
+    init: Annotated[
+        str, typer.Option(help="How the weights begin: default, forget-bias=1, chrono=LAG, orthogonal or identity.")
+    ] = "default",
     epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the data.")] = 40,
     learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 5e-3,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same model.")] = 0,
@@ -131,6 +134,7 @@ def fit_forecast(
         hidden_size=hidden_size,
         num_layers=num_layers,
         members=members,
+        init=init,
         options=options,
     )
     holdout = 2 * horizon if holdout is None else holdout
@@ -212,6 +216,65 @@ def evaluate(
     if as_json:
         return _print_json({"model": str(model), "notes": [n._asdict() for n in series.notes], **evaluation.to_dict()})
     _print_scores(Console(), evaluation)
+
+
+@app.command()
+def xray(
+    model: ModelPath,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="A CSV or Parquet file; noise if left out.", show_default=False)
+    ] = None,
+    lag: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between what has to be remembered and the answer; found in DATA.", show_default=False),
+    ] = None,
+    before: Annotated[
+        bool, typer.Option("--before", help="Look at the network as it was before training: what can it learn?")
+    ] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Where a lag is blocked, train again as advised and write a new model file.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the report goes; xray.html.", show_default=False)
+    ] = None,
+    time: TimeColumn = None,
+    target: TargetColumn = None,
+    time_format: TimeFormat = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a network remembers, for how long, and what to change, as one self-contained page."""
+    page = output or (None if as_json else Path("xray.html"))
+    if page is not None:
+        _writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
+    if apply and data is None:
+        raise ArgumentError(
+            message("xray", "--apply trains, so it needs the data", "no DATA", "DATA", f"openlstm xray {model} DATA --apply")
+        )
+    from openlstm import model_file
+    from openlstm.tasks import look
+
+    header, tensors = model_file.read(model)
+    series = None if data is None else _series_for(header.series, data, time, target, time_format, quiet)
+    with _err().status("looking ...") if not quiet else _Nothing(), torch_aside():
+        report = look.forecaster(header, tensors, series, lag=lag, before=before or apply, name=model.name)
+        if page is not None:
+            report.to_html(page)
+    advised = look.apply(report, header, series, model, quiet=quiet) if apply and series is not None else None
+    if as_json:
+        return _print_json(
+            {"model": str(model), "page": None if page is None else str(page), "advised": advised, **report.to_dict()}
+        )
+    out = Console()
+    out.print(look.table(report))
+    if advised is not None:
+        out.print(f"Trained again with --init {advised['init']}: {advised['model']}", highlight=False, markup=False)
+        for name, mase in advised["mase"].items():
+            out.print(f"  MASE {mase:.3f}  {name}", highlight=False, markup=False)
+    elif apply:
+        out.print("Nothing was trained: no change is advised.", highlight=False)
+    if page is not None:
+        out.print(f"Wrote {page}: open it in a browser.", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -37,6 +37,7 @@ def xray(
     columns: Mapping[str, Any] | None = None,
     watch: Any = None,
     layers: str | Sequence[str] | None = None,
+    features: Sequence[str] | None = None,
     name: str | None = None,
 ) -> Report:
     """Say what a network remembers, for how long, and what to change.
@@ -53,10 +54,12 @@ def xray(
             random probe of the last state.
         before: True for a network before training, False after it; None finds out by the loss: a network that does no better
             with its past than without is looked at as before training.
-        tokens: an `insight.text.TokenText`, or (ids, strings): the text that the model read, to be shown in colours.
+        tokens: the strings of the token ids that the model reads (or an `insight.text.TokenText`, or (ids, strings)): the text
+            is shown in the colours of the units that track something in it.
         columns: name -> array [T, B] (or as the inputs are laid out), what the units are compared with.
         watch: an `insight.watch.Watch` that listened to the training.
         layers: only these, as in `insight.look`.
+        features: names of the inputs of a step.
         name: what the report calls the model; its class if None.
 
     Returns:
@@ -74,7 +77,7 @@ def xray(
     _check(model, data, lag)
     begin = time.perf_counter()
     notes: list[str] = []
-    data, columns = _thinned(model, data, columns, notes)
+    data, columns, rows = _thinned(model, data, columns, notes)
     looked = look(model, data, loss, layers=layers, finite=False)
     places = looked.places
     about = _about(model, name, places)
@@ -83,12 +86,14 @@ def xray(
         return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
     target = _target(data, loss, places)
     made = _Sections(places)
-    ablated = made.model("ablation", lambda: _ablation(model, data, loss))
+    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss))
     stage = _stage(before, ablated, notes)
-    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target))
+    if stage == "before":  # what an untrained network uses says nothing
+        made.found.pop("ablation", None)
+    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target)) if stage == "before" else (None, "")
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
-        lag = getattr(verdict, "lag", None) or getattr(needs, "lag", None)
+        lag = getattr(verdict, "lag", None)
     advice = None
     if stage == "before" and verdict is not None:
         advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target))
@@ -99,11 +104,11 @@ def xray(
         made.model("needed", lambda: needs)
     for word, measure in _PLACES.items():
         made.places(word, measure)
-    made.model("attribution", lambda: _attribution(model, data, loss, places))
+    made.model("attribution", lambda: _attribution(model, data, loss, places, features))
     if columns:
         made.places("tracking", lambda p: _tracking(p, columns))
     if tokens is not None:
-        made.text(model, data, tokens)
+        made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
         made.model("training", lambda: watch)
     ladder, why = _guarded(lambda: _ladder(places, verdict, needs, ablated, lag, stage))
@@ -212,11 +217,6 @@ class _Sections:
                 errors.append(error if error.startswith(place.name) else f"{place.name}: {error}")
         self._add(word, results, "\n".join(dict.fromkeys(errors)) or None)
 
-    def text(self, model: nn.Module, data: Any, tokens: Any) -> None:
-        """The text of a token model in colours, and the units that follow something in it."""
-        result, error = _guarded(lambda: _text(model, data, tokens, self.of))
-        self._add("text", {} if result is None else {"model": result}, error or None)
-
     def _add(self, word: str, results: Mapping[str, Any], error: str | None) -> None:
         title, about = _SECTIONS[word]
         finding = told({n: str(getattr(r, "finding", "") or "") for n, r in results.items()})
@@ -254,22 +254,22 @@ def _check(model: Any, data: Any, lag: Any) -> None:
 
 def _thinned(
     model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
-) -> tuple[Any, Mapping[str, Any] | None]:
+) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
     parts = list(data) if isinstance(data, (tuple, list)) else [data]
     if not all(isinstance(a, (Tensor, np.ndarray)) for a in parts):
-        return data, columns
+        return data, columns, None
     parts = [torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in parts]
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
     whole = tuple(parts) if isinstance(data, (tuple, list)) else parts[0]
     x = parts[0]
     if len(firsts) != 1 or x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
-        return whole, columns
+        return whole, columns, None
     axis = 0 if firsts.pop() else 1
     rows, steps = x.shape[axis], x.shape[1 - axis]
     most = max(2, min(ROWS, STEPS // max(steps, 1)))
     if rows <= most:
-        return whole, columns
+        return whole, columns, None
     kept = torch.from_numpy(np.unique(np.linspace(0, rows - 1, most).round().astype(np.int64)))
 
     def thin(a: Any) -> Any:
@@ -281,7 +281,7 @@ def _thinned(
 
     notes.append(f"{len(kept):,} of {rows:,} rows were looked at, spread evenly.")
     thinner = tuple(thin(a) for a in parts) if isinstance(data, (tuple, list)) else thin(parts[0])
-    return thinner, None if columns is None else {name: thin(a) for name, a in columns.items()}
+    return thinner, None if columns is None else {name: thin(a) for name, a in columns.items()}, kept.tolist()
 
 
 def _about(model: nn.Module, name: str | None, places: Sequence[Place]) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _about(model: nn.Module, name: str | None, places: Sequence[Place]) -> dict[
     shapes = dict.fromkeys(f"{p.steps:,} steps × {p.rows:,} rows" for p in places)
     return {
         "name": name or type(model).__name__,
-        "layers": ", ".join(p.title for p in places),
+        "layers": ", ".join(p.title.replace("()", "") for p in places),
         "parameters": f"{count:,}",
         "data": "; ".join(shapes),
     }
@@ -373,7 +373,7 @@ def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag
     ahead = [p for p in places if not p.reverse]
     reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
     best = max(reaches, key=lambda r: (np.asarray(r.share) >= 1e-3).sum(), default=None)
-    flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p)]))
+    flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p, None)]))
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
     window = max(p.steps for p in places)
     used = ablated if stage == "after" else None
@@ -384,17 +384,20 @@ def _ablation(model: nn.Module, data: Any, loss: Loss | None) -> Any:
     from openlstm.insight.ablation import ablation
 
     if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
-        raise _Nothing("it takes a loss and targets: xray(model, (x, y), loss=...)")
+        how = "xray(model, (x, y), loss=...), or openlstm xray MODEL DATA"
+        raise _Nothing(f"What a network uses is measured on data with targets and a loss: {how}.")
     return ablation(model, data, loss)
 
 
-def _attribution(model: nn.Module, data: Any, loss: Loss | None, places: Sequence[Place]) -> Any:
+def _attribution(
+    model: nn.Module, data: Any, loss: Loss | None, places: Sequence[Place], features: Sequence[str] | None
+) -> Any:
     from openlstm.insight.attribution import attribution
 
     parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     x = parts[:-1] if loss is not None and len(parts) > 1 else parts
     x = x[:1] if isinstance(model, RECURRENT) else x
-    return attribution(model, _few(x, places[0]))
+    return attribution(model, _few(x, places[0]), features=features)
 
 
 def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
@@ -403,8 +406,10 @@ def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
     return tracking(place, columns)
 
 
-def _text(model: nn.Module, data: Any, tokens: Any, places: Sequence[Place]) -> Any:
-    raise _Nothing("text is not there yet")
+def _text(data: Any, tokens: Any, places: Sequence[Place], rows: Sequence[int] | None) -> Any:
+    from openlstm.insight.report.reading import read
+
+    return read(tokens, data[0] if isinstance(data, (tuple, list)) else data, places, rows)
 
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
@@ -435,6 +440,14 @@ def _of_place(module: str, function: str, why: str = "", **options: Any) -> Call
     return measure
 
 
+def _streaming(place: Place) -> Any:
+    from openlstm.insight.streaming import streaming
+
+    if place.reverse:
+        raise _Nothing(f"{place.name}: a backward direction needs the end of the data before it can begin.")
+    return streaming(place)
+
+
 _PLACES: dict[str, Callable[[Place], Any]] = {
     "reach": _of_place("reach", "reach"),
     "retention": _of_place("retention", "keep", "no_highway"),
@@ -442,6 +455,6 @@ _PLACES: dict[str, Callable[[Place], Any]] = {
     "stability": _of_place("stability", "stability"),
     "ledger": _of_place("ledger", "ledger"),
     "health": _of_place("health", "health"),
-    "streaming": _of_place("streaming", "streaming"),
+    "streaming": _streaming,
 }
 """What is measured at every place, by the word of its section."""

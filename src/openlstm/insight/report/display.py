@@ -158,7 +158,14 @@ class Display:
 def config(legend: bool, background: str = "transparent") -> dict[str, Any]:
     """What all charts have in common."""
     axis = {"labelColor": SOFT, "titleColor": INK, "gridColor": GRID, "domainColor": SOFT, "domain": False, "ticks": False}
-    axis |= {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelPadding": 6, "labelLimit": 240}
+    axis |= {
+        "labelFontSize": 12,
+        "titleFontSize": 13,
+        "titleFontWeight": "normal",
+        "labelPadding": 6,
+        "labelLimit": 240,
+        "titlePadding": 9,
+    }
     return {
         "background": background,
         "padding": 2 if background == "transparent" else 14,

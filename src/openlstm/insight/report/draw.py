@@ -31,7 +31,7 @@ from openlstm.insight.report.display import (
 from openlstm.insight.report.report import told
 
 MARGIN = 66  # px of the width for the labels on the left
-UNITS = 120  # at most so many units are drawn of one place
+UNITS = 240  # at most so many units are drawn of all places together
 PLACES = len(SERIES)
 
 RUNGS = {
@@ -43,6 +43,7 @@ RUNGS = {
 }
 """The rungs of the ladder in words."""
 
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> lags, values
 Results = Mapping[str, Any]  # name of the place -> what was measured there
 Row = dict[str, Any]
 
@@ -103,19 +104,19 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
             {
                 "name": c.name,
                 "v": _within(v, low, high),
-                "k": "recommended" if c.name == best else "tried",
+                "k": "best" if c.name == best else "tried",
                 "d": f"{c.name}: {number(v)}",
             }
             for c, v in zip(tried, values, strict=True)
             if math.isfinite(v)
         ]
-        scale, axis = _log_y(low, high)
+        scale, axis = _log_y(low, high, 4)
         point = alt.Chart(_data(rows)).mark_point(filled=True, size=100, opacity=1)
         chart: Chart = point.encode(
             alt.X("v:Q", title=measures[which], scale=scale, axis=axis),
             alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labels=labels, grid=True, labelLimit=170)),
-            alt.Color("k:N", scale=alt.Scale(domain=["recommended", "tried"], range=[ALARM, SOFT]), legend=None),
-            alt.Shape("k:N", scale=alt.Scale(domain=["recommended", "tried"], range=["diamond", "circle"]), legend=None),
+            alt.Color("k:N", scale=alt.Scale(domain=["best", "tried"], range=[ALARM, SOFT]), legend=None),
+            alt.Shape("k:N", scale=alt.Scale(domain=["best", "tried"], range=["diamond", "circle"]), legend=None),
             description="d:N",
         )
         level = _of(thresholds, which)
@@ -131,11 +132,19 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
 
     columns = ("name", "flag", "line", "share", "flip", "verdict")
     table = {c: [_cell_of(getattr(t, c, None)) for t in advice.tried] for c in columns}
-    return Display("What was tried", drawn, table, _finding(advice))
+    return Display("Every candidate by both measures", drawn, table, _opened(advice))
+
+
+def _opened(advice: Any) -> str:
+    """How many of the candidates open the lag."""
+    free = [c for c in advice.tried if c.verdict != "blocked"]
+    best = "" if advice.best is None else f" {advice.best.name} is the one recommended."
+    return f"{len(free)} of {len(advice.tried)} candidates are not blocked.{best}"
 
 
 def census(results: Results) -> Display:
     """D1: per gate, how often each unit is closed and how often it is open; below, all values of the gate."""
+    everywhere = results
     results, left = _first(results)
     gates = list(dict.fromkeys(g for r in results.values() for g in r.gates))
     names = list(results)
@@ -143,10 +152,11 @@ def census(results: Results) -> Display:
     bins: dict[str, list[Row]] = {g: [] for g in gates}
     table: dict[str, list[Any]] = {c: [] for c in ("place", "gate", "unit", "below_0.1", "above_0.9", "mean", "entropy")}
     hidden = 0
+    most = _units(results)
     for name, r in results.items():
         for n, gate in enumerate(r.gates):
             low, high = np.asarray(r.low)[n], np.asarray(r.high)[n]
-            chosen = _spread(high - low, UNITS)
+            chosen = _spread(high - low, most)
             hidden = max(hidden, len(low) - len(chosen))
             for unit in chosen:
                 d = f"{name}, unit {unit}: {gate} below 0.1 in {low[unit]:.0%}, above 0.9 in {high[unit]:.0%} of the steps"
@@ -157,30 +167,28 @@ def census(results: Results) -> Display:
             for b, v in enumerate(share):
                 d = f"{name}: {gate} between {edges[b]:.2f} and {edges[b + 1]:.2f} in {v:.1%} of the steps"
                 bins[gate].append({"s": name, "x": _r((edges[b] + edges[b + 1]) / 2), "v": _r(v), "d": d})
-            for unit in range(len(low)):
-                mean, entropy = np.asarray(r.mean)[n, unit], np.asarray(r.entropy)[n, unit]
-                for c, v in zip(table, (name, gate, unit, low[unit], high[unit], mean, entropy), strict=True):
+    for name, r in everywhere.items():
+        for n, gate in enumerate(r.gates):
+            for unit in range(np.asarray(r.low).shape[1]):
+                figures = (float(np.asarray(a)[n, unit]) for a in (r.low, r.high, r.mean, r.entropy))
+                for c, v in zip(table, (name, gate, unit, *figures), strict=True):
                     table[c].append(v)
 
     def triangle(gate: str, side: float, first: bool) -> Chart:
         edge = alt.Chart(_data([{"x": 0, "y": 1, "x2": 1, "y2": 0}])).mark_rule(color=GRID, strokeWidth=1.5)
-        tick = {"values": [0, 0.5, 1], "format": "%"}
+        tick: dict[str, Any] = {"values": [0, 0.5, 1], "format": "%"}
+        whole = alt.Scale(domain=[0, 1], nice=False)
         points = alt.Chart(_data(dots[gate])).mark_point(filled=True, size=26, opacity=0.65)
         return (
-            edge.encode(alt.X("x:Q"), alt.Y("y:Q"), x2="x2:Q", y2="y2:Q")
+            edge.encode(alt.X("x:Q", scale=whole), alt.Y("y:Q", scale=whole), x2="x2:Q", y2="y2:Q")
             + points.encode(
-                alt.X("x:Q", title="below 0.1", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=False, **tick)),
-                alt.Y(
-                    "y:Q",
-                    title="above 0.9" if first else None,
-                    scale=alt.Scale(domain=[0, 1]),
-                    axis=alt.Axis(labels=first, **tick),
-                ),
+                alt.X("x:Q", title="below 0.1", scale=whole, axis=alt.Axis(grid=False, **tick)),
+                alt.Y("y:Q", title="above 0.9" if first else None, scale=whole, axis=alt.Axis(labels=first, **tick)),
                 _color(names),
                 _shape(names),
                 description="d:N",
             )
-        ).properties(width=side, height=side, title=_small(f"gate {gate}"))
+        ).properties(width=side, height=side, title=_small(f"gate {gate}" if gate != "g" else "candidate |g|"))
 
     def histogram(gate: str, side: float, first: bool) -> Chart:
         line = alt.Chart(_data(bins[gate])).mark_line(interpolate="step", strokeWidth=1.6)
@@ -201,13 +209,14 @@ def census(results: Results) -> Display:
         ]
         return alt.concat(*parts, columns=columns, spacing=16)
 
-    told = _told(results) + _rest(left) + (f" {UNITS} units of each place are drawn, spread evenly." if hidden else "")
+    told = _told(results) + _rest(left) + (f" {most} units of each place are drawn, spread evenly." if hidden else "")
     return Display("How often each gate is closed, and how often open", drawn, table, told, _series(names))
 
 
 def half_lives(results: Results, lag: int | None = None) -> Display:
     """D2: the units in order of how long they keep half of their cell."""
-    results, left = _first({k: r for k, r in results.items() if r is not None})
+    everywhere = {k: r for k, r in results.items() if r is not None}
+    results, left = _first(everywhere)
     names = list(results)
     lives = {n: np.sort(np.asarray(r.half_life, dtype=float)) for n, r in results.items()}
     longest = max((int(np.asarray(r.lags)[-1]) for r in results.values()), default=1)
@@ -216,7 +225,7 @@ def half_lives(results: Results, lag: int | None = None) -> Display:
     low = 10.0 ** math.floor(math.log10(max(min([1.0, *(v for v in finite if v > 0)]), 0.01)))
     rows = []
     for name, column in lives.items():
-        for at in _evenly(len(column), UNITS):
+        for at in _evenly(len(column), _units(results)):
             value = column[at]
             said = f"longer than the {longest:,} steps looked at" if math.isinf(value) else f"{number(value)} steps"
             end = "on" if math.isinf(value) else "at"
@@ -236,58 +245,89 @@ def half_lives(results: Results, lag: int | None = None) -> Display:
         return _with_level(chart, lag, "the lag").properties(width=width - MARGIN, height=230)
 
     table = {
-        "place": [n for n, r in results.items() for _ in r.half_life],
-        "unit": [u for r in results.values() for u in range(len(r.half_life))],
-        "half_life": [v for r in results.values() for v in np.asarray(r.half_life, dtype=float)],
-        "tau_mean": [v for r in results.values() for v in np.asarray(r.tau_mean, dtype=float)],
-        "tau_log": [v for r in results.values() for v in np.asarray(r.tau_log, dtype=float)],
+        "place": [n for n, r in everywhere.items() for _ in r.half_life],
+        "unit": [u for r in everywhere.values() for u in range(len(r.half_life))],
+        "half_life": [v for r in everywhere.values() for v in np.asarray(r.half_life, dtype=float)],
+        "tau_mean": [v for r in everywhere.values() for v in np.asarray(r.tau_mean, dtype=float)],
+        "tau_log": [v for r in everywhere.values() for v in np.asarray(r.tau_log, dtype=float)],
     }
     title = "How long each unit keeps half of its cell"
     return Display(title, drawn, table, _told(results) + _rest(left), _series(names))
 
 
+def _left_at(r: Any, lag: int | None) -> str:
+    """How much is left at the lag, or at the longest one looked at."""
+    lags, share = np.asarray(r.lags), np.asarray(r.kept, dtype=float)
+    at = int(np.argmin(np.abs(lags - (lags[-1] if lag is None else lag))))
+    best, middle = number(float(share[at].max())), number(float(np.median(share[at])))
+    return f"after {int(lags[at]):,} steps the best unit has kept {best} of its cell, the middle unit {middle}."
+
+
 def kept(results: Results, lag: int | None = None) -> Display:
     """D2: the share of the cell that is still there after so many steps, of the middle unit and of the best one."""
-    results, left = _first({k: r for k, r in results.items() if r is not None}, PLACES // 2)
-    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    everywhere = {k: r for k, r in results.items() if r is not None}
+    results, left = _first(everywhere)
+    curves: Curves = {}
     for name, r in results.items():
-        lags, share = np.asarray(r.lags), np.asarray(r.kept, dtype=float)
-        curves[f"{name}, best unit"] = lags, share.max(1)
-        curves[f"{name}, middle unit"] = lags, np.median(share, 1)
+        front = f"{name}, " if len(results) > 1 else ""
+        curves[f"{front}best unit"] = np.asarray(r.lags), np.asarray(r.kept, dtype=float).max(1)
+        if 2 * len(results) <= PLACES // 2:
+            curves[f"{front}middle unit"] = np.asarray(r.lags), np.median(np.asarray(r.kept, dtype=float), 1)
     rows = _curve_rows(curves, "{s}, {x} steps: {v} is left")
 
     def drawn(width: int) -> Chart:
         y = alt.Y("v:Q", title="share left", scale=alt.Scale(domain=[0, 1]), axis=_y_axis(tickCount=5))
         return _curves(rows, list(curves), y, width, lag)
 
-    table = _curve_table(curves, "share_left")
-    return Display("How much of the cell is left", drawn, table, _told(results) + _rest(left), _series(list(curves)))
+    table = {
+        "place": [n for n, r in everywhere.items() for _ in r.lags],
+        "lag": [int(k) for r in everywhere.values() for k in r.lags],
+        "best_unit": [float(v) for r in everywhere.values() for v in np.asarray(r.kept, dtype=float).max(1)],
+        "middle_unit": [float(v) for r in everywhere.values() for v in np.median(np.asarray(r.kept, dtype=float), 1)],
+    }
+    said = told({name: _left_at(r, lag) for name, r in results.items()})
+    return Display("How much of the cell is left", drawn, table, said + _rest(left), _series(list(curves)))
 
 
 def reach(results: Results, lag: int | None = None, threshold: float | None = None) -> Display:
     """D3: the share of the gradient that comes back so many steps, and the part of it that stayed on the highway."""
-    fits = 2 * len(results) <= PLACES
+    everywhere = results
+    fits = 2 * len(results) <= PLACES // 2
     results, left = _first(results)
-    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    curves: Curves = {}
     for name, r in results.items():
         lags, share = np.asarray(r.lags), np.asarray(r.share, dtype=float)
-        curves[name] = lags, share
+        curves[name if len(results) > 1 else "all paths"] = lags, share
         if r.highway is not None and fits:
-            curves[f"{name}, highway alone"] = lags, share * np.asarray(r.highway, dtype=float)
+            curves[f"{name}, highway alone" if len(results) > 1 else "highway alone"] = (
+                lags,
+                share * np.asarray(r.highway, dtype=float),
+            )
     low, high = _decade_span([v for _, values in curves.values() for v in values], floor=1e-12)
-    rows = _curve_rows(curves, "{s}, {x} steps back: {v} of the gradient", low, high)
+    # what lies outside of the axis leaves the picture: it would be wrong to let it run along the edge
+    rows = _curve_rows(curves, "{s}, {x} steps back: {v} of the gradient", 1e-300, 1e300)
 
     def drawn(width: int) -> Chart:
         scale, axis = _log_y(low, high)
         y = alt.Y("v:Q", title="share of the gradient", scale=scale, axis=axis)
         return _curves(rows, list(curves), y, width, lag, threshold)
 
-    table = _curve_table(curves, "share")
+    table = {
+        "place": [n for n, r in everywhere.items() for _ in r.lags],
+        "lag": [int(k) for r in everywhere.values() for k in r.lags],
+        "share": [float(v) for r in everywhere.values() for v in r.share],
+        "highway_part_of_it": [
+            v
+            for r in everywhere.values()
+            for v in (r.lags * math.nan if r.highway is None else np.asarray(r.highway, dtype=float))
+        ],
+    }
     return Display("How much of the gradient comes back", drawn, table, _told(results) + _rest(left), _series(list(curves)))
 
 
 def stability(results: Results) -> Display:
     """D6: the Lyapunov exponents, the growth of a small difference per step."""
+    everywhere = results
     results, left = _first(results)
     names = list(results)
     rows = [
@@ -311,15 +351,16 @@ def stability(results: Results) -> Display:
         return (zero + drawn).properties(width=width - MARGIN, height=200)
 
     table = {
-        "place": [r["s"] for r in rows],
-        "exponent": [r["x"] for r in rows],
-        "growth_per_step": [r["v"] for r in rows],
+        "place": [n for n, r in everywhere.items() for _ in r.exponents],
+        "exponent": [k + 1 for r in everywhere.values() for k in range(len(r.exponents))],
+        "growth_per_step": [float(v) for r in everywhere.values() for v in r.exponents],
     }
     return Display("Do small differences grow?", drawn, table, _told(results) + _rest(left), _series(names))
 
 
 def ledger(results: Results) -> Display:
     """D7: from how far back the learning signal of the weights comes."""
+    everywhere = results
     results, left = _first(results)
     curves = {n: (np.asarray(r.lags), np.cumsum(np.asarray(r.share, dtype=float))) for n, r in results.items()}
     rows = _curve_rows(curves, "{s}: {v} of the signal comes from the last {x} steps")
@@ -329,9 +370,9 @@ def ledger(results: Results) -> Display:
         return _curves(rows, list(curves), y, width)
 
     table = {
-        "place": [n for n, r in results.items() for _ in r.lags],
-        "lag": [int(k) for r in results.values() for k in r.lags],
-        "share": [float(v) for r in results.values() for v in r.share],
+        "place": [n for n, r in everywhere.items() for _ in r.lags],
+        "lag": [int(k) for r in everywhere.values() for k in r.lags],
+        "share": [float(v) for r in everywhere.values() for v in r.share],
     }
     title = "From how far back the weights learn"
     return Display(title, drawn, table, _told(results) + _rest(left), _series(list(curves)))
@@ -339,33 +380,79 @@ def ledger(results: Results) -> Display:
 
 def health(results: Results) -> Display:
     """D8: units that do nothing, and how many independent directions the state has."""
+    everywhere = results
     results, left = _first(results)
     kinds = {"dead": "dead", "closed": "output closed", "pegged": "cell pegged", "never_written": "never written"}
     rows, table = [], {c: [] for c in ("place", "what", "units", "of")}
-    for name, r in results.items():
+    for name, r in everywhere.items():
         total = len(np.asarray(r.dead))
-        counts = {label: int(np.sum(_of(r, key))) for key, label in kinds.items() if _of(r, key) is not None}
+        counts: dict[str, float] = {label: int(np.sum(_of(r, key))) for key, label in kinds.items()}
         counts["effective rank"] = float(r.effective_rank)
         for what, count in counts.items():
-            said = f"{name}, {what}: {number(float(count))} of {total}"
-            rows.append({"s": name, "what": what, "v": _r(count / max(total, 1)), "d": said})
             for c, v in zip(table, (name, what, count, total), strict=True):
                 table[c].append(v)
+            if _label(name) in results:
+                said = f"{number(float(count))} of {total}"
+                row = {"s": _label(name), "what": what, "v": _r(count / max(total, 1)), "t": said}
+                rows.append({**row, "d": f"{_label(name)}, {what}: {said}"})
     names = list(results)
 
     def drawn(width: int) -> Chart:
         order = [*kinds.values(), "effective rank"]
-        points = alt.Chart(_data(rows)).mark_bar(height={"band": 0.75})
-        return points.encode(
-            alt.X("v:Q", title="share of the units", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", grid=True)),
-            alt.Y("what:N", sort=order, title=None, axis=alt.Axis(grid=False)),
-            _color(names),
-            yOffset=alt.YOffset("s:N", sort=names),
-            description="d:N",
-        ).properties(width=width - 130, height=max(24, 12 * len(names)) * 5)
+        base = alt.Chart(_data(rows))
+        axis = alt.Axis(format="%", grid=True, tickCount=5)
+        x = alt.X("v:Q", title="share of the units", scale=alt.Scale(domain=[0, 1]), axis=axis)
+        y = alt.Y("what:N", sort=order, title=None, axis=alt.Axis(grid=False))
+        within = alt.YOffset("s:N", sort=names)
+        bars = base.mark_bar(height={"band": 0.75}).encode(x, y, _color(names), yOffset=within, description="d:N")
+        words = base.mark_text(align="left", dx=5, color=SOFT, fontSize=11).encode(x, y, yOffset=within, text="t:N")
+        return (bars + words).properties(width=width - 150, height=max(26, 15 * len(names)) * 5)
 
     title = "Units that do nothing, and the effective rank"
     return Display(title, drawn, table, _told(results) + _rest(left), _series(names))
+
+
+def important(results: Results) -> Display:
+    """D8: the units that matter most, by how much the loss rises without them."""
+    rows = [
+        {"n": f"{name}, unit {unit}", "v": _r(rise), "d": f"{name}, unit {unit}: the loss rises by {number(float(rise))}"}
+        for name, r in results.items()
+        for unit, rise in r.top[: max(3, 16 // len(results))]
+        if math.isfinite(rise)
+    ]
+
+    def drawn(width: int) -> Chart:
+        y = alt.Y("n:N", sort=[r["n"] for r in rows], title=None, axis=alt.Axis(grid=False, labelLimit=170))
+        x = alt.X("v:Q", title="rise of the loss without it", axis=alt.Axis(grid=True, tickCount=4))
+        bars = alt.Chart(_data(rows)).mark_bar(color=SERIES[0], height=9)
+        return bars.encode(x, y, description="d:N").properties(width=width - 170, height=20 * len(rows))
+
+    table = {
+        "place": [n for n, r in results.items() for _ in r.top],
+        "unit": [int(u) for r in results.values() for u, _ in r.top],
+        "rise_of_loss": [float(v) for r in results.values() for _, v in r.top],
+    }
+    how = "measured" if all(r.exact for r in results.values()) else "to first order"
+    best = max(((v, n, u) for n, r in results.items() for u, v in r.top), default=None)
+    said = f"Without unit {best[2]} of {best[1]} the loss would rise by {number(float(best[0]))} ({how})." if best else ""
+    return Display("The units that matter most", drawn, table, said)
+
+
+def streaming(results: Results) -> Display:
+    """D11: how far a cold start is from a warm one, step by step."""
+    results, left = _first(results)
+    curves = {n: (np.arange(1, len(r.difference) + 1), np.asarray(r.difference, dtype=float)) for n, r in results.items()}
+    low, high = _decade_span([v for _, values in curves.values() for v in values], floor=1e-9)
+    rows = _curve_rows(curves, "{s}, {x} steps after a cold start: {v} apart", 1e-300, 1e300)
+    level = 0.01
+
+    def drawn(width: int) -> Chart:
+        scale, axis = _log_y(low, high)
+        y = alt.Y("v:Q", title="apart, of its size", scale=scale, axis=axis)
+        return _curves(rows, list(curves), y, width, level=level, title="steps since a cold start", word="1 %")
+
+    table = _curve_table(curves, "difference")
+    return Display("How long a cold start is felt", drawn, table, _told(results) + _rest(left), _series(list(curves)))
 
 
 def ablation(result: Any, lag: int | None = None) -> Display:
@@ -397,9 +484,11 @@ def ablation(result: Any, lag: int | None = None) -> Display:
 def needed(result: Any) -> Display:
     """The held-out error of a linear model by the context it sees: the smallest that is enough is what the data need."""
     contexts, errors = np.asarray(result.contexts, dtype=float), np.asarray(result.errors, dtype=float)
+    always = {0, *(k for k in (result.lag or 0, (result.lag or 0) + 1) if k < len(contexts))}
+    shown = sorted({*_thin(contexts, 60), *always})  # the edge itself is never thinned out
     rows = [
         {"x": _r(max(c, 0.5)), "v": _r(e), "d": f"the last {int(c):,} steps: error {number(float(e))}"}
-        for c, e in zip(contexts, errors, strict=True)
+        for c, e in ((contexts[k], errors[k]) for k in shown)
         if math.isfinite(e)
     ]
 
@@ -463,27 +552,25 @@ def attribution(result: Any) -> Display:
 
 def tracking(results: Results) -> Display:
     """D10: which unit follows which column, and how closely."""
-    best = [(name, u) for name, r in results.items() for u in r.best]
-    best.sort(key=lambda pair: -abs(_or_nan(pair[1].r)))
-    rows = [
-        {
-            "n": f"{u.column}: {name}, unit {u.unit}",
-            "v": _r(abs(float(u.r))),
-            "d": f"{name}, unit {u.unit} follows {u.column}: r = {number(float(u.r))}",
-        }
-        for name, u in best[:24]
-        if math.isfinite(_or_nan(u.r))
-    ]
+    best = [(name, u) for name, r in results.items() for u in r.best if math.isfinite(_or_nan(u.r))]
+    best.sort(key=lambda pair: -abs(pair[1].r))
+    closest: dict[str, tuple[str, Any]] = {}
+    for name, u in best:
+        closest.setdefault(str(u.column), (name, u))
+    rows = []
+    for column, (name, u) in list(closest.items())[:24]:
+        unit = f"{_label(name)}, unit {u.unit}"
+        d = f"{unit} follows {column}: r = {number(float(u.r))}"
+        rows.append({"n": column, "v": _r(abs(float(u.r))), "t": unit, "d": d})
 
     def drawn(width: int) -> Chart:
-        y = alt.Y("n:N", sort=[r["n"] for r in rows], title=None, axis=alt.Axis(grid=False, labelLimit=200))
+        labels = 190 if width > 500 else 120
+        y = alt.Y("n:N", sort=[r["n"] for r in rows], title=None, axis=alt.Axis(grid=False, labelLimit=labels))
         x = alt.X("v:Q", title="how closely: |r|", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=True, tickCount=5))
         base = alt.Chart(_data(rows))
-        return (
-            base.mark_bar(color=SERIES[0], height=9)
-            .encode(x, y, description="d:N")
-            .properties(width=width - 210, height=22 * len(rows))
-        )
+        bars = base.mark_bar(color=SERIES[0], height=9).encode(x, y, description="d:N")
+        words = base.mark_text(align="left", dx=5, color=SOFT, fontSize=11).encode(x, y, text="t:N")
+        return (bars + words).properties(width=width - labels - 100, height=22 * len(rows))
 
     table = {
         "place": [n for n, _ in best],
@@ -533,16 +620,23 @@ def watched(record: Mapping[str, Sequence[float]], title: str, y_title: str, fin
 
 
 def _curves(
-    rows: list[Row], names: list[str], y: alt.Y, width: int, lag: int | None = None, level: float | None = None
+    rows: list[Row],
+    names: list[str],
+    y: alt.Y,
+    width: int,
+    lag: int | None = None,
+    level: float | None = None,
+    title: str = "lag, steps",
+    word: str = "",
 ) -> Chart:
     """Lines over lags, with a point on each figure, the lag asked for, and a threshold."""
-    x = _lag_x(max((r["x"] for r in rows), default=2), "lag, steps")
+    x = _lag_x(max((r["x"] for r in rows), default=2), title)
     base = alt.Chart(_data(rows))
     drawn = base.mark_line(clip=True).encode(x, y, _color(names), strokeDash=_dash(names))
     points = base.mark_point(filled=True, size=20, opacity=0.9, clip=True)
     drawn += points.encode(x, y, _color(names), _shape(names), description="d:N")
-    if level is not None:
-        rule = alt.Chart(_data([{"v": level, "t": f"threshold {number(level)}"}]))
+    if level is not None:  # its own scale would make a second one
+        rule = alt.Chart(_data([{"v": level, "t": word or f"threshold {number(level)}"}]))
         low = rule.mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.Y("v:Q"))
         word = rule.mark_text(color=SOFT, align="left", baseline="bottom", dx=4, dy=-2, fontSize=11.5)
         drawn = low + word.encode(alt.Y("v:Q"), alt.XValue(0), text="t:N") + drawn
@@ -559,7 +653,9 @@ def _lag_x(top: float, title: str, low: float = 1.0) -> alt.X:
 
 
 def _with_lag(chart: Chart, lag: int | None, x: alt.X) -> Chart:
-    return chart if lag is None else _column(float(lag), "the lag", ALARM, x) + chart
+    """A line at the lag, where it lies on the axis."""
+    outside = lag is None or lag > x.to_dict()["scale"]["domain"][1]
+    return chart if outside else _column(float(lag), "the lag", ALARM, x) + chart
 
 
 def _column(at: float, word: str, color: str, x: alt.X) -> Chart:
@@ -585,7 +681,7 @@ def _curve_rows(
     """One row a figure of every curve, from lag 1 on; at most about a hundred of one curve, densest where lags are short."""
     rows = []
     for name, (lags, values) in curves.items():
-        for k in _thin(lags):
+        for k in _thin(lags, 90 if len(curves) <= 2 else 36):
             v = float(values[k])
             if math.isnan(v):
                 continue
@@ -652,9 +748,9 @@ def _decade_span(values: Sequence[float], floor: float = 1e-9, ceiling: float = 
     return (low, high) if high / low >= 99 else (high / 100, high)
 
 
-def _log_y(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
+def _log_y(low: float, high: float, ticks: int = 6) -> tuple[alt.Scale, alt.Axis]:
     first, last = round(math.log10(low)), round(math.log10(high))
-    exponents = range(first, last + 1, max(1, math.ceil((last - first) / 6)))
+    exponents = range(first, last + 1, max(1, math.ceil((last - first) / ticks)))
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     return scale, _y_axis(values=[10.0**n for n in exponents], labelExpr=powers(exponents))
 
@@ -665,6 +761,11 @@ def _within(value: float, low: float, high: float) -> float:
 
 def _evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.zeros(0, int)
+
+
+def _units(results: Results) -> int:
+    """How many units of one place are drawn."""
+    return UNITS // max(1, len(results))
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
@@ -683,16 +784,30 @@ def _bins(T: int, most: int) -> list[int]:
 
 
 def _first(results: Results, most: int = PLACES) -> tuple[Results, int]:
-    return dict(list(results.items())[:most]), max(0, len(results) - most)
+    """The places that are drawn, in words, and how many are left out."""
+    chosen = {_label(name): r for name, r in list(results.items())[:most]}
+    return chosen, max(0, len(results) - most)
+
+
+def _label(name: str) -> str:
+    """A place in words.
+
+    >>> _label("0"), _label("1_reverse"), _label("lstm.0")
+    ('layer 0', 'layer 1, backwards', 'lstm.0')
+    """
+    if name.split("_")[0].isdigit():
+        name = f"layer {name}"
+    return name.replace("_reverse", ", backwards")
 
 
 def _rest(left: int) -> str:
-    return f" {left} more places are in the figures only." if left else ""
+    many = f"{left} more places are" if left > 1 else "1 more place is"
+    return f" {many} in the figures only." if left else ""
 
 
 def _told(results: Results) -> str:
     """The sentences of all places, each behind its name where there are several."""
-    said = {name: _finding(r) for name, r in results.items() if r is not None}
+    said = {name: _finding(r).removeprefix(f"{getattr(r, 'name', name)}: ") for name, r in results.items() if r is not None}
     return told(said)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from openlstm import __version__
 from openlstm._errors import missing_extra
 from openlstm.insight.report.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
-from openlstm.insight.report.report import Report
+from openlstm.insight.report.report import Report, Section
+from openlstm.insight.text import visible
 
 try:
     import jinja2
@@ -37,10 +38,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     env.filters["n"] = number
-    sections = [
-        {"section": s, "figures": _figures(s.displays, s.name), "text": Markup(s.extra["text"]) if "text" in s.extra else None}
-        for s in report.sections
-    ]
+    sections = [{"section": s, "figures": _figures(s.displays, s.name), "reading": _reading(s)} for s in report.sections]
     page = env.get_template("page.html.jinja").render(
         report=report,
         mark=MARKS.get(report.word, "●"),
@@ -56,6 +54,17 @@ def render(report: Report) -> str:
         },
     )
     return page
+
+
+def _reading(section: Section) -> dict[str, Any] | None:
+    """A text, its tokens as people see them, and what each unit made of them."""
+    if section.name != "text" or not section.results:
+        return None
+    reading = next(iter(section.results.values()))
+    units = [{"label": s.label, "values": s.packed()} for s in reading.shown]
+    first = next(iter(reading.shown[0].values.values())).tolist() if reading.shown else [0] * len(reading.tokens)
+    names = list(dict.fromkeys(n for s in reading.shown for n in s.values))
+    return {"tokens": list(zip(map(visible, reading.tokens), first, strict=True)), "units": units, "names": names}
 
 
 def _ladder(report: Report) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,10 @@ class Report:
             return (found.finding or found.error or self.reason) if found else self.reason
         return getattr(self.verdict, "finding", None) or self.reason
 
+    def noted(self, *notes: str) -> Report:
+        """The same report with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def __getitem__(self, name: str) -> Section:
         """A section by its name, as in `report["gates"]`."""
         for section in self.sections:
@@ -186,7 +190,8 @@ class Report:
         best = getattr(self.advice, "best", None)
         if best is not None:
             lines.append(f"  advice: {best.name}, --init {best.flag}" if best.flag else f"  advice: {best.name}")
-        lines += [f"  {s.name:<12} {s.finding or 'not computed: ' + str(s.error)}" for s in self.sections]
+        said = {s.name: s.finding or f"not computed: {s.error}" for s in self.sections}
+        lines += [f"  {name:<12} {text.splitlines()[0]}" for name, text in said.items()]
         return "\n".join(line if len(line) <= 160 else line[:157] + "..." for line in lines)
 
 
@@ -233,14 +238,14 @@ def plain(value: Any) -> Any:
 
 
 def told(said: Mapping[str, str]) -> str:
-    """Sentences by place in one text: with the name of the place in front where there are several.
+    r"""Sentences by place in one text: a line each, with the name of the place in front, where there are several.
 
     >>> told({"0": "0: all is well."}), told({"a": "well.", "b": "b: not so."})
-    ('All is well.', 'a: well. b: not so.')
+    ('All is well.', 'a: well.\nb: not so.')
     """
     texts = {name: text.removeprefix(f"{name}: ") for name, text in said.items() if text}
     if len(texts) > 1:
-        return " ".join(f"{name}: {text}" for name, text in texts.items())
+        return "\n".join(f"{name}: {text}" for name, text in texts.items())
     return "".join(text[:1].upper() + text[1:] for text in texts.values())
 
 
