@@ -113,7 +113,7 @@ def test_the_help_knows_what_the_tasks_know() -> None:
     assert list(command.COMMANDS) == list(lab.tasks.TASKS)
     for name, entry in command.COMMANDS.items():
         task = lab.tasks.TASKS[name]
-        assert entry[:4] == (task.size_name, task.default, task.least, task.steps), name
+        assert entry[:5] == (task.size_name, task.default, task.least, task.hidden, task.steps), name
 
 
 def test_every_arm_is_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,20 +18,21 @@ class Entry(NamedTuple):
     size_name: str
     default: int
     least: int
+    hidden: int
     steps: int
     help: str
 
 
 COMMANDS: dict[str, Entry] = {
-    "recall": Entry("lag", 60, 1, 1000, "The control: the sign of the first value, after LAG steps of small noise."),
-    "latch": Entry("lag", 120, 1, 1000, "Overwrite a sign, then keep it through LAG steps of full-size distractors."),
-    "copy": Entry("lag", 60, 1, 1000, "Ten symbols, LAG silent steps, and the ten symbols again."),
-    "adding": Entry("length", 100, 2, 1000, "The sum of two marked values among LENGTH values."),
-    "temporal-order": Entry("length", 100, 10, 1000, "Which two signs came, in which order, among LENGTH letters."),
-    "reber": Entry("length", 40, 8, 1000, "The symbols that may follow in a string of the embedded Reber grammar."),
-    "continual-reber": Entry("length", 100, 1, 1000, "The same in an endless stream of strings that nothing resets."),
-    "parity": Entry("length", 40, 1, 1000, "Whether the number of ones so far is odd, at each of LENGTH bits."),
-    "anbn": Entry("length", 10, 1, 1000, "When n times a and n times b are over, for n up to LENGTH."),
+    "recall": Entry("lag", 60, 1, 32, 1000, "The control: the sign of the first value, after LAG steps of small noise."),
+    "latch": Entry("lag", 120, 1, 32, 1000, "Overwrite a sign, then keep it through LAG steps of full-size distractors."),
+    "copy": Entry("lag", 20, 1, 64, 5000, "Ten symbols, LAG silent steps, and the ten symbols again."),
+    "adding": Entry("length", 100, 2, 32, 1000, "The sum of two marked values among LENGTH values."),
+    "temporal-order": Entry("length", 100, 10, 32, 1000, "Which two signs came, in which order, among LENGTH letters."),
+    "reber": Entry("length", 40, 8, 32, 1000, "The symbols that may follow in a string of the embedded Reber grammar."),
+    "continual-reber": Entry("length", 100, 1, 32, 1000, "The same in an endless stream of strings that nothing resets."),
+    "parity": Entry("length", 40, 1, 32, 1000, "Whether the number of ones so far is odd, at each of LENGTH bits."),
+    "anbn": Entry("length", 10, 1, 32, 1000, "When n times a and n times b are over, for n up to LENGTH."),
 }
 SIZE_HELP = {
     "lag": "Steps between what has to be remembered and the answer.",
@@ -54,7 +55,7 @@ def _command(name: str, entry: Entry) -> Callable[..., None]:
                 show_default=False,
             ),
         ] = None,
-        hidden: Annotated[int, typer.Option(min=1, help="Units of each network.")] = 32,
+        hidden: Annotated[int, typer.Option(min=1, help="Units of each network.")] = entry.hidden,
         seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first seed.")] = 0,
         jobs: Annotated[
             int | None, typer.Option(min=1, help="Networks that learn at a time; as many as processors if left out.")

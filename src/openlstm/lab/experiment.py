@@ -15,7 +15,7 @@ from openlstm.lab.advised import Advised, measure
 from openlstm.lab.arms import ADVISED, ARMS, SIDE_BY_SIDE
 from openlstm.lab.jobs import each
 from openlstm.lab.tasks import TASKS, Task
-from openlstm.lab.trial import BATCH, CLIP, FRESH, HIDDEN, Job, Outcome
+from openlstm.lab.trial import BATCH, CLIP, FRESH, Job, Outcome
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def run(
     seeds: int = 1,
     steps: int | None = None,
     arms: Iterable[str] = SIDE_BY_SIDE,
-    hidden: int = HIDDEN,
+    hidden: int | None = None,
     seed: int = 0,
     jobs: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
@@ -171,7 +171,7 @@ def run(
         seeds: how many repetitions, at least 1; repetition k uses seed + k.
         steps: training steps, at least 0; the task's own if None.
         arms: names from `ARMS`; "lstm-advice" gets what the X-ray recommends for the default LSTM of the first seed.
-        hidden: H.
+        hidden: H; the task's own if None.
         jobs: processes that work at a time. With more than 1, a script needs `if __name__ == "__main__":` around the call.
         on_progress: called every 20 steps of a network and when one is done.
 
@@ -186,6 +186,7 @@ def run(
     task = _task(task) if isinstance(task, str) else task
     size = task.default if size is None else size
     steps = task.steps if steps is None else steps
+    hidden = task.hidden if hidden is None else hidden
     arms = tuple(arms)
     _check(task, {"size": size, "seeds": seeds, "steps": steps, "seed": seed, "hidden": hidden, "jobs": jobs}, arms)
     return _Run(task, size, seeds, steps, arms, hidden, seed, on_progress)(jobs)

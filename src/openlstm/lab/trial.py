@@ -21,7 +21,7 @@ from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks import TASKS, Task
 from openlstm.nn import trace
 
-HIDDEN, BATCH, RATE, CLIP, FRESH = 32, 64, 3e-3, 1.0, 2000
+BATCH, RATE, CLIP, FRESH = 64, 3e-3, 1.0, 2000
 REPORT_EVERY = 20  # steps between two reports
 PART = 500  # fresh sequences that are scored at once
 
@@ -34,7 +34,7 @@ class Job:
     size: int
     arm: str
     seed: int
-    hidden: int = HIDDEN
+    hidden: int = 32
     steps: int = 1000
     advice: str | None = None  # as in `openlstm.nn.init.apply`: "chrono=120"
 

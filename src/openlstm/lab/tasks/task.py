@@ -32,7 +32,7 @@ class Task(ABC):
     size_name: what the first argument of `batch` counts, "lag" or "length"; `default` and `least` are values of it.
     answer: what the score counts.
     guessing: the score of who knows the question but remembers nothing.
-    steps, rate: training steps and rate of Adam in the lab.
+    hidden, steps, rate: units, training steps and rate of Adam in the lab.
     """
 
     name: ClassVar[str]
@@ -46,6 +46,7 @@ class Task(ABC):
     least: ClassVar[int] = 1
     answer: ClassVar[str] = "right answers"
     guessing: ClassVar[float] = 0.5
+    hidden: ClassVar[int] = 32
     steps: ClassVar[int] = 1000
     rate: ClassVar[float] = 3e-3
     published: ClassVar[tuple[Published, ...]] = ()
