@@ -1,0 +1,16 @@
+"""The Python on the page about looking inside runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "xray.md"
+
+
+def test_the_blocks_of_the_page_run_one_after_the_other() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert len(blocks) >= 4
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
