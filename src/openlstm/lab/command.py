@@ -24,15 +24,15 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "recall": Entry("lag", 60, 1, 32, 1000, "The control: the sign of the first value, after LAG steps of small noise."),
-    "latch": Entry("lag", 120, 1, 32, 1000, "Overwrite a sign, then keep it through LAG steps of full-size distractors."),
-    "copy": Entry("lag", 20, 1, 64, 5000, "Ten symbols, LAG silent steps, and the ten symbols again."),
+    "recall": Entry("lag", 60, 1, 32, 1000, "The control: a sign through LAG steps of small noise."),
+    "latch": Entry("lag", 120, 1, 32, 1000, "Overwrite a sign, then keep it through LAG distractors."),
+    "copy": Entry("lag", 20, 1, 64, 5000, "Ten symbols again, after LAG silent steps."),
     "adding": Entry("length", 100, 2, 32, 1000, "The sum of two marked values among LENGTH values."),
-    "temporal-order": Entry("length", 100, 10, 32, 1000, "Which two signs came, in which order, among LENGTH letters."),
-    "reber": Entry("length", 40, 8, 32, 1000, "The symbols that may follow in a string of the embedded Reber grammar."),
-    "continual-reber": Entry("length", 100, 1, 32, 1000, "The same in an endless stream of strings that nothing resets."),
-    "parity": Entry("length", 40, 1, 32, 1000, "Whether the number of ones so far is odd, at each of LENGTH bits."),
-    "anbn": Entry("length", 10, 1, 32, 1000, "When n times a and n times b are over, for n up to LENGTH."),
+    "temporal-order": Entry("length", 100, 10, 32, 1000, "Which two signs came, in which order."),
+    "reber": Entry("length", 40, 8, 32, 1000, "What may follow in a string of the Reber grammar."),
+    "continual-reber": Entry("length", 100, 1, 32, 1000, "The same in a stream of strings that nothing resets."),
+    "parity": Entry("length", 40, 1, 32, 1000, "Whether the number of ones so far is odd."),
+    "anbn": Entry("length", 10, 1, 32, 1000, "When n times a and n times b are over."),
 }
 SIZE_HELP = {
     "lag": "Steps between what has to be remembered and the answer.",
