@@ -24,3 +24,4 @@ from openlstm.insight.stability import Stability as Stability
 from openlstm.insight.stability import stability as stability
 from openlstm.insight.streaming import Streaming as Streaming
 from openlstm.insight.streaming import streaming as streaming
+from openlstm.insight.watch import Watch as Watch

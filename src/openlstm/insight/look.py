@@ -14,7 +14,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,25 @@ class Place:
             found.append(old)
         return State(*found)
 
+    def some(self, rows: Tensor) -> Place:
+        """The same place with some of its rows."""
+
+        def pick(a: Any, axis: int) -> Any:
+            return None if a is None else a.index_select(axis, rows)
+
+        fresh, noise, flow = self.reset_state, self.noise, self.dstate
+        return replace(
+            self,
+            x=pick(self.x, 1),
+            state=State(*(pick(s, 0) for s in self.state)),
+            lengths=pick(self.lengths, 0),
+            reset=pick(self.reset, 1),
+            reset_state=None if fresh is None else State(*(pick(s, -2) for s in fresh)),
+            dy=pick(self.dy, 1),
+            dstate=None if flow is None else State(*(pick(s, 0) for s in flow)),
+            noise=None if noise is None else noise._replace(hidden=pick(noise.hidden, 0)),
+        )
+
     def __repr__(self) -> str:
         T, B, inputs = self.x.shape
         return f"Place({self.title}, T={T}, B={B}, I={inputs})"
@@ -340,6 +359,11 @@ class Heard:
         self.gradients: list[Any] = [None, None, None]
 
     @property
+    def arrived(self) -> bool:
+        """Whether a backward pass brought a gradient to an output."""
+        return any(t.grad is not None for t in self.outputs)
+
+    @property
     def length(self) -> int:
         """How many steps it was given, at least."""
         x = self.given["input"]
@@ -360,24 +384,34 @@ class Heard:
         for t in own:
             if not t.requires_grad:
                 t.requires_grad_()  # every weight below may be frozen
+            t.retain_grad()
         self.outputs = own
         y = y._replace(data=own[0]) if isinstance(y, PackedSequence) else own[0]
         return y, tuple(own[1:]) if isinstance(state, tuple) else own[1]
 
 
 class Calls:
-    """Hooks on recurrent modules that hear every call of them until the block ends."""
+    """Hooks on recurrent modules that hear every call of them until the block ends.
 
-    def __init__(self, modules: Mapping[str, nn.Module], *, gradients: bool) -> None:
+    Args:
+        modules: by path.
+        gradients: note outputs that gradients can be taken of.
+        training: hear only calls that gradients are wanted of, not those of a validation in between.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], *, gradients: bool, training: bool = False) -> None:
         self.of: dict[str, list[Heard]] = {path: [] for path in modules}
+        self.gradients = gradients
+        self.training = training
+        self.number = 0
         self._modules = modules
-        self._gradients = gradients
         self._handles: list[Any] = []
-        self._number = 0
 
     def __enter__(self) -> Calls:
         for path, module in self._modules.items():
-            self._handles += self._listen(path, module)
+            ear = _Ear(self, path)
+            self._handles.append(module.register_forward_pre_hook(ear, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(ear, with_kwargs=True))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -385,20 +419,35 @@ class Calls:
             handle.remove()
         self._handles.clear()
 
-    def _listen(self, path: str, module: nn.Module) -> list[Any]:
-        open_calls: list[Heard] = []
 
-        def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._number += 1
-            open_calls.append(Heard(module, self._number, args, named))
+class _Ear:
+    """Both hooks of one module. A copy of a model, or one that is saved, hears nothing."""
 
-        def after(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-            call = open_calls.pop()
-            self.of[path].append(call)
-            return call.hear(output, self._gradients and torch.is_grad_enabled())
+    def __init__(self, calls: Calls, path: str) -> None:
+        self.calls = calls
+        self.path = path
+        self.open: list[Any] = []
 
-        first = module.register_forward_pre_hook(before, with_kwargs=True)
-        return [first, module.register_forward_hook(after, with_kwargs=True)]
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], *output: Any) -> Any:
+        calls, wanted = self.calls, torch.is_grad_enabled()
+        if not output:
+            calls.number += 1
+            heard = not calls.training or wanted
+            self.open.append(Heard(module, calls.number, args, named) if heard else None)
+            return None
+        call = self.open.pop()
+        if call is None:
+            return None
+        calls.of[self.path].append(call)
+        return call.hear(output[0], calls.gradients and wanted)
+
+    def __reduce__(self) -> Any:
+        return _Deaf, ()
+
+
+class _Deaf:
+    def __call__(self, *_: Any) -> None:
+        return None
 
 
 def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple[Place, bool]]:

@@ -18,7 +18,7 @@ Source: Benettin, Galgani, Giorgilli & Strelcyn 1980; for recurrent networks Eng
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,8 @@ class Stability:
         if top == -np.inf:
             return f"{self.name}: every step wipes out all that was there."
         if abs(top) < 1e-3:
-            return f"{self.name}: largest exponent {number(round(top, 4))}: differences neither grow nor shrink, as on a perfect highway."
+            text = "differences neither grow nor shrink, as on a perfect highway"
+            return f"{self.name}: largest exponent {number(round(top, 4))}: {text}."
         tenfold = steps(max(1, round(float(np.log(10) / abs(top)))))
         if top > 0:
             advice = "clip gradients, lower the learning rate, or expect a free run to diverge"
@@ -110,7 +111,7 @@ def stability(place: Place, exponents: int = 8) -> Stability:
     counted = torch.zeros(len(rows), dtype=torch.float64, device=V.device)
     pending = torch.zeros_like(counted)  # steps since the last orthogonalisation
     done = torch.zeros_like(counted)  # steps of each row
-    small = _of_rows(place, rows)
+    small = place.some(rows)
     for part in small.again():
         turn = Turn.of(small, part.t0, part.start, part.saved)
         order = small.order(part.t0, part.t1)
@@ -128,25 +129,6 @@ def stability(place: Place, exponents: int = 8) -> Stability:
                 pending = torch.zeros_like(pending)
     found = (sums[counted > 0] / counted[counted > 0][:, None]).mean(0).cpu().numpy()
     return Stability(place.name, np.sort(found)[::-1].copy(), float(counted.mean()))
-
-
-def _of_rows(place: Place, rows: Tensor) -> Place:
-    """The same place with some of its rows."""
-    fresh = place.reset_state
-    noise = place.noise
-    if noise is not None and noise.hidden is not None:
-        noise = noise._replace(hidden=noise.hidden[rows])
-    return replace(
-        place,
-        x=place.x[:, rows],
-        state=type(place.state)(*(None if s is None else s[rows] for s in place.state)),
-        lengths=None if place.lengths is None else place.lengths[rows],
-        reset=None if place.reset is None else place.reset[:, rows],
-        reset_state=None if fresh is None else type(fresh)(*(None if s is None else s.index_select(-2, rows) for s in fresh)),
-        dy=None,
-        dstate=None,
-        noise=noise,
-    )
 
 
 def _back(turn: Turn, V: Tensor, R: int, has_cell: bool) -> Tensor:

@@ -6,6 +6,7 @@ Legend: N examples.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,19 @@ class Epoch(NamedTuple):
 Callback = Callable[[Epoch], None]
 
 
+class Step(NamedTuple):
+    """What a callback hears at each step: gradients are there and clipped, the weights have not moved yet."""
+
+    number: int  # from 0, over all epochs
+    epoch: int  # from 1
+    loss: float  # mean over the targets of the batch
+    norm: float  # of the gradient, before clipping
+    clip: float  # what it is clipped to
+
+
+StepCallback = Callable[[Step], None]
+
+
 class History(NamedTuple):
     """How a training went."""
 
@@ -96,6 +110,7 @@ def train(
     validation: Sequence[Tensor],
     options: Options | None = None,
     callbacks: Sequence[Callback] = (),
+    each_step: Sequence[StepCallback] = (),
 ) -> History:
     """Train a model in place; afterwards it holds the weights of its best epoch.
 
@@ -106,13 +121,15 @@ def train(
         validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept.
         options: defaults if None.
         callbacks: called with each `Epoch`.
+        each_step: called with each `Step`, between the backward pass and the step of the optimizer; `insight.watch.Watch(model)
+            .hear` is one.
 
     Returns:
         The history. The same seed gives the same weights on the same machine; torch's global random state is left as it was.
 
     Raises:
         ArgumentError: if there is no example to train on or to validate with.
-        TrainingError: if a loss is not finite.
+        TrainingError: if a loss or a gradient is not finite.
 
     >>> x = torch.randn(256, 3, generator=torch.Generator().manual_seed(0))
     >>> model = nn.Linear(3, 1)
@@ -134,7 +151,7 @@ def train(
                 )
             )
     with _seeded(options.seed):
-        return _train(model, loss, data, validation, options, callbacks)
+        return _train(model, loss, data, validation, options, callbacks, each_step)
 
 
 def _train(
@@ -144,6 +161,7 @@ def _train(
     validation: Sequence[Tensor],
     options: Options,
     callbacks: Sequence[Callback],
+    each_step: Sequence[StepCallback],
 ) -> History:
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -154,10 +172,11 @@ def _train(
     epochs: list[Epoch] = []
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = {}
+    count = itertools.count()
     for number in range(1, options.epochs + 1):
         start = time.perf_counter()
         order = _shuffled(len(data[0]), steps * options.batch_size, shuffle)
-        train_loss = _run_epoch(fabric, wrapped, loss, data, order, options, number, optimizer, schedule)
+        train_loss = _run_epoch(fabric, wrapped, loss, data, order, options, number, optimizer, schedule, each_step, count)
         with torch.no_grad():
             validation_loss = _run_epoch(fabric, wrapped, loss, validation, torch.arange(len(validation[0])), options, number)
         is_best = best is None or validation_loss < best.validation_loss
@@ -185,14 +204,16 @@ def _run_epoch(
     number: int,
     optimizer: torch.optim.Optimizer | None = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    each_step: Sequence[StepCallback] = (),
+    count: Iterator[int] | None = None,
 ) -> float:
     """One pass over `data`, with steps of the optimizer if there is one; the mean loss over all targets."""
     model.train(optimizer is not None)
-    total, count = 0.0, 0.0
+    total, counted = 0.0, 0.0
     for rows in order.split(options.batch_size):
         batch = [fabric.to_device(part[rows]) for part in data]
         error, targets = loss(model, *batch)
-        total, count = total + float(error.detach()), count + float(targets)
+        total, counted = total + float(error.detach()), counted + float(targets)
         if not math.isfinite(total):
             raise TrainingError(
                 message(
@@ -207,11 +228,24 @@ def _run_epoch(
             continue
         optimizer.zero_grad()
         fabric.backward(error / targets)
-        fabric.clip_gradients(model, optimizer, max_norm=options.clip)
+        step = next(count) if count is not None else 0
+        norm = float(fabric.clip_gradients(model, optimizer, max_norm=options.clip, error_if_nonfinite=False) or 0.0)
+        for callback in each_step:
+            callback(Step(step, number, float(error.detach()) / float(targets), norm, options.clip))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                message(
+                    "train",
+                    f"the gradient is not finite in epoch {number}",
+                    f"norm={norm} at step {step}",
+                    "a finite gradient",
+                    "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate",
+                )
+            )
         optimizer.step()
         if schedule is not None:
             schedule.step()
-    return total / max(count, 1.0)
+    return total / max(counted, 1.0)
 
 
 def _shuffled(rows: int, count: int, shuffle: torch.Generator) -> Tensor:
