@@ -9,6 +9,7 @@ Legend: H hidden size, R what is fed back, G gates of a cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,6 +131,90 @@ def identity(module: M, scale: float = 1.0) -> M:
             if bias is not None:
                 bias.zero_()
     return module
+
+
+class Choice(NamedTuple):
+    """A way to begin, as text: `chrono=120` has the name chrono and the value 120."""
+
+    name: str
+    value: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value:g}"
+
+    @property
+    def line(self) -> str:
+        """The line of Python that does the same to a layer named `layer`."""
+        if self.name == "default":
+            return "layer.reset_parameters()"
+        return f"openlstm.nn.init.{self.name.replace('-', '_')}(layer{'' if self.value is None else f', {self.value:g}'})"
+
+
+CHOICES: dict[str, bool] = {"default": False, "forget-bias": True, "chrono": True, "orthogonal": False, "identity": False}
+"""The names that `parse` knows, and whether they take a value."""
+
+
+def parse(text: str) -> Choice:
+    """Read a way to begin: `default`, `forget-bias=1`, `chrono=120`, `orthogonal` or `identity`.
+
+    Raises:
+        ArgumentError: for another name, a missing or unwanted value, or a lag that is no whole number >= 1.
+
+    >>> parse("forget-bias=1"), parse("chrono=120").line
+    (Choice(name='forget-bias', value=1.0), 'openlstm.nn.init.chrono(layer, 120)')
+    """
+    name, equals, rest = text.strip().partition("=")
+    if name not in CHOICES or CHOICES[name] != bool(equals):
+        known = "default, forget-bias=1, chrono=120, orthogonal or identity"
+        raise ArgumentError(message("init", f"no such way to begin: {text!r}", repr(text), known, "write it as one of these"))
+    if not equals:
+        return Choice(name)
+    try:
+        value = float(rest)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (name == "chrono" and (value < 1 or value != int(value))):
+        wanted = "a whole number of steps, at least 1" if name == "chrono" else "a number"
+        raise ArgumentError(message("init", f"{name} needs {wanted}", repr(text), f"{name}=..., {wanted}", f"{name}=1"))
+    return Choice(name, value)
+
+
+def apply(module: M, how: str | Choice) -> M:
+    """Begin every recurrent layer inside a module in a way that is given as text; what is not recurrent stays as it is.
+
+    Args:
+        module: a recurrent module, or one that holds some.
+        how: as in `parse`. `default` draws the parameters anew, as the layer does when it is made.
+
+    Raises:
+        ArgumentError: as `parse`, as the function of that name, or if there is no recurrent module inside.
+
+    >>> import torch, openlstm
+    >>> model = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 2), "head": torch.nn.Linear(2, 1)})
+    >>> apply(model, "forget-bias=2")["lstm"].bias_ih_l0[2:4].tolist()
+    [2.0, 2.0]
+    """
+    choice = parse(how) if isinstance(how, str) else how
+    found = [m for m in module.modules() if isinstance(m, _KINDS)]
+    if not found:
+        hint = "pass the model that holds the layer"
+        kinds = "a module with an LSTM, GRU or RNN"
+        raise ArgumentError(message("init", "no recurrent layer in this module", type(module).__name__, kinds, hint))
+    for layer in found:
+        if choice.name == "forget-bias":
+            forget_bias(layer, float(choice.value or 0.0))
+        elif choice.name == "chrono":
+            chrono(layer, int(choice.value or 1))
+        elif choice.name == "orthogonal":
+            orthogonal(layer)
+        elif choice.name == "identity":
+            identity(layer)
+        else:
+            layer.reset_parameters()  # type: ignore[operator]
+    return module
+
+
+_KINDS = (Recurrent, OneStep, nn.RNNBase, nn.RNNCellBase)
 
 
 class _Part(NamedTuple):

@@ -1,0 +1,146 @@
+"""D5, the ladder: the lags that matter, on one axis, each with what it means.
+
+    needed      the lag that the data (or the user) ask for
+    window      how far training goes back (truncated backpropagation)
+    gradient    the longest lag that at least THRESHOLDS.share of the gradient reaches
+    flip        the longest lag at which a flipped input moves the last state by at least THRESHOLDS.flip of its spread
+    used        the context that a trained network uses (`insight.ablation`)
+
+No rung is the verdict and the shortest is not 'the bottleneck': a cell half-life is left out on purpose, since in 69 of 109
+networks that learnt it was shorter than the lag that they had learnt (the recurrence writes the cell again); after training the
+gradient rung says nothing, since a latched bit has a vanishing gradient.
+
+Source: docs/horizon.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openlstm.insight.ablation import Ablation
+from openlstm.insight.flip import flip
+from openlstm.insight.look import Place
+from openlstm.insight.needed import Needed
+from openlstm.insight.reach import Reach
+from openlstm.insight.verdict import THRESHOLDS, final_state, rows_of
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One lag, inf where it lies beyond what was looked at; `beyond` then says where the look ended."""
+
+    name: str
+    lag: float
+    note: str
+    beyond: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON; an infinite lag is None."""
+        lag = None if math.isinf(self.lag) else self.lag
+        return {"name": self.name, "lag": lag, "beyond": self.beyond, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs that are known, in the order above."""
+
+    rungs: tuple[Rung, ...]
+
+    def __getitem__(self, name: str) -> Rung:
+        for rung in self.rungs:
+            if rung.name == name:
+                return rung
+        raise KeyError(f"{name!r}; there is {', '.join(r.name for r in self.rungs)}")
+
+    @property
+    def finding(self) -> str:
+        """One sentence."""
+        said = [f"{r.name} {_lag(r)}" for r in self.rungs]
+        return f"In steps: {', '.join(said)}." if said else "No lag is known."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return {"rungs": [r.to_dict() for r in self.rungs], "finding": self.finding}
+
+
+def ladder(
+    *,
+    lag: int | None = None,
+    needed: Needed | None = None,
+    window: int | None = None,
+    reach: Reach | None = None,
+    flip_lag: Rung | None = None,
+    used: Ablation | None = None,
+) -> Ladder:
+    """Put together what is known; what is None has no rung.
+
+    Args:
+        lag: asked for by the user; stands in for `needed`.
+        needed, reach, used: of the functions of these names.
+        window: steps of truncated backpropagation.
+        flip_lag: of `flip_rung`.
+
+    >>> ladder(lag=120, window=64).finding
+    'In steps: needed 120, window 64.'
+    """
+    rungs: list[Rung] = []
+    if lag is not None:
+        rungs.append(Rung("needed", lag, "the lag that was asked for"))
+    elif needed is not None and needed.lag is not None:
+        rungs.append(Rung("needed", needed.lag, needed.finding))
+    if window is not None:
+        rungs.append(Rung("window", window, f"training goes back {window} steps"))
+    if reach is not None and len(reach.share):
+        rungs.append(gradient_rung(reach))
+    if flip_lag is not None:
+        rungs.append(flip_lag)
+    if used is not None:
+        rungs.append(Rung("used", used.uses, used.finding))
+    return Ladder(tuple(rungs))
+
+
+def gradient_rung(reach: Reach) -> Rung:
+    """The longest lag that at least the threshold's share of the gradient reaches."""
+    limit = THRESHOLDS.share
+    kept = np.flatnonzero(reach.share >= limit)
+    longest = int(kept[-1]) if kept.size else 0
+    end = len(reach.share) - 1
+    note = f"at least {limit:g} of the gradient reaches lag {longest}"
+    return (
+        Rung("gradient", math.inf, f"{note}, the longest looked at", end) if longest == end else Rung("gradient", longest, note)
+    )
+
+
+def flip_rung(places: list[Place], longest: int | None = None) -> Rung:
+    """The longest lag at which a flipped input still moves the last state, found by doubling and halving.
+
+    Args:
+        places: forward places of `insight.verdict.forward_places`; those of the first module are run.
+        longest: the longest lag to try (default: all that the sequences have).
+    """
+    limit = THRESHOLDS.flip
+    own = [p for p in places if p.path == places[0].path]
+    end = (places[0].steps if places[0].rows > 1 else places[0].steps // 2) - 1 if longest is None else longest
+    own = rows_of(own, end)
+
+    def moves(lag: int) -> bool:
+        return flip(lambda x: final_state(own, x), own[0].x, lag).ratio >= limit
+
+    if moves(end):
+        return Rung("flip", math.inf, f"an input moves the last state over {end} steps, the longest looked at", end)
+    low, high = 0, 1
+    while high < end and moves(high):
+        low, high = high, 2 * high
+    high = min(high, end)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if moves(middle) else (low, middle)
+    return Rung("flip", low, f"an input moves the last state by at least {limit:g} of its spread over {low} steps")
+
+
+def _lag(rung: Rung) -> str:
+    return f"more than {rung.beyond}" if math.isinf(rung.lag) else f"{rung.lag:g}"

@@ -1,0 +1,220 @@
+"""How much of the past the data ask for: the smallest context beyond which a held-out linear model stops improving.
+
+Legend: T time, B batch, I input size, D target size, N samples, c context (the last c inputs: lags 0 .. c-1), K longest one.
+
+    w_c        = argmin || y - X_c w ||^2 + a || w ||^2           X_c = the last c inputs of every sample, the latest first
+    error(c)   = held-out squared error of w_c / that of the mean of y,   error(0) = 1
+    needed lag = c - 1 for the smallest c whose error is that of the best context: not more than 1 % or 0.001 above it, or
+                 above it by less than two standard errors of the paired difference
+    nearer(k)  = (1 - min error(c <= k)) / (1 - min error(c))     the share that lags nearer than k already tell
+
+One Cholesky factor serves every context. With the inputs sorted by lag, L L^T = X^T X + a is built from its leading blocks, so
+the forecast of context c is the sum of the first c blocks of (X L^-T) (L^-1 X^T y).
+
+Why not the autocorrelation: a sine of period 100 is most like itself 100 steps ago and needs two steps; a yearly series is most
+like last year, and a network that sees a season learns its way there step by step. What such a model cannot see is a lag that
+matters only together with another one (parity, an order of two marks): then `lag` is None, and it says so.
+
+The first two thirds of the samples fit, the last third judges, `a` is the best of five on that third for each context alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from openlstm import _array as A
+from openlstm._array import Array
+from openlstm._errors import ArgumentError, ShapeError, describe, message
+
+SAMPLES = 3_000  # most samples that are taken, evenly spread
+FEATURES = 1_024  # most columns of X
+FEWEST = 96  # samples, below which nothing can be told
+RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # times N; the columns of X have unit variance
+CLASSES = 256  # most classes of an integer target that are told apart
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a linear model says of the context.
+
+    lag: the furthest lag that is needed; None where the model finds nothing at all.
+    contexts, errors: [K+1], context 0 .. K and its held-out error relative to that of the mean.
+    samples: N.
+    """
+
+    lag: int | None
+    contexts: np.ndarray
+    errors: np.ndarray
+    samples: int
+
+    @property
+    def explained(self) -> float:
+        """The share of the variance of y that the best context tells, held out."""
+        return float(max(0.0, 1 - self.errors.min()))
+
+    def nearer(self, lag: int) -> float:
+        """The share of what can be told that is told by lags 0 .. lag-1: 0 to 1; 0 where nothing is told at all."""
+        if self.lag is None:
+            return 0.0
+        known = self.errors[: min(lag, len(self.errors) - 1) + 1].min()
+        return float(np.clip((1 - known) / self.explained, 0.0, 1.0))
+
+    @property
+    def finding(self) -> str:
+        """One sentence."""
+        if self.lag is None:
+            return (
+                f"No linear model of up to {self.contexts[-1]} steps tells anything of the target: its lag is not to be seen."
+            )
+        steps = "the last step" if self.lag == 0 else f"the last {self.lag + 1} steps"
+        return f"The data need lag {self.lag}: a linear model of {steps} tells {self.explained:.0%}, a longer one no more."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return {
+            "lag": self.lag,
+            "explained": self.explained,
+            "samples": self.samples,
+            "contexts": self.contexts.tolist(),
+            "errors": self.errors.tolist(),
+        }
+
+
+def needed(x: Array, y: Array | None = None, *, longest: int | None = None, features: int = FEATURES) -> Needed:
+    """Find the smallest context beyond which a held-out linear model stops improving.
+
+    Args:
+        x: [T, B, I], or one series [T, I] or [T].
+        y: [B] or [B, D], a target for the end of each sequence; [T, B] or [T, B, D], one for every step; None for the next step
+            of x itself. Integers are classes.
+        longest: the longest context K (default: T for a target at the end, half of T for one at every step).
+        features: most columns of X; inputs that are too wide for it are reduced to their first principal components.
+
+    Raises:
+        ShapeError: if x or y have other shapes.
+        ArgumentError: for fewer than 96 samples, or a context outside the sequence.
+
+    >>> noise = np.random.default_rng(0).normal(size=2000)
+    >>> x = noise.copy()
+    >>> for t in range(2, 2000):
+    ...     x[t] += 1.2 * x[t - 1] - 0.5 * x[t - 2]
+    >>> needed(x, longest=40).lag  # the last two values, whatever the autocorrelation says
+    1
+    """
+    data, target, ends = _read(x, y)
+    T, B, width = data.shape
+    K = longest if longest is not None else (T if ends else T // 2)
+    if not 1 <= K <= T:
+        hint = "choose a context within the sequence"
+        raise ArgumentError(message("needed", "the context is outside the sequence", f"longest={K}", f"1 .. {T}", hint))
+    at = np.full(B, T - 1) if ends else np.repeat(np.arange(K - 1, T), B)  # the last step of each sample, in order of time
+    row = np.arange(B) if ends else np.tile(np.arange(B), T - K + 1)
+    some = np.unique(np.linspace(0, len(at) - 1, min(len(at), SAMPLES)).astype(int))
+    at, row = at[some], row[some]
+    N = len(at)
+    if N < FEWEST:
+        hint = "pass more sequences, or a longer one"
+        raise ArgumentError(message("needed", "too few samples to fit and to judge", f"{N} samples", f">= {FEWEST}", hint))
+    fit = 2 * N // 3
+    y_all = target[row] if ends else target[at, row]  # [N, D]
+    y_all = y_all - y_all[:fit].mean(0)
+    data = _reduced(data, max(1, features // K))
+    lags = np.arange(K)
+    X = data[at[:, None] - lags, row[:, None]].reshape(N, -1)  # [N, K * I], the latest first
+    X = X - X[:fit].mean(0)
+    losses = _losses(X, y_all, fit, K)  # [K+1, held out]
+    return _decide(losses, N)
+
+
+def _losses(X: np.ndarray, y: np.ndarray, fit: int, K: int) -> np.ndarray:
+    """Squared error of every held-out sample by context, each with its best ridge."""
+    P = X.shape[1]
+    width = P // K
+    gram, to = X[:fit].T @ X[:fit] / fit, X[:fit].T @ y[:fit] / fit
+    right = torch.from_numpy(np.concatenate([to, X[fit:].T], 1))  # [P, D + n]
+    judged = y[fit:]
+    best = np.tile((judged**2).sum(1), (K + 1, 1))  # context 0 for a start: [K+1, n]
+    for ridge in RIDGES:
+        L = torch.linalg.cholesky(torch.from_numpy(gram + ridge * np.eye(P)))
+        both = torch.linalg.solve_triangular(L, right, upper=False).numpy()
+        z, Q = both[:, : to.shape[1]], both[:, to.shape[1] :].T  # [P, D], [n, P]
+        left = judged.copy()
+        for c in range(1, K + 1):
+            block = slice((c - 1) * width, c * width)
+            left -= Q[:, block] @ z[block]
+            own = (left**2).sum(1)
+            if own.mean() < best[c].mean():
+                best[c] = own
+    return best
+
+
+def _decide(losses: np.ndarray, samples: int) -> Needed:
+    scale = losses[0].mean()
+    losses = losses / (scale if scale > 0 else 1.0)
+    errors = losses.mean(1)
+    best = int(errors.argmin())
+
+    def above(c: int) -> tuple[float, float]:  # how far above the best context, and the standard error of that
+        difference = losses[c] - losses[best]
+        return float(difference.mean()), float(difference.std() / np.sqrt(len(difference)))
+
+    gain, doubt = above(0)
+    lag = None
+    if scale > 0 and gain > max(0.01, 3 * doubt):
+        lag = next(c for c in range(best + 1) if _as_good(*above(c), float(errors[best]))) - 1
+    return Needed(None if lag is None else max(lag, 0), np.arange(len(errors)), errors, samples)
+
+
+def _as_good(more: float, doubt: float, best: float) -> bool:
+    return more <= max(0.01 * best, 1e-3, 2 * doubt)
+
+
+def _reduced(data: np.ndarray, width: int) -> np.ndarray:
+    """Inputs of unit variance, reduced to their first principal components where they are too wide."""
+    flat = data.reshape(-1, data.shape[-1])
+    flat = flat - flat.mean(0)
+    spread = flat.std(0)
+    flat = flat / np.where(spread > 1e-12, spread, 1.0)
+    if flat.shape[1] > width:
+        _, vectors = np.linalg.eigh(flat.T @ flat)
+        flat = flat @ vectors[:, ::-1][:, :width]
+    return flat.reshape(*data.shape[:2], -1)
+
+
+def _read(x: Array, y: Array | None) -> tuple[np.ndarray, np.ndarray, bool]:
+    """x [T, B, I] float64, y [B, D] or [T, B, D] float64, and whether y stands at the end only."""
+    data = np.asarray(A.as_like(x, np.empty(0)), np.float64)
+    data = data[:, None, None] if data.ndim == 1 else data[:, None] if data.ndim == 2 else data
+    if data.ndim != 3 or not data.size:
+        hint = "time comes first; turn a batch_first array with transpose(0, 1)"
+        raise ShapeError(message("needed", "x is not a sequence", f"x: {describe(x)}", "x: [T, B, I], [T, I] or [T]", hint))
+    if not np.isfinite(data).all():
+        raise ArgumentError(message("needed", "x is not finite", "NaN or infinity", "numbers", "fill or cut what is missing"))
+    if y is None:
+        return data[:-1], data[1:], False
+    target = np.asarray(A.as_like(y, np.empty(0)))
+    steps, rows = data.shape[:2]
+    if target.shape[:2] == (steps, rows) and target.ndim in (2, 3):
+        return data, _columns(target, 2), False
+    if rows == 1 and target.shape[:1] == (steps,) and target.ndim in (1, 2):
+        return data, _columns(target, 1)[:, None], False
+    if target.shape[:1] == (rows,) and target.ndim in (1, 2):
+        return data, _columns(target, 1), True
+    expected = f"y: [{rows}, D] or [{steps}, {rows}, D]"
+    hint = "give one target for each sequence, or one for each step"
+    raise ShapeError(message("needed", "y does not belong to x", f"y: {describe(y)}, x: {describe(x)}", expected, hint))
+
+
+def _columns(y: np.ndarray, axes: int) -> np.ndarray:
+    """[..., D] float64; integers of not too many classes as indicators."""
+    if y.ndim == axes:
+        if y.dtype.kind in "iub":
+            classes = np.unique(y)
+            if len(classes) <= CLASSES:
+                return (y[..., None] == classes).astype(np.float64)
+        y = y[..., None]
+    return y.astype(np.float64)
