@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from openlstm.insight.census import census
 from openlstm.insight.health import health
 from openlstm.insight.jacobians import products, step_jacobians
 from openlstm.insight.ledger import ledger
-from openlstm.insight.look import look
+from openlstm.insight.look import Place, look
 from openlstm.insight.reach import reach
 from openlstm.insight.retention import half_life, keep, lags, retention
 from openlstm.insight.stability import stability
@@ -66,6 +68,48 @@ def test_everything_runs_on_every_cell(cell: cells.Cell, rows: dict[str, Any]) -
             assert found.to_dict()["finding"] == found.finding
     assert abs(ledger(place).share.sum() - 1) < 1e-9
     assert every[0].highway is None or np.isfinite(every[0].highway).all()  # type: ignore[union-attr]
+
+
+class Weighed(Place):
+    """A place that weighs what is held while its chunks are looked at."""
+
+    most = 0
+
+    def _weigh(self, parts: Iterator[Any]) -> Iterator[Any]:
+        for k, part in enumerate(parts):
+            yield part
+            if k % 12 == 11:
+                Weighed.most = max(Weighed.most, held())
+
+    def forwards(self, chunk: int = 32) -> Any:
+        return self._weigh(super().forwards(chunk)) if chunk > 1 else super().forwards(chunk)
+
+    def again(self, chunk: int = 32) -> Any:
+        return self._weigh(super().again(chunk))
+
+    def backwards(self, *args: Any, **options: Any) -> Any:
+        return self._weigh(super().backwards(*args, **options))
+
+
+def held() -> int:
+    """Bytes of all tensors that are alive."""
+    gc.collect()
+    found = {
+        a.untyped_storage().data_ptr(): a.untyped_storage().nbytes() for a in gc.get_objects() if issubclass(type(a), Tensor)
+    }
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("measure", [census, keep, reach, ledger, stability, health, streaming])
+def test_nothing_of_the_size_of_all_steps_is_held(measure: Any) -> None:
+    T, B, units = 800, 8, 64
+    layer = openlstm.LSTM(2, units)
+    place = seen(layer, torch.randn(T, B, 2))
+    dstate = State(torch.ones(B, units), None)
+    fields = {**place.__dict__, "dstate": dstate}
+    Weighed.most, before = 0, held()
+    measure(Weighed(**fields))
+    assert 0 < Weighed.most - before < 4 * T * B * units, "one array [T, B, H]; a whole pass would be eight"
 
 
 # census
