@@ -20,7 +20,7 @@ from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, run, stre
 from openlstm.lab.tasks import Adding
 from openlstm.nn import init
 
-T, HIDDEN, BATCH, RATE, STEPS = 600, 32, 32, 5e-3, 4000
+T, HIDDEN, BATCH, RATE, STEPS = 600, 32, 32, 1e-2, 2500
 FRESH, BAR, LOOKS, GOOD = 10_000, 0.01, 100, 2e-3  # every 100 steps the running error is looked at; below GOOD training stops
 
 
