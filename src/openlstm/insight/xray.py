@@ -90,7 +90,11 @@ def xray(
     stage = _stage(before, ablated, notes)
     if stage == "before":  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
-    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target)) if stage == "before" else (None, "")
+    verdict, reason = (
+        _guarded(lambda: _verdict(model, data, lag, loss, target, places, layers is not None))
+        if stage == "before"
+        else (None, "")
+    )
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
@@ -110,7 +114,7 @@ def xray(
     if tokens is not None:
         made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
-        made.model("training", lambda: watch)
+        made.model("training", lambda: _watched(watch))
     ladder, why = _guarded(lambda: _ladder(places, verdict, needs, ablated, lag, stage))
     if why:
         notes.append(f"No ladder: {why.splitlines()[0]}.")
@@ -345,10 +349,15 @@ def _stage(before: bool | None, ablated: Any, notes: list[str]) -> str:
     return "before"
 
 
-def _verdict(model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any) -> Any:
+def _verdict(
+    model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, places: Sequence[Place], part: bool
+) -> Any:
     from openlstm.insight.verdict import verdict
 
-    return verdict(model, data, lag, loss=loss, target=target)
+    if not part:
+        return verdict(model, data, lag, loss=loss, target=target)
+    ahead = [verdict(p, None, lag, target=target) for p in places if not p.reverse]  # of the layers asked for alone
+    return min(ahead, key=lambda v: ("not blocked", "no verdict", "blocked").index(v.word))
 
 
 def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any) -> Any:
@@ -403,13 +412,24 @@ def _attribution(
 def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
     from openlstm.insight.tracking import tracking
 
-    return tracking(place, columns)
+    def steps_first(a: Any) -> Any:
+        a = torch.as_tensor(np.asarray(a))
+        turned = place.module.batch_first and tuple(a.shape[:2]) == (place.rows, place.steps)
+        return a.transpose(0, 1) if turned else a
+
+    return tracking(place, {name: steps_first(a) for name, a in columns.items()})
 
 
 def _text(data: Any, tokens: Any, places: Sequence[Place], rows: Sequence[int] | None) -> Any:
     from openlstm.insight.report.reading import read
 
     return read(tokens, data[0] if isinstance(data, (tuple, list)) else data, places, rows)
+
+
+def _watched(watch: Any) -> Any:
+    if not watch.glimpses:
+        raise _Nothing("The watch saw no step of a training.")
+    return watch
 
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:

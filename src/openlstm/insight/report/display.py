@@ -187,7 +187,7 @@ def to_svg(chart: Chart, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     # the words of a mark become what the browser shows when it is pointed at; the figure itself says what all of it shows
-    svg = re.sub(r'<path aria-label="([^"]*)"([^>]*)></path>', r"<path\2><title>\1</title></path>", svg)
+    svg = re.sub(r'<path (?=[^>]*role="graphics-symbol")[^>]*?/>', _speaking, svg)
     svg = re.sub(r' (?:role|aria-[a-z]+|pointer-events|xmlns:xlink)="[^"]*"', "", svg)
     svg = re.sub(r'<path class="background"[^>]*></path>|<path class="foreground"[^>]*></path>', "", svg)
     svg = re.sub(r' class="(mark-\w+) role-mark[^"]*"', r' data-mark="\1"', svg)
@@ -241,6 +241,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.6g}")
     return int(value) if isinstance(value, np.integer) else value
+
+
+def _speaking(mark: re.Match[str]) -> str:
+    """A mark whose words are its title."""
+    words = re.search(r'aria-label="([^"]*)"', mark[0])
+    return mark[0] if words is None else f"{mark[0][:-2]}><title>{words[1]}</title></path>"
 
 
 def _short(digits: re.Match[str]) -> str:

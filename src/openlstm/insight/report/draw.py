@@ -99,7 +99,8 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
 
     def panel(which: str, width: int, labels: bool) -> Chart:
         values = [_or_nan(getattr(c, which)) for c in tried]
-        low, high = _decade_span(values)
+        level = _of(thresholds, which)
+        low, high = _decade_span([*values, *([level] if level else [])])
         rows = [
             {
                 "name": c.name,
@@ -119,8 +120,7 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
             alt.Shape("k:N", scale=alt.Scale(domain=["best", "tried"], range=["diamond", "circle"]), legend=None),
             description="d:N",
         )
-        level = _of(thresholds, which)
-        if level is not None and low <= level <= high:
+        if level:
             chart = alt.Chart(_data([{"v": level}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.X("v:Q")) + chart
         return chart.properties(width=width, height=24 * len(names))
 
@@ -582,9 +582,15 @@ def tracking(results: Results) -> Display:
     return Display("What the units follow", drawn, table, _told(results))
 
 
-def watched(record: Mapping[str, Sequence[float]], title: str, y_title: str, finding: str, log: bool = True) -> Display:
+def watched(
+    record: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, y_title: str, finding: str, log: bool = True
+) -> Display:
     """Curves over the steps of a training: name -> (steps, values)."""
-    curves = {n: (np.asarray(c[0], dtype=float), np.asarray(c[1], dtype=float)) for n, c in list(record.items())[:PLACES]}
+    thin = {n: _evenly(len(c[0]), 120) for n, c in record.items()}
+    curves = {
+        _label(n): (np.asarray(c[0], dtype=float)[thin[n]], np.asarray(c[1], dtype=float)[thin[n]])
+        for n, c in list(record.items())[:PLACES]
+    }
     low, high = _decade_span([v for _, c in curves.values() for v in c]) if log else (0.0, 1.0)
     rows = [
         {
@@ -609,9 +615,9 @@ def watched(record: Mapping[str, Sequence[float]], title: str, y_title: str, fin
         return drawn.properties(width=width - MARGIN, height=210)
 
     table = {
-        "series": [n for n, (s, _) in curves.items() for _ in s],
-        "step": [int(v) for s, _ in curves.values() for v in s],
-        "value": [float(v) for _, c in curves.values() for v in c],
+        "series": [n for n, (steps, _) in record.items() for _ in steps],
+        "step": [int(v) for steps, _ in record.values() for v in steps],
+        "value": [float(v) for _, values in record.values() for v in values],
     }
     return Display(title, drawn, table, finding, _series(list(curves)))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from openlstm.insight.report import draw
-from openlstm.insight.report.display import Display
+from openlstm.insight.report.display import Display, number
 from openlstm.insight.report.report import Section
 
 
@@ -29,6 +31,33 @@ def _health(s: Section) -> tuple[Display, ...]:
     return (draw.health(s.results), draw.important(with_loss)) if with_loss else (draw.health(s.results),)
 
 
+def _training(s: Section) -> tuple[Display, ...]:
+    watch = _one(s)
+    lag = watch.lag if watch.lag is not None else s.lag
+    by_place: dict[str, list[Any]] = {}
+    for glimpse in watch.glimpses:
+        by_place.setdefault(glimpse.name, []).append(glimpse)
+    steps = {name: [g.step for g in seen] for name, seen in by_place.items()}
+
+    def over_steps(value: Callable[[Any], float]) -> dict[str, tuple[list[int], list[float]]]:
+        return {name: (steps[name], [value(g) for g in seen]) for name, seen in by_place.items()}
+
+    horizon = over_steps(lambda g: float(g.horizon))
+    out = [draw.watched(horizon, "How far the gradient comes back", "steps, to a thousandth", watch.finding)]
+    if lag is not None and all(lag < len(g.reach.share) for g in watch.glimpses):
+        share = over_steps(lambda g: float(g.reach.share[lag]))
+        first, last = (sum(v[k] for _, v in share.values()) / len(share) for k in (0, -1))
+        said = f"The share at lag {lag:,} goes from {number(first)} to {number(last)}, as a mean over places."
+        out.append(draw.watched(share, f"The share of the gradient that reaches lag {lag:,}", "share", said))
+    if watch.norms:
+        at, norms = zip(*watch.norms, strict=True)
+        middle, high = (float(np.percentile(norms, q)) for q in (50, 99))
+        clipped = "" if watch.clip is None else f" {np.mean(np.array(norms) > watch.clip):.0%} of them were clipped."
+        said = f"Its median is {number(middle)}, its 99th percentile {number(high)}.{clipped}"
+        out.append(draw.watched({"norm": (at, norms)}, "The norm of the gradient", "norm", said))
+    return tuple(out)
+
+
 KINDS: dict[str, Callable[[Section], tuple[Display, ...]]] = {
     "gates": lambda s: (draw.census(s.results),),
     "retention": _retention,
@@ -41,6 +70,7 @@ KINDS: dict[str, Callable[[Section], tuple[Display, ...]]] = {
     "needed": lambda s: (draw.needed(_one(s)),),
     "attribution": lambda s: (draw.attribution(_one(s)),),
     "tracking": lambda s: (draw.tracking(s.results),),
+    "training": _training,
     "text": lambda s: (draw.tracking(_one(s).tracked),),
 }
 """By the word in `Section.draw`."""

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 ROWS = 60  # of a table behind a picture; the file to download has them all
 PLAIN_CSV = 48_000  # bytes; longer figures are offered compressed, which keeps the page small
+LONGEST_CSV = 60_000  # bytes, compressed
 LARGEST = 2_000_000  # bytes of a page
 
 MARKS = {"blocked": "■", "not blocked": "●", "no verdict": "○"}
@@ -96,8 +97,17 @@ def _figures(displays: tuple[Display, ...], name: str) -> list[dict[str, Any]]:
     return out
 
 
-def _file(display: Display, tag: str) -> dict[str, str]:
-    raw, name, kind = display.csv().encode(), f"{tag}.csv", "text/csv"
+def _file(display: Display, tag: str) -> dict[str, Any]:
+    """A link that holds the figures; compressed where they are long, and cut where they would make the page large."""
+    text = display.csv()
+    raw, name, kind = text.encode(), f"{tag}.csv", "text/csv"
+    rows = display.rows
     if len(raw) > PLAIN_CSV:
-        raw, name, kind = gzip.compress(raw, mtime=0), f"{tag}.csv.gz", "application/gzip"
-    return {"name": name, "href": f"data:{kind};base64,{base64.b64encode(raw).decode()}"}
+        lines = text.splitlines(keepends=True)
+        name, kind = f"{tag}.csv.gz", "application/gzip"
+        raw = gzip.compress(text.encode(), mtime=0)
+        while len(raw) > LONGEST_CSV:
+            rows = int(rows * min(0.9, LONGEST_CSV / len(raw)))
+            raw = gzip.compress("".join(lines[: rows + 1]).encode(), mtime=0)
+    cut = "" if rows == display.rows else f"the first {rows:,} of {display.rows:,} rows; all of them: Display.csv()"
+    return {"name": name, "href": f"data:{kind};base64,{base64.b64encode(raw).decode()}", "cut": cut}

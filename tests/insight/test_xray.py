@@ -1,0 +1,262 @@
+"""`openlstm.xray` on every kind of model: right numbers in their places, bad input told, the model left as it was."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import openlstm
+from openlstm._errors import ArgumentError, DtypeError
+from openlstm.insight import xray as module
+from openlstm.insight.look import look
+from openlstm.insight.reach import reach
+
+
+class Net(nn.Module):
+    """Torch's own layers in a model of somebody's own."""
+
+    def __init__(self, layer: type[nn.Module] = nn.LSTM, **options: Any) -> None:
+        super().__init__()
+        self.core = layer(2, 6, batch_first=True, **options)
+        self.head = nn.Linear(12 if options.get("bidirectional") else 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.core(x)[0][:, -1])[:, 0]
+
+
+def squares(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return (model(x) - y).square().mean()
+
+
+def data(rows: int = 12, steps: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x = torch.randn(rows, steps, 2, generator=torch.Generator().manual_seed(seed))
+    return x, x[:, -1, 0].clone()
+
+
+def failures(report: Any) -> dict[str, str]:
+    return {s.name: s.error for s in report.sections if s.error}
+
+
+def test_before_training_the_verdict_is_what_can_be_learnt() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(150, 32, 1)
+    layer = openlstm.LSTM(1, 24)
+    report = openlstm.xray(layer, x, lag=120)
+    assert report.word == "blocked" and report.stage == "before" and report.lag == 120
+    assert report.advice.best is not None and "--init" in report.advice.finding
+    names = ["reach", "retention", "gates", "stability", "ledger", "health", "attribution", "streaming"]
+    assert [s.name for s in report.sections] == names and failures(report) == {}
+    assert openlstm.xray(openlstm.nn.init.apply(layer, report.advice.best.flag), x, lag=120).word == "not blocked"
+
+
+def test_after_training_the_verdict_is_what_is_used() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = Net(), data(256, 24)
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(150):
+        optimiser.zero_grad()
+        squares(net, x, y).backward()
+        optimiser.step()
+    report = openlstm.xray(net, (x, y), loss=squares)
+    assert report.stage == "after" and report.word == f"uses {report.uses} steps" and report.advice is None
+    assert report.uses is not None and report.uses < 12  # it is asked for the last step alone
+    assert report.sections[0].name == "ablation" and failures(report) == {}
+    assert openlstm.xray(net, (x, y), loss=squares, before=True).stage == "before"
+
+
+def test_the_numbers_are_those_of_the_diagnostics() -> None:
+    net, d = Net(num_layers=2), data()
+    report = openlstm.xray(net, d, loss=squares, lag=20)
+    places = look(net, d, squares).places
+    assert list(report["reach"].results) == [p.name for p in places] == ["core.0", "core.1"]
+    for place in places:
+        np.testing.assert_array_equal(report["reach"].results[place.name].share, reach(place).share)
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, openlstm.LSTM, openlstm.GRU, openlstm.RNN])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_any_recurrent_layer_inside_a_model(layer: type[nn.Module], bidirectional: bool) -> None:
+    report = openlstm.xray(Net(layer, bidirectional=bidirectional), data(), loss=squares, lag=20)
+    wanted = {"core.0", "core.0_reverse"} if bidirectional else {"core.0"}
+    assert set(report["reach"].results) == set(report["stability"].results) == wanted
+    plain = layer in (nn.RNN, openlstm.RNN)
+    assert ("gates" in failures(report)) == ("retention" in failures(report)) == plain
+    assert set(failures(report)) <= {"gates", "retention", "streaming"}
+    assert "<svg" in report.to_html()
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    net, d = Net(), data()
+    net.train()
+    net.head.eval()
+    squares(net, *d).backward()
+    before = copy.deepcopy(net.state_dict())
+    gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    openlstm.xray(net, d, loss=squares, lag=20)
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+    assert all(torch.equal(a, p.grad) for a, p in zip(gradients, net.parameters(), strict=True) if p.grad is not None)
+    assert net.training and net.core.training and not net.head.training
+    assert torch.equal(random, torch.get_rng_state()) and (numpy_random == np.random.get_state()[1]).all()  # type: ignore[index]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_frozen_weights_and_no_grad_make_no_difference() -> None:
+    net, d = Net(), data()
+    with torch.no_grad():
+        a = openlstm.xray(net, d, loss=squares, lag=20)
+    for p in net.parameters():
+        p.requires_grad_(False)
+    b = openlstm.xray(net, d, loss=squares, lag=20)
+    np.testing.assert_array_equal(a["reach"].results["core.0"].share, b["reach"].results["core.0"].share)
+
+
+def test_a_large_batch_is_thinned_out_and_the_report_says_so() -> None:
+    x, y = data(2000, 16)
+    report = openlstm.xray(Net(), (x, y), loss=squares, lag=8)
+    assert (
+        report.notes[0] == "256 of 2,000 rows were looked at, spread evenly." and report.model["data"] == "16 steps × 256 rows"
+    )
+    bare = openlstm.xray(openlstm.LSTM(2, 4), x.transpose(0, 1), lag=8)
+    assert bare.model["data"] == "16 steps × 256 rows"
+    columns = {"first": x[..., 0]}
+    assert "tracking" not in failures(openlstm.xray(Net(), (x, y), loss=squares, lag=8, columns=columns))
+
+
+def test_columns_of_a_table_beside_the_units() -> None:
+    x, y = data(16, 60)
+    report = openlstm.xray(Net(), (x, y), loss=squares, lag=8, columns={"input": x[..., 0], "constant": torch.ones(16, 60)})
+    best = report["tracking"].results["core.0"].best
+    assert "input" in best[0].column and "constant" not in [u.column for u in best]
+    assert report["tracking"].display is not None
+
+
+def test_what_a_watch_saw_during_training() -> None:
+    from openlstm.insight.watch import Watch
+
+    net, d = Net(), data()
+    watch = Watch(net, every=2, first=(), lag=5)
+    with pytest.raises(AssertionError):
+        assert openlstm.xray(net, d, loss=squares, lag=5, watch=watch)["training"].error is None
+    for step in range(5):
+        with watch.step(step):
+            squares(net, *d).backward()
+    section = openlstm.xray(net, d, loss=squares, lag=5, watch=watch)["training"]
+    assert section.error is None and [x.title for x in section.displays][:2] == [
+        "How far the gradient comes back",
+        "The share of the gradient that reaches lag 5",
+    ]
+    assert section.displays[0].data["step"] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("lag", [0, -1, 2.0, True, "x"])
+def test_a_lag_that_is_none(lag: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        openlstm.xray(Net(), data(), lag=lag)
+    assert str(caught.value) == (
+        f"xray: the lag is no whole number of steps\n  got       lag={lag!r}\n  expected  lag >= 1\n"
+        "  hint      count the steps between what has to be remembered and the answer"
+    )
+
+
+def test_data_shorter_than_the_lag_make_a_report_that_says_so() -> None:
+    report = openlstm.xray(Net(), data(steps=30), loss=squares, lag=50)
+    assert report.word == "no verdict" and "lag=50, T=30" in report.reason
+    assert report["reach"].error is None and "No verdict" in report.to_html()
+
+
+def test_a_model_without_a_recurrent_layer() -> None:
+    with pytest.raises(ArgumentError, match="no recurrent layer in this model"):
+        openlstm.xray(nn.Linear(2, 1), data())
+
+
+def test_a_layer_that_never_runs_is_named() -> None:
+    class Idle(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.GRU(2, 3)
+
+    with pytest.raises(ArgumentError, match="spare did not run"):
+        openlstm.xray(Idle(), data()[0])
+    assert openlstm.xray(Idle(), data()[0], lag=5, layers="core").word in ("blocked", "not blocked")
+
+
+@pytest.mark.parametrize("thing", [None, "model.safetensors", 3])
+def test_something_that_is_no_module(thing: Any) -> None:
+    with pytest.raises(DtypeError, match="not a module"):
+        openlstm.xray(thing, data())
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 2), (4, 0, 2)])
+def test_empty_data(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ArgumentError, match="the data are empty"):
+        openlstm.xray(Net(), torch.zeros(shape))
+
+
+def test_a_weight_that_is_not_finite_is_named_with_its_gate() -> None:
+    net = Net()
+    with torch.no_grad():
+        net.core.weight_hh_l0[7, 2] = float("nan")  # type: ignore[union-attr, index]
+    report = openlstm.xray(net, data(), loss=squares, lag=5)
+    assert report.word == "no verdict"
+    assert "core.0: weight_hh_l0 holds nan at [7, 2], gate f" in report.finding
+    assert all(s.error and "core.0" in s.error for s in report.sections)
+    assert "weight_hh_l0 holds nan" in report.to_html()
+
+
+def test_an_activation_that_is_not_finite_is_named_with_layer_and_step() -> None:
+    x = data()[0]
+    x[3, 17, 1] = float("inf")
+    report = openlstm.xray(Net(), x, lag=5)
+    assert "core.0: input 1 is inf at step 17, row 3" in report.finding
+
+
+def test_constant_columns_are_no_obstacle() -> None:
+    x, y = data(60)
+    x[..., 1] = 3.0
+    assert failures(openlstm.xray(Net(), (x, y), loss=squares, lag=10)) == {}
+    still = openlstm.xray(Net(), (torch.ones(60, 30, 2), torch.ones(60)), loss=squares, lag=10, before=True)
+    assert still.word in ("no verdict", "not blocked") and "<svg" in still.to_html()
+
+
+def test_one_unit_one_input_two_steps_two_rows() -> None:
+    report = openlstm.xray(openlstm.LSTM(1, 1), torch.randn(2, 2, 1), lag=1)
+    assert report.word in ("blocked", "not blocked") and "<svg" in report.to_html()
+    assert "NaN" not in report.to_html()
+
+
+def test_a_fault_in_one_diagnostic_does_not_take_the_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(place: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setitem(module._PLACES, "gates", broken)
+    report = openlstm.xray(Net(), data(), loss=squares, lag=10)
+    assert failures(report) == {"gates": "core.0: RuntimeError: out of order"}
+    assert "RuntimeError: out of order" in report.to_html()
+
+
+def test_numbers_alone_need_no_plot_library() -> None:
+    code = """
+import sys
+for name in ("altair", "vl_convert", "jinja2"): sys.modules[name] = None
+import torch, openlstm
+report = openlstm.xray(openlstm.LSTM(1, 4), torch.randn(120, 4, 1), lag=100)
+print(report.to_dict()["word"], repr(report).count("not computed"))
+try: report.to_html()
+except ImportError as e: print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "blocked 0",
+        "xray: needs the package altair, which is not installed",
+        "  got       no module named altair",
+        "  expected  the extra 'report'",
+        "  hint      pip install 'openlstm[report]'",
+    ]
