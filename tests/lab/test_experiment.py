@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from openlstm import lab
 from openlstm._errors import ArgumentError
+from openlstm.lab import experiment
+from openlstm.lab.advised import Advised
 from openlstm.lab.arms import build
 from openlstm.lab.tasks.latch import latch_batch
 from openlstm.lab.trial import accuracy_of, generator, score, share_by_lag
@@ -45,6 +47,32 @@ def test_every_task_runs(task: str) -> None:
 
 def test_the_curve_has_a_score_every_20_steps() -> None:
     assert [len(row.curves[0]) for row in quick(steps=45, seeds=1).rows] == [2, 2]
+
+
+def test_the_advised_arm_does_what_the_advice_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Advised(4, "blocked", "chrono=4", "", ({"flag": "chrono=4"}, {"flag": "orthogonal"}), "do it")
+    monkeypatch.setattr(experiment, "measure", lambda *_: told)
+    result = quick(arms=["lstm-advice", "lstm-chrono"])
+    advised, chrono = result.rows
+    assert (advised.scores, advised.shares) == (chrono.scores, chrono.shares)
+    assert advised.title == "LSTM + advice (chrono=4)"
+    assert [one["best"] for one in result.to_dict()["advice"]] == [True, False]
+
+
+def test_no_advice_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "measure", lambda *_: Advised(4, "not blocked", None, None, (), "nothing"))
+    advised, default = quick(arms=["lstm-advice", "lstm"]).rows
+    assert advised.scores == default.scores and advised.title == "LSTM + advice (nothing to change)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [60, 120])
+def test_the_advice_for_latch_is_to_set_the_gates_for_the_lag(lag: int) -> None:
+    result = lab.run("latch", lag, steps=0, arms=["lstm-advice"])
+    assert result.advice is not None and result.advice.verdict == "blocked"
+    assert result.advice.flag == f"chrono={lag}"
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert [one["flag"] for one in plain["advice"] if one["best"]] == [f"chrono={lag}"] and len(plain["advice"]) > 4
 
 
 def test_the_share_is_autograds_own() -> None:

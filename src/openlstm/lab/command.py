@@ -81,7 +81,7 @@ def _command(name: str, entry: Entry) -> Callable[..., None]:
         if quiet:
             result = lab.run(name, size, **options, jobs=at_a_time)
         else:
-            with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+            with Live("starting ...", console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
                 show = Throttled(lambda p: live.update(progress_table(p)))
                 result = lab.run(name, size, **options, jobs=at_a_time, on_progress=show)
         save(result)
