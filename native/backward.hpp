@@ -3,17 +3,19 @@
 //     dz, dc = cell'(dh + dy, dc);   dh = dz W_hh   (cut at resets);   dx = dz W_ih
 //     dW_ih = sum dz^T x;   dW_hh = sum dz^T h_before;   db = sum dz    over all rows and steps
 //     dw_ch = sum dz c    of the gates with a peephole, c before the step, for the output gate after it
+//     dnorm = sum dn s, sum dn    of what was normalised, s, and dL/d of what that became
 //
 // Where a cell wants W x and W h apart, dz has a block for each of the two sums: those of W x first in memory, those of W h last.
 //
 // Each part first takes its own rows through a block's steps and lays their dz, x and h into memory that all parts share; then,
 // after the block's one barrier, it sums its own rows of the weights' gradients. Sums over tokens run by falling time and, within
 // a step, in the order of rows; a block's sum is added as one number. Blocks depend on T and B alone, so the gradients do not
-// depend on the number of threads or on the vectors' width.
+// depend on the number of threads or on the vectors' width. Gradients of norms are summed for every row of a block first.
 #pragma once
 
 #include "cells.hpp"
 #include "noise.hpp"
+#include "norm.hpp"
 #include "plan.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
@@ -30,6 +32,7 @@ struct Shared {
   T *w_ih, *w_hh, *w_hr;   // panels of the weights as they are, for dx, dh and the projection's input
   T *dz[2], *g[2], *c[2];  // [tokens, sums*H]; dL/d(projection) [tokens, P]; for peepholes c before and after [tokens, 2*H]
   T *x[2], *h[2], *m[2];   // panels [tokens, I], [tokens, R], [tokens, H]
+  T* norm[2];              // every row's gradients of norms [B, 14*H]: weights of x, both biases, weights of h, weights and biases of c
 };
 
 template <class T>
@@ -78,6 +81,7 @@ class RowsBackward {
         dm_(b_.projected ? share_.count() * b_.hidden : 0),
         kept_(b_.noise.zoneout_h > 0 ? share_.count() * b_.fed_back() : 0),
         seen_(b_.hidden_mask ? b_.fed_back() : 0),
+        work_(Cell::whole ? 6 * b_.hidden : 0),
         raw_(Cell::peepholes && b_.noise.zoneout_c > 0 ? share_.count() * b_.hidden : 0),
         pointers_(4 * most_ + 5 * share_.count()) {
     const index R = b_.fed_back(), H = b_.hidden;
@@ -92,6 +96,8 @@ class RowsBackward {
   OPENLSTM_INLINE void block(index first, index last, index K, int turn) {
     tokens_ = 0;
     index slot = 0;
+    if constexpr (Cell::whole)
+      for (index j = 0; j < share_.count(); j++) clear(norm_sums(j, turn), norm_rows * b_.hidden);
     for (index n = last - 1; n >= first; n--) {
       index t = step_at(b_, n), alive = plan_.order.alive(t);
       step(t, share_.alive(alive), slot, K, turn);
@@ -101,7 +107,7 @@ class RowsBackward {
   }
 
  private:
-  static constexpr index G = Cell::gates, S = Cell::sums;
+  static constexpr index G = Cell::gates, S = Cell::sums, norm_rows = 3 * G + 2;
   using Places = Blocks<Cell>;
 
   OPENLSTM_INLINE index row(index j) const { return plan_.order.row(share_.position(j)); }
@@ -172,7 +178,11 @@ class RowsBackward {
     live = 0;
     for (index j = 0; j < alive; j++) {
       if (!all_dz()[j]) continue;
-      cell(t, j, b_.projected ? dm_rows()[live] : g_rows()[live], all_dz()[j]);
+      const T* dm = b_.projected ? dm_rows()[live] : g_rows()[live];
+      if constexpr (Cell::whole)
+        whole(t, j, dm, all_dz()[j], norm_sums(j, turn));
+      else
+        cell(t, j, dm, all_dz()[j]);
       live++;
     }
     multiply<Into::store>(dz_h_rows(), dh_rows(), live, G * H, shared.w_hh, R);
@@ -313,6 +323,108 @@ class RowsBackward {
     }
   }
 
+  OPENLSTM_INLINE T* norm_sums(index j, int turn) const { return plan_.shared.norm[turn] + row(j) * norm_rows * b_.hidden; }
+
+  // The step's derivative for a cell that normalises its sums; `sums` are the row's gradients of norms.
+  OPENLSTM_INLINE void whole(index t, index j, const T* dh, T* dz, T* sums) const {
+    if (b_.noise.candidate > 0 && b_.noise.training)
+      whole_row<true>(t, j, dh, dz, sums);
+    else
+      whole_row<false>(t, j, dh, dz, sums);
+  }
+  template <bool masked>
+  OPENLSTM_INLINE void whole_row(index t, index j, const T* dh, T* out, T* sums) const {
+    const index H = b_.hidden, b = row(j), GH = G * H;
+    const Noise& noise = b_.noise;
+    T *dz = work_, *dn = dz + GH, *own = dn + H;
+    const T *gates = b_.gates.at(t, b), *of_x = gates + GH, *of_h = of_x + GH, *c = b_.c.at(t, b), *h_before, *c_before;
+    const T *w_x = b_.norm, *w_h = w_x + 2 * GH, *w_c = w_h + 2 * GH, *b_c = w_c + H;
+    T *dc = b_.dc0 + b * H, *dw_x = sums, *db = dw_x + GH, *dw_h = db + GH, *dw_c = dw_h + GH, *db_c = dw_c + H;
+    before(t, b, h_before, c_before);
+    const uint32_t zone_c = noise.zoneout_c > 0 ? key_of(noise, Kind::zoneout_c, t, b) : 0;
+    const uint32_t drop = masked ? key_of(noise, Kind::candidate, t, b) : 0;
+    if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
+      for (index u = 0; u < H; u += width<T>) {
+        Vec<T> z[G][1], raw[1] = {load(c_before + u, H - u)};
+        for (int g = 0; g < G; g++) z[g][0] = load(gates + g * H + u, H - u);
+        Cell::update(z, raw);
+        store(own + u, b_.clipped() ? clamp(raw[0], b_.clip) : raw[0], H - u);
+      }
+      c = own;
+    }
+    const Moments<T> x = moments<G>(of_x, H), h = moments<G>(of_h, H), shown = moments<1>(c, H);
+
+    in_tiles((H + width<T> - 1) / width<T>, [&](auto vectors, index first) {  // what h' = o tanh(n) gives to o and to n
+      constexpr int N = decltype(vectors)::value;
+      Vec<T> o[N], d[N], n[N], dz_o[N];
+      for (int k = 0; k < N; k++) {
+        index u = (first + k) * width<T>, left = H - u;
+        o[k] = load(gates + (G - 1) * H + u, left), d[k] = load(dh + u, left);
+        n[k] = fma(shown.of(load(c + u, left)), load(w_c + u, left), load(b_c + u, left));
+      }
+      Cell::backward_show(o, d, n, dz_o);
+      for (int k = 0; k < N; k++) {
+        index u = (first + k) * width<T>, left = H - u;
+        store(dz + (G - 1) * H + u, dz_o[k], left), store(dn + u, n[k], left);
+      }
+    });
+    Lanes<T> of_1, of_n;
+    in_lanes<T>(H, [&](index part, index u) {
+      index left = H - u;
+      Vec<T> d = load(dn + u, left), n = only<T>(shown.of(load(c + u, left)), left), dw = d * load(w_c + u, left);
+      store(dw_c + u, fma(d, n, load(dw_c + u, left)), left);
+      store(db_c + u, d + load(db_c + u, left), left);
+      of_1.sum[part] = of_1.sum[part] + dw, of_n.sum[part] = fma(dw, n, of_n.sum[part]);
+    });
+    const T per_unit = static_cast<T>(H), mean_1 = of_1.total() / per_unit, mean_n = of_n.total() / per_unit;
+
+    Lanes<T> x_1, x_n, h_1, h_n;
+    in_lanes<T>(H, [&](index part, index u) {
+      index left = H - u;
+      Around<T, G, 1, masked> at = {};
+      Flow<T, G, 1> flow;
+      for (int g = 0; g < G; g++) at.s[g][0] = load(gates + g * H + u, left);
+      at.c_before[0] = load(c_before + u, left), at.c[0] = load(c + u, left);
+      Vec<T> passes{}, zero{}, along = load(dc + u, left);
+      if (noise.zoneout_c > 0) {
+        passes = zone<T>(noise, noise.zoneout_c, zone_c, u, along, zero);
+        along = zone<T>(noise, noise.zoneout_c, zone_c, u, zero, along);
+      }
+      Vec<T> n = shown.of(at.c[0]), back = fma(load(dn + u, left), load(w_c + u, left), splat(-mean_1));
+      at.dc[0] = fma(fma(-n, splat(mean_n), back), splat(shown.scale), along);
+      if constexpr (masked) at.mask[0] = happens<T>(drop, u, Noise::threshold(noise.candidate)) ? zero : splat(T(1 / (1 - noise.candidate)));
+      at.keep = T(1 - noise.candidate);
+      at.limit = b_.clipped() ? b_.clip : b_.clip - b_.clip;  // infinity less infinity is NaN
+      Cell::backward(at, flow);
+      store(dc + u, noise.zoneout_c > 0 ? flow.dc[0] + passes : flow.dc[0], left);
+      flow.dz[G - 1][0] = load(dz + (G - 1) * H + u, left);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) {
+        const index k = g * H + u;
+        Vec<T> d = only<T>(flow.dz[g][0], left), n_x = only<T>(x.of(load(of_x + k, left)), left), n_h = only<T>(h.of(load(of_h + k, left)), left);
+        Vec<T> d_x = d * load(w_x + k, left), d_h = d * load(w_h + k, left);
+        store(dz + k, d, left);
+        store(dw_x + k, fma(d, n_x, load(dw_x + k, left)), left);
+        store(db + k, d + load(db + k, left), left);
+        store(dw_h + k, fma(d, n_h, load(dw_h + k, left)), left);
+        x_1.sum[part] = x_1.sum[part] + d_x, x_n.sum[part] = fma(d_x, n_x, x_n.sum[part]);
+        h_1.sum[part] = h_1.sum[part] + d_h, h_n.sum[part] = fma(d_h, n_h, h_n.sum[part]);
+      }
+    });
+    const T per_sum = static_cast<T>(GH);
+    through_norm(dz, of_x, w_x, x, x_1.total() / per_sum, x_n.total() / per_sum, out, GH);
+    through_norm(dz, of_h, w_h, h, h_1.total() / per_sum, h_n.total() / per_sum, out + GH, GH);
+  }
+
+  // dL/ds = scale (dn w - mean(dn w) - n mean(dn w n)),  n = N(s), for a row of n numbers.
+  OPENLSTM_INLINE static void through_norm(const T* dn, const T* s, const T* w, const Moments<T>& of, T mean_1, T mean_n, T* out, index n) {
+    for (index k = 0; k < n; k += width<T>) {
+      index left = n - k;
+      Vec<T> back = fma(load(dn + k, left), load(w + k, left), splat(-mean_1));
+      store(out + k, fma(-of.of(load(s + k, left)), splat(mean_n), back) * splat(of.scale), left);
+    }
+  }
+
   // c before step t and the cell's own c' after it (before zoneout).
   OPENLSTM_INLINE void cells_token(index t, index j, T* out) {
     const index H = b_.hidden;
@@ -352,6 +464,7 @@ class RowsBackward {
   index tokens_ = 0;        // of them that matter, so far
   Scratch<T> dm_;           // dL/dm of one step
   Scratch<T> kept_, seen_;  // of one step: what of dL/dh passes by; of one row: h as the sums see it
+  Scratch<T> work_;         // of one row: dL/dz, dL/d of the normalised cell, and c' before zoneout
   Scratch<T> raw_;          // of one step: c' before zoneout, which the output gate's peephole saw
   Scratch<T*> pointers_;
 };
@@ -423,7 +536,7 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
   const Backward<T>& b = plan.b;
   const Shared<T>& shared = plan.shared;
   const index H = b.hidden, rows = Cell::gates * H, R = b.fed_back(), wide = Cell::sums * H;
-  const Slice gates(rows, part), projected(b.projected, part), peepholes(Cell::peepholes * H, part);
+  const Slice gates(rows, part), projected(b.projected, part), peepholes(Cell::peepholes * H, part), norms(Cell::whole ? 4 * rows + 2 * H : 0, part);
   // Row r of the weights among the blocks of dz, and the other way round.
   auto in_x = [H](index r) { return Cell::apart ? Places::of_sum(static_cast<int>(r / H)) * H + r % H : r; };
   auto in_h = [H](index r) { return r + Places::first_h * H; };
@@ -431,10 +544,11 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
   auto same = [](index k) { return k; };
   clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
   clear(b.dw_hh + gates.first * R, gates.size() * R);
-  clear(b.db_ih + gates.first, gates.size());
+  if (b.db_ih) clear(b.db_ih + gates.first, gates.size());
   if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
   if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
   if (Cell::peepholes) clear(b.dw_ch + peepholes.first, peepholes.size());
+  if (Cell::whole) clear(b.dnorm + norms.first, norms.size());
 
   pack_share(b.w_hh, rows, R, same, shared.w_hh, part);
   if (b.dx) pack_share(b.w_ih, rows, b.inputs, of_x, shared.w_ih, part);
@@ -454,13 +568,18 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
     sums.add_product(dz, wide, K, gates, H, in_h, shared.h[turn], b.dw_hh, R);
     if (b.projected) sums.add_product(shared.g[turn], b.projected, K, projected, b.projected, same, shared.m[turn], b.dw_hr, H);
     in_runs(gates, H, [&](index r, index n) {
-      sums.add_column(dz + in_x(r), wide, nullptr, 0, K, b.db_ih + r, n);
+      if (b.db_ih) sums.add_column(dz + in_x(r), wide, nullptr, 0, K, b.db_ih + r, n);
       if (b.db_hh) sums.add_column(dz + in_h(r), wide, nullptr, 0, K, b.db_hh + r, n);
     });
     if constexpr (Cell::peepholes > 0)
       in_runs(peepholes, H, [&](index r, index n) {
         const index which = r / H, unit = r % H, after = which == Cell::last_peephole && Cell::has_o ? H : 0;
         sums.add_column(dz + Cell::sees[which] * H + unit, wide, shared.c[turn] + after + unit, 2 * H, K, b.dw_ch + r, n);
+      });
+    if constexpr (Cell::whole)
+      in_runs(norms, H, [&](index r, index n) {
+        const index from = r < 3 * rows ? r : r < 4 * rows ? r - 2 * rows : r - rows;  // the biases of both sums have one gradient
+        sums.add_column(shared.norm[turn] + from, 3 * rows + 2 * H, nullptr, 0, b.batch, b.dnorm + r, n);
       });
   }
 }
@@ -479,15 +598,16 @@ static void backward(const Backward<T>& b) {
                          Cell::peepholes ? 2 * H * tokens.most : 0,
                          panel_size<T>(tokens.most, b.inputs),
                          panel_size<T>(tokens.most, R),
-                         b.projected ? panel_size<T>(tokens.most, H) : 0};
+                         b.projected ? panel_size<T>(tokens.most, H) : 0,
+                         Cell::whole ? (3 * rows + 2 * H) * b.batch : 0};
   index each = 0;
   for (index size : sizes) each += size;
   Scratch<T> blocks(2 * each);
-  Shared<T> shared{w_ih, w_hh, w_hr, {}, {}, {}, {}, {}, {}};
+  Shared<T> shared{w_ih, w_hh, w_hr, {}, {}, {}, {}, {}, {}, {}};
   for (int turn = 0; turn < 2; turn++) {
     T* at = blocks + turn * each;
-    T** const places[] = {&shared.dz[turn], &shared.g[turn], &shared.c[turn], &shared.x[turn], &shared.h[turn], &shared.m[turn]};
-    for (int k = 0; k < 6; at += sizes[k++]) *places[k] = at;
+    T** const places[] = {&shared.dz[turn], &shared.g[turn], &shared.c[turn], &shared.x[turn], &shared.h[turn], &shared.m[turn], &shared.norm[turn]};
+    for (int k = 0; k < 7; at += sizes[k++]) *places[k] = at;
   }
   BackwardPlan<T> plan{b, order, zeros, tokens, shared};
   double work = 3. * static_cast<double>(b.steps * b.batch) * static_cast<double>(rows) * static_cast<double>(b.inputs + R);

@@ -2,7 +2,8 @@
 //
 // Traits: gates (blocks of H rows in the weights, in the order i, f, g, o), apart (how many of the last gates want W x and W h
 // unadded), saved (activated gates kept for backward), blocks (vectors of units in one register tile), highway (a cell state c
-// beside h), merged (its highway is h itself), peepholes (gates that see c directly), feedback (blocks of H that are fed back).
+// beside h), merged (its highway is h itself), peepholes (gates that see c directly), feedback (blocks of H that are fed back),
+// whole (the gates want statistics of a whole row first: its sums are handed over raw, and normalised).
 //
 // `Sums` z is what the products leave, gate by gate; an apart gate has two, at the end. A step works on N vectors at once, each
 // z turned into its gate in place, in three parts, so that the engine can act between them:
@@ -60,7 +61,7 @@ struct Lstm {
   static constexpr int gates = G + 1 + has_o, apart = 0, sums = gates, saved = gates, blocks = 1, candidate = G;
   static constexpr int peepholes = peephole ? has_i + has_f + has_o : 0;
   static constexpr int feedback = variant == Variant::fgr ? 4 : 1;
-  static constexpr bool highway = true, merged = false;
+  static constexpr bool highway = true, merged = false, whole = false;
   static constexpr int fed[3] = {I, F, O};                                                // the gates that are fed back
   static constexpr int sees[3] = {has_i ? I : has_f ? F : O, has_i && has_f ? F : O, O};  // the gates with a peephole
   static constexpr int last_peephole = peepholes - 1;                                     // of the output gate, which sees c' instead of c
@@ -144,6 +145,57 @@ struct Lstm {
   }
 };
 
+// Ba, Kiros & Hinton 2016: the LSTM whose sums of W x and of W h are normalised over all gates of a row before they are added,
+// and whose cell is normalised, n = N(c'), before the output gate shows it:  h' = o tanh(n). A step keeps the four gates and,
+// behind them, the raw sums of W x and of W h.
+template <class T>
+struct LayerNormLstm {
+  using V = Vec<T>;
+  using Plain = Lstm<T>;
+  enum { I, F, G, O };
+  static constexpr int gates = 4, apart = 4, sums = 8, saved = 12, blocks = 1, candidate = G;
+  static constexpr int peepholes = 0, feedback = 1;
+  static constexpr bool highway = true, merged = false, whole = true;
+
+  template <int N>
+  static OPENLSTM_INLINE void activate(V (&z)[gates][N], const V (&c)[N], const V* p) {
+    Plain::activate(z, c, p);
+  }
+  template <int N>
+  static OPENLSTM_INLINE void update(const V (&z)[gates][N], V (&c)[N]) {
+    Plain::update(z, c);
+  }
+  // n becomes h'.
+  template <int N>
+  static OPENLSTM_INLINE void show(const V (&o)[N], V (&n)[N]) {
+    tanh<T>(n);
+    OPENLSTM_EACH(k) n[k] = o[k] * n[k];
+  }
+
+  // dL/dh' -> dL/dz of the output gate, and dL/dn in place of n.
+  template <int N>
+  static OPENLSTM_INLINE void backward_show(const V (&o)[N], const V (&dh)[N], V (&n)[N], V (&dz)[N]) {
+    const V one = splat(T(1));
+    tanh<T>(n);
+    OPENLSTM_EACH(k) {
+      dz[k] = dh[k] * (o[k] * (one - o[k])) * n[k];
+      n[k] = dh[k] * o[k] * fma(-n[k], n[k], one);
+    }
+  }
+  // dL/dc', all of it, in at.dc -> dL/dz of the other gates, and dL/dc.
+  template <int N, bool masked>
+  static OPENLSTM_INLINE void backward(const Around<T, gates, N, masked>& at, Flow<T, gates, N>& out) {
+    const V one = splat(T(1));
+    OPENLSTM_EACH(k) {
+      V i = at.s[I][k], f = at.s[F][k], g = at.s[G][k], d = abs<T>(at.c[k]) >= at.limit ? V{} : at.dc[k];
+      out.dz[I][k] = d * (i * (one - i)) * g;
+      out.dz[F][k] = d * (f * (one - f)) * at.c_before[k];
+      out.dz[G][k] = at.through_mask(d * i, k) * fma(-at.candidate(G, k), at.candidate(G, k), one);
+      out.dc[k] = d * f;
+    }
+  }
+};
+
 // Cho et al. 2014 in the form of Chung et al. 2014 that cuDNN made common: the reset gate acts on the product.
 //     r, u = sigmoid(z);  n = tanh(z_nx + r z_nh);  h' = (1 - u) n + u h
 template <class T>
@@ -151,7 +203,7 @@ struct Gru {
   using V = Vec<T>;
   static constexpr int gates = 3, apart = 1, sums = 4, saved = 4, blocks = 1, candidate = 2;
   static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool highway = true, merged = true;
+  static constexpr bool highway = true, merged = true, whole = false;
   enum { R, U, X, H };  // X becomes n, H stays W_hn h + b_hn
 
   template <int N>
@@ -188,7 +240,7 @@ struct Rnn {
   using V = Vec<T>;
   static constexpr int gates = 1, apart = 0, sums = 1, saved = 0, blocks = 4, candidate = -1;
   static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool highway = false, merged = false;
+  static constexpr bool highway = false, merged = false, whole = false;
 
   template <int N>
   static OPENLSTM_INLINE void activate(V (&)[1][N], const V (&)[N], const V*) {}

@@ -40,6 +40,7 @@ struct Problem {
   index steps, batch, inputs, hidden, projected;     // T, B, I, H, P (0: no projection)
   bool reverse;                                      // from each row's last real step to its first
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;  // [G*H, I], [G*H, R], [G*H], [G*H], [P, H], [peepholes*H]
+  const T* norm;                                     // weight and bias of the norms of W x, of W h [G*H] each, and of c [H] each
   Rows<const T> x;                                   // [T, B, I]
   const T *h0, *c0;                                  // [B, R], [B, H]
   const int64_t* lengths;                            // [B], each in 0 .. T
@@ -69,7 +70,8 @@ struct Backward : Problem<T> {
   Rows<const T> dy;                                  // [T, B, R] or null
   const T *dh_n, *dc_n;                              // [B, R], [B, H] or null
   Rows<T> dx;                                        // [T, B, I]; null if nobody asks
-  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih
+  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih, both with norms
+  T* dnorm;
   T *dh0, *dc0;                                      // [B, R], [B, H]
   Rows<T> dreset_h, dreset_c;                        // as reset_h and reset_c, zeros on entry; null without a reset state
   Rows<T> h_steps, c_steps;                          // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
@@ -83,7 +85,7 @@ struct CellKernels {
 };
 
 // The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: first those of sequence.cpp, then those of variants.cpp.
-constexpr int main_cells = 4, variant_cells = 14, cells = main_cells + variant_cells;
+constexpr int main_cells = 4, variant_cells = 15, cells = main_cells + variant_cells;
 
 template <class T>
 struct KernelsOf {

@@ -4,7 +4,8 @@
 //     h', c' = cell(z, c);  with a projection h' <- h' W_hr^T;  then zoneout
 //
 // A step goes tile by tile, the cell applied while a tile's sums are in registers; what needs a whole row (projection, zoneout of
-// what is fed back) follows when all its tiles are done.
+// what is fed back) follows when all its tiles are done. A cell that normalises its sums has another step: first the sums of
+// whole rows, then their statistics, then the gates.
 //
 // x W_ih^T does not wait for the step before. Where rows are few, or the weights too many for the cache, it is summed for several
 // steps at once; the order of the sum stays the same, and so do the bits.
@@ -12,6 +13,7 @@
 
 #include "cells.hpp"
 #include "noise.hpp"
+#include "norm.hpp"
 #include "plan.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
@@ -61,12 +63,14 @@ struct Pointers {
   T **y, **m, **c_out, **gates;      // what comes out: what is fed back, and the cell's own output, which is y unless a
                                      // projection makes it; those not kept are null
   uint32_t *zone_h, *zone_c, *drop;  // keys of each row's random numbers at this step
+  T **of_x, **of_h;                  // raw sums [gates*H] of a cell that normalises them
 };
 
 // The cell on the same vector of units of N rows: z are the sums on entry.
-template <class Cell, class T, int N>
-OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[Cell::sums][N], const Pointers<T>& at, index row, index unit, const Problem<T>& p) {
-  static_assert(Cell::saved <= Cell::sums);
+template <class Cell, class T, int N, int S>
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const Pointers<T>& at, index row, index unit, const Problem<T>& p) {
+  constexpr int saved = Cell::whole ? Cell::gates : Cell::saved;
+  static_assert(saved <= S);
   const index H = p.hidden, lanes = H - unit;
   const Noise& noise = p.noise;
   Vec<T> c[N] = {}, peephole[3];
@@ -91,10 +95,10 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[Cell::sums][N], const Pointers<T>& a
         store(at.c_out[row + k] + unit, carried, lanes);
       }
   }
-  Cell::output(z, c, peephole);
+  if constexpr (!Cell::whole) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
   if (Cell::saved && at.gates)
     for (int k = 0; k < N; k++)
-      for (int s = 0; s < Cell::saved; s++) store(at.gates[row + k] + s * H + unit, z[s][k], lanes);
+      for (int s = 0; s < saved; s++) store(at.gates[row + k] + s * H + unit, z[s][k], lanes);
   for (int k = 0; k < N; k++) store(at.m[row + k] + unit, c[k], lanes);
   if constexpr (Cell::feedback > 1)
     for (int k = 0; k < N; k++)
@@ -184,13 +188,69 @@ static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, co
   });
 }
 
+// The gates of M rows from their raw sums, of[2 * row] and of[2 * row + 1] being the moments of those of x and of h; bias is that
+// of both. What stands in the place of the output is c' then.
+template <class Cell, class T, int M>
+static void normed_gates(const Pointers<T>& at, index row, const Problem<T>& p, const Moments<T>* of, const T* bias) {
+  constexpr int G = Cell::gates;
+  const index H = p.hidden;
+  for (index unit = 0; unit < H; unit += width<T>) {
+    const index n = H - unit;
+    Vec<T> z[G][M];
+    for (int g = 0; g < G; g++) {
+      const index at_gate = g * H + unit;
+      Vec<T> b = load(bias + at_gate, n), w_x = load(p.norm + at_gate, n), w_h = load(p.norm + 2 * G * H + at_gate, n);
+      for (int m = 0; m < M; m++) {
+        Vec<T> x = of[2 * (row + m)].of(load(at.of_x[row + m] + at_gate, n)), h = of[2 * (row + m) + 1].of(load(at.of_h[row + m] + at_gate, n));
+        z[g][m] = fma(h, w_h, fma(x, w_x, b));
+      }
+    }
+    apply_cell<Cell>(z, at, row, unit, p);
+  }
+}
+
+// h' of M rows in the place of c', whose moments are of[row].
+template <class Cell, class T, int M>
+static void normed_output(const Pointers<T>& at, index row, const Problem<T>& p, const Moments<T>* of) {
+  const index H = p.hidden;
+  const T *w_c = p.norm + 4 * Cell::gates * H, *b_c = w_c + H;
+  for (index unit = 0; unit < H; unit += width<T>) {
+    const index lanes = H - unit;
+    Vec<T> w = load(w_c + unit, lanes), b = load(b_c + unit, lanes), o[M], n[M];
+    for (int m = 0; m < M; m++) {
+      o[m] = load(at.gates[row + m] + (Cell::gates - 1) * H + unit, lanes);
+      n[m] = fma(of[row + m].of(load(at.m[row + m] + unit, lanes)), w, b);
+    }
+    Cell::show(o, n);
+    for (int m = 0; m < M; m++) store(at.m[row + m] + unit, n[m], lanes);
+  }
+}
+
+// The weights of a cell that normalises its sums: panels of both products, then the bias of both norms.
+template <class Cell, class T>
+struct WholePack {
+  const Problem<T>& p;
+  T* at;
+  OPENLSTM_INLINE index columns() const { return Cell::gates * p.hidden; }
+  OPENLSTM_INLINE T* w_ih() const { return at; }
+  OPENLSTM_INLINE T* w_hh() const { return at + panel_size<T>(p.inputs, columns()); }
+  OPENLSTM_INLINE T* bias() const { return w_hh() + panel_size<T>(p.fed_back(), columns()); }
+  OPENLSTM_INLINE index size() const { return panel_size<T>(p.inputs + p.fed_back(), columns()) + columns(); }
+  OPENLSTM_INLINE void pack(const Part& part) const {
+    const Slice mine(Panels<T>(columns()).count, part), own(columns(), part);
+    pack_transposed(p.w_ih, p.inputs, mine.first, mine.last, columns(), w_ih());
+    pack_transposed(p.w_hh, p.fed_back(), mine.first, mine.last, columns(), w_hh());
+    for (index k = own.first; k < own.last; k++) bias()[k] = p.norm[columns() + k] + p.norm[3 * columns() + k];
+  }
+};
+
 // What all parts share.
 template <class T>
 struct ForwardPlan {
   const Forward<T>& f;
   const Order<T>& order;
   const T* zeros;
-  T* packed;      // Tiles
+  T* packed;      // Tiles, or a WholePack
   T* w_hr;        // panels of the projection, or null
   T* c;           // [B, H], where cell states live if they are not kept
   bool by_units;  // every part takes all rows and its own units: one row, one step
@@ -213,28 +273,35 @@ class RowsForward {
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
-        inputs_(plan.ahead > 1 ? (last_tile() - first_tile()) * plan.ahead * share_.count() * sums_each : 0),
-        coming_(plan.ahead > 1 ? plan.ahead * share_.count() : 0),
+        inputs_(Cell::whole        ? (keep_ ? 0 : plan.ahead * share_.count() * Cell::gates * f_.hidden)
+                : plan.ahead > 1 ? (last_tile() - first_tile()) * plan.ahead * share_.count() * sums_each
+                                 : 0),
+        gates_(Cell::whole && !keep_ ? share_.count() * Cell::saved * f_.hidden : 0),
+        moments_(Cell::whole ? 2 * share_.count() : 0),
+        coming_(Cell::whole || plan.ahead > 1 ? plan.ahead * share_.count() : 0),
+        coming_to_(Cell::whole ? plan.ahead * share_.count() : 0),
         keys_(3 * share_.count()),
-        pointers_(8 * share_.count()) {
+        pointers_((Cell::whole ? 10 : 8) * share_.count()) {
     const index n = share_.count(), H = f_.hidden;
     auto in = [&](index k) { return const_cast<const T**>(pointers_ + k * n); };
     auto out = [&](index k) { return pointers_ + k * n; };
     at_.x = in(0), at_.h = in(1), at_.c = in(2), at_.seen = f_.hidden_mask ? in(3) : in(1);
     at_.y = out(4), at_.m = f_.projected ? out(5) : out(4);
     at_.c_out = carries() ? out(6) : nullptr, at_.gates = keep_ && Cell::saved ? out(7) : nullptr;
+    if constexpr (Cell::whole) at_.gates = out(7), at_.of_x = out(8), at_.of_h = out(9);
     at_.zone_h = keys_, at_.zone_c = keys_ + n, at_.drop = keys_ + 2 * n;
     for (index j = 0; j < n; j++) {
       at_.h[j] = f_.h0 + row(j) * f_.fed_back();
       if (Cell::highway) at_.c[j] = carries() ? f_.c0 + row(j) * H : at_.h[j];
       if (f_.hidden_mask) at_.seen[j] = seen_ + j * f_.fed_back();
       if (f_.projected) at_.m[j] = m_ + j * H;
+      if (Cell::whole && !keep_) at_.gates[j] = gates_ + j * Cell::saved * H;
     }
   }
 
   OPENLSTM_INLINE void run() {
     for (index n = 0; n < f_.steps; n++) {
-      if (plan_.ahead > 1 && n % plan_.ahead == 0) look_ahead(n);
+      if ((Cell::whole || plan_.ahead > 1) && n % plan_.ahead == 0) look_ahead(n);
       step(n);
     }
     finish();
@@ -256,7 +323,15 @@ class RowsForward {
     index count = 0;
     for (index s = n; s < last; s++) {
       const index t = step_at(f_, s), alive = share_.alive(plan_.order.alive(t));
-      for (index j = 0; j < alive; j++) coming_[count++] = f_.x.at(t, row(j));
+      for (index j = 0; j < alive; j++) {
+        if constexpr (Cell::whole) coming_to_[count] = sums_of_x(t, row(j), count);
+        coming_[count++] = f_.x.at(t, row(j));
+      }
+    }
+    ready_ = 0;
+    if constexpr (Cell::whole) {
+      WholePack<Cell, T> pack{f_, plan_.packed};
+      return multiply<Into::store>(static_cast<const T* const*>(coming_), static_cast<T* const*>(coming_to_), count, f_.inputs, pack.w_ih(), pack.columns());
     }
     for (index tile = first_tile(); tile < last_tile(); tile++) {
       const T* packed = plan_.packed + tile * tiles().size();
@@ -268,7 +343,12 @@ class RowsForward {
         });
       });
     }
-    ready_ = 0;
+  }
+
+  // Where the sums of x of the next steps' token number `slot` are put: where backward will look for them.
+  OPENLSTM_INLINE T* sums_of_x(index t, index b, index slot) const {
+    const index rows = Cell::gates * f_.hidden;
+    return keep_ ? f_.gates.at(t, b) + rows : inputs_ + slot * rows;
   }
 
   OPENLSTM_INLINE void step(index n) {
@@ -282,7 +362,8 @@ class RowsForward {
       }
       at_.y[j] = f_.y.at(t, b);
       if (at_.c_out) at_.c_out[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * H;
-      if (at_.gates) at_.gates[j] = f_.gates.at(t, b);
+      if (at_.gates && (keep_ || !Cell::whole)) at_.gates[j] = f_.gates.at(t, b);
+      if constexpr (Cell::whole) at_.of_x[j] = sums_of_x(t, b, ready_ + j), at_.of_h[j] = at_.gates[j] + 2 * Cell::gates * H;
       if (f_.projected && f_.m) at_.m[j] = f_.m.at(t, b);
       if (f_.noise.zoneout_h > 0) at_.zone_h[j] = key_of(f_.noise, Kind::zoneout_h, t, b);
       if (f_.noise.zoneout_c > 0) at_.zone_c[j] = key_of(f_.noise, Kind::zoneout_c, t, b);
@@ -291,16 +372,10 @@ class RowsForward {
     }
     if (!plan_.by_units || part_.id == 0)
       for (index j = alive; j < share_.count(); j++) empty(t, row(j));
-    for (index tile = first_tile(); tile < last_tile(); tile++) {
-      const T *packed = plan_.packed + tile * tiles().size(), *inputs = nullptr;
-      if (one_step_) {
-        tiles().pack(tile, one_tile_);
-        packed = one_tile_;
-      }
-      if (plan_.ahead > 1)
-        inputs = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
-      step_rows<Cell>(at_, alive, f_, packed, tile, inputs);
-    }
+    if constexpr (Cell::whole)
+      whole_rows(alive);
+    else
+      tile_by_tile(alive);
     ready_ += alive;
     if (plan_.w_hr) multiply<Into::store>(const_cast<const T**>(at_.m), at_.y, alive, H, plan_.w_hr, R);
     if (f_.noise.zoneout_h > 0)
@@ -312,11 +387,36 @@ class RowsForward {
     if (plan_.by_units && n + 1 < f_.steps) part_.wait();
   }
 
+  OPENLSTM_INLINE void tile_by_tile(index alive) {
+    for (index tile = first_tile(); tile < last_tile(); tile++) {
+      const T *packed = plan_.packed + tile * tiles().size(), *inputs = nullptr;
+      if (one_step_) {
+        tiles().pack(tile, one_tile_);
+        packed = one_tile_;
+      }
+      if (plan_.ahead > 1)
+        inputs = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
+      step_rows<Cell>(at_, alive, f_, packed, tile, inputs);
+    }
+  }
+
+  // Every phase goes through all rows before the next begins, so that one row's sums need not wait for another's.
+  OPENLSTM_INLINE void whole_rows(index alive) {
+    const index H = f_.hidden;
+    WholePack<Cell, T> pack{f_, plan_.packed};
+    Moments<T>* of = moments_;
+    multiply<Into::store>(at_.seen, static_cast<T* const*>(at_.of_h), alive, f_.fed_back(), pack.w_hh(), pack.columns());
+    for (index j = 0; j < alive; j++) of[2 * j] = moments<Cell::gates>(at_.of_x[j], H), of[2 * j + 1] = moments<Cell::gates>(at_.of_h[j], H);
+    in_tiles(alive, [&](auto height, index first) { normed_gates<Cell, T, decltype(height)::value>(at_, first, f_, of, pack.bias()); });
+    for (index j = 0; j < alive; j++) of[j] = moments<1>(at_.m[j], H);
+    in_tiles(alive, [&](auto height, index first) { normed_output<Cell, T, decltype(height)::value>(at_, first, f_, of); });
+  }
+
   // Past the row's length.
   OPENLSTM_INLINE void empty(index t, index b) const {
     clear(f_.y.at(t, b), f_.fed_back());
     if (keep_ && carries()) clear(f_.c.at(t, b), f_.hidden);
-    if (at_.gates) clear(f_.gates.at(t, b), Cell::saved * f_.hidden);
+    if (at_.gates && keep_) clear(f_.gates.at(t, b), Cell::saved * f_.hidden);
     if (f_.m) clear(f_.m.at(t, b), f_.hidden);
   }
 
@@ -356,8 +456,10 @@ class RowsForward {
   const Slice own_;      // of the tiles
   const bool keep_;      // gates and states, for backward
   const bool one_step_;  // uses a tile once, so it is packed into the same place as the one before, still in the cache
-  Scratch<T> one_tile_, m_, seen_, inputs_;
+  Scratch<T> one_tile_, m_, seen_, inputs_, gates_;
+  Scratch<Moments<T>> moments_;
   Scratch<const T*> coming_;
+  Scratch<T*> coming_to_;
   Scratch<uint32_t> keys_;
   Scratch<T*> pointers_;
   Pointers<T> at_;
@@ -366,11 +468,15 @@ class RowsForward {
 
 template <class Cell, class T>
 static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
-  Tiles<Cell, T> tiles{plan.f};
-  const Slice own(tiles.count(), part);
-  if (plan.packed)
-    for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
-  if (plan.w_hr && part.id == 0) pack_transposed(plan.f.w_hr, plan.f.hidden, plan.f.projected, plan.w_hr);
+  if constexpr (Cell::whole) {
+    WholePack<Cell, T>{plan.f, plan.packed}.pack(part);
+  } else {
+    Tiles<Cell, T> tiles{plan.f};
+    const Slice own(tiles.count(), part);
+    if (plan.packed)
+      for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
+  }
+  if (plan.w_hr && part.id == 0) pack_transposed(plan.f.w_hr, plan.f.hidden, 0, Panels<T>(plan.f.projected).count, plan.f.projected, plan.w_hr);
   if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
   RowsForward<Cell, T>(plan, part).run();
 }
@@ -389,8 +495,9 @@ static void forward(const Forward<T>& f) {
   Tiles<Cell, T> tiles{f};
   double per_step = static_cast<double>(f.batch * Cell::gates * f.hidden) * static_cast<double>(f.inputs + f.fed_back());
   int threads = useful_threads(f, per_step * static_cast<double>(f.steps), work_per_thread);
-  bool by_units = !f.projected && f.steps == 1;
-  if (!f.projected && f.steps > 1 && f.batch < 4 * threads) {  // too few rows to share
+  const bool whole = f.projected || Cell::whole;  // a row's units cannot be shared out
+  bool by_units = !whole && f.steps == 1;
+  if (!whole && f.steps > 1 && f.batch < 4 * threads) {  // too few rows to share
     int with_barriers = useful_threads(f, per_step, work_per_barrier);
     by_units = with_barriers > 1 && with_barriers * 2 > smaller<index>(threads, f.batch);
     threads = by_units ? smaller(threads, with_barriers) : static_cast<int>(smaller<index>(threads, f.batch > 1 ? f.batch : 1));
@@ -398,8 +505,9 @@ static void forward(const Forward<T>& f) {
   Order<T> order(f);
   bool one_step = by_units && f.steps == 1;
   bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
-  index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, tiles.count() * tiles.size());
-  Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : tiles.count() * tiles.size());
+  const index weights = Cell::whole ? WholePack<Cell, T>{f, nullptr}.size() : tiles.count() * tiles.size();
+  index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, weights);
+  Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : weights);
   Scratch<T> w_hr(f.projected ? panel_size<T>(f.hidden, f.projected) : 0), c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
   clear<T>(zeros, f.fed_back() + f.hidden);
   ForwardPlan<T> plan{f, order, zeros, packed, w_hr, c, by_units, ahead};

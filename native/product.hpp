@@ -248,13 +248,14 @@ OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, 
   });
 }
 
-// Panels of the transpose of w [columns, K].
+// Panels [first, last) of the transpose of w [columns, K].
 template <class T>
-OPENLSTM_INLINE void pack_transposed(const T* w, index K, index columns, T* panels) {
+OPENLSTM_INLINE void pack_transposed(const T* w, index K, index first, index last, index columns, T* panels) {
   constexpr index W = width<T>;
-  clear(panels, panel_size<T>(K, columns));
-  Panels<T>(columns).each([&](index column, index vectors) {
-    transpose([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), 0, K, panels + K * column, vectors * W);
+  Panels<T>(columns).each(first, last, [&](index column, index vectors) {
+    T* out = panels + K * column;
+    if (columns - column < vectors * W) clear(out, K * vectors * W);
+    transpose([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), 0, K, out, vectors * W);
   });
 }
 

@@ -1,4 +1,4 @@
-// The kernels of the LSTM's variants (Greff et al. 2017), compiled like sequence.cpp once for each instruction set.
+// The kernels of the LSTM's variants (Greff et al. 2017) and of the one with layer normalisation, compiled like sequence.cpp once for each instruction set.
 #include "backward.hpp"
 #include "forward.hpp"
 
@@ -17,7 +17,8 @@ constexpr CellKernels<T> kernels_of = {forward<Lstm<T, variant, peephole>, T>, b
    OPENLSTM_BOTH(T, niaf),             \
    OPENLSTM_BOTH(T, noaf),             \
    OPENLSTM_BOTH(T, cifg),             \
-   kernels_of<T, Variant::fgr, true>}
+   kernels_of<T, Variant::fgr, true>,  \
+   {forward<LayerNormLstm<T>, T>, backward<LayerNormLstm<T>, T>}}
 
 extern const CellKernels<float> variants_single[variant_cells];
 extern const CellKernels<double> variants_twofold[variant_cells];

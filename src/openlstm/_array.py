@@ -83,6 +83,18 @@ def take(x: Array, index: list[int], axis: int) -> Array:
     return x.index_select(axis, sys.modules["torch"].tensor(index, device=x.device))
 
 
+def largest(x: Array) -> Array:
+    """The largest absolute value along the last axis, at least 1, as a constant: [..., 1]."""
+    if is_torch(x):
+        return x.detach().abs().amax(-1, keepdim=True).clamp(min=1)
+    return np.maximum(np.abs(x).max(-1, keepdims=True), np.ones((), x.dtype))
+
+
+def copy(x: Array) -> Array:
+    """The same numbers in memory of their own."""
+    return x.clone() if is_torch(x) else x.copy()
+
+
 def swap(x: Array) -> Array:
     """The last two axes exchanged."""
     return x.swapaxes(-1, -2)

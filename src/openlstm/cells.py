@@ -74,6 +74,7 @@ class Around(NamedTuple):
     w_ch: Array | None = None  # [len(peepholes)*H]
     mask: Array | None = None  # [B, H], what the candidate was multiplied with
     z: Array | None = None  # [B, (G+apart)*H], handed over only to a cell that has no backward of its own
+    norm: Array | None = None  # weights and biases of what is normalised, see `weights.norm_sizes`
 
 
 class Flow(NamedTuple):
@@ -83,6 +84,7 @@ class Flow(NamedTuple):
     c: Array | None  # dL/dc [B, H]
     h: Array | None = None  # dL/dh [B, R] that does not pass through the sums, None for zero
     w_ch: Array | None = None  # every row's share of dL/dw_ch [B, len(peepholes)*H]
+    norm: Array | None = None  # every row's share of dL/dnorm
 
 
 class Cell(ABC):
@@ -99,6 +101,8 @@ class Cell(ABC):
         candidate: the gate that recurrent dropout acts on, None where there is none.
         clip: the cell state is kept within -clip..clip, None for no bound.
         cells_per_gate: so many neighbouring cells share their gates (a memory block).
+        norms: what is normalised over all units of a row, of "x" (the sums of W x), "h" (those of W h) and "c" (the cell
+            state): the blocks of `norm`. Sums are handed over raw, by `apart`; b_ih and b_hh come in the biases of `norm`.
     """
 
     name: str
@@ -111,6 +115,7 @@ class Cell(ABC):
     candidate: str | None = None
     clip: float | None = None
     cells_per_gate: int = 1
+    norms: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Whoever writes `forward` anew has the default `backward`, not that of the cell it was derived from."""
@@ -136,17 +141,20 @@ class Cell(ABC):
         """The same cell with gates of its own for every unit: what runs on `weights.expand(...)`."""
         return self if self.cells_per_gate == 1 else replace(self, cells_per_gate=1)  # type: ignore[type-var]
 
-    def __call__(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None) -> Step:
+    def __call__(
+        self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Array | None = None
+    ) -> Step:
         """`forward` with what there is, and for a user's own cell a look at the shapes that come out.
 
         Raises:
             DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
         """
-        if self.kernel:
+        if self.kernel and norm is None:
             return self.forward(z, before, w_ch, mask)
-        given = {"w_ch": w_ch, "mask": mask}  # a simple cell may take neither
+        given = {"w_ch": w_ch, "mask": mask, "norm": norm}  # a simple cell may take none
         step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None})
-        _check(self, step, z)
+        if not self.kernel:
+            _check(self, step, z)
         return step
 
     @abstractmethod
@@ -158,6 +166,8 @@ class Cell(ABC):
             before: what the step begins with, h [B, R] and c [B, H].
             w_ch: [len(peepholes)*H]; given only to a cell with peepholes.
             mask: [B, H], 0 or 1/(1-p); multiplies the candidate after its activation; given only with recurrent dropout.
+
+        A cell with `norms` has a fifth parameter, `norm` [n]: weight and bias of each, one behind the other.
         """
 
     def backward(self, around: Around, dh: Array, dc: Array | None) -> Flow:
@@ -550,6 +560,87 @@ class LSTM1997(_Memory):
 
 
 @dataclass(frozen=True)
+class LayerNormLSTM(Cell):
+    """The LSTM with layer normalisation inside: of the sums of W x, of those of W h, and of the cell state where it is shown.
+
+        N(s; w, b) = w * (s - mean(s)) / sqrt(var(s) + 1e-5) + b              # over all elements of one row's vector
+        z = N(x W_ih^T; w_x, b_x) + N(h W_hh^T; w_h, b_h) + b_ih + b_hh       # over 4H elements each, all gates together
+        i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_g)
+        c' = f * c + i * g                                                    # the highway itself is not normalised
+        h' = o * tanh(N(c'; w_c, b_c))                                        # over H elements
+
+    var is the mean of squares, as in `torch.nn.LayerNorm`. In a layer the vectors are `norm_x_weight_l0` and `norm_x_bias_l0`
+    [4H], `norm_h_*` [4H], `norm_c_*` [H]; weights begin as 1, biases as 0. Four biases add up, so three of them are redundant
+    and have one gradient: b_x, b_h, b_ih, b_hh. All are there, so that weights fit in from anywhere (bias=False leaves out
+    b_ih and b_hh), they are added before the first step, and `openlstm.nn.init` writes one and puts 0 into the others. A step
+    also saves the raw sums (xi, xf, xg, xo; hi, hf, hg, ho): 12H numbers of gates instead of 4H. With H = 1 the cell is the
+    mean of itself, and h' depends on b_c and o alone.
+
+    Args:
+        clip: keeps c' within -clip..clip, before it is normalised; where it does, no gradient passes.
+
+    Raises:
+        ArgumentError: for a clip that is not above 0.
+
+    Source: Ba, Kiros & Hinton 2016, supplementary material, equations 20-22.
+
+    >>> import numpy as np
+    >>> norm = np.repeat([1.0, 0.0, 1.0, 0.0, 1.0, 0.0], [8, 8, 8, 8, 2, 2])
+    >>> z, begin = np.zeros((1, 16)), State(np.zeros((1, 2)), np.array([[300.0, 100.0]]))
+    >>> step = LayerNormLSTM()(z, begin, norm=norm)  # f = o = 1/2, and what is shown of c has mean 0 and variance 1
+    >>> step.c.tolist(), step.h.round(3).tolist()
+    ([[150.0, 50.0]], [[0.381, -0.381]])
+    """
+
+    clip: float | None = None
+
+    name: ClassVar[str] = "lstm_ln"
+    gates: ClassVar[tuple[str, ...]] = ("i", "f", "g", "o")
+    saved: ClassVar[tuple[str, ...]] = (*"ifgo", "xi", "xf", "xg", "xo", "hi", "hf", "hg", "ho")
+    has_cell: ClassVar[bool] = True
+    apart: ClassVar[int] = 4
+    candidate: ClassVar[str] = "g"
+    norms: ClassVar[tuple[str, ...]] = ("x", "h", "c")
+
+    def __post_init__(self) -> None:
+        _check_options(self)
+
+    def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Any = None) -> Step:
+        x, h = split(z, 2)  # [B, 4H], raw
+        w_x, b_x, w_h, b_h, w_c, b_c = self._affine(norm)
+        z_i, z_f, z_g, z_o = split(_normal(x)[0] * w_x + _normal(h)[0] * w_h + (b_x + b_h), 4)
+        i, f, g, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)
+        g = g if mask is None else g * mask
+        c = _clamp(f * before.c + i * g, self.clip)
+        return Step((i, f, g, o, *split(x, 4), *split(h, 4)), o * tanh(_normal(c)[0] * w_c + b_c), c)
+
+    def backward(self, around: Around, dh: Array, dc: Array | None) -> Flow:
+        (i, f, g, o), x, h = around.gates[:4], concat(list(around.gates[4:8])), concat(list(around.gates[8:]))
+        w_x, _, w_h, _, w_c, b_c = self._affine(around.norm)
+        (x, r_x), (h, r_h), (c, r_c) = _normal(x), _normal(h), _normal(around.c)
+        shown = tanh(c * w_c + b_c)
+        dn = dh * o * (1 - shown * shown)  # at the argument of tanh
+        seen = _through_normal(dn * w_c, c, r_c)
+        dc = seen if dc is None else dc + seen
+        if self.clip is not None:
+            dc = where(abs(around.c) >= self.clip, A.namespace(dc).zeros_like(dc), dc)
+        dz_i = dc * (i * (1 - i)) * g
+        dz_f = dc * (f * (1 - f)) * around.before.c
+        dz_g = dc * i * _slope(g, around.mask)
+        dz_o = dh * (o * (1 - o)) * shown
+        dz = concat([dz_i, dz_f, dz_g, dz_o])  # [B, 4H]
+        of_sums = concat([_through_normal(dz * w_x, x, r_x), _through_normal(dz * w_h, h, r_h)])
+        return Flow(of_sums, dc * f, None, None, concat([dz * x, dz, dz * h, dz, dn * c, dn]))
+
+    @staticmethod
+    def _affine(norm: Array) -> tuple[Any, ...]:
+        """w_x, b_x, w_h, b_h, w_c, b_c."""
+        H = norm.shape[-1] // 18
+        ends = (0, 4, 8, 12, 16, 17, 18)
+        return tuple(norm[..., a * H : b * H] for a, b in zip(ends, ends[1:], strict=False))
+
+
+@dataclass(frozen=True)
 class GRU(Cell):
     """The gated recurrent unit: the state itself is the highway.
 
@@ -664,6 +755,28 @@ def _clamp(c: Array, clip: float | None) -> Array:
     return where(c >= bound, bound, where(c <= -bound, -bound, c))
 
 
+NORM_EPS = 1e-5
+"""What is added to a variance, as in torch.nn.LayerNorm."""
+
+
+def _normal(s: Array) -> tuple[Any, Any]:
+    """(s - mean) / sqrt(var + eps) over the last axis, and 1 / sqrt(var + eps) [..., 1].
+
+    The squares are those of numbers within -1..1, so that none overflows; what they were divided by is a constant.
+    """
+    xp = A.namespace(s)
+    d = s - s.mean(-1)[..., None]
+    size = A.largest(d)
+    u = d / size
+    r = 1 / xp.sqrt((u * u).mean(-1)[..., None] + NORM_EPS / size / size)
+    return u * r, r / size
+
+
+def _through_normal(dn: Array, n: Array, r: Array) -> Array:
+    """dL/ds from dL/dn, where n, r = _normal(s)."""
+    return r * (dn - dn.mean(-1)[..., None] - n * (dn * n).mean(-1)[..., None])
+
+
 def _slope(g: Array, mask: Array | None) -> Array:
     """d(mask * tanh(z)) / dz from its value g."""
     if mask is None:
@@ -717,19 +830,19 @@ def _differentiate(cell: Cell, around: Around, dh: Array, dc: Array | None) -> F
     if not A.is_torch(around.z):
         return _by_tensors(cell, around, dh, dc)
     torch = sys.modules["torch"]
-    before, w_ch = around.before, around.w_ch
-    each = None if w_ch is None else w_ch.expand(before.h.shape[0], -1)  # every row's share apart
-    given = {"z": around.z, "h": before.h, "c": before.c, "w_ch": each}
+    before = around.before
+    each = [None if w is None else w.expand(before.h.shape[0], -1) for w in (around.w_ch, around.norm)]  # every row's share
+    given = {"z": around.z, "h": before.h, "c": before.c, "w_ch": each[0], "norm": each[1]}
     names = [name for name, a in given.items() if a is not None]
 
     def run(*inputs: Array) -> tuple[Array, ...]:
         of = dict(zip(names, inputs, strict=True))
-        step = cell(of["z"], State(of["h"], of.get("c")), of.get("w_ch"), around.mask)
+        step = cell(of["z"], State(of["h"], of.get("c")), of.get("w_ch"), around.mask, of.get("norm"))
         return (step.h,) if step.c is None else (step.h, step.c)
 
     _, pull = torch.func.vjp(run, *(given[name] for name in names))
     flow = dict(zip(names, pull((dh,) if dc is None else (dh, dc)), strict=True))
-    return Flow(flow["z"], flow.get("c"), flow["h"], flow.get("w_ch"))
+    return Flow(flow["z"], flow.get("c"), flow["h"], flow.get("w_ch"), flow.get("norm"))
 
 
 def _by_tensors(cell: Cell, around: Around, dh: Array, dc: Array | None) -> Flow:
@@ -739,7 +852,7 @@ def _by_tensors(cell: Cell, around: Around, dh: Array, dc: Array | None) -> Flow
         return None if a is None else torch.from_numpy(np.array(a))
 
     before = State(*(tensor(a) for a in around.before))
-    there = Around((), before, None, tensor(around.h), tensor(around.w_ch), tensor(around.mask), tensor(around.z))
+    there = Around((), before, None, *(tensor(a) for a in around[3:]))
     flow = _differentiate(cell, there, tensor(dh), tensor(dc))
     return Flow(*(None if a is None else a.numpy() for a in flow))
 
@@ -750,6 +863,7 @@ ALL: tuple[Cell, ...] = (
     *(variant(peephole=peephole) for variant in (NIG, NFG, NOG, NIAF, NOAF, CIFG) for peephole in (True, False)),
     FGR(),
     LSTM1997(),
+    LayerNormLSTM(),
     GRU(),
     VanillaRNN("tanh"),
     VanillaRNN("relu"),

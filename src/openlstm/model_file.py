@@ -51,6 +51,7 @@ CELLS: dict[str, cells.Cell] = {
     "cifg_np": cells.CIFG(peephole=False),
     "fgr": cells.FGR(),
     "lstm1997": cells.LSTM1997(),
+    "lstm_ln": cells.LayerNormLSTM(),
     "gru": cells.GRU(),
     "rnn_tanh": cells.VanillaRNN("tanh"),
     "rnn_relu": cells.VanillaRNN("relu"),

@@ -92,7 +92,7 @@ def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t
     """One step of a cell without memory blocks, with everything that came up on the way; the noise is that of step t."""
     z = sums(cell, x, before.h, w, noise)
     mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
-    gates, h, c = cell(z, before, w.w_ch, mask)
+    gates, h, c = cell(z, before, w.w_ch, mask, w.norm)
     new = State(h if w.w_hr is None else h @ w.w_hr.T, c)
     if noise is not None:
         carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
@@ -229,7 +229,7 @@ def backward(
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
     dw_ih, dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1], w.w_ih.shape[:1]))
-    dw_hr, dw_ch = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch))
+    dw_hr, dw_ch, dnorm = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch, w.norm))
     zero = A.zeros(x, B, H)
     dreset = rows.no_flow(x, state)
     for n in reversed(range(T)):
@@ -258,7 +258,7 @@ def backward(
         if w.w_hr is not None:
             dm = new_h @ w.w_hr  # [B, H]
             dw_hr = dw_hr + _only(live, new_h).T @ _only(live, h)
-        flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z), dm, new_c)
+        flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z, w.norm), dm, new_c)
 
         dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
         dx[t] = dz_x @ w.w_ih if input_gradient else None
@@ -266,6 +266,7 @@ def backward(
         dw_hh = dw_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h)
         db_hh = db_hh + dz_h.sum(0) if cell.apart else db_ih
         dw_ch = None if flow.w_ch is None else dw_ch + _only(live, flow.w_ch).sum(0)
+        dnorm = None if flow.norm is None else dnorm + _only(live, flow.norm).sum(0)
         to_h = dz_h @ w.w_hh if hidden is None else hidden * (dz_h @ w.w_hh)
         back = State(_plus(to_h, live, flow.h, old_h), None if flow.c is None else _plus(_only(live, flow.c), live, old_c))
         dreset = rows.to_reset(t, back, dreset)
@@ -273,7 +274,7 @@ def backward(
     db = (None, None) if w.b_ih is None else (db_ih, db_hh)
     return Gradients(
         (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
-        collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch), H),
+        collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch, dnorm), H, weights.b_ih is not None),
         State(dh, dc),
         rows.whole(x, dreset) if reset_state is not None else None,
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,

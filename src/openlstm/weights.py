@@ -37,6 +37,9 @@ FIELDS: tuple[tuple[str, str], ...] = (
 )
 """Names in a state_dict beside the fields of `Weights`, in the order in which torch creates them."""
 
+NORMS = tuple(f"norm_{part}_{kind}" for part in "xhc" for kind in ("weight", "bias"))
+"""The names of the parts of `Weights.norm`, in their order."""
+
 
 class Weights(NamedTuple):
     """The parameters of one layer in one direction; a missing one is None.
@@ -50,6 +53,7 @@ class Weights(NamedTuple):
     b_hh: Array | None = None  # [G*H]
     w_hr: Array | None = None  # [P, H], the projection
     w_ch: Array | None = None  # [len(cell.peepholes)*H], the peepholes
+    norm: Array | None = None  # weight and bias of each of cell.norms, one behind the other: see `norm_sizes`
 
 
 def suffix(layer: int, direction: int) -> str:
@@ -86,6 +90,17 @@ def fed_back_size(cell: Cell, hidden_size: int, proj_size: int = 0) -> int:
     return proj_size or len(cell.feeds_back) * hidden_size
 
 
+def norm_sizes(cell: Cell, hidden_size: int) -> dict[str, int]:
+    """The vectors that make up `Weights.norm`, by the names of a state_dict without their suffix, in their order.
+
+    >>> from openlstm.cells import LayerNormLSTM
+    >>> norm_sizes(LayerNormLSTM(), 2)
+    {'norm_x_weight': 8, 'norm_x_bias': 8, 'norm_h_weight': 8, 'norm_h_bias': 8, 'norm_c_weight': 2, 'norm_c_bias': 2}
+    """
+    sums = len(cell.gates) * hidden_size
+    return {name: hidden_size if name[5] == "c" else sums for name in NORMS if name[5] in cell.norms}
+
+
 def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bias: bool = True) -> dict[str, tuple[int, ...]]:
     """The parameters of one layer in one direction, by the names of a state_dict without their suffix, in torch's order.
 
@@ -118,19 +133,22 @@ def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bi
         out["weight_hr"] = (proj_size, hidden_size)
     if cell.peepholes:
         out["weight_ch"] = (len(cell.peepholes) * hidden_size,)
+    out.update((name, (size,)) for name, size in norm_sizes(cell, hidden_size).items())
     return out
 
 
 def collect(named: dict[str, Array], layer: int = 0, direction: int = 0) -> Weights:
     """The `Weights` of one layer and direction from a state_dict-like mapping of names to arrays."""
     end = suffix(layer, direction)
-    return Weights(**{field: named.get(name + end) for name, field in FIELDS})  # type: ignore[arg-type]
+    norms = [named[name + end] for name in NORMS if name + end in named]
+    return Weights(**{field: named.get(name + end) for name, field in FIELDS}, norm=A.concat(norms) if norms else None)  # type: ignore[arg-type]
 
 
 def expand(cell: Cell, weights: Weights, hidden: int | None = None) -> Weights:
     """The weights of `cell.unshared()` that does the same: each row of a gate once for every cell that shares it.
 
-    Plain array operations, so that torch sums the gradients of the copies by itself; unchanged where nothing is shared.
+    Biases of sums that are normalised go into the biases of `norm`, since all of them add up. Plain array operations, so that
+    torch sums the gradients of the copies by itself; unchanged where nothing is shared.
 
     Args:
         weights: of `cell`; leading axes are allowed.
@@ -142,14 +160,24 @@ def expand(cell: Cell, weights: Weights, hidden: int | None = None) -> Weights:
     >>> expand(LSTM(cells_per_gate=2), Weights(rows, rows)).w_ih.ravel().tolist()
     [0.0, 0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
     """
+    if cell.norms and weights.b_ih is not None:
+        weights = _folded(cell, weights, hidden_size(cell, weights) if hidden is None else hidden)
     if cell.cells_per_gate == 1:
         return weights
     index = _copies(cell, hidden_size(cell, weights) if hidden is None else hidden)
     return _each(weights, lambda a, axis: A.take(a, index, axis))
 
 
-def collapse(cell: Cell, gradients: Weights, hidden: int) -> Weights:
-    """The way back of `expand` for gradients: those of the copies are added up."""
+def collapse(cell: Cell, gradients: Weights, hidden: int, bias: bool = True) -> Weights:
+    """The way back of `expand` for gradients: those of the copies are added up.
+
+    Args:
+        bias: whether `expand` was given biases.
+    """
+    if bias and cell.norms and gradients.norm is not None:
+        at = _norm_slices(cell, hidden)
+        b_ih, b_hh = (A.copy(gradients.norm[..., at[f"norm_{part}_bias"]]) for part in "xh")
+        gradients = gradients._replace(b_ih=b_ih, b_hh=b_hh)
     if cell.cells_per_gate == 1:
         return gradients
     m = cell.cells_per_gate
@@ -161,6 +189,23 @@ def collapse(cell: Cell, gradients: Weights, hidden: int) -> Weights:
         return A.concat(own) if axis == -1 else A.swap(A.concat(own))
 
     return _each(gradients, summed)
+
+
+def _norm_slices(cell: Cell, hidden: int) -> dict[str, slice]:
+    """Where the parts of `Weights.norm` lie."""
+    out, start = {}, 0
+    for name, size in norm_sizes(cell, hidden).items():
+        out[name] = slice(start, start + size)
+        start += size
+    return out
+
+
+def _folded(cell: Cell, w: Weights, hidden: int) -> Weights:
+    """b_ih and b_hh in the biases of the norms of W x and W h."""
+    norm: Any = w.norm
+    more = {"norm_x_bias": w.b_ih, "norm_h_bias": w.b_hh}
+    parts = [norm[..., s] + more[name] if name in more else norm[..., s] for name, s in _norm_slices(cell, hidden).items()]
+    return w._replace(b_ih=None, b_hh=None, norm=A.concat(parts))
 
 
 def _copies(cell: Cell, hidden: int) -> list[int]:

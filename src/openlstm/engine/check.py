@@ -31,7 +31,7 @@ def check_recur(
         cell: a `Cell`.
         x: [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others.
         weights: `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None, w_ch
-            [len(cell.peepholes)*H] where the cell has peepholes.
+            [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises.
         state: `State` of h [B, R] and c [B, H] (None for a cell without one), or None.
         lengths: B integers within 0..T, in a list or an array on any device, or None.
         reset: [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None.
@@ -146,6 +146,7 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
             if b.shape != (rows,):
                 raise _shape(name, b, f"[{_rows(cell)}]", (rows,), like, "take the bias from the same layer as w_ih")
     _check_peepholes(cell, w.w_ch, hidden, like)
+    _check_norm(cell, w.norm, hidden, like)
     return _Size(T, B, hidden, fed_back)
 
 
@@ -176,6 +177,25 @@ def _check_peepholes(cell: Cell, w_ch: Any, hidden: int, like: _Like) -> None:
     _check_kind("weights.w_ch", w_ch, like)
     if w_ch.shape != (n * hidden,):
         raise _shape("weights.w_ch", w_ch, f"[{n}*H]", (n * hidden,), like, hint)
+
+
+def _check_norm(cell: Cell, norm: Any, hidden: int, like: _Like) -> None:
+    who = type(cell).__name__
+    if not cell.norms:
+        if norm is not None:
+            got, hint = f"weights.norm: {describe(norm)}", "leave norm out, or take cells.LayerNormLSTM()"
+            raise _error(ArgumentError, f"{who} normalises nothing", got, "norm=None", hint)
+        return
+    sizes = layout.norm_sizes(cell, hidden)
+    n = sum(sizes.values())
+    letters = f"[{n // hidden}*H]" if hidden else "[0]"
+    hint = f"one behind the other: {', '.join(sizes)}; openlstm.weights.collect(state_dict) does it"
+    if norm is None:
+        what = f"{who} normalises, weights have no norm"
+        raise _error(ArgumentError, what, "norm=None", f"norm {letters} = [{n}]", hint)
+    _check_kind("weights.norm", norm, like)
+    if norm.shape != (n,):
+        raise _shape("weights.norm", norm, letters, (n,), like, hint)
 
 
 def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:

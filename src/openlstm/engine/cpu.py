@@ -41,6 +41,7 @@ KERNELS: dict[str, int] = {
     for number, name in enumerate(
         ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole")
         + ("nig", "nig_np", "nfg", "nfg_np", "nog", "nog_np", "niaf", "niaf_np", "noaf", "noaf_np", "cifg", "cifg_np", "fgr")
+        + ("lstm_ln",)
     )
 }
 """`Cell.kernel` beside its place in the list of native/sequence.cpp."""
@@ -159,7 +160,7 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
     None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong. `alone`: h_n is not
     wanted, it is the only step of y.
     """
-    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = weights
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = weights
     T, B, inputs = x.shape
     h: Any = state.h
     c: Any = state.c  # None, and 0 for the kernel, where the cell has none
@@ -181,13 +182,13 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
             or a.is_neg()
         ):
             return None
-    if w_hr is not None or w_ch is not None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1 or not T:
+    if w_hr is not None or w_ch is not None or norm is not None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1 or not T:
         return None
     empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
     y = empty_like(h).unsqueeze(0) if alone else _empty(x, T, B, H)
     h_new, c_new = None if alone else empty_like(h), empty_like(c) if cell.has_cell else None
     bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
-    problem = (T, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, x.data_ptr(), B * inputs, inputs)
+    problem = (T, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, 0, x.data_ptr(), B * inputs, inputs)
     starts = (h.data_ptr(), c.data_ptr() if cell.has_cell else 0, 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
     options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
     outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -215,13 +216,13 @@ def backward(
 ) -> Gradients:
     """As `reference.backward`."""
     kept: list[Any] = []
-    given, (cell, weights, hidden) = cell, _plain(cell, weights)
+    given, bias, (cell, weights, hidden) = cell, weights.b_ih is not None, _plain(cell, weights)
     problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise)
     y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
     dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
     dx = _empty(x, *x.shape) if input_gradient else None
-    db_ih = A.empty(x, weights.w_ih.shape[0])
-    db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart else db_ih
+    db_ih = A.empty(x, weights.w_ih.shape[0]) if weights.norm is None else None
+    db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
     dw = Weights(
         _empty(x, *weights.w_ih.shape),
         _empty(x, *weights.w_hh.shape),
@@ -229,6 +230,7 @@ def backward(
         db_hh,
         None if weights.w_hr is None else _empty(x, *weights.w_hr.shape),
         None if weights.w_ch is None else A.empty(x, *weights.w_ch.shape),
+        None if weights.norm is None else A.empty(x, *weights.norm.shape),
     )
     start = State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
     along = A.empty(x, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
@@ -242,7 +244,7 @@ def backward(
         *(n for a in (y, gates, c, m, dy) for n in _rows(a)),
         *(_address(a) for a in (dh_n, dc_n)),
         *_rows(dx),
-        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, dw.w_hr, dw.w_ch, start.h, along)),
+        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, *dw[4:], start.h, along)),
         *(n for a in (dreset or (None, None)) for n in _rows(a)),
         *_rows(h_steps),
         *_rows(c_steps),
@@ -251,7 +253,7 @@ def backward(
     if weights.b_ih is None:
         dw = dw._replace(b_ih=None, b_hh=None)
     dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
-    return Gradients(dx, collapse(given, dw, hidden), start, dreset, h_steps, c_steps)
+    return Gradients(dx, collapse(given, dw, hidden, bias), start, dreset, h_steps, c_steps)
 
 
 def _problem(
@@ -270,7 +272,7 @@ def _problem(
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
-    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch = (_contiguous(kept, w) for w in weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = (_contiguous(kept, w) for w in weights)
     H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
     h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
     if lengths is not None:
@@ -282,7 +284,7 @@ def _problem(
     problem = (
         *(T, B, inputs, H, R if w_hr is not None else 0),
         int(reverse),
-        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr), _address(w_ch)),
+        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr), _address(w_ch), _address(norm)),
         *_rows(_strided(kept, x)),
         *(_address(h0), _address(c0)),
         *(_address(lengths), _address(reset)),

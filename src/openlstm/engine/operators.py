@@ -27,11 +27,11 @@ CELLS: dict[str, Cell] = {**{cell.kernel: cell for cell in cells.ALL}, "gru_memo
 """An operator's argument is a string: every cell by the name of its kernel; what clips, clips at another argument."""
 
 # The tensors of a call in the order of the operators' arguments:
-#   0 x | 1-6 w_ih, w_hh, b_ih, b_hh, w_hr, w_ch | 7-8 h0, c0 | 9-10 lengths, reset | 11-12 reset_h, reset_c
-#   13-14 hidden, seed
-# and of the way back: 15-18 y, gates, c, m | 19-21 dy, dh, dc
-INPUTS = 15
-NOT_REAL = (9, 10, 13, 14)
+#   0 x | 1-7 w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm | 8-9 h0, c0 | 10-11 lengths, reset | 12-13 reset_h, reset_c
+#   14-15 hidden, seed
+# and of the way back: 16-19 y, gates, c, m | 20-22 dy, dh, dc
+INPUTS = 16
+NOT_REAL = (10, 11, 14, 15)
 
 
 class Result(NamedTuple):
@@ -95,14 +95,14 @@ class Call(NamedTuple):
 
     @staticmethod
     def of(tensors: Any, how: How, cell: Cell | None = None) -> Call:
-        x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, h0, c0, lengths, reset, reset_h, reset_c, hidden, seed = tensors
+        x, *weights, h0, c0, lengths, reset, reset_h, reset_c, hidden, seed = tensors
         reset_state = None if reset_h is None else State(reset_h, reset_c)
         options = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": how.reverse}
         if hidden is not None or how.zoneout_h or how.zoneout_c or how.candidate:
             drawn = 0 if seed is None else int(seed)
             rates = (how.zoneout_h, how.zoneout_c, how.candidate)
             options["noise"] = Noise(*rates, drawn, how.stream, how.training, hidden)
-        return Call(cell or how.cell, x, Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch), State(h0, c0), options)
+        return Call(cell or how.cell, x, Weights(*weights), State(h0, c0), options)
 
     def module(self, backend: str, save: bool) -> Any:
         projection, noise = self.weights.w_hr is not None, "noise" in self.options
@@ -146,7 +146,7 @@ def flat(g: Gradients) -> tuple[Any, ...]:
     """The gradients in the order of openlstm::backward, None for each that does not exist or is another one's twin."""
     w, s, r = g.weights, g.state, g.reset_state or State(None)
     b_hh = None if w.b_hh is w.b_ih else w.b_hh
-    return (g.x, w.w_ih, w.w_hh, w.b_ih, b_hh, w.w_hr, w.w_ch, s.h, s.c, r.h, r.c)
+    return (g.x, w.w_ih, w.w_hh, w.b_ih, b_hh, w.w_hr, w.w_ch, w.norm, s.h, s.c, r.h, r.c)
 
 
 def filled(outputs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
@@ -214,15 +214,15 @@ def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, h0, c0, _, _, reset_h, reset_c = args[: INPUTS - 2]
+    x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm, h0, c0, _, _, reset_h, reset_c = args[: INPUTS - 2]
     twin = None if not How(*args[INPUTS + 7 : -1]).cell.apart else b_hh
-    outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, twin, w_hr, w_ch, h0, c0, reset_h, reset_c)
+    outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, twin, w_hr, w_ch, norm, h0, c0, reset_h, reset_c)
     return filled(tuple(None if t is None else x.new_empty(t.shape) for t in outputs), x)
 
 
 _TENSORS = (
-    "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? w_ch, Tensor h0, Tensor? c0, "
-    "Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? hidden, Tensor? seed"
+    "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? w_ch, Tensor? norm, "
+    "Tensor h0, Tensor? c0, Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? hidden, Tensor? seed"
 )
 _SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
 _HOW = (
@@ -231,7 +231,7 @@ _HOW = (
 )
 _library = torch.library.Library("openlstm", "DEF")
 _library.define(f"forward({_TENSORS}, {_HOW}, bool save, bool check_finite) -> ({', '.join(['Tensor'] * 6)})")
-_library.define(f"backward({_TENSORS}, {_SAVED}, {_HOW}, bool input_gradient) -> ({', '.join(['Tensor'] * 11)})")
+_library.define(f"backward({_TENSORS}, {_SAVED}, {_HOW}, bool input_gradient) -> ({', '.join(['Tensor'] * 12)})")
 for _name, _operator, _shapes in (("forward", _forward, _forward_shapes), ("backward", _backward, _backward_shapes)):
     _library.impl(_name, _operator, "CompositeExplicitAutograd")
     torch.library.register_fake(f"openlstm::{_name}", _shapes, lib=_library)

@@ -37,7 +37,7 @@ def recur(
         cell: the recurrence, one of `openlstm.cells` or your own.
         x: [T, B, I], float32 or float64 (any float type on the reference backend).
         weights: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or None, w_hr [P, H] or None, w_ch [len(cell.peepholes)*H]
-            for a cell with peepholes.
+            for a cell with peepholes, norm for a cell that normalises (`openlstm.weights.collect` makes it).
         state: h [B, R] and c [B, H] (None for a cell without one); zeros if None.
         lengths: integers [B]; x beyond a row's length is never read, y there is exactly 0.
         reset: [T, B], bool or 0 and 1; before step t the row's state becomes `reset_state`, never the carried-in state.

@@ -62,7 +62,8 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     before = State(_earlier(state.h, h), None if c is None else _earlier(state.c, c))
     S = R + H * cell.has_cell
     unit = np.broadcast_to(np.eye(S, dtype=h.dtype)[:, None, None, :], (S, T, B, S))  # one unit vector per row of the Jacobian
-    flow = cell.backward(Around(gates, before, c, h, weights.w_ch), unit[..., :R], unit[..., R:] if cell.has_cell else None)
+    around = Around(gates, before, c, h, weights.w_ch, norm=weights.norm)
+    flow = cell.backward(around, unit[..., :R], unit[..., R:] if cell.has_cell else None)
     to_h = unsum(cell, flow.z)[1] @ weights.w_hh  # [S, T, B, R]
     to_h = to_h if flow.h is None else to_h + flow.h
     rows = to_h if flow.c is None else np.concatenate([to_h, flow.c], -1)  # [S, T, B, S]

@@ -2,7 +2,8 @@
 
 Each function writes into a recurrent module that is already there, in every layer and direction of it, and returns that module:
 ours with any cell, torch.nn's LSTM, GRU and RNN, and the cells of both. Two biases add up, so that only one may carry a value:
-it is written into `bias_ih`, and the whole of `bias_hh` becomes zero.
+it is written into `bias_ih`, and the whole of `bias_hh` becomes zero. So do the biases of `cells.LayerNormLSTM`'s norms of W x
+and W h; without `bias_ih` it is `norm_x_bias` that carries the value.
 
 Legend: H hidden size, R what is fed back, G gates of a cell.
 """
@@ -79,7 +80,7 @@ def chrono(module: M, lag: int, *, generator: torch.Generator | None = None) -> 
         raise ArgumentError(message("chrono", f"lag is {lag}", f"lag: {lag}", "lag >= 1", "count the steps to be bridged"))
     for part in _parts("chrono", module):
         gate, sign = part.keeper("chrono")
-        units = part.block(part.b_ih, gate)
+        units = part.block(part.biases[0], gate)
         b_f = torch.empty_like(units).uniform_(1, 2 * lag - 1, generator=generator).log_()  # [H]
         part.write(gate, sign * b_f)
         if gate == "f" and "i" in part.cell.gates:
@@ -127,9 +128,8 @@ def identity(module: M, scale: float = 1.0) -> M:
             hint = "use chrono or forget_bias, which let the state itself be kept"
             raise ArgumentError(message("identity", "the layer has gates", brief(part.cell), "a vanilla RNN", hint))
         nn.init.eye_(part.w_hh).mul_(scale)
-        for bias in (part.b_ih, part.b_hh):
-            if bias is not None:
-                bias.zero_()
+        for bias in part.biases:
+            bias.zero_()
     return module
 
 
@@ -223,8 +223,7 @@ class _Part(NamedTuple):
     cell: Cell
     hidden: int
     w_hh: Tensor  # [G*H, R]
-    b_ih: Any  # [G*H] or None
-    b_hh: Any
+    biases: tuple[Tensor, ...]  # [G*H] each, which add up; the first carries values
 
     def block(self, array: Tensor, gate: str) -> Tensor:
         """The rows of one gate, as a view."""
@@ -233,12 +232,14 @@ class _Part(NamedTuple):
         return array[sum(rows[:n]) : sum(rows[: n + 1])]
 
     def write(self, gate: str, values: Tensor | float) -> None:
-        self.block(self.b_ih, gate)[:] = values
-        self.b_hh.zero_()
+        first, *others = self.biases
+        self.block(first, gate)[:] = values
+        for bias in others:
+            bias.zero_()
 
     def keeper(self, who: str) -> tuple[str, int]:
         """The gate that keeps the memory, and whether it keeps when it is open (1) or when it is closed (-1)."""
-        if self.b_ih is None:
+        if not self.biases:
             hint = "make the layer with bias=True"
             raise ArgumentError(message(who, "the layer has no biases", "bias: False", "bias: True", hint))
         if "f" in self.cell.gates:
@@ -255,8 +256,10 @@ def _parts(who: str, module: nn.Module) -> Iterator[_Part]:
     """Every layer and direction of any recurrent module."""
     cell, places = _places(who, module)
     for place in places:
-        w_hh, b_ih, b_hh = (_own(who, module, f"{name}{place}") for name in ("weight_hh", "bias_ih", "bias_hh"))
-        yield _Part(cell, int(module.hidden_size), w_hh, b_ih, b_hh)  # type: ignore[arg-type]
+        names = ["weight_hh", "bias_ih", "bias_hh", *(f"norm_{part}_bias" for part in "xh" if part in cell.norms)]
+        w_hh, *biases = (_own(who, module, f"{name}{place}") for name in names)
+        there = tuple(bias for bias in biases if bias is not None)
+        yield _Part(cell, int(module.hidden_size), w_hh, there)  # type: ignore[arg-type]
 
 
 def _places(who: str, module: Any) -> tuple[Cell, list[str]]:

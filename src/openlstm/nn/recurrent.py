@@ -128,8 +128,9 @@ class Recurrent(nn.Module):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer and direction, in torch.nn's order."""
+        names = weights.shapes(self.cell, 1, self.hidden_size, self.proj_size, self.bias)
         return [
-            [w for w in self.weights_of(layer, direction) if w is not None]
+            [getattr(self, name + weights.suffix(layer, direction)) for name in names]
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)
         ]
@@ -144,13 +145,20 @@ class Recurrent(nn.Module):
             getattr(self, "bias_hh" + end) if self.bias else None,
             getattr(self, "weight_hr" + end) if self.proj_size else None,
             getattr(self, "weight_ch" + end) if self.cell.peepholes else None,
+            torch.cat([getattr(self, name + end) for name in weights.NORMS]) if self.cell.norms else None,
         )
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn."""
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn.
+
+        Norms (`cells.LayerNormLSTM`) begin with weight 1 and bias 0.
+        """
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if "norm_" in name:
+                nn.init.constant_(parameter, float("_weight_" in name))
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Does nothing: there is no packed copy that could go stale (kept for code written for torch.nn)."""
