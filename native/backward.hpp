@@ -341,6 +341,7 @@ class RowsBackward {
     const T *w_x = b_.norm, *w_h = w_x + 2 * GH, *w_c = w_h + 2 * GH, *b_c = w_c + H;
     T *dc = b_.dc0 + b * H, *dw_x = sums, *db = dw_x + GH, *dw_h = db + GH, *dw_c = dw_h + GH, *db_c = dw_c + H;
     before(t, b, h_before, c_before);
+    const T* next = begin_.first(t, b) ? gates : b_.gates.at(begin_.before(t), b);  // too short stretches for a processor to foresee
     const uint32_t zone_c = noise.zoneout_c > 0 ? key_of(noise, Kind::zoneout_c, t, b) : 0;
     const uint32_t drop = masked ? key_of(noise, Kind::candidate, t, b) : 0;
     if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
@@ -354,7 +355,7 @@ class RowsBackward {
     }
     const Moments<T> x = moments<G>(of_x, H), h = moments<G>(of_h, H), shown = moments<1>(c, H);
 
-    in_tiles((H + width<T> - 1) / width<T>, [&](auto vectors, index first) {  // what h' = o tanh(n) gives to o and to n
+    in_tiles((H + width<T> - 1) / width<T>, [&](auto vectors, index first) OPENLSTM_ALWAYS {  // what h' = o tanh(n) gives to o and to n
       constexpr int N = decltype(vectors)::value;
       Vec<T> o[N], d[N], n[N], dz_o[N];
       for (int k = 0; k < N; k++) {
@@ -369,7 +370,7 @@ class RowsBackward {
       }
     });
     Lanes<T> of_1, of_n;
-    in_lanes<T>(H, [&](index part, index u) {
+    in_lanes<T>(H, [&](index part, index u) OPENLSTM_ALWAYS {
       index left = H - u;
       Vec<T> d = load(dn + u, left), n = only<T>(shown.of(load(c + u, left)), left), dw = d * load(w_c + u, left);
       store(dw_c + u, fma(d, n, load(dw_c + u, left)), left);
@@ -379,10 +380,11 @@ class RowsBackward {
     const T per_unit = static_cast<T>(H), mean_1 = of_1.total() / per_unit, mean_n = of_n.total() / per_unit;
 
     Lanes<T> x_1, x_n, h_1, h_n;
-    in_lanes<T>(H, [&](index part, index u) {
+    in_lanes<T>(H, [&](index part, index u) OPENLSTM_ALWAYS {
       index left = H - u;
       Around<T, G, 1, masked> at = {};
       Flow<T, G, 1> flow;
+      for (int s = 0; s < Cell::saved; s++) __builtin_prefetch(next + s * H + u, 0, 2);
       for (int g = 0; g < G; g++) at.s[g][0] = load(gates + g * H + u, left);
       at.c_before[0] = load(c_before + u, left), at.c[0] = load(c + u, left);
       Vec<T> passes{}, zero{}, along = load(dc + u, left);

@@ -8,6 +8,9 @@
 
 namespace openlstm::OPENLSTM_ISA {
 
+// A lambda whose captures are to stay in registers.
+#define OPENLSTM_ALWAYS __attribute__((always_inline))
+
 constexpr index lanes = 16;
 template <class T>
 constexpr index parts = lanes / width<T>;  // vectors that make up the lanes
@@ -56,7 +59,7 @@ template <int blocks, class T, class F>
 OPENLSTM_INLINE T sum_of(index n, F value) {
   static_assert(blocks == 1 || blocks == 4);
   Lanes<T> block[blocks];
-  in_lanes<T>(n, [&](index part, index k) {
+  in_lanes<T>(n, [&](index part, index k) OPENLSTM_ALWAYS {
 #pragma GCC unroll 4
     for (int b = 0; b < blocks; b++) value(block[b].sum[part], b, k);
   });
@@ -86,7 +89,7 @@ static T scale_of_large(const T* row, index n, T mean) {
     T d = row[k] > mean ? row[k] - mean : mean - row[k];
     most = d > most ? d : most;
   }
-  T squares = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) {
+  T squares = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS {
     Vec<T> d = only<T>((load(row + b * n + k, n - k) - mean) / splat(most), n - k);
     sum = fma(d, d, sum);
   });
@@ -97,8 +100,8 @@ static T scale_of_large(const T* row, index n, T mean) {
 template <int blocks, class T>
 OPENLSTM_INLINE Moments<T> moments(const T* row, index n) {
   const T count = static_cast<T>(blocks * n);
-  const T mean = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) { sum = sum + load(row + b * n + k, n - k); }) / count;
-  const T squares = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) {
+  const T mean = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS { sum = sum + load(row + b * n + k, n - k); }) / count;
+  const T squares = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS {
     Vec<T> d = only<T>(load(row + b * n + k, n - k) - mean, n - k);
     sum = fma(d, d, sum);
   });
