@@ -392,7 +392,7 @@ class RowsBackward {
         passes = zone<T>(noise, noise.zoneout_c, zone_c, u, along, zero);
         along = zone<T>(noise, noise.zoneout_c, zone_c, u, zero, along);
       }
-      Vec<T> n = shown.of(at.c[0]), back = fma(load(dn + u, left), load(w_c + u, left), splat(-mean_1));
+      Vec<T> n = shown.of(at.c[0]), back = load(dn + u, left) * load(w_c + u, left) - mean_1;  // the products that were summed
       at.dc[0] = fma(fma(-n, splat(mean_n), back), splat(shown.scale), along);
       if constexpr (masked) at.mask[0] = happens<T>(drop, u, Noise::threshold(noise.candidate)) ? zero : splat(T(1 / (1 - noise.candidate)));
       at.keep = T(1 - noise.candidate);
@@ -422,7 +422,7 @@ class RowsBackward {
   OPENLSTM_INLINE static void through_norm(const T* dn, const T* s, const T* w, const Moments<T>& of, T mean_1, T mean_n, T* out, index n) {
     for (index k = 0; k < n; k += width<T>) {
       index left = n - k;
-      Vec<T> back = fma(load(dn + k, left), load(w + k, left), splat(-mean_1));
+      Vec<T> back = load(dn + k, left) * load(w + k, left) - mean_1;
       store(out + k, fma(-of.of(load(s + k, left)), splat(mean_n), back) * splat(of.scale), left);
     }
   }

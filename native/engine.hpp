@@ -72,9 +72,9 @@ struct Backward : Problem<T> {
   Rows<T> dx;                                        // [T, B, I]; null if nobody asks
   T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih, both with norms
   T* dnorm;
-  T *dh0, *dc0;                                      // [B, R], [B, H]
-  Rows<T> dreset_h, dreset_c;                        // as reset_h and reset_c, zeros on entry; null without a reset state
-  Rows<T> h_steps, c_steps;                          // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
+  T *dh0, *dc0;                // [B, R], [B, H]
+  Rows<T> dreset_h, dreset_c;  // as reset_h and reset_c, zeros on entry; null without a reset state
+  Rows<T> h_steps, c_steps;    // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
 };
 
 // The kernels of one cell.

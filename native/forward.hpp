@@ -273,7 +273,7 @@ class RowsForward {
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
-        inputs_(Cell::whole        ? (keep_ ? 0 : plan.ahead * share_.count() * Cell::gates * f_.hidden)
+        inputs_(Cell::whole      ? (keep_ ? 0 : plan.ahead * share_.count() * Cell::gates * f_.hidden)
                 : plan.ahead > 1 ? (last_tile() - first_tile()) * plan.ahead * share_.count() * sums_each
                                  : 0),
         gates_(Cell::whole && !keep_ ? share_.count() * Cell::saved * f_.hidden : 0),

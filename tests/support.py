@@ -220,7 +220,7 @@ def run_all(backend: ModuleType, problem: Problem, steps: bool = True) -> dict[s
 
 def per_row(results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What belongs to rows: everything but the gradients of the weights."""
-    return {name: a for name, a in results.items() if not name.startswith(("dw_", "db_"))}
+    return {name: a for name, a in results.items() if not name.startswith(("dw_", "db_", "dnorm"))}
 
 
 def take_rows(results: dict[str, np.ndarray], which: Any) -> dict[str, np.ndarray]:

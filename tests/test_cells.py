@@ -11,9 +11,23 @@ import pytest
 import torch
 from tests.support import Case, to_numpy
 
-from openlstm import cells, reference
+from openlstm import cells, reference, weights
 from openlstm._errors import ArgumentError, DtypeError, ShapeError
-from openlstm.cells import FGR, GRU, LSTM, LSTM1997, NIAF, NOAF, Around, Cell, Peephole, State, Step, VanillaRNN
+from openlstm.cells import (
+    FGR,
+    GRU,
+    LSTM,
+    LSTM1997,
+    NIAF,
+    NOAF,
+    Around,
+    Cell,
+    LayerNormLSTM,
+    Peephole,
+    State,
+    Step,
+    VanillaRNN,
+)
 from openlstm.noise import Noise
 
 OPTIONS = [
@@ -24,6 +38,7 @@ OPTIONS = [
     FGR(clip=0.4),
     LSTM1997(clip=0.3),
     GRU(memory=True),
+    LayerNormLSTM(clip=0.5),
 ]
 EVERY = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=repr)
 MASKED = pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
@@ -40,11 +55,12 @@ def given(cell: Cell, seed: int = 0, masked: bool = False) -> dict[str, torch.Te
     out = {"z": 2 * normal(B, (len(cell.gates) + cell.apart) * H), "h": normal(B, len(cell.feeds_back) * H)}
     out |= {"c": normal(B, H)} if cell.has_cell else {}
     out |= {"w_ch": normal(len(cell.peepholes) * H)} if cell.peepholes else {}
+    out |= {"norm": normal(sum(weights.norm_sizes(cell, H).values()))} if cell.norms else {}
     return out | ({"mask": (normal(B, H) > 0) / 0.7} if masked and cell.candidate else {})
 
 
 def run(cell: Cell, a: dict[str, Any]) -> Step:
-    return cell(a["z"], State(a["h"], a.get("c")), a.get("w_ch"), a.get("mask"))
+    return cell(a["z"], State(a["h"], a.get("c")), a.get("w_ch"), a.get("mask"), a.get("norm"))
 
 
 def test_every_cell_is_listed_once() -> None:
@@ -57,7 +73,7 @@ def test_kernels_are_named_once_each_and_options_do_not_hide() -> None:
     """A name stands for one set of equations; the 1997 cell is NFG without peepholes."""
     names = [c.kernel for c in cells.ALL if c != cells.LSTM1997()]
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np"
-    assert names == ["lstm", "peephole", *greff.split(), "fgr", "gru", "rnn_tanh", "rnn_relu"]
+    assert names == ["lstm", "peephole", *greff.split(), "fgr", "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
     assert cells.LSTM1997().kernel == "nfg_np"
     assert cells.LSTM(clip=1.0, cells_per_gate=2).kernel == "lstm" and cells.GRU(memory=True).kernel == "gru"
 
@@ -118,8 +134,9 @@ def test_backward_equals_autograd(cell: Cell, masked: bool, kind: str) -> None:
     around = Around(
         tuple(to(g) for g in step.gates), State(to(a["h"]), to(a.get("c"))), to(step.c), to(step.h), to(a.get("w_ch"))
     )
-    flow = cell.backward(around._replace(mask=to(a.get("mask"))), to(dh), to(dc))
-    ours = {"z": flow.z, "c": flow.c, "h": flow.h, "w_ch": None if flow.w_ch is None else flow.w_ch.sum(0)}
+    flow = cell.backward(around._replace(mask=to(a.get("mask")), norm=to(a.get("norm"))), to(dh), to(dc))
+    ours = {"z": flow.z, "c": flow.c, "h": flow.h}
+    ours |= {name: None if (share := getattr(flow, name)) is None else share.sum(0) for name in ("w_ch", "norm")}
     for name in inputs:
         if expected[name] is None:
             assert ours[name] is None, name

@@ -99,7 +99,7 @@ def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
     """The names are part of the format: neither a kernel's name nor the order of the list may change them."""
     assert set(model_file.CELLS.values()) == set(cells.ALL) and len(model_file.CELLS) == len(cells.ALL)
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr lstm1997"
-    assert list(model_file.CELLS) == ["lstm", "peephole", *greff.split(), "gru", "rnn_tanh", "rnn_relu"]
+    assert list(model_file.CELLS) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
     assert model_file.CELLS["lstm1997"] == cells.LSTM1997() and model_file.CELLS["nfg_np"] == cells.NFG(peephole=False)
     assert model_file.CELLS["rnn_relu"] == cells.VanillaRNN("relu")
 

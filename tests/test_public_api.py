@@ -71,7 +71,21 @@ def test_an_unknown_name_is_an_attribute_error_that_lists_the_known_ones() -> No
     assert str(caught.value) == f"module 'openlstm' has no attribute 'GRUU'; it has {', '.join(PUBLIC)}"
 
 
-CELLS = ["LSTM", "Peephole", "NIG", "NFG", "NOG", "NIAF", "NOAF", "CIFG", "FGR", "LSTM1997", "GRU", "VanillaRNN"]
+CELLS = [
+    "LSTM",
+    "Peephole",
+    "NIG",
+    "NFG",
+    "NOG",
+    "NIAF",
+    "NOAF",
+    "CIFG",
+    "FGR",
+    "LSTM1997",
+    "LayerNormLSTM",
+    "GRU",
+    "VanillaRNN",
+]
 
 
 def test_every_cell_is_in_the_list_that_the_conformance_suite_runs() -> None:

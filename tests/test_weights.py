@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from openlstm import cells, weights
 from openlstm._errors import ArgumentError
-from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, VanillaRNN
+from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, LayerNormLSTM, VanillaRNN
 from openlstm.weights import Weights
 
 BLOCKS = [LSTM(cells_per_gate=3), LSTM1997(cells_per_gate=2), LSTM(cells_per_gate=6)]
@@ -49,6 +50,9 @@ def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: i
     expected: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I), "weight_hh": (rows, R)}
     expected |= {"bias_ih": (rows,), "bias_hh": (rows,)} | ({"weight_hr": (2, H)} if proj_size else {})
     expected |= {"weight_ch": (len(cell.peepholes) * H,)} if cell.peepholes else {}
+    if cell == LayerNormLSTM():
+        sizes = {"x": 4 * H, "h": 4 * H, "c": H}
+        expected |= {f"norm_{part}_{kind}": (n,) for part, n in sizes.items() for kind in ("weight", "bias")}
     assert list(named.items()) == list(expected.items())
     w = weights.collect({f"{name}_l0": np.zeros(shape) for name, shape in named.items()})
     assert weights.hidden_size(cell, w) == H
@@ -113,7 +117,9 @@ def test_collect_takes_the_right_ones() -> None:
     for index, direction in itertools.product(range(2), range(2)):
         w = weights.collect(named, index, direction)
         end = weights.suffix(index, direction)
-        for (name, _), p in zip(weights.FIELDS, w, strict=True):
+        assert w.norm is None
+        for name, field in weights.FIELDS:
+            p = getattr(w, field)
             assert p is named.get(name + end)
             seen += [name + end] if p is not None else []
     assert sorted(seen) == sorted(named)
@@ -125,7 +131,28 @@ def test_collect_leaves_out_what_is_missing() -> None:
 
 
 def test_fields_are_those_of_weights() -> None:
-    assert tuple(field for _, field in weights.FIELDS) == ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ch") == Weights._fields
+    own = tuple(field for _, field in weights.FIELDS)
+    assert own == ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "w_ch") and (*own, "norm") == Weights._fields
+
+
+@pytest.mark.parametrize("networks", [(), (3,)], ids=["one", "several"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_parts_of_norm_lie_in_order_and_take_up_the_biases(kind: str, networks: tuple[int, ...]) -> None:
+    cell, H, rng = LayerNormLSTM(), 2, np.random.default_rng(0)
+    named: Any = {f"{n}_l0": rng.standard_normal((*networks, *shape)) for n, shape in weights.shapes(cell, 3, H).items()}
+    named = {name: torch.from_numpy(a) for name, a in named.items()} if kind == "torch" else named
+    w = weights.collect(named)
+    order = [f"norm_{part}_{what}_l0" for part in "xhc" for what in ("weight", "bias")]
+    assert (np.asarray(w.norm) == np.concatenate([np.asarray(named[name]) for name in order], -1)).all()
+    wide: Any = weights.expand(cell, w)
+    assert wide.b_ih is None and wide.b_hh is None and weights.expand(cell, wide) is wide
+    more: Any = {"norm_x_bias_l0": named["bias_ih_l0"], "norm_h_bias_l0": named["bias_hh_l0"]}
+    assert (np.asarray(wide.norm) == np.concatenate([np.asarray(named[n] + more.get(n, 0)) for n in order], -1)).all()
+    back: Any = weights.collapse(cell, wide, H)
+    assert (np.asarray(back.b_ih) == np.asarray(wide.norm)[..., 8:16]).all()
+    assert (np.asarray(back.b_hh) == np.asarray(wide.norm)[..., 24:32]).all()
+    assert weights.collapse(cell, wide, H, bias=False).b_ih is None
+    assert not np.shares_memory(np.asarray(back.b_ih), np.asarray(wide.norm))
 
 
 def test_suffixes() -> None:

@@ -149,12 +149,12 @@ class Cell(ABC):
         Raises:
             DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
         """
-        if self.kernel and norm is None:
-            return self.forward(z, before, w_ch, mask)
-        given = {"w_ch": w_ch, "mask": mask, "norm": norm}  # a simple cell may take none
-        step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None})
-        if not self.kernel:
-            _check(self, step, z)
+        normed: Any = {} if norm is None else {"norm": norm}  # most cells do not take it
+        if self.kernel:
+            return self.forward(z, before, w_ch, mask, **normed)
+        given = {"w_ch": w_ch, "mask": mask}  # a simple cell may take neither
+        step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None}, **normed)
+        _check(self, step, z)
         return step
 
     @abstractmethod

@@ -164,6 +164,15 @@ def peepholes_and_clipping(make: Make) -> None:
         assert cell.clip is None or 0 < (found["c_n"].abs() == cell.clip).double().mean() < 1
 
 
+def layer_normalisation(make: Make) -> None:
+    """`cells.LayerNormLSTM` against torch's own layer_norm in a loop: stacked, both ways, projected, ragged, clipped."""
+    for options in ({}, {**DEEP, "proj_size": 3}, {"bias": False, "cell": cells.LayerNormLSTM(clip=0.4)}):
+        layer = _drawn(make, I, H, dtype=torch.float64, **{"cell": cells.LayerNormLSTM(), **options})
+        x, hx = _randn(T, B, I), _states(layer, B)
+        _near(_all(layer, layer, x, *hx), _all(layer, _plainly(layer), x, *hx))
+        _near(_all(layer, _padded_with_nan(layer), x, *hx), _all(layer, _plainly(layer, lengths=LENGTHS), x, *hx))
+
+
 def derivatives_twice(make: Make) -> None:
     """First and second derivatives by every input and weight against differences."""
     layer = _drawn(make, 2, 2, dtype=torch.float64, bidirectional=True)
@@ -290,6 +299,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     resets_cut,
     packed_is_padded,
     peepholes_and_clipping,
+    layer_normalisation,
     dropout_is_torchs,
     noise_in_the_recurrence,
     nothing_leaks_past_a_reset,

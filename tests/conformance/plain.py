@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from openlstm import noise as N
 from openlstm.noise import Noise
@@ -27,6 +28,7 @@ GATES = {
     "cifg": "igo",
     "fgr": "ifgo",
     "lstm1997": "igo",
+    "lstm_ln": "ifgo",
     "gru": "rzn",
     "rnn": "h",
 }
@@ -66,6 +68,7 @@ def run(
     """One layer in one direction; `fresh` is (h, c), each [B, .] or [T, B, .], what a reset leads to."""
     T, B = x.shape[:2]
     H = len(w.w_ch) // len(_peepholes(cell)) if w.w_ch is not None else w.w_hr.shape[1] if w.w_hr is not None else None
+    H = H or (len(w.norm) // 18 if w.norm is not None else None)
     H = H or (h0.shape[1] // 4 if cell.name == "fgr" else h0.shape[1])
     ys, hs, cs, gates = [], [], [], []
     zones = [[_zone(noise, kind, t, B, n) for t in range(T)] for kind, n in ((0, h0.shape[1]), (1, H))]
@@ -136,6 +139,8 @@ def _unit(
     cell: Any, x: Tensor, h: Tensor, shown: Tensor, c: Any, w: Any, H: int, mask: Any
 ) -> tuple[Tensor, Any, dict[str, Tensor]]:
     """x [I], the state and the h that the sums see -> h', c', gates; every cell by name."""
+    if cell.name == "lstm_ln":
+        return _normalising_unit(cell, w.w_ih @ x, w.w_hh @ shown, c, w, H, 1.0 if mask is None else mask)
     of_x, of_h, start = {}, {}, 0
     for gate in GATES[cell.name]:
         shared = cell.cells_per_gate if gate != "g" else 1
@@ -172,12 +177,31 @@ def _unit(
     return (torch.cat([out, i, f, o]) if cell.name == "fgr" else out), new, {gate: gates[gate] for gate in GATES[cell.name]}
 
 
+def _normalising_unit(
+    cell: Any, of_x: Tensor, of_h: Tensor, c: Tensor, w: Any, H: int, mask: Any
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The LSTM with torch's own layer normalisation of the sums [4H] of x and of h, and of c'."""
+    w_x, b_x, w_h, b_h, w_c, b_c = w.norm.split([4 * H, 4 * H, 4 * H, 4 * H, H, H])
+    z = layer_norm(of_x, (4 * H,), w_x, b_x, 1e-5) + layer_norm(of_h, (4 * H,), w_h, b_h, 1e-5)
+    if w.b_ih is not None:
+        z = z + w.b_ih + w.b_hh
+    i, f, g, o = z.split(H)
+    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), mask * torch.tanh(g), torch.sigmoid(o)
+    new = f * c + i * g
+    if cell.clip is not None:
+        new = torch.where(new.abs() >= cell.clip, new.detach().clamp(-cell.clip, cell.clip), new)
+    seen = {"i": i, "f": f, "g": g, "o": o}
+    for letter, sums in (("x", of_x), ("h", of_h)):
+        seen |= {letter + gate: part for gate, part in zip("ifgo", sums.split(H), strict=True)}
+    return o * torch.tanh(layer_norm(new, (H,), w_c, b_c, 1e-5)), new, seen
+
+
 def _of(a: Any, b: int) -> Any:
     return None if a is None else a[b]
 
 
 def _peepholes(cell: Any) -> str:
-    plain = cell.name in ("lstm", "lstm1997", "gru", "rnn") or not getattr(cell, "peephole", True)
+    plain = cell.name in ("lstm", "lstm1997", "lstm_ln", "gru", "rnn") or not getattr(cell, "peephole", True)
     return "" if plain else GATES[cell.name].replace("g", "")
 
 

@@ -90,7 +90,7 @@ def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> No
     assert not others or not unequal(backend, take_rows(ours, others), take_rows(clean, others))
     assert not unequal(backend, {"y": ours["y"][:2]}, {"y": clean["y"][:2]})
     for name in ("y", *(n for n in ours if n.startswith("saved."))):
-        first = 3 if name == "saved.m" else 2  # what a GRU keeps of h U_n does not see x
+        first = 3 if name in ("saved.m", *(f"saved.h{gate}" for gate in "ifgo")) else 2  # sums of h alone do not see x
         assert np.isnan(ours[name][first:, row]).all() and not np.isnan(ours[name][:first, row]).any(), name
     assert np.isnan(ours["h"][row]).all()
 
@@ -108,11 +108,12 @@ def test_nan_passes_every_gate(cell: Cell, H: int, dtype: str, backend: ModuleTy
             bias = p.weights.b_ih.copy()
             bias[k * H + unit] = np.nan
             results = run_all(backend, replace(p, weights=p.weights._replace(b_ih=bias)))
-            hit = np.arange(H) == unit
+            hit, seen = np.arange(H) == unit, np.ones(H, bool)  # normalised, c' shows in every unit of h
             found = {name.removeprefix("saved."): a for name, a in results.items() if name.startswith("saved.")}
             found |= dict(zip(cell.feeds_back, np.split(found["h"], len(cell.feeds_back), -1), strict=True))
             for name, a in found.items():
-                expected = np.broadcast_to(hit & (name in touched(cell, gate)), a.shape)
+                units = seen if name == "h" and "c" in cell.norms and gate != "o" else hit
+                expected = np.broadcast_to(units & (name in touched(cell, gate)), a.shape)
                 np.testing.assert_array_equal(np.isnan(a), expected, err_msg=f"{gate} -> {name}")
 
 

@@ -68,7 +68,7 @@ class ByHand(torch.autograd.Function):
 
 def _unpacked(tensors: Any) -> tuple[Tensor, Weights, State, State | None]:
     x, *rest = tensors
-    return x, Weights(*rest[:6]), State(*rest[6:8]), None if rest[8] is None else State(*rest[8:10])
+    return x, Weights(*rest[:7]), State(*rest[7:9]), None if rest[9] is None else State(*rest[9:11])
 
 
 def _given(options: dict[str, Any], fresh: State | None) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _permuted(order: str) -> Callable[[Weights], Weights]:
     def turn(a: Any) -> Any:
         return a if a is None else a.view(4, -1, *a.shape[1:])[at].reshape(a.shape)
 
-    return lambda w: Weights(turn(w.w_ih), turn(w.w_hh), turn(w.b_ih), turn(w.b_hh), w.w_hr, w.w_ch)
+    return lambda w: Weights(turn(w.w_ih), turn(w.w_hh), turn(w.b_ih), turn(w.b_hh), w.w_hr, w.w_ch, w.norm)
 
 
 for _order in ("figo", "igfo", "ifog", "oifg", "gfio", "iofg", "ogfi", "fogi"):
@@ -243,11 +243,24 @@ class Bent(Cell):
 
     def __init__(self, cell: Any, bend: Callable[..., Step]) -> None:
         self.inner, self.bend = cell, bend
-        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back"):
+        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back", "apart", "norms"):
             setattr(self, trait, getattr(cell, trait))
 
+    def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
+        return self.bend(self.inner if norm is None else Bound(self.inner, norm), z, before, w_ch, mask)
+
+
+class Bound:
+    """A cell that is given its norm with every step."""
+
+    def __init__(self, cell: Any, norm: Tensor) -> None:
+        self.cell, self.norm = cell, norm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cell, name)
+
     def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None) -> Step:
-        return self.bend(self.inner, z, before, w_ch, mask)
+        return self.cell(z, before, w_ch, mask, self.norm)
 
 
 def step(name: str, group: str = "step") -> Callable[[Callable[..., Step]], None]:
@@ -746,11 +759,11 @@ class Derived(Cell):
 
     def __init__(self, cell: Any, change: Callable[..., Flow]) -> None:
         self.inner, self.change = cell, change
-        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back"):
+        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back", "apart", "norms"):
             setattr(self, trait, getattr(cell, trait))
 
-    def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None) -> Step:
-        return self.inner.forward(z, before, w_ch, mask)
+    def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
+        return self.inner(z, before, w_ch, mask, norm)
 
     def backward(self, around: Around, dh: Tensor, dc: Any) -> Flow:
         return self.change(self.inner, around, dh, dc)

@@ -298,8 +298,9 @@ def test_the_names_of_the_parameters(cell: Cell) -> None:
     layer = kind_of(cell)(I, H, 2, cell=cell)
     peepholes = [f"weight_ch_l{k}" for k in range(2) if cell.peepholes]
     base = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
-    assert set(layer.state_dict()) == {f"{n}_l{k}" for n in base for k in range(2)} | set(peepholes)
-    assert [len(ws) for ws in layer.all_weights] == [4 + bool(cell.peepholes)] * 2
+    norms = [f"norm_{part}_{kind}" for part in cell.norms for kind in ("weight", "bias")]
+    assert set(layer.state_dict()) == {f"{n}_l{k}" for n in base + norms for k in range(2)} | set(peepholes)
+    assert [len(ws) for ws in layer.all_weights] == [4 + bool(cell.peepholes) + len(norms)] * 2
 
 
 def test_full_gate_recurrence_carries_its_gates() -> None:

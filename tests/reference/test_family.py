@@ -114,7 +114,7 @@ def test_numpy_equals_torch(cell: Cell, seed: int) -> None:
     quiet = noise if noise is None or noise.hidden is None else noise._replace(hidden=noise.hidden.numpy())
     ours, theirs = by_hand(q, quiet), by_hand(p, noise)
     assert not any(isinstance(a, torch.Tensor) for a in ours.values())
-    assert far(ours, numbers(theirs), 1e-12) == {}
+    assert far(ours, numbers(theirs), 1e-10 if cell.norms else 1e-12) == {}
     a, b = forward(q, quiet, save=True), forward(p, noise, save=True)
     assert a.saved is not None and b.saved is not None
     theirs: Any
