@@ -41,6 +41,7 @@ def make(job: Job) -> Any:
         module = with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
     else:
         module = openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
+        module = with_weights(module, job) if job.cell == "LayerNormLSTM" else module
     used = module.backend_used(torch.zeros(1, 1, I) if job.cell != "LSTMCell" else torch.zeros(1, I))
     if used != "cpu":
         raise Missing(f"this build runs it on the {used} backend")

@@ -27,6 +27,12 @@ PAIR: tuple[Shape, ...] = ((128, 32, 128, 128), (128, 32, 256, 256))  # where th
 RAGGED: tuple[Shape, ...] = ((128, 32, 256, 256), (365, 256, 32, 256))
 LOOPS: tuple[Shape, ...] = ((100, 32, 32, 64), (35, 20, 200, 200), (128, 32, 128, 128), (128, 32, 256, 256))
 COMPILED = LOOPS[:2]  # each takes about a minute to compile
+NORMED: tuple[Shape, ...] = ((100, 32, 32, 64), *PAIR)
+NORMED_COST = 1.25  # times the plain LSTM, training, at PAIR
+NORMED_AIM: dict[str, dict[Shape, float]] = {  # training, times a loop in Python
+    "loop": {(100, 32, 32, 64): 8.0, (128, 32, 256, 256): 3.0},
+    "compiled": {(100, 32, 32, 64): 2.0},
+}
 CELLS: tuple[Shape, ...] = ((1, 1, 64, 64), (1, 1, 256, 256), (1, 64, 256, 256))
 
 LARGE: tuple[Shape, ...] = ((128, 32, 256, 256), (128, 64, 512, 512))
@@ -152,6 +158,33 @@ def loop() -> Part:
     return Part("An LSTM cell in a Python loop", tuple(contest(mode, shape) for mode in MODES for shape in LOOPS))
 
 
+def norm() -> Part:
+    """Layer normalisation inside the cell: beside the plain LSTM, and beside a loop in Python."""
+
+    def rows(m: Measured) -> list[Row]:
+        job, bars = m.jobs["openlstm"], []
+        train = job.mode == "train"
+        if "openlstm" in m.times and "LSTM" in m.times:
+            bars = [
+                Bar("cost", m.speed("LSTM", "openlstm"), NORMED_COST if train and job.shape in PAIR else None, at_most=True)
+            ]
+        aims = {peer: found.get(job.shape) if train else None for peer, found in NORMED_AIM.items()}
+        r = row(m, "openlstm", *bars, *speeds(m, "openlstm", aims))
+        if "compiled" not in m.first:
+            return [r]
+        told = f"{r.mode} {r.shape}: the first call of the compiled loop took {m.first['compiled']:.0f} s"
+        return [replace(r, notes=(*r.notes, told))]
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        jobs = {name: Job(name, mode, shape, "LayerNormLSTM") for name in ("openlstm", "loop")}
+        if shape in COMPILED:
+            jobs["compiled"] = Job("loop", mode, shape, "LayerNormLSTM", how="compiled")
+        return Contest({**jobs, "LSTM": Job("openlstm", mode, shape)}, rows, alike=tuple(jobs))
+
+    title = "Layer normalisation in the cell: beside the plain LSTM, and a cell in a Python loop"
+    return Part(title, tuple(contest(mode, shape) for mode in MODES for shape in NORMED))
+
+
 def variants() -> Part:
     """What leaves the plain LSTM, beside it."""
 
@@ -275,6 +308,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "train": lambda: layer("train"),
     "cell": cell,
     "loop": loop,
+    "norm": norm,
     "variants": variants,
     "gru": lambda: other("GRU"),
     "rnn": lambda: other("RNN"),

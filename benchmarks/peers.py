@@ -18,6 +18,8 @@ from worker import Built, Missing
 
 Build = Callable[[Job], Built]
 
+NORM_WEIGHT = 0.3  # with 1 a step stretches what two libraries round differently, to 1e-3 within 128 steps
+
 
 def begin(library: str, threads: int) -> Build:
     """What builds the jobs of a library."""
@@ -85,12 +87,14 @@ def module_job(job: Job, module: Any, run: Callable[[Any, Any], tuple[Any, Any]]
 
 
 def with_weights(module: Any, job: Job) -> Any:
-    """The module with the job's weights, by the names of torch.nn's layers or cells."""
+    """The module with the job's weights, by the names of torch.nn's layers or cells; norms get `NORM_WEIGHT` and bias 0."""
     import torch
 
     values = {name: torch.from_numpy(w) for name, w in inputs(job).weights.items()}
     if "weight_ih" in module.state_dict():
         values = {name.removesuffix("_l0"): w for name, w in values.items()}
+    norms = [name for name in module.state_dict() if name.startswith("norm_")]
+    values |= {name: torch.full_like(module.state_dict()[name], NORM_WEIGHT * ("_weight_" in name)) for name in norms}
     module.load_state_dict(values)
     return module
 
@@ -186,8 +190,29 @@ def loop(job: Job) -> Built:
             ys.append(h)
         return torch.stack(ys), (h, c)
 
-    run = torch.compile(over_time, dynamic=False) if job.how == "compiled" else over_time
-    module = with_weights(torch.nn.LSTM(job.shape[2], job.shape[3]), job)  # only a place for the parameters
+    def normed_over_time(
+        x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, w_x: Any, b_x: Any, w_h: Any, b_h: Any, w_c: Any, b_c: Any
+    ) -> tuple[Any, Any]:
+        h = c = x.new_zeros(x.shape[1], w_hh.shape[1])
+        norm, linear = torch.nn.functional.layer_norm, torch.nn.functional.linear
+        ys = []
+        for t in range(x.shape[0]):
+            z = norm(linear(x[t], w_ih), w_x.shape, w_x, b_x) + norm(linear(h, w_hh), w_h.shape, w_h, b_h) + b_ih + b_hh
+            i, f, g, o = z.chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(norm(c, w_c.shape, w_c, b_c))
+            ys.append(h)
+        return torch.stack(ys), (h, c)
+
+    normed = job.cell == "LayerNormLSTM"
+    steps = normed_over_time if normed else over_time
+    run = torch.compile(steps, dynamic=False) if job.how == "compiled" else steps
+    module = torch.nn.LSTM(job.shape[2], job.shape[3])  # only a place for the parameters
+    for part, n in (("x", 4), ("h", 4), ("c", 1)) if normed else ():
+        for kind, value in (("weight", 1.0), ("bias", 0.0)):
+            size = n * job.shape[3]
+            module.register_parameter(f"norm_{part}_{kind}_l0", torch.nn.Parameter(torch.full((size,), value)))
+    module = with_weights(module, job)
     return module_job(job, module, lambda m, x: run(x, *m.parameters()), *tensors(job))
 
 

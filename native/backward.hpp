@@ -382,9 +382,11 @@ class RowsBackward {
     Lanes<T> x_1, x_n, h_1, h_n;
     in_lanes<T>(H, [&](index part, index u) OPENLSTM_ALWAYS {
       index left = H - u;
-      Around<T, G, 1, masked> at = {};
+      Around<T, G, 1, masked> at;
       Flow<T, G, 1> flow;
+#pragma GCC unroll 12
       for (int s = 0; s < Cell::saved; s++) __builtin_prefetch(next + s * H + u, 0, 2);
+#pragma GCC unroll 4
       for (int g = 0; g < G; g++) at.s[g][0] = load(gates + g * H + u, left);
       at.c_before[0] = load(c_before + u, left), at.c[0] = load(c + u, left);
       Vec<T> passes{}, zero{}, along = load(dc + u, left);

@@ -84,18 +84,23 @@ struct CellKernels {
   void (*backward)(const Backward<T>&);
 };
 
-// The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: first those of sequence.cpp, then those of variants.cpp.
-constexpr int main_cells = 4, variant_cells = 15, cells = main_cells + variant_cells;
+// The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: those of sequence.cpp, of variants.cpp and of normed.cpp.
+constexpr int main_cells = 4, variant_cells = 14, normed_cells = 1, cells = main_cells + variant_cells + normed_cells;
 
 template <class T>
 struct KernelsOf {
-  const CellKernels<T>*main, *variants;  // the latter null in an instruction set that exists for tests alone
+  const CellKernels<T>*main, *variants, *normed;  // the latter two null in an instruction set that exists for tests alone
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
   double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
 
-  const CellKernels<T>* of(int cell) const { return cell < main_cells ? main + cell : variants ? variants + (cell - main_cells) : nullptr; }
+  const CellKernels<T>* of(int cell) const {
+    if (cell < main_cells) return main + cell;
+    if (!variants) return nullptr;
+    cell -= main_cells;
+    return cell < variant_cells ? variants + cell : normed + (cell - variant_cells);
+  }
 };
 
 // One instruction set.

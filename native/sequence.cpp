@@ -45,6 +45,8 @@ static double peak(index rounds) {
 
 extern const CellKernels<float> variants_single[variant_cells];
 extern const CellKernels<double> variants_twofold[variant_cells];
+extern const CellKernels<float> normed_single[normed_cells];
+extern const CellKernels<double> normed_twofold[normed_cells];
 
 template <class T>
 constexpr CellKernels<T> main_kernels[main_cells] = {{forward<Lstm<T>, T>, backward<Lstm<T>, T>},
@@ -53,9 +55,9 @@ constexpr CellKernels<T> main_kernels[main_cells] = {{forward<Lstm<T>, T>, backw
                                                      {forward<Gru<T>, T>, backward<Gru<T>, T>}};
 
 #ifdef OPENLSTM_FEW
-#define OPENLSTM_VARIANTS(type) nullptr
+#define OPENLSTM_VARIANTS(type) nullptr, nullptr
 #else
-#define OPENLSTM_VARIANTS(type) variants_##type
+#define OPENLSTM_VARIANTS(type) variants_##type, normed_##type
 #endif
 
 #define OPENLSTM_NAME_(isa) #isa

@@ -1,4 +1,4 @@
-// The kernels of the LSTM's variants (Greff et al. 2017) and of the one with layer normalisation, compiled like sequence.cpp once for each instruction set.
+// The kernels of the LSTM's variants (Greff et al. 2017), compiled like sequence.cpp once for each instruction set.
 #include "backward.hpp"
 #include "forward.hpp"
 
@@ -9,13 +9,15 @@ constexpr CellKernels<T> kernels_of = {forward<Lstm<T, variant, peephole>, T>, b
 
 // In the order of `KERNELS` in src/openlstm/engine/cpu.py, each with peepholes and without.
 #define OPENLSTM_BOTH(T, variant) kernels_of<T, Variant::variant, true>, kernels_of<T, Variant::variant, false>
-#define OPENLSTM_ALL(T)                                                                                                                                      \
-  {                                                                                                                                                          \
-    kernels_of<T, Variant::none, true>, OPENLSTM_BOTH(T, nig), OPENLSTM_BOTH(T, nfg), OPENLSTM_BOTH(T, nog), OPENLSTM_BOTH(T, niaf), OPENLSTM_BOTH(T, noaf), \
-        OPENLSTM_BOTH(T, cifg), kernels_of<T, Variant::fgr, true>, {                                                                                         \
-      forward<LayerNormLstm<T>, T>, backward<LayerNormLstm<T>, T>                                                                                            \
-    }                                                                                                                                                        \
-  }
+#define OPENLSTM_ALL(T)                \
+  {kernels_of<T, Variant::none, true>, \
+   OPENLSTM_BOTH(T, nig),              \
+   OPENLSTM_BOTH(T, nfg),              \
+   OPENLSTM_BOTH(T, nog),              \
+   OPENLSTM_BOTH(T, niaf),             \
+   OPENLSTM_BOTH(T, noaf),             \
+   OPENLSTM_BOTH(T, cifg),             \
+   kernels_of<T, Variant::fgr, true>}
 
 extern const CellKernels<float> variants_single[variant_cells];
 extern const CellKernels<double> variants_twofold[variant_cells];

@@ -83,11 +83,16 @@ def take(x: Array, index: list[int], axis: int) -> Array:
     return x.index_select(axis, sys.modules["torch"].tensor(index, device=x.device))
 
 
+def mean(x: Array) -> Array:
+    """The mean along the last axis [..., 1]; 0 of nothing."""
+    return x.sum(-1)[..., None] / max(x.shape[-1], 1)
+
+
 def largest(x: Array) -> Array:
     """The largest absolute value along the last axis, at least 1, as a constant: [..., 1]."""
     if is_torch(x):
-        return x.detach().abs().amax(-1, keepdim=True).clamp(min=1)
-    return np.maximum(np.abs(x).max(-1, keepdims=True), np.ones((), x.dtype))
+        return x.detach().abs().amax(-1, keepdim=True).clamp(min=1) if x.shape[-1] else x.sum(-1, keepdim=True) + 1
+    return np.abs(x).max(-1, keepdims=True, initial=1)
 
 
 def copy(x: Array) -> Array:

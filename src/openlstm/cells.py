@@ -764,17 +764,16 @@ def _normal(s: Array) -> tuple[Any, Any]:
 
     The squares are those of numbers within -1..1, so that none overflows; what they were divided by is a constant.
     """
-    xp = A.namespace(s)
-    d = s - s.mean(-1)[..., None]
+    d = s - A.mean(s)
     size = A.largest(d)
     u = d / size
-    r = 1 / xp.sqrt((u * u).mean(-1)[..., None] + NORM_EPS / size / size)
+    r = 1 / A.namespace(s).sqrt(A.mean(u * u) + NORM_EPS / size / size)
     return u * r, r / size
 
 
 def _through_normal(dn: Array, n: Array, r: Array) -> Array:
     """dL/ds from dL/dn, where n, r = _normal(s)."""
-    return r * (dn - dn.mean(-1)[..., None] - n * (dn * n).mean(-1)[..., None])
+    return r * (dn - A.mean(dn) - n * A.mean(dn * n))
 
 
 def _slope(g: Array, mask: Array | None) -> Array:

@@ -14,7 +14,7 @@ import pytest
 from tests.support import ROOT
 
 NATIVE = ROOT / "native"
-COMMON = ["sequence.cpp", "variants.cpp", "threads.cpp", "workspace.cpp"]
+COMMON = ["sequence.cpp", "variants.cpp", "normed.cpp", "threads.cpp", "workspace.cpp"]
 FLAGS = "-std=gnu++20 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wno-psabi -pthread".split()
 SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "threads": ["-fsanitize=thread"]}
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")

@@ -18,7 +18,7 @@ from tests.support import NEEDS_NATIVE, ROOT
 from openlstm.engine import cpu
 
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]}
-PUBLIC = {"sequence": {"kernels"}, "variants": {"variants_single", "variants_twofold"}}
+PUBLIC = {"sequence": {"kernels"}} | {file: {f"{file}_single", f"{file}_twofold"} for file in ("variants", "normed")}
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86")
 GPP = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 NM = pytest.mark.skipif(shutil.which("nm") is None or shutil.which("objdump") is None, reason="binutils are not installed")
@@ -32,7 +32,9 @@ def output(*command: str) -> str:
 @GPP
 @NM
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "isa"), [("sequence", "avx2"), ("sequence", "avx512"), ("variants", "avx512")])
+@pytest.mark.parametrize(
+    ("file", "isa"), [("sequence", "avx2"), ("sequence", "avx512"), ("variants", "avx512"), ("normed", "avx2")]
+)
 def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, isa: str, tmp_path: Path) -> None:
     """Compiled without optimisation, which keeps every inline function that is not forced inline."""
     source, made = ROOT / "native" / f"{file}.cpp", tmp_path / "kernels.o"

@@ -81,13 +81,14 @@ static const CellKernels<double> variants[variant_cells] = {
     variant<Variant::noaf, true>, variant<Variant::noaf, false>,
     variant<Variant::cifg, true>, variant<Variant::cifg, false>,
     variant<Variant::fgr, true>};
+static const CellKernels<double> normed[normed_cells] = {of<LayerNormLstm<double>>};
 
 static const CellKernels<float> none[cells] = {};
 
 extern const Kernels kernels;
 const Kernels kernels = {ISA_NAME,
-                         {none, none, nullptr, nullptr, nullptr, nullptr},
-                         {main_kernels, variants, nullptr, nullptr, nullptr, nullptr}};
+                         {none, none, none, nullptr, nullptr, nullptr, nullptr},
+                         {main_kernels, variants, normed, nullptr, nullptr, nullptr, nullptr}};
 
 }
 """

@@ -80,7 +80,7 @@ def test_a_network_gives_the_bits_of_the_layer(cell: cells.Cell, backend: str) -
         for k, end in enumerate(ends):
             assert (end.h == states[0][k].numpy()).all()
             assert states[1] is None or (end.c == states[1][k].numpy()).all()
-    np.testing.assert_allclose(out, y.numpy(), atol=2e-6)  # numpy and torch round the reference in their own ways
+    np.testing.assert_allclose(out, y.numpy(), atol=2e-5 if cell.norms else 2e-6)  # they round the reference in their own ways
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
