@@ -307,6 +307,32 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
         "  expected  w_ch=None\n"
         "  hint      leave w_ch out, or take a cell with peepholes",
     ),
+    "no norm": (
+        {"cell": cells.LayerNormLSTM(), "weights": lambda w: w._replace(norm=None)},
+        ArgumentError,
+        "recur: LayerNormLSTM normalises, weights have no norm\n"
+        "  got       norm=None\n"
+        "  expected  norm [18*H] = [72]\n"
+        "  hint      one behind the other: norm_x_weight, norm_x_bias, norm_h_weight, norm_h_bias, norm_c_weight, norm_c_bias; "
+        "openlstm.weights.collect(state_dict) does it",
+    ),
+    "norm of another size": (
+        {"cell": cells.LayerNormLSTM(), "weights": lambda w: w._replace(norm=w.norm[:-1])},
+        ShapeError,
+        "recur: weights.norm has shape [71], expected [72]\n"
+        "  got       weights.norm: float64[71]  (x: float64[6, 5, 3], [T, B, I])\n"
+        "  expected  [18*H] = [72]\n"
+        "  hint      one behind the other: norm_x_weight, norm_x_bias, norm_h_weight, norm_h_bias, norm_c_weight, norm_c_bias; "
+        "openlstm.weights.collect(state_dict) does it",
+    ),
+    "norm for a cell without": (
+        {"weights": lambda w: w._replace(norm=np.zeros(72))},
+        ArgumentError,
+        "recur: LSTM normalises nothing\n"
+        "  got       weights.norm: float64[72]\n"
+        "  expected  norm=None\n"
+        "  hint      leave norm out, or take cells.LayerNormLSTM()",
+    ),
     "projection of gates": (
         {"cell": cells.FGR(), "weights": lambda w: w._replace(w_hr=np.zeros((2, 4)))},
         ArgumentError,

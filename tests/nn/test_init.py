@@ -40,6 +40,20 @@ def test_forget_bias_is_the_bias_of_every_forget_gate_and_of_nothing_else() -> N
     assert torch.allclose(shown, torch.sigmoid(torch.tensor(3.0)))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_of_the_biases_that_norms_add_carries_the_value(bias: bool) -> None:
+    layer = LSTM(I, H, bias=bias, cell=cells.LayerNormLSTM())
+    for part in "xhc":
+        for kind, value in (("weight", 1.0), ("bias", 0.0)):
+            assert (layer.get_parameter(f"norm_{part}_{kind}_l0") == value).all()
+    with torch.no_grad():
+        layer.norm_h_bias_l0.fill_(7.0)
+    first = init.forget_bias(layer, 3.0).get_parameter("bias_ih_l0" if bias else "norm_x_bias_l0")
+    assert (first[H : 2 * H] == 3.0).all() and not layer.norm_h_bias_l0.any()
+    assert not bias or (not layer.bias_hh_l0.any() and not layer.norm_x_bias_l0.any())
+    assert (init.chrono(layer, 100).get_parameter("bias_ih_l0" if bias else "norm_x_bias_l0")[H : 2 * H] >= 0).all()
+
+
 def test_chrono_spreads_memory_over_the_lag() -> None:
     """b_f = ln u with u uniform in 1 .. 2 lag - 1: a unit keeps 1/e of its cell for about 1 + u steps."""
     lag = 120
