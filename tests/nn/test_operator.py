@@ -360,4 +360,4 @@ def test_lengths_of_another_batch_never_reach_the_kernel() -> None:
     with pytest.raises(ShapeError, match="lengths ha(s|ve) (the wrong )?shape"):
         how = How.of(layer.cell, False, None, "cpu")
         lengths = torch.tensor([4])
-        torch.ops.openlstm.forward(x, *w, None, None, h, h, lengths, None, None, None, None, None, *how, False, False)
+        torch.ops.openlstm.forward(x, *w, None, None, None, h, h, lengths, None, None, None, None, None, *how, False, False)
