@@ -108,4 +108,4 @@ def _rows(out: Any, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.dim() == 0 or out.shape[0] != x.shape[1]:
         got, expected = f"run(x): {describe(out)}", f"[{x.shape[1]}, ...], one row for each sequence"
         raise ShapeError(message("flip", "run does not return a row for each sequence", got, expected, "return h_T, [B, H]"))
-    return out.detach().flatten(1).double()
+    return out.detach().reshape(len(out), -1).double()
