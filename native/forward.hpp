@@ -209,7 +209,7 @@ class RowsForward {
         share_(plan.order, plan.f.batch, plan.by_units ? Part{0, 1, nullptr} : part),
         own_(tiles().count(), part),
         keep_(f_.c || f_.gates),
-        one_step_(plan.by_units && f_.steps == 1),
+        one_step_(plan.by_units && f_.taken() == 1),
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
@@ -233,7 +233,7 @@ class RowsForward {
   }
 
   OPENLSTM_INLINE void run() {
-    for (index n = 0; n < f_.steps; n++) {
+    for (index n = 0; n < f_.taken(); n++) {
       if (plan_.ahead > 1 && n % plan_.ahead == 0) look_ahead(n);
       step(n);
     }
@@ -252,7 +252,7 @@ class RowsForward {
 
   // The sums of the inputs of steps n, n + 1, ..., tile by tile.
   OPENLSTM_INLINE void look_ahead(index n) {
-    const index last = smaller(n + plan_.ahead, f_.steps);
+    const index last = smaller(n + plan_.ahead, f_.taken());
     index count = 0;
     for (index s = n; s < last; s++) {
       const index t = step_at(f_, s), alive = share_.alive(plan_.order.alive(t));
@@ -309,7 +309,7 @@ class RowsForward {
       at_.h[j] = at_.y[j];
       if (Cell::highway) at_.c[j] = at_.c_out ? at_.c_out[j] : at_.h[j];
     }
-    if (plan_.by_units && n + 1 < f_.steps) part_.wait();
+    if (plan_.by_units && n + 1 < f_.taken()) part_.wait();
   }
 
   // Past the row's length.
@@ -379,24 +379,24 @@ static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
 // own cache (1 to 2 MB), so many that W_ih is fetched rarely, and so few that their sums stay there.
 template <class T>
 OPENLSTM_INLINE index steps_ahead(const Problem<T>& p, index rows, index weights) {
-  if (p.steps == 1 || rows == 0) return 1;
+  if (p.taken() == 1 || rows == 0) return 1;
   const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
-  return smaller<index>(rows < max_rows ? 4 * max_rows / rows : large ? 4 : 1, p.steps);
+  return smaller<index>(rows < max_rows ? 4 * max_rows / rows : large ? 4 : 1, p.taken());
 }
 
 template <class Cell, class T>
 static void forward(const Forward<T>& f) {
   Tiles<Cell, T> tiles{f};
   double per_step = static_cast<double>(f.batch * Cell::gates * f.hidden) * static_cast<double>(f.inputs + f.fed_back());
-  int threads = useful_threads(f, per_step * static_cast<double>(f.steps), work_per_thread);
-  bool by_units = !f.projected && f.steps == 1;
-  if (!f.projected && f.steps > 1 && f.batch < 4 * threads) {  // too few rows to share
+  int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
+  bool by_units = !f.projected && f.taken() == 1;
+  if (!f.projected && f.taken() > 1 && f.batch < 4 * threads) {  // too few rows to share
     int with_barriers = useful_threads(f, per_step, work_per_barrier);
     by_units = with_barriers > 1 && with_barriers * 2 > smaller<index>(threads, f.batch);
     threads = by_units ? smaller(threads, with_barriers) : static_cast<int>(smaller<index>(threads, f.batch > 1 ? f.batch : 1));
   }
   Order<T> order(f);
-  bool one_step = by_units && f.steps == 1;
+  bool one_step = by_units && f.taken() == 1;
   bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
   index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, tiles.count() * tiles.size());
   Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : tiles.count() * tiles.size());
