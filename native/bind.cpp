@@ -12,6 +12,7 @@
 
 #include "dispatch.hpp"
 #include "engine.hpp"
+#include "stepper.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
@@ -217,4 +218,5 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  bind_stepper(m);
 }

@@ -64,6 +64,7 @@ struct Forward : Problem<T> {
   Rows<T> y, gates, c, m;  // [T, B, R]; if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
                            // output (projection, zoneout of h), that output [T, B, H]
   T *h_n, *c_n;            // [B, R], [B, H]; may be null
+  const T* packed;         // the weights as `pack` put them, or null
 };
 
 template <class T>
@@ -84,6 +85,8 @@ template <class T>
 struct CellKernels {
   void (*forward)(const Forward<T>&);
   void (*backward)(const Backward<T>&);
+  index (*packed_size)(const Problem<T>&);     // elements of
+  void (*pack)(const Problem<T>&, T* packed);  // the weights in the order in which they are read
 };
 
 // The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: first those of sequence.cpp, then those of variants.cpp.

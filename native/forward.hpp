@@ -190,11 +190,13 @@ struct ForwardPlan {
   const Forward<T>& f;
   const Order<T>& order;
   const T* zeros;
-  T* packed;      // Tiles
-  T* w_hr;        // panels of the projection, or null
-  T* c;           // [B, H], where cell states live if they are not kept
-  bool by_units;  // every part takes all rows and its own units: one row, one step
-  index ahead;    // steps whose inputs are summed at once
+  T* to_pack;       // where the weights go that come unpacked, or null
+  const T* packed;  // Tiles
+  const T* w_hr;    // panels of the projection, or null
+  T* c;             // [B, H], where cell states live if they are not kept
+  bool by_units;    // every part takes all rows and its own units: one row, one step
+  index ahead;      // steps whose inputs are summed at once
+  bool one_step;    // each tile is used once: packed one after the other into the same place
 };
 
 // One part's way through time.
@@ -209,7 +211,7 @@ class RowsForward {
         share_(plan.order, plan.f.batch, plan.by_units ? Part{0, 1, nullptr} : part),
         own_(tiles().count(), part),
         keep_(f_.c || f_.gates),
-        one_step_(plan.by_units && f_.taken() == 1),
+        one_step_(plan.one_step),
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
@@ -292,14 +294,12 @@ class RowsForward {
     if (!plan_.by_units || part_.id == 0)
       for (index j = alive; j < share_.count(); j++) empty(t, row(j));
     for (index tile = first_tile(); tile < last_tile(); tile++) {
-      const T *packed = plan_.packed + tile * tiles().size(), *inputs = nullptr;
+      const T* packed = plan_.packed + tile * tiles().size();
       if (one_step_) {
         tiles().pack(tile, one_tile_);
         packed = one_tile_;
       }
-      if (plan_.ahead > 1)
-        inputs = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
-      step_rows<Cell>(at_, alive, f_, packed, tile, inputs);
+      step_rows<Cell>(at_, alive, f_, packed, tile, inputs_of(tile));
     }
     ready_ += alive;
     if (plan_.w_hr) multiply<Into::store>(const_cast<const T**>(at_.m), at_.y, alive, H, plan_.w_hr, R);
@@ -310,6 +310,12 @@ class RowsForward {
       if (Cell::highway) at_.c[j] = at_.c_out ? at_.c_out[j] : at_.h[j];
     }
     if (plan_.by_units && n + 1 < f_.taken()) part_.wait();
+  }
+
+  // What look_ahead has put down for a tile, or null.
+  OPENLSTM_INLINE const T* inputs_of(index tile) const {
+    if (plan_.ahead == 1) return nullptr;
+    return inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
   }
 
   // Past the row's length.
@@ -364,14 +370,30 @@ class RowsForward {
   index ready_ = 0;  // rows of `inputs_` that have been used
 };
 
+// The weights as a run wants them: tiles, behind them the panels of the projection.
+template <class Cell, class T>
+static index packed_size(const Problem<T>& p) {
+  Tiles<Cell, T> tiles{p};
+  return tiles.count() * tiles.size() + (p.projected ? panel_size<T>(p.hidden, p.projected) : 0);
+}
+template <class Cell, class T>
+OPENLSTM_INLINE void pack_part(const Problem<T>& p, T* packed, const Part& part) {
+  Tiles<Cell, T> tiles{p};
+  const Slice own(tiles.count(), part);
+  for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, packed + tile * tiles.size());
+  if (p.projected && part.id == 0) pack_transposed(p.w_hr, p.hidden, p.projected, packed + tiles.count() * tiles.size());
+}
+template <class Cell, class T>
+static void pack(const Problem<T>& p, T* packed) {
+  pack_part<Cell, T>(p, packed, Part{0, 1, nullptr});
+}
+
 template <class Cell, class T>
 static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
-  Tiles<Cell, T> tiles{plan.f};
-  const Slice own(tiles.count(), part);
-  if (plan.packed)
-    for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
-  if (plan.w_hr && part.id == 0) pack_transposed(plan.f.w_hr, plan.f.hidden, plan.f.projected, plan.w_hr);
-  if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
+  if (plan.to_pack) {
+    pack_part<Cell, T>(plan.f, plan.to_pack, part);
+    if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
+  }
   RowsForward<Cell, T>(plan, part).run();
 }
 
@@ -391,18 +413,19 @@ static void forward(const Forward<T>& f) {
   int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
   bool by_units = !f.projected && f.taken() == 1;
   if (!f.projected && f.taken() > 1 && f.batch < 4 * threads) {  // too few rows to share
-    int with_barriers = useful_threads(f, per_step, work_per_barrier);
+    int with_barriers = useful_threads(f, per_step, f.batch == 1 ? work_of_one_row : work_per_barrier);
     by_units = with_barriers > 1 && with_barriers * 2 > smaller<index>(threads, f.batch);
     threads = by_units ? smaller(threads, with_barriers) : static_cast<int>(smaller<index>(threads, f.batch > 1 ? f.batch : 1));
   }
   Order<T> order(f);
-  bool one_step = by_units && f.taken() == 1;
+  bool one_step = by_units && f.taken() == 1 && !f.packed;
   bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
   index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, tiles.count() * tiles.size());
-  Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : tiles.count() * tiles.size());
-  Scratch<T> w_hr(f.projected ? panel_size<T>(f.hidden, f.projected) : 0), c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
+  Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : packed_size<Cell, T>(f));
+  Scratch<T> c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
   clear<T>(zeros, f.fed_back() + f.hidden);
-  ForwardPlan<T> plan{f, order, zeros, packed, w_hr, c, by_units, ahead};
+  const T* packed = f.packed ? f.packed : to_pack;
+  ForwardPlan<T> plan{f, order, zeros, to_pack, packed, f.projected ? packed + tiles.count() * tiles.size() : nullptr, c, by_units, ahead, one_step};
   parallel(threads, [](void* context, const Part& part) { forward_part<Cell>(*static_cast<const ForwardPlan<T>*>(context), part); }, &plan);
 }
 

@@ -113,8 +113,10 @@ OPENLSTM_INLINE index step_at(const Problem<T>& p, index n) {
   return p.reverse ? p.last - 1 - n : p.first + n;
 }
 
-// A thread is worth waking for this many multiply-adds, and worth a barrier for this many between two.
-constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16;
+// A thread is worth waking for this many multiply-adds, and worth a barrier for this many between two: fewer where there is one
+// row, whose weights then come from the caches of two processors. (On a quiet machine 4,096 would do; on a busy one every barrier
+// waits for the other thread's turn, which a short step cannot make up for.)
+constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16, work_of_one_row = 1 << 15;
 
 template <class T>
 OPENLSTM_INLINE int useful_threads(const Problem<T>& p, double work, index least) {

@@ -108,6 +108,11 @@ def apply(name: str, x: np.ndarray) -> np.ndarray:
     return out
 
 
+def stepper(*arguments: Any) -> Any:
+    """The native half of `engine.Stepper`."""
+    return _native.Stepper(*arguments)
+
+
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
     """Operations per second of a loop that multiplies and adds in registers: the limit of this machine."""
     return _native.peak(threads, seconds, dtype == "float64")
