@@ -261,7 +261,7 @@ def freeze(networks: Iterable[Network]) -> verdict.Thresholds:
 
 def _down(value: float) -> float:
     scale = 10.0 ** math.floor(math.log10(value))
-    return math.floor(value / scale) * scale
+    return float(f"{math.floor(value / scale) * scale:.0e}")
 
 
 # Tables

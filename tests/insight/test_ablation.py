@@ -55,6 +55,13 @@ def test_a_target_for_every_step_is_asked_at_many_ends() -> None:
     np.testing.assert_allclose(first, 0, atol=1e-10)
 
 
+def test_other_inputs_of_every_step_are_cut_with_x() -> None:
+    x, other = data(), data().flip(0)
+    model = Last(9)
+    y = model(x + other)
+    assert ablation(model, (x, other, y), lambda m, x, other, y: (m(x + other) - y).square().mean()).uses == 9
+
+
 def test_batch_first_is_that_of_the_layer() -> None:
     torch.manual_seed(0)
     layer: Any = nn.LSTM(2, 8, batch_first=True)

@@ -12,7 +12,7 @@ from torch import nn
 import openlstm
 from openlstm.insight.advice import Advice, advise, flags, readable
 from openlstm.insight.verdict import forward_places
-from openlstm.lab.arms import build
+from openlstm.lab.arms import ADVISED, build
 from openlstm.lab.tasks import TASKS
 from openlstm.lab.trial import Job, generator, run
 from openlstm.nn import init
@@ -43,14 +43,8 @@ def test_of_latch_it_is_chrono_for_the_lag(lag: int, seed: int) -> None:
 def test_the_advice_cures(lag: int) -> None:
     best = ask("latch", lag).best
     assert best is not None and best.flag is not None
-    outcome = run(Job("latch", lag, "lstm-advice" if "lstm-advice" in _arms() else "lstm-advised", 0, advice=best.flag))
+    outcome = run(Job("latch", lag, ADVISED, 0, advice=best.flag))
     assert outcome.score >= 0.95
-
-
-def _arms() -> Any:
-    from openlstm.lab.arms import ARMS
-
-    return ARMS
 
 
 def test_every_way_to_begin_is_tried_and_the_model_stays() -> None:

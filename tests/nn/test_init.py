@@ -251,18 +251,18 @@ def test_text_and_line_do_the_same(text: str, line: str) -> None:
     made = []
     for how in range(2):
         torch.manual_seed(0)
-        layer = RNN(I, 8) if text == "identity" else LSTM(I, 8, num_layers=2)
+        layer: Any = RNN(I, 8) if text == "identity" else LSTM(I, 8, num_layers=2)
         torch.manual_seed(1)
         if how:
             assert init.apply(layer, text) is layer
         else:
             eval(line, {"openlstm": openlstm, "layer": layer})
-        made.append(layer.state_dict())
+        made.append(dict(layer.named_parameters()))
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def test_apply_reaches_every_recurrent_layer_of_a_model_and_nothing_else() -> None:
-    model = nn.ModuleDict({"a": nn.LSTM(2, 3), "b": nn.ModuleList([LSTM(3, 4), nn.LSTMCell(4, 2)]), "head": nn.Linear(2, 1)})
+    model: Any = nn.ModuleDict({"a": nn.LSTM(2, 3), "b": nn.ModuleList([LSTM(3, 4), nn.LSTMCell(4, 2)]), "head": nn.Linear(2, 1)})
     head = model["head"].weight.clone()
     assert init.apply(model, "forget-bias=2") is model
     for name, p in model.named_parameters():

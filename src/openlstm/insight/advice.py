@@ -33,6 +33,7 @@ from openlstm._errors import ArgumentError
 from openlstm.insight.look import Loss, Place, ours, recurrent
 from openlstm.insight.needed import Needed
 from openlstm.insight.verdict import Verdict, final_state, forward_places, judge, measure_places, rows_of, verdict
+from openlstm.insight.words import plain
 from openlstm.nn import init
 from openlstm.reference import State
 
@@ -76,7 +77,7 @@ class Candidate:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
         names = ("name", "flag", "line", "share", "flip", "verdict", "read", "share_after", "flip_after", "score")
-        return {name: getattr(self, name) for name in names}
+        return plain({name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
