@@ -140,7 +140,9 @@ def test_what_is_not_a_number_of_steps_is_refused_at_once(value: Any) -> None:
 
 def test_a_cell_of_ones_own_keeps_every_step_and_says_so() -> None:
     class Mine(cells.LSTM):
-        kernel = ""
+        @property
+        def kernel(self) -> str:
+            return ""
 
     layer = openlstm.LSTM(I, H, cell=Mine(), checkpoint=10)
     with pytest.raises(BackendError, match="Mine, a cell without a kernel keeps every step"):

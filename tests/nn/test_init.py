@@ -262,7 +262,9 @@ def test_text_and_line_do_the_same(text: str, line: str) -> None:
 
 
 def test_apply_reaches_every_recurrent_layer_of_a_model_and_nothing_else() -> None:
-    model: Any = nn.ModuleDict({"a": nn.LSTM(2, 3), "b": nn.ModuleList([LSTM(3, 4), nn.LSTMCell(4, 2)]), "head": nn.Linear(2, 1)})
+    model: Any = nn.ModuleDict(
+        {"a": nn.LSTM(2, 3), "b": nn.ModuleList([LSTM(3, 4), nn.LSTMCell(4, 2)]), "head": nn.Linear(2, 1)}
+    )
     head = model["head"].weight.clone()
     assert init.apply(model, "forget-bias=2") is model
     for name, p in model.named_parameters():
