@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import openlstm
 from job import NETWORKS, Job, inputs
 from openlstm import cells
+from openlstm.engine import Stepper
 from openlstm.engine.op import sequence
 from openlstm.reference import State, Weights
 from peers import cell_job, module_job, packed_job, tensors, with_weights
@@ -25,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def build(job: Job, threads: int) -> Built:
     """A job of openlstm, on its own number of threads where it names one."""
-    built = many(job) if job.how.startswith("many") else layer_job(job, make(job))
+    built = many(job) if job.how.startswith("many") else step(job) if job.how == "step" else layer_job(job, make(job))
     return built._replace(prepare=lambda: openlstm.set_num_threads(job.threads or threads))
 
 
@@ -38,6 +40,8 @@ def make(job: Job) -> Any:
     _, _, I, H = job.shape
     if job.cell in ("LSTM", "GRU", "RNN", "LSTMCell"):
         options = {"cell": cells.LSTM(clip=CLIP)} if job.how == "clip" else OPTIONS.get(job.how, {})
+        if job.how.startswith("checkpoint"):
+            options = {"checkpoint": int(job.how.split()[1])}
         module = with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
     else:
         module = openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
@@ -96,6 +100,20 @@ def end_to_end(job: Job, module: Any) -> Built:
         return out
 
     return module_job(job, module, lambda module, x: module(x, cu_seqlens=bounds), x, dy, padded)
+
+
+def step(job: Job) -> Built:
+    """One step of packed weights, the state staying where it is; numbers of the first step."""
+    x = inputs(job).x[0]
+    stepper = Stepper(make(replace(job, how="")))
+
+    def numbers() -> dict[str, np.ndarray]:
+        stepper.reset()
+        y = stepper.step(x).copy()
+        state = stepper.state
+        return {"y": y[None], "h": state.h[0], "c": state.c[0]}
+
+    return Built(lambda: stepper.step(x), numbers)
 
 
 def many(job: Job) -> Built:

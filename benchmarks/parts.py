@@ -33,6 +33,12 @@ NORMED_AIM: dict[str, dict[Shape, float]] = {  # training, times a loop in Pytho
     "loop": {(100, 32, 32, 64): 8.0, (128, 32, 256, 256): 3.0},
     "compiled": {(100, 32, 32, 64): 2.0},
 }
+STEPS: dict[Shape, dict[str, float | None]] = {  # one row, one step: times ONNX Runtime with its state in and out, times torch
+    (1, 1, 64, 64): {"onnxruntime": 3.0, "torch": 20.0},
+    (1, 1, 256, 256): {"onnxruntime": 1.3, "torch": 20.0},
+}
+ONE_ROW: tuple[Shape, ...] = ((100, 1, 32, 64), (100, 1, 256, 256), (100, 1, 512, 512))
+LONG: Shape = (4096, 32, 32, 128)  # what checkpoints are measured on
 CELLS: tuple[Shape, ...] = ((1, 1, 64, 64), (1, 1, 256, 256), (1, 64, 256, 256))
 
 LARGE: tuple[Shape, ...] = ((128, 32, 256, 256), (128, 64, 512, 512))
@@ -137,6 +143,54 @@ def cell() -> Part:
     names = ("openlstm", "torch")
     jobs = ({name: Job(name, "forward", shape, "LSTMCell") for name in names} for shape in CELLS)
     return Part("LSTMCell, one step, forward", tuple(Contest(j, rows, alike=names) for j in jobs))
+
+
+def step() -> Part:
+    """One step of one row from packed weights."""
+
+    def contest(shape: Shape) -> Contest:
+        def rows(m: Measured) -> list[Row]:
+            return [row(m, "openlstm", *speeds(m, "openlstm", STEPS[shape]), label="Stepper")]
+
+        jobs = {"openlstm": Job("openlstm", "forward", shape, how="step")}
+        jobs |= {name: Job(name, "forward", shape) for name in ("onnxruntime", "torch")}
+        return Contest(jobs, rows, alike=tuple(jobs))
+
+    return Part("One step of one row, weights packed once: openlstm.engine.Stepper", tuple(map(contest, STEPS)))
+
+
+def one_row() -> Part:
+    """A single sequence: its units on two threads, and beside the others."""
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        def rows(m: Measured) -> list[Row]:
+            peers = [n for n in m.times if n not in ("openlstm", "1 thread")]
+            best = min(m.speed("openlstm", n) for n in peers)
+            bars = (
+                Bar("threads", m.speed("openlstm", "1 thread"), 1.5 if shape[3] == 512 and mode == "forward" else None),
+                Bar("best", best, 1.5 if shape == ONE_ROW[0] else None),
+            )
+            return [row(m, "openlstm", *bars)]
+
+        names = ("openlstm", "torch", "onnxruntime", "flax") if mode == "forward" else ("openlstm", "torch", "flax")
+        jobs = {name: Job(name, mode, shape) for name in names}
+        jobs["1 thread"] = Job("openlstm", mode, shape, threads=1)
+        return Contest(jobs, rows, alike=tuple(jobs))
+
+    return Part("A single row", tuple(contest(mode, shape) for mode in MODES for shape in ONE_ROW))
+
+
+def checkpoint() -> Part:
+    """Only every k-th state kept, beside everything kept."""
+    ways = {f"every {k}": f"checkpoint {k}" for k in (64, 256)}
+
+    def rows(m: Measured) -> list[Row]:
+        return [pair(m, "all", name, Bar("cost", m.speed("all", name), 1.40, at_most=True), column="all") for name in ways]
+
+    jobs = {"all": Job("openlstm", "train", LONG)} | {
+        name: Job("openlstm", "train", LONG, how=how) for name, how in ways.items()
+    }
+    return Part("Checkpoints: the time of keeping few states", (Contest(jobs, rows, alike=tuple(jobs)),))
 
 
 def loop() -> Part:
@@ -317,4 +371,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "threads": threads,
     "growth": growth,
     "many": many,
+    "step": step,
+    "one-row": one_row,
+    "checkpoint": checkpoint,
 }

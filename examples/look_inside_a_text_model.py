@@ -79,7 +79,8 @@ with openlstm.edit(model, "lstm.0.c", units=unit.unit, ablate=True):
 print(f"loss where it has to know: {whole:.2f}; without unit {unit.unit}: {without:.2f}")
 
 # How far back does a single prediction reach?
-print(attribution(model, test).finding)
+parts = attribution(model, test)
+print(parts.finding)
 assert abs(unit.r) > 0.6 and unit.above_chance
-assert without > 1.5 * whole
+assert without > 1.5 * whole and parts.gap < 0.01
 assert error() == whole  # nothing of the edit is left

@@ -10,7 +10,8 @@
 // Each part first takes its own rows through a block's steps and lays their dz, x and h into memory that all parts share; then,
 // after the block's one barrier, it sums its own rows of the weights' gradients. Sums over tokens run by falling time and, within
 // a step, in the order of rows; a block's sum is added as one number. Blocks depend on T and B alone, so the gradients do not
-// depend on the number of threads or on the vectors' width. Gradients of norms are summed for every row of a block first.
+// depend on the number of threads or on the vectors' width, nor on being worked out stretch by stretch, cut between two blocks.
+// Gradients of norms are summed for every row of a block first.
 #pragma once
 
 #include "cells.hpp"
@@ -77,7 +78,7 @@ class RowsBackward {
         b_(plan.b),
         begin_{plan.b, plan.zeros},
         share_(plan.order, plan.b.batch, part),
-        most_(smaller(plan.tokens.steps, plan.b.steps) * share_.count()),
+        most_(smaller(plan.tokens.steps, plan.b.taken()) * share_.count()),
         dm_(b_.projected ? share_.count() * b_.hidden : 0),
         kept_(b_.noise.zoneout_h > 0 ? share_.count() * b_.fed_back() : 0),
         seen_(b_.hidden_mask ? b_.fed_back() : 0),
@@ -546,13 +547,15 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
   auto in_h = [H](index r) { return r + Places::first_h * H; };
   auto of_x = [H](index k) { return Cell::apart ? Places::gate_of_x(static_cast<int>(k / H)) * H + k % H : k; };
   auto same = [](index k) { return k; };
-  clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
-  clear(b.dw_hh + gates.first * R, gates.size() * R);
-  if (b.db_ih) clear(b.db_ih + gates.first, gates.size());
-  if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
-  if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
-  if (Cell::peepholes) clear(b.dw_ch + peepholes.first, peepholes.size());
-  if (Cell::whole) clear(b.dnorm + norms.first, norms.size());
+  if (!b.go_on) {
+    clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
+    clear(b.dw_hh + gates.first * R, gates.size() * R);
+    if (b.db_ih) clear(b.db_ih + gates.first, gates.size());
+    if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
+    if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
+    if (Cell::peepholes) clear(b.dw_ch + peepholes.first, peepholes.size());
+    if (Cell::whole) clear(b.dnorm + norms.first, norms.size());
+  }
 
   pack_share(b.w_hh, rows, R, same, shared.w_hh, part);
   if (b.dx) pack_share(b.w_ih, rows, b.inputs, of_x, shared.w_ih, part);
@@ -562,7 +565,7 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
   RowsBackward<Cell, T> mine(plan, part);
   Sums<T> sums(plan.tokens.most);
   int turn = 0;
-  for (index last = b.steps; last > 0; last -= plan.tokens.steps, turn = !turn) {
+  for (index last = b.taken(); last > 0; last -= plan.tokens.steps, turn = !turn) {
     index first = last > plan.tokens.steps ? last - plan.tokens.steps : 0, K = 0;
     for (index n = first; n < last; n++) K += plan.order.alive(step_at(b, n));
     mine.block(first, last, K, turn);
@@ -592,7 +595,7 @@ template <class Cell, class T>
 static void backward(const Backward<T>& b) {
   const index H = b.hidden, rows = Cell::gates * H, sums = Cell::sums * H, R = b.fed_back();
   Order<T> order(b);
-  Tokens tokens(b.steps, b.batch);
+  Tokens tokens(b.taken(), b.batch);
   index widest = sums > R ? sums : R;
   Scratch<T> zeros(widest);
   clear<T>(zeros, widest);
@@ -614,7 +617,7 @@ static void backward(const Backward<T>& b) {
     for (int k = 0; k < 7; at += sizes[k++]) *places[k] = at;
   }
   BackwardPlan<T> plan{b, order, zeros, tokens, shared};
-  double work = 3. * static_cast<double>(b.steps * b.batch) * static_cast<double>(rows) * static_cast<double>(b.inputs + R);
+  double work = 3. * static_cast<double>(b.taken() * b.batch) * static_cast<double>(rows) * static_cast<double>(b.inputs + R);
   int threads = useful_threads(b, work, work_per_thread);
   parallel(threads, [](void* context, const Part& part) { backward_part<Cell>(*static_cast<const BackwardPlan<T>*>(context), part); }, &plan);
 }

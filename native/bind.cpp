@@ -12,6 +12,7 @@
 
 #include "dispatch.hpp"
 #include "engine.hpp"
+#include "stepper.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
@@ -66,7 +67,7 @@ struct Arguments {
 template <class T>
 void read(Arguments& a, Problem<T>& p) {
   p.steps = a.number(), p.batch = a.number(), p.inputs = a.number(), p.hidden = a.number(), p.projected = a.number();
-  p.reverse = a.number() != 0;
+  p.reverse = a.number() != 0, p.first = a.number(), p.last = a.number();
   p.w_ih = a.pointer<const T>(), p.w_hh = a.pointer<const T>(), p.b_ih = a.pointer<const T>(), p.b_hh = a.pointer<const T>();
   p.w_hr = a.pointer<const T>(), p.w_ch = a.pointer<const T>(), p.norm = a.pointer<const T>();
   p.x = a.rows<const T>();
@@ -99,14 +100,14 @@ void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
   b.dh_n = a.pointer<const T>(), b.dc_n = a.pointer<const T>();
   b.dx = a.rows<T>();
   b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db_ih = a.pointer<T>(), b.db_hh = a.pointer<T>();
-  b.dw_hr = a.pointer<T>(), b.dw_ch = a.pointer<T>(), b.dnorm = a.pointer<T>();
+  b.dw_hr = a.pointer<T>(), b.dw_ch = a.pointer<T>(), b.dnorm = a.pointer<T>(), b.go_on = a.number() != 0;
   b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.rows<T>(), b.dreset_c = a.rows<T>();
   b.h_steps = a.rows<T>(), b.c_steps = a.rows<T>();
   Unlocked unlocked;
   kernels.of(cell)->backward(b);
 }
 
-constexpr std::size_t forward_numbers = 51, backward_numbers = 78;
+constexpr std::size_t forward_numbers = 53, backward_numbers = 81;
 
 const Kernels& check(int cell, nb::tuple arguments, std::size_t expected) {
   const Kernels& kernels = in_use();
@@ -217,4 +218,5 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  bind_stepper(m);
 }

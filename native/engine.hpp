@@ -34,11 +34,13 @@ struct Noise {
   OPENLSTM_INLINE static uint32_t threshold(double p) { return static_cast<uint32_t>(p * (1 << 24)); }
 };
 
-// One layer in one direction. Weights, initial states and `reset` are contiguous; what is not given is null.
+// One layer in one direction. Weights, initial states and `reset` are contiguous; what is not given is null. Steps are counted
+// from the sequence's begin whichever of them are run: an array that holds [first, last) alone is given as if it began at 0.
 template <class T>
 struct Problem {
   index steps, batch, inputs, hidden, projected;     // T, B, I, H, P (0: no projection)
   bool reverse;                                      // from each row's last real step to its first
+  index first, last;                                 // only the steps of [first, last) are run; h0, c0 are the state at their begin
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;  // [G*H, I], [G*H, R], [G*H], [G*H], [P, H], [peepholes*H]
   const T* norm;                                     // weight and bias of the norms of W x, of W h [G*H] each, and of c [H] each
   Rows<const T> x;                                   // [T, B, I]
@@ -55,6 +57,7 @@ struct Problem {
 
   OPENLSTM_INLINE index fed_back() const { return projected ? projected : feedback * hidden; }  // R
   OPENLSTM_INLINE bool clipped() const { return clip - clip == 0; }                             // not infinite
+  OPENLSTM_INLINE index taken() const { return last - first; }                                  // steps that are run
 };
 
 template <class T>
@@ -62,6 +65,7 @@ struct Forward : Problem<T> {
   Rows<T> y, gates, c, m;  // [T, B, R]; if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
                            // output (projection, zoneout of h), that output [T, B, H]
   T *h_n, *c_n;            // [B, R], [B, H]; may be null
+  const T* packed;         // the weights as `pack` put them, or null
 };
 
 template <class T>
@@ -72,6 +76,7 @@ struct Backward : Problem<T> {
   Rows<T> dx;                                        // [T, B, I]; null if nobody asks
   T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih, both with norms
   T* dnorm;
+  bool go_on;                  // add to them, the sums of the steps that follow, instead of beginning at 0
   T *dh0, *dc0;                // [B, R], [B, H]
   Rows<T> dreset_h, dreset_c;  // as reset_h and reset_c, zeros on entry; null without a reset state
   Rows<T> h_steps, c_steps;    // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
@@ -82,6 +87,8 @@ template <class T>
 struct CellKernels {
   void (*forward)(const Forward<T>&);
   void (*backward)(const Backward<T>&);
+  index (*packed_size)(const Problem<T>&);     // elements of
+  void (*pack)(const Problem<T>&, T* packed);  // the weights in the order in which they are read
 };
 
 // The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: those of sequence.cpp, of variants.cpp and of normed.cpp.

@@ -250,11 +250,13 @@ struct ForwardPlan {
   const Forward<T>& f;
   const Order<T>& order;
   const T* zeros;
-  T* packed;      // Tiles, or a WholePack
-  T* w_hr;        // panels of the projection, or null
-  T* c;           // [B, H], where cell states live if they are not kept
-  bool by_units;  // every part takes all rows and its own units: one row, one step
-  index ahead;    // steps whose inputs are summed at once
+  T* to_pack;       // where the weights go that come unpacked, or null
+  const T* packed;  // Tiles, or a WholePack
+  const T* w_hr;    // panels of the projection, or null
+  T* c;             // [B, H], where cell states live if they are not kept
+  bool by_units;    // every part takes all rows and its own units: one row, one step
+  index ahead;      // steps whose inputs are summed at once
+  bool one_step;    // each tile is used once: packed one after the other into the same place
 };
 
 // One part's way through time.
@@ -269,7 +271,7 @@ class RowsForward {
         share_(plan.order, plan.f.batch, plan.by_units ? Part{0, 1, nullptr} : part),
         own_(tiles().count(), part),
         keep_(f_.c || f_.gates),
-        one_step_(plan.by_units && f_.steps == 1),
+        one_step_(plan.one_step),
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
@@ -300,7 +302,7 @@ class RowsForward {
   }
 
   OPENLSTM_INLINE void run() {
-    for (index n = 0; n < f_.steps; n++) {
+    for (index n = 0; n < f_.taken(); n++) {
       if ((Cell::whole || plan_.ahead > 1) && n % plan_.ahead == 0) look_ahead(n);
       step(n);
     }
@@ -319,7 +321,7 @@ class RowsForward {
 
   // The sums of the inputs of steps n, n + 1, ..., tile by tile.
   OPENLSTM_INLINE void look_ahead(index n) {
-    const index last = smaller(n + plan_.ahead, f_.steps);
+    const index last = smaller(n + plan_.ahead, f_.taken());
     index count = 0;
     for (index s = n; s < last; s++) {
       const index t = step_at(f_, s), alive = share_.alive(plan_.order.alive(t));
@@ -330,7 +332,7 @@ class RowsForward {
     }
     ready_ = 0;
     if constexpr (Cell::whole) {
-      WholePack<Cell, T> pack{f_, plan_.packed};
+      WholePack<Cell, T> pack{f_, const_cast<T*>(plan_.packed)};
       return multiply<Into::store>(static_cast<const T* const*>(coming_), static_cast<T* const*>(coming_to_), count, f_.inputs, pack.w_ih(), pack.columns());
     }
     for (index tile = first_tile(); tile < last_tile(); tile++) {
@@ -384,26 +386,30 @@ class RowsForward {
       at_.h[j] = at_.y[j];
       if (Cell::highway) at_.c[j] = at_.c_out ? at_.c_out[j] : at_.h[j];
     }
-    if (plan_.by_units && n + 1 < f_.steps) part_.wait();
+    if (plan_.by_units && n + 1 < f_.taken()) part_.wait();
+  }
+
+  // What look_ahead has put down for a tile, or null.
+  OPENLSTM_INLINE const T* inputs_of(index tile) const {
+    if (plan_.ahead == 1) return nullptr;
+    return inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
   }
 
   OPENLSTM_INLINE void tile_by_tile(index alive) {
     for (index tile = first_tile(); tile < last_tile(); tile++) {
-      const T *packed = plan_.packed + tile * tiles().size(), *inputs = nullptr;
+      const T* packed = plan_.packed + tile * tiles().size();
       if (one_step_) {
         tiles().pack(tile, one_tile_);
         packed = one_tile_;
       }
-      if (plan_.ahead > 1)
-        inputs = inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
-      step_rows<Cell>(at_, alive, f_, packed, tile, inputs);
+      step_rows<Cell>(at_, alive, f_, packed, tile, inputs_of(tile));
     }
   }
 
   // Every phase goes through all rows before the next begins, so that one row's sums need not wait for another's.
   OPENLSTM_INLINE void whole_rows(index alive) {
     const index H = f_.hidden;
-    WholePack<Cell, T> pack{f_, plan_.packed};
+    WholePack<Cell, T> pack{f_, const_cast<T*>(plan_.packed)};
     Moments<T>* of = moments_;
     multiply<Into::store>(at_.seen, static_cast<T* const*>(at_.of_h), alive, f_.fed_back(), pack.w_hh(), pack.columns());
     for (index j = 0; j < alive; j++) of[2 * j] = moments<Cell::gates>(at_.of_x[j], H), of[2 * j + 1] = moments<Cell::gates>(at_.of_h[j], H);
@@ -466,18 +472,42 @@ class RowsForward {
   index ready_ = 0;  // rows of `inputs_` that have been used
 };
 
+// The weights as a run wants them: tiles (or a WholePack), behind them the panels of the projection.
+template <class Cell, class T>
+OPENLSTM_INLINE index weights_size(const Problem<T>& p) {
+  if constexpr (Cell::whole) {
+    return WholePack<Cell, T>{p, nullptr}.size();
+  } else {
+    Tiles<Cell, T> tiles{p};
+    return tiles.count() * tiles.size();
+  }
+}
+template <class Cell, class T>
+static index packed_size(const Problem<T>& p) {
+  return weights_size<Cell, T>(p) + (p.projected ? panel_size<T>(p.hidden, p.projected) : 0);
+}
+template <class Cell, class T>
+OPENLSTM_INLINE void pack_part(const Problem<T>& p, T* packed, const Part& part) {
+  if constexpr (Cell::whole) {
+    WholePack<Cell, T>{p, packed}.pack(part);
+  } else {
+    Tiles<Cell, T> tiles{p};
+    const Slice own(tiles.count(), part);
+    for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, packed + tile * tiles.size());
+  }
+  if (p.projected && part.id == 0) pack_transposed(p.w_hr, p.hidden, 0, Panels<T>(p.projected).count, p.projected, packed + weights_size<Cell, T>(p));
+}
+template <class Cell, class T>
+static void pack(const Problem<T>& p, T* packed) {
+  pack_part<Cell, T>(p, packed, Part{0, 1, nullptr});
+}
+
 template <class Cell, class T>
 static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
-  if constexpr (Cell::whole) {
-    WholePack<Cell, T>{plan.f, plan.packed}.pack(part);
-  } else {
-    Tiles<Cell, T> tiles{plan.f};
-    const Slice own(tiles.count(), part);
-    if (plan.packed)
-      for (index tile = own.first; tile < own.last; tile++) tiles.pack(tile, plan.packed + tile * tiles.size());
+  if (plan.to_pack) {
+    pack_part<Cell, T>(plan.f, plan.to_pack, part);
+    if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
   }
-  if (plan.w_hr && part.id == 0) pack_transposed(plan.f.w_hr, plan.f.hidden, 0, Panels<T>(plan.f.projected).count, plan.f.projected, plan.w_hr);
-  if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
   RowsForward<Cell, T>(plan, part).run();
 }
 
@@ -485,32 +515,32 @@ static void forward_part(const ForwardPlan<T>& plan, const Part& part) {
 // own cache (1 to 2 MB), so many that W_ih is fetched rarely, and so few that their sums stay there.
 template <class T>
 OPENLSTM_INLINE index steps_ahead(const Problem<T>& p, index rows, index weights) {
-  if (p.steps == 1 || rows == 0) return 1;
+  if (p.taken() == 1 || rows == 0) return 1;
   const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
-  return smaller<index>(rows < max_rows ? 4 * max_rows / rows : large ? 4 : 1, p.steps);
+  return smaller<index>(rows < max_rows ? 4 * max_rows / rows : large ? 4 : 1, p.taken());
 }
 
 template <class Cell, class T>
 static void forward(const Forward<T>& f) {
-  Tiles<Cell, T> tiles{f};
   double per_step = static_cast<double>(f.batch * Cell::gates * f.hidden) * static_cast<double>(f.inputs + f.fed_back());
-  int threads = useful_threads(f, per_step * static_cast<double>(f.steps), work_per_thread);
+  int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
   const bool whole = f.projected || Cell::whole;  // a row's units cannot be shared out
-  bool by_units = !whole && f.steps == 1;
-  if (!whole && f.steps > 1 && f.batch < 4 * threads) {  // too few rows to share
-    int with_barriers = useful_threads(f, per_step, work_per_barrier);
+  bool by_units = !whole && f.taken() == 1;
+  if (!whole && f.taken() > 1 && f.batch < 4 * threads) {  // too few rows to share
+    int with_barriers = useful_threads(f, per_step, f.batch == 1 ? work_of_one_row : work_per_barrier);
     by_units = with_barriers > 1 && with_barriers * 2 > smaller<index>(threads, f.batch);
     threads = by_units ? smaller(threads, with_barriers) : static_cast<int>(smaller<index>(threads, f.batch > 1 ? f.batch : 1));
   }
   Order<T> order(f);
-  bool one_step = by_units && f.steps == 1;
+  bool one_step = by_units && f.taken() == 1 && !f.packed;
   bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
-  const index weights = Cell::whole ? WholePack<Cell, T>{f, nullptr}.size() : tiles.count() * tiles.size();
+  const index weights = weights_size<Cell, T>(f);
   index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, weights);
-  Scratch<T> zeros(f.fed_back() + f.hidden), packed(one_step ? 0 : weights);
-  Scratch<T> w_hr(f.projected ? panel_size<T>(f.hidden, f.projected) : 0), c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
+  Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : packed_size<Cell, T>(f));
+  Scratch<T> c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
   clear<T>(zeros, f.fed_back() + f.hidden);
-  ForwardPlan<T> plan{f, order, zeros, packed, w_hr, c, by_units, ahead};
+  const T* packed = f.packed ? f.packed : to_pack;
+  ForwardPlan<T> plan{f, order, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, by_units, ahead, one_step};
   parallel(threads, [](void* context, const Part& part) { forward_part<Cell>(*static_cast<const ForwardPlan<T>*>(context), part); }, &plan);
 }
 

@@ -98,7 +98,7 @@ struct Begin {
   // The step before t, in the order of processing.
   OPENLSTM_INLINE index before(index t) const { return p.reverse ? t + 1 : t - 1; }
   OPENLSTM_INLINE index length(index b) const { return p.lengths ? p.lengths[b] : p.steps; }
-  OPENLSTM_INLINE bool first(index t, index b) const { return p.reverse ? t == length(b) - 1 : t == 0; }
+  OPENLSTM_INLINE bool first(index t, index b) const { return p.reverse ? t == smaller(length(b), p.last) - 1 : t == p.first; }
   // Whether the state is replaced before step t: reset[t] lies between t-1 and t, in whichever direction that is crossed.
   OPENLSTM_INLINE bool cut(index t, index b) const { return p.reset && crossed(t) < length(b) && p.reset[crossed(t) * p.batch + b]; }
   // What the state before step t is replaced by; given states are indexed like `reset`.
@@ -110,11 +110,13 @@ struct Begin {
 // The step that is processed as the n-th.
 template <class T>
 OPENLSTM_INLINE index step_at(const Problem<T>& p, index n) {
-  return p.reverse ? p.steps - 1 - n : n;
+  return p.reverse ? p.last - 1 - n : p.first + n;
 }
 
-// A thread is worth waking for this many multiply-adds, and worth a barrier for this many between two.
-constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16;
+// A thread is worth waking for this many multiply-adds, and worth a barrier for this many between two: fewer where there is one
+// row, whose weights then come from the caches of two processors. (On a quiet machine 4,096 would do; on a busy one every barrier
+// waits for the other thread's turn, which a short step cannot make up for.)
+constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16, work_of_one_row = 1 << 15;
 
 template <class T>
 OPENLSTM_INLINE int useful_threads(const Problem<T>& p, double work, index least) {

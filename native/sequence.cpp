@@ -1,7 +1,6 @@
 // The kernels of one instruction set: this file is compiled once for each, with -DOPENLSTM_ISA=<its name>. The variants of the
 // LSTM are in variants.cpp, so that two processors can compile at once.
-#include "backward.hpp"
-#include "forward.hpp"
+#include "kernels.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
@@ -49,10 +48,7 @@ extern const CellKernels<float> normed_single[normed_cells];
 extern const CellKernels<double> normed_twofold[normed_cells];
 
 template <class T>
-constexpr CellKernels<T> main_kernels[main_cells] = {{forward<Lstm<T>, T>, backward<Lstm<T>, T>},
-                                                     {forward<Rnn<T, false>, T>, backward<Rnn<T, false>, T>},
-                                                     {forward<Rnn<T, true>, T>, backward<Rnn<T, true>, T>},
-                                                     {forward<Gru<T>, T>, backward<Gru<T>, T>}};
+constexpr CellKernels<T> main_kernels[main_cells] = {kernels_of<Lstm<T>, T>, kernels_of<Rnn<T, false>, T>, kernels_of<Rnn<T, true>, T>, kernels_of<Gru<T>, T>};
 
 #ifdef OPENLSTM_FEW
 #define OPENLSTM_VARIANTS(type) nullptr, nullptr

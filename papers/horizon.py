@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -261,7 +262,7 @@ def freeze(networks: Iterable[Network]) -> verdict.Thresholds:
 
 def _down(value: float) -> float:
     scale = 10.0 ** math.floor(math.log10(value))
-    return math.floor(value / scale) * scale
+    return float(f"{math.floor(value / scale) * scale:.0e}")
 
 
 # Tables
@@ -384,14 +385,24 @@ def _one_thread() -> None:
 
 
 def run(todo: list[Plan], done: list[Network], path: Path, jobs: int) -> list[Network]:
-    """Train what is missing, saving each."""
-    with multiprocessing.get_context("spawn").Pool(jobs, _one_thread) as pool:
-        for n in pool.imap(study, todo):
-            done.append(n)
-            save(path, done)
-            how = f"trained at {n.reached}" if n.trained else f"failed ({n.accuracy:.2f})"
-            name = f"{n.task} {n.beginning}, H={n.hidden}, lag {n.lag}, rate {n.rate:g}"
-            print(f"{len(done):>3} {name:<58} share {n.share:8.1e} flip {n.flip:8.1e}  {how}, {n.seconds:.0f} s", flush=True)
+    """Train what is missing, saving each as it is finished; with one job in this process."""
+
+    def keep(n: Network) -> None:
+        done.append(n)
+        save(path, done)
+        how = f"trained at {n.reached}" if n.trained else f"failed ({n.accuracy:.2f})"
+        name = f"{n.task} {n.beginning}, H={n.hidden}, lag {n.lag}, rate {n.rate:g}"
+        print(f"{len(done):>3} {name:<58} share {n.share:8.1e} flip {n.flip:8.1e}  {how}, {n.seconds:.0f} s", flush=True)
+
+    if jobs == 1:
+        _one_thread()
+        for plan in todo:
+            keep(study(plan))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, _one_thread) as pool:  # says so when a process dies, unlike a Pool
+            for done_one in as_completed([pool.submit(study, plan) for plan in todo]):
+                keep(done_one.result())
     return done
 
 

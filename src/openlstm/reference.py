@@ -136,6 +136,7 @@ def forward(
     save: bool = False,
     out: Array | None = None,
     noise: Noise | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Run:
     """Run a cell over a sequence.
 
@@ -151,11 +152,14 @@ def forward(
         save: keep gates and cell states for `backward`.
         out: an array [T, B, R] into which the outputs are also written.
         noise: zoneout, recurrent and locked dropout; what a reset put there is what zoneout keeps.
+        window: (first, last): run the steps first <= t < last alone, from `state`; what is returned and `out` hold these.
 
     Returns:
         y [T, B, R], the state after each row's last step, and what was saved.
     """
-    T, B, _ = x.shape
+    B = x.shape[1]
+    first, last = window or (0, x.shape[0])
+    T = last - first
     cell, weights, H = _plain(cell, weights)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
     apart = _apart(weights, noise)
@@ -166,14 +170,15 @@ def forward(
     gs: list[Array] = [zero_g] * T
     ms: list[Array] = [zero_m] * T
     cs: list[Any] = [state.c] * T
-    for t in rows.order(T):
+    for t in rows.order(first, last):
+        k = t - first
         taken = take(cell, rows.real(t, x[t]), rows.enter(t, state), weights, noise, t)
         new = taken.state
-        ys[t] = rows.real(t, new.h)
+        ys[k] = rows.real(t, new.h)
         if save:
-            gs[t] = rows.real(t, A.concat(list(taken.gates))) if taken.gates else zero_g
-            ms[t] = rows.real(t, taken.h) if apart else zero_m
-            cs[t] = rows.real(t, new.c) if cell.has_cell else None
+            gs[k] = rows.real(t, A.concat(list(taken.gates))) if taken.gates else zero_g
+            ms[k] = rows.real(t, taken.h) if apart else zero_m
+            cs[k] = rows.real(t, new.c) if cell.has_cell else None
         state = rows.keep(t, new, state)
     y = A.stack(ys) if T else A.zeros(x, 0, B, R)
     if out is not None:
@@ -202,6 +207,8 @@ def backward(
     steps: bool = False,
     input_gradient: bool = True,
     noise: Noise | None = None,
+    window: tuple[int, int] | None = None,
+    later: Gradients | None = None,
 ) -> Gradients:
     """The gradient of `forward`, derived by hand (backpropagation through time).
 
@@ -211,15 +218,20 @@ def backward(
         steps: also hand out dL/dh_t and dL/dc_t for every step.
         input_gradient: whether dL/dx is wanted; it is None if not.
         noise: the same as in `forward`.
+        window: as in `forward`: `state` is the state at its begin and `dstate` belongs to that at its end; `saved` and what is
+            returned hold its steps.
+        later: the gradients of the window that is run after this one; sums over steps go on from there.
 
     The rest as in `forward`. A step of a row whose incoming dL/dh_t and dL/dc_t are all exactly zero contributes exact zeros,
     so that NaN in data that the loss does not depend on stays without effect.
     """
-    T, B, _ = x.shape
+    B = x.shape[1]
+    first, last = window or (0, x.shape[0])
+    T = last - first
     shared, hidden = cell, N.hidden_mask(noise)
     cell, w, H = _plain(cell, weights)
     rows = _Rows(x, lengths, reset, reset_state, reverse)
-    order = list(rows.order(T))
+    order = list(rows.order(first, last))
     zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell
     lost = zoned_c or (saved.m is None and _apart(w, noise))  # whether c' or h' was not kept
     again = lost or not cell.derives_itself
@@ -230,16 +242,21 @@ def backward(
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
     dw_ih, dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1], w.w_ih.shape[:1]))
     dw_hr, dw_ch, dnorm = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch, w.norm))
-    zero = A.zeros(x, B, H)
     dreset = rows.no_flow(x, state)
+    if later is not None:
+        sums = (dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dnorm)
+        dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dnorm = _going_on(later.weights, sums)
+        dreset = dreset if later.reset_state is None else rows.parted(later.reset_state)
+    zero = A.zeros(x, B, H)
     for n in reversed(range(T)):
         t = order[n]
-        before = State(saved.h[order[n - 1]], None if saved.c is None else saved.c[order[n - 1]]) if n else state
+        k, p = t - first, order[n - 1] - first  # places of this step and of the one before in what was saved
+        before = State(saved.h[p], None if saved.c is None else saved.c[p]) if n else state
         before = rows.keep(order[n - 1], before, state) if n else state  # a row that has not begun still holds its h0
         before = rows.enter(t, before)
         g_h = rows.real(t, dh if dy is None else dh + dy[t])
         g_c = None if dc is None else rows.real(t, dc)
-        h_steps[t], c_steps[t] = g_h, g_c
+        h_steps[k], c_steps[k] = g_h, g_c
         live = _any(g_h != 0) if g_c is None else _any(g_h != 0) | _any(g_c != 0)  # [B, 1]
         x_t, before_h = _only(live, x[t]), _only(live, before.h)
 
@@ -248,9 +265,9 @@ def backward(
         if noise is not None:
             new_h, old_h = N.zoneout_backward(noise, N.ZONEOUT_H, t, g_h)
             new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c)
-        gates = A.split(saved.gates[t], len(cell.saved)) if cell.saved and saved.gates is not None else ()
-        c = None if saved.c is None else saved.c[t]
-        h, z, mask = saved.h[t] if saved.m is None else saved.m[t], None, N.candidate_mask(noise, t, zero)
+        gates = A.split(saved.gates[k], len(cell.saved)) if cell.saved and saved.gates is not None else ()
+        c = None if saved.c is None else saved.c[k]
+        h, z, mask = saved.h[k] if saved.m is None else saved.m[k], None, N.candidate_mask(noise, t, zero)
         if again:
             begin = State(before_h, None if before.c is None else _only(live, before.c))
             _, gates, h, c, z, mask = take(cell, x_t, begin, w, noise, t)
@@ -261,7 +278,7 @@ def backward(
         flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z, w.norm), dm, new_c)
 
         dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
-        dx[t] = dz_x @ w.w_ih if input_gradient else None
+        dx[k] = dz_x @ w.w_ih if input_gradient else None
         dw_ih, db_ih = dw_ih + dz_x.T @ x_t, db_ih + dz_x.sum(0)
         dw_hh = dw_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h)
         db_hh = db_hh + dz_h.sum(0) if cell.apart else db_ih
@@ -273,7 +290,7 @@ def backward(
         dh, dc = rows.keep(t, rows.leave(t, back), State(dh, dc))
     db = (None, None) if w.b_ih is None else (db_ih, db_hh)
     return Gradients(
-        (A.stack(dx) if T else A.zeros(x, *x.shape)) if input_gradient else None,
+        (A.stack(dx) if T else A.zeros(x, 0, *x.shape[1:])) if input_gradient else None,
         collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch, dnorm), H, weights.b_ih is not None),
         State(dh, dc),
         rows.whole(x, dreset) if reset_state is not None else None,
@@ -285,6 +302,11 @@ def backward(
 def _apart(w: Weights, noise: Noise | None) -> bool:
     """Whether what is carried as h is not the cell's own output."""
     return w.w_hr is not None or (noise is not None and noise.zoneout_h > 0)
+
+
+def _going_on(later: Weights, zeros: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The sums over the steps of a later window, zeros where it had none (in the order of `Weights`)."""
+    return tuple(zero if a is None else a for a, zero in zip(later, zeros, strict=True))
 
 
 def _plain(cell: Cell, w: Weights) -> tuple[Cell, Weights, int]:
@@ -315,8 +337,8 @@ class _Rows:
         self.each = reset_state is not None and len(reset_state.h.shape) == 3  # a state of its own for every step
         self.reverse = reverse
 
-    def order(self, T: int) -> range:
-        return range(T - 1, -1, -1) if self.reverse else range(T)
+    def order(self, first: int, last: int) -> range:
+        return range(last - 1, first - 1, -1) if self.reverse else range(first, last)
 
     def alive(self, t: int) -> Array | None:
         return None if self.lengths is None else t < self.lengths  # [B, 1]
@@ -378,6 +400,10 @@ class _Rows:
             if a is not None:
                 a[self.at(t)] = _only(cut, s)
         return total
+
+    def parted(self, total: State) -> Any:
+        """The other way round than `whole`."""
+        return State(*(None if a is None else list(a) for a in total)) if self.each else total
 
     def whole(self, x: Array, total: State) -> State:
         """The gradient of the reset state in the shape of the reset state."""

@@ -274,10 +274,19 @@ def test_wrong_usage_is_2(command: list[str], capsys: pytest.CaptureFixture[str]
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "--help")
     assert ran.status == 0
-    for command in ("fit", "predict", "evaluate", "demo", "explain", "lab", "doctor"):
+    for command in ("fit", "predict", "evaluate", "xray", "demo", "explain", "lab", "doctor"):
         assert f"\n  {command} " in ran.out
     assert Ran(capsys, "--version").out == f"{openlstm.__version__}\n"
-    for command in (["fit", "forecast"], ["predict"], ["evaluate"], ["demo"], ["explain"], ["lab", "latch"], ["doctor"]):
+    for command in (
+        ["fit", "forecast"],
+        ["predict"],
+        ["evaluate"],
+        ["xray"],
+        ["demo"],
+        ["explain"],
+        ["lab", "latch"],
+        ["doctor"],
+    ):
         ran = Ran(capsys, *command, "--help")
         assert ran.status == 0 and "--json" in ran.out, command
 

@@ -379,6 +379,31 @@ def test_an_edit_that_changes_nothing_gives_the_numbers_of_torch(kind: str) -> N
     }[kind]
 
 
+@pytest.mark.parametrize("options", [{"clamp": 0.3}, {"scale": 1.2, "units": [1]}, {"freeze": True}], ids=str)
+def test_derivatives_of_an_edited_layer_are_right_twice_and_by_sample(options: dict[str, Any]) -> None:
+    made, x = layer(cells.Peephole()), data(steps=4).requires_grad_()
+    with edit(made, "0.f", **options):
+        assert torch.autograd.gradcheck(lambda x: made(x)[0], x)
+        assert torch.autograd.gradgradcheck(lambda x: made(x)[0], x)
+        weights = {name: p.detach() for name, p in made.named_parameters()}
+
+        def total(p: dict[str, Tensor], row: Tensor) -> Tensor:
+            return torch.func.functional_call(made, p, (row,))[0].sum()
+
+        each = torch.func.vmap(torch.func.grad(total), in_dims=(None, 1))(weights, x.detach())
+        wanted = torch.autograd.grad(made(x)[0].sum(), list(made.parameters()))
+    for a, b in zip(each.values(), wanted, strict=True):
+        torch.testing.assert_close(a.sum(0), b)
+
+
+@pytest.mark.parametrize("shape", [(0, B), (T, 0)], ids=["no steps", "no rows"])
+def test_an_empty_batch(shape: tuple[int, int]) -> None:
+    made = layer(bidirectional=True)
+    for options in ({"clamp": 0.5}, {"freeze": True}):
+        with edit(made, "0_reverse.c", **options):  # type: ignore[arg-type]
+            assert made(torch.zeros(*shape, I, dtype=torch.float64))[0].shape == (*shape, 2 * H)
+
+
 def test_training_goes_through_an_edit_and_its_steps_are_seen_inside_and_after() -> None:
     net, x = model()
     torch.manual_seed(0)

@@ -242,3 +242,66 @@ def test_refusals(name: str) -> None:
     with pytest.raises(kind) as error:
         call()
     assert str(error.value) == text
+
+
+# Ways to begin as text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("default", "layer.reset_parameters()"),
+        ("forget-bias=1", "openlstm.nn.init.forget_bias(layer, 1)"),
+        ("forget-bias=-0.5", "openlstm.nn.init.forget_bias(layer, -0.5)"),
+        ("chrono=120", "openlstm.nn.init.chrono(layer, 120)"),
+        ("chrono=1234567", "openlstm.nn.init.chrono(layer, 1234567)"),
+        ("orthogonal", "openlstm.nn.init.orthogonal(layer)"),
+        ("identity", "openlstm.nn.init.identity(layer)"),
+    ],
+)
+def test_text_and_line_do_the_same(text: str, line: str) -> None:
+    choice = init.parse(text)
+    assert str(choice) == text and choice.line == line
+    made = []
+    for how in range(2):
+        torch.manual_seed(0)
+        layer: Any = RNN(I, 8) if text == "identity" else LSTM(I, 8, num_layers=2)
+        torch.manual_seed(1)
+        if how:
+            assert init.apply(layer, text) is layer
+        else:
+            eval(line, {"openlstm": openlstm, "layer": layer})
+        made.append(dict(layer.named_parameters()))
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_apply_reaches_every_recurrent_layer_of_a_model_and_nothing_else() -> None:
+    model: Any = nn.ModuleDict(
+        {"a": nn.LSTM(2, 3), "b": nn.ModuleList([LSTM(3, 4), nn.LSTMCell(4, 2)]), "head": nn.Linear(2, 1)}
+    )
+    head = model["head"].weight.clone()
+    assert init.apply(model, "forget-bias=2") is model
+    for name, p in model.named_parameters():
+        if "bias_ih" in name:
+            n = len(p) // 4
+            assert (p[n : 2 * n] == 2).all()
+    assert torch.equal(model["head"].weight, head)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "chrono", "orthogonal=1", "chrono=0", "chrono=1.5", "forget-bias=x", "forget-bias=inf", "x=1"]
+)
+def test_what_is_no_way_to_begin(text: str) -> None:
+    with pytest.raises(ArgumentError):
+        init.parse(text)
+
+
+def test_the_words_of_a_refusal() -> None:
+    with pytest.raises(ArgumentError) as error:
+        init.apply(LSTM(I, H), "chron=3")
+    assert str(error.value) == (
+        "init: no such way to begin: 'chron=3'\n  got       'chron=3'\n"
+        "  expected  default, forget-bias=1, chrono=120, orthogonal or identity\n  hint      write it as one of these"
+    )
+    with pytest.raises(ArgumentError, match="no recurrent layer in this module"):
+        init.apply(nn.Linear(2, 2), "orthogonal")

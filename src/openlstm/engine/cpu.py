@@ -109,6 +109,11 @@ def apply(name: str, x: np.ndarray) -> np.ndarray:
     return out
 
 
+def stepper(*arguments: Any) -> Any:
+    """The native half of `engine.Stepper`."""
+    return _native.Stepper(*arguments)
+
+
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
     """Operations per second of a loop that multiplies and adds in registers: the limit of this machine."""
     return _native.peak(threads, seconds, dtype == "float64")
@@ -127,6 +132,7 @@ def forward(
     save: bool = False,
     out: Array | None = None,
     noise: Noise | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Run:
     """As `reference.forward`; `out` may be a slice of a larger array whose last axis is contiguous.
 
@@ -134,14 +140,17 @@ def forward(
     """
     kept: list[Any] = []  # copies that must live until the kernel is done
     cell, weights, _ = _plain(cell, weights)
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise)
-    y = _empty(x, T, B, R) if out is None else out
-    direct = y if _readable(y) else _empty(x, T, B, R)
-    gates = _empty(x, T, B, len(cell.saved) * H) if save else None
-    c = _empty(x, T, B, H) if save and cell.has_cell else None
-    m = _empty(x, T, B, H) if save and weights.w_hr is not None else None
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
+    if window is not None:
+        T = window[1] - window[0]
+    y = empty(x, T, B, R) if out is None else out
+    direct = y if _readable(y) else empty(x, T, B, R)
+    gates = empty(x, T, B, len(cell.saved) * H) if save else None
+    c = empty(x, T, B, H) if save and cell.has_cell else None
+    m = empty(x, T, B, H) if save and weights.w_hr is not None else None
     h_n, c_n = A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None
-    arguments = (*problem, *_rows(direct), *_rows(gates), *_rows(c), *_rows(m), _address(h_n), _address(c_n))
+    kept_rows = (n for a in (direct, gates, c, m) for n in _rows(a, window))
+    arguments = (*problem, *kept_rows, _address(h_n), _address(c_n))
     _native.forward(KERNELS[cell.kernel], _twofold(x), arguments)
     if direct is not y:
         y[...] = direct
@@ -185,10 +194,10 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
     if w_hr is not None or w_ch is not None or norm is not None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1 or not T:
         return None
     empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
-    y = empty_like(h).unsqueeze(0) if alone else _empty(x, T, B, H)
+    y = empty_like(h).unsqueeze(0) if alone else empty(x, T, B, H)
     h_new, c_new = None if alone else empty_like(h), empty_like(c) if cell.has_cell else None
     bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
-    problem = (T, B, inputs, H, 0, 0, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, 0, x.data_ptr(), B * inputs, inputs)
+    problem = (T, B, inputs, H, 0, 0, 0, T, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, 0, x.data_ptr(), B * inputs, inputs)
     starts = (h.data_ptr(), c.data_ptr() if cell.has_cell else 0, 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
     options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
     outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -213,41 +222,53 @@ def backward(
     steps: bool = False,
     input_gradient: bool = True,
     noise: Noise | None = None,
+    window: tuple[int, int] | None = None,
+    later: Gradients | None = None,
 ) -> Gradients:
-    """As `reference.backward`."""
+    """As `reference.backward`; the arrays of `later` are written to."""
     kept: list[Any] = []
     given, bias, (cell, weights, hidden) = cell, weights.b_ih is not None, _plain(cell, weights)
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise)
+    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
+    if window is not None:
+        T = window[1] - window[0]
     y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
     dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
-    dx = _empty(x, *x.shape) if input_gradient else None
-    db_ih = A.empty(x, weights.w_ih.shape[0]) if weights.norm is None else None
-    db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
-    dw = Weights(
-        _empty(x, *weights.w_ih.shape),
-        _empty(x, *weights.w_hh.shape),
-        db_ih,
-        db_hh,
-        None if weights.w_hr is None else _empty(x, *weights.w_hr.shape),
-        None if weights.w_ch is None else A.empty(x, *weights.w_ch.shape),
-        None if weights.norm is None else A.empty(x, *weights.norm.shape),
-    )
+    dx = empty(x, T, *x.shape[1:]) if input_gradient else None
+    if later is None:
+        db_ih = A.empty(x, weights.w_ih.shape[0]) if weights.norm is None else None
+        db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
+        dw = Weights(
+            empty(x, *weights.w_ih.shape),
+            empty(x, *weights.w_hh.shape),
+            db_ih,
+            db_hh,
+            None if weights.w_hr is None else empty(x, *weights.w_hr.shape),
+            None if weights.w_ch is None else A.empty(x, *weights.w_ch.shape),
+            None if weights.norm is None else A.empty(x, *weights.norm.shape),
+        )
+    else:
+        dw = later.weights
+        db_ih = A.empty(x, weights.w_ih.shape[0]) if dw.b_ih is None and weights.norm is None else dw.b_ih
+        db_hh = db_ih if dw.b_hh is None or not cell.apart else dw.b_hh
     start = State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
     along = A.empty(x, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
-    dreset = None
-    if reset_state is not None:
+    dreset = None if later is None else later.reset_state
+    if reset_state is not None and dreset is None:
         dreset = State(*(None if a is None else A.zeros(x, *a.shape) for a in reset_state))
-    h_steps = _empty(x, T, B, R) if steps else None
-    c_steps = _empty(x, T, B, H) if steps and cell.has_cell else None
+    h_steps = empty(x, T, B, R) if steps else None
+    c_steps = empty(x, T, B, H) if steps and cell.has_cell else None
     arguments = (
         *problem,
-        *(n for a in (y, gates, c, m, dy) for n in _rows(a)),
+        *(n for a in (y, gates, c, m) for n in _rows(a, window)),
+        *_rows(dy),
         *(_address(a) for a in (dh_n, dc_n)),
-        *_rows(dx),
-        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, *dw[4:], start.h, along)),
+        *_rows(dx, window),
+        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, *dw[4:])),
+        int(later is not None),
+        *(_address(a) for a in (start.h, along)),
         *(n for a in (dreset or (None, None)) for n in _rows(a)),
-        *_rows(h_steps),
-        *_rows(c_steps),
+        *_rows(h_steps, window),
+        *_rows(c_steps, window),
     )
     _native.backward(KERNELS[cell.kernel], _twofold(x), arguments)
     if weights.b_ih is None:
@@ -267,6 +288,7 @@ def _problem(
     reset_state: State | None,
     reverse: bool,
     noise: Noise | None,
+    window: tuple[int, int] | None,
 ) -> tuple[tuple[Any, ...], tuple[int, int, int, int]]:
     """The fields of `Problem` in native/engine.hpp, and T, B, H, R; the weights are those of `_plain`."""
     if _isa_error is not None:
@@ -284,6 +306,7 @@ def _problem(
     problem = (
         *(T, B, inputs, H, R if w_hr is not None else 0),
         int(reverse),
+        *(window or (0, T)),
         *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr), _address(w_ch), _address(norm)),
         *_rows(_strided(kept, x)),
         *(_address(h0), _address(c0)),
@@ -326,7 +349,7 @@ def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
     return _contiguous(kept, lengths)
 
 
-def _empty(like: Array, *shape: int) -> Array:
+def empty(like: Array, *shape: int) -> Array:
     """Memory for an output: from the workspace where it is large, so that its pages have been touched before."""
     size = 4
     for n in shape:
@@ -363,14 +386,20 @@ def _data(a: Any) -> int:
     return address
 
 
-def _rows(a: Any) -> tuple[int, int, int]:
-    """Address and strides, in elements, of the time and the batch axis; [B, n] is the same at every step."""
+def _rows(a: Any, window: tuple[int, int] | None = None) -> tuple[int, int, int]:
+    """Address and strides, in elements, of the time and the batch axis; [B, n] is the same at every step.
+
+    Of an array that holds the steps of a window alone, the address at which step 0 would stand.
+    """
     if a is None:
         return 0, 0, 0
     if A.is_torch(a):
-        return _data(a), a.stride(0) if a.dim() == 3 else 0, a.stride(-2)
-    size = a.itemsize
-    return a.__array_interface__["data"][0], a.strides[0] // size if a.ndim == 3 else 0, a.strides[-2] // size
+        address, step, row, size = _data(a), a.stride(0) if a.dim() == 3 else 0, a.stride(-2), a.element_size()
+    else:
+        size = a.itemsize
+        address = a.__array_interface__["data"][0]
+        step, row = a.strides[0] // size if a.ndim == 3 else 0, a.strides[-2] // size
+    return address - window[0] * step * size if window and address else address, step, row
 
 
 def _readable(a: Array) -> bool:

@@ -82,10 +82,12 @@ def sequence(
     save: bool = False,
     check_finite: bool = False,
     noise: Noise | None = None,
+    checkpoint: int | None = None,
 ) -> Result:
     """Run a cell over one layer of a sequence, differentiably; arguments as in `recur`, all of them torch tensors.
 
-    `noise.seed` may be a tensor.
+    `noise.seed` may be a tensor. With `checkpoint` the backward pass runs everything again from every so many steps' states
+    (`checkpoint.py`); with `save` everything is kept all the same.
 
     float16 and bfloat16 run as float32 and are rounded once, at the end. The numbers of the layer are the same with and without
     gradients, and the same in a compiled graph.
@@ -94,6 +96,9 @@ def sequence(
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.
         BackendError: where the named backend cannot run this, or in forward-mode differentiation.
     """
+    every = 0 if checkpoint is None else checkpoint
+    if every:
+        _check_checkpoint(cell, x, backend)
     if cell.cells_per_gate > 1:
         cell, weights = cell.unshared(), expand(cell, weights)
     noise = None if noise is None else active(noise)
@@ -101,13 +106,13 @@ def sequence(
     if x.is_cuda or x.dtype in _HALF or not cell.kernel:
         rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
         more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
-        if x.is_cuda and not transformed and not torch.compiler.is_compiling():
+        if x.is_cuda and not every and not transformed and not torch.compiler.is_compiling():
             if choose(backend, cell, x, who(cell), weights.w_hr is not None, noise is not None, save) == "cuda":
                 check_values(who(cell), x, lengths, check_finite)
                 run = cuda.forward(cell, x, weights, state, **rows)
                 return Result(run.y, *cloned(run.state), None, None)
         if x.dtype in _HALF:
-            return _as_float(cell, x, weights, state, rows, more)
+            return _as_float(cell, x, weights, state, rows, {**more, "checkpoint": checkpoint})
         if not cell.kernel:
             choose(backend, cell, x, who(cell), False, noise is not None)
             run = sequence_by_reference(cell, x, weights, state, **rows, **more)
@@ -116,10 +121,10 @@ def sequence(
     tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)), hidden, seed)
     if forward_ad._current_level >= 0:
         _refuse_forward_mode(tensors)
-    how = How.of(cell, reverse, noise, backend)
+    how = How.of(cell, reverse, noise, backend, 0 if save else every)
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return Result(*Forward.apply(*tensors, (*how, True, check_finite)))
-    asked = lengths is not None or reset is not None or noise is not None or save or check_finite or reverse
+    asked = lengths is not None or reset is not None or noise is not None or save or check_finite or reverse or every
     if not asked and _direct(x) and _short(cell, x, weights, backend, who(cell)):
         found = cpu.plain(cell, x, weights, state)
         if found is not None:
@@ -157,6 +162,15 @@ def _short(cell: Cell, x: Tensor, weights: Weights, backend: str, name: str) -> 
         return choose(backend, cell, x, name, weights.w_hr is not None) == "cpu"
     cpu.check_isa()
     return True
+
+
+def _check_checkpoint(cell: Cell, x: Tensor, backend: str) -> None:
+    """What keeps less than everything: the kernels, and the reference with a derivative of its own."""
+    if cell.kernel and not (x.is_cuda and backend == "cuda"):
+        return
+    why = "the cuda backend" if cell.kernel else f"{type(cell).__name__}, a cell without a kernel"
+    got, expected = f"{who(cell)}(checkpoint=..., backend={backend!r})", "a cell of openlstm.cells on 'cpu' or 'reference'"
+    raise BackendError(message(who(cell), f"{why} keeps every step", got, expected, "leave checkpoint out"))
 
 
 def runs_as(x: Tensor) -> Tensor:
@@ -224,7 +238,7 @@ class Forward(torch.autograd.Function):
         if _direct(tensors[0]):
             *how, save, check_finite = options
             how = How(*how)
-            return tuple(run_forward(Call.of(tensors, how), how.backend, save, check_finite))
+            return tuple(run_forward(Call.of(tensors, how), how.backend, save, check_finite, how.checkpoint))
         return torch.ops.openlstm.forward(*tensors, *options)
 
     @staticmethod
@@ -262,7 +276,8 @@ class Backward(torch.autograd.Function):
         if _direct(tensors[0]) and not any(t is not None and is_legacy_batchedtensor(t) for t in tensors[-3:]):
             *how, input_gradient = options
             how = How(*how)
-            return flat(run_backward(Call.of(tensors[:INPUTS], how), tensors[INPUTS:], how.backend, input_gradient))
+            call = Call.of(tensors[:INPUTS], how)
+            return flat(run_backward(call, tensors[INPUTS:], how.backend, input_gradient, every=how.checkpoint))
         saved = [t if t is not None else tensors[0].new_empty(0) for t in tensors[INPUTS : INPUTS + 4]]
         return torch.ops.openlstm.backward(*tensors[:INPUTS], *saved, *tensors[INPUTS + 4 :], *options)
 

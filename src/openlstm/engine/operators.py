@@ -17,6 +17,7 @@ from torch import Tensor
 from openlstm import cells
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
+from openlstm.engine import checkpoint
 from openlstm.engine.check import check_recur
 from openlstm.engine.support import SUPPORT, choose
 from openlstm.noise import Noise
@@ -57,13 +58,14 @@ class How(NamedTuple):
     stream: int
     training: bool
     backend: str
+    checkpoint: int = 0  # steps between two states that are kept; 0 keeps everything
 
     @staticmethod
-    def of(cell: Cell, reverse: bool, noise: Noise | None, backend: str) -> How:
+    def of(cell: Cell, reverse: bool, noise: Noise | None, backend: str, checkpoint: int = 0) -> How:
         kernel = "gru_memory" if cell.kernel == "gru" and cell.has_cell else cell.kernel
         n = noise or _QUIET
         rates = (float(n.zoneout_h), float(n.zoneout_c), float(n.candidate))
-        return How(kernel, cell.clip, reverse, *rates, n.stream, n.training, backend)
+        return How(kernel, cell.clip, reverse, *rates, n.stream, n.training, backend, checkpoint)
 
     @property
     def cell(self) -> Cell:
@@ -114,15 +116,24 @@ class Call(NamedTuple):
         return self.weights.w_hr is not None
 
 
-def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Result:
-    """The forward pass of a backend, its arguments checked."""
+def run_forward(call: Call, backend: str, save: bool, check_finite: bool, every: int = 0) -> Result:
+    """The forward pass of a backend, its arguments checked.
+
+    Where a checkpoint is kept after `every` steps, `gates` and `c` are the states h [N, B, R] and c [N, B, H] that are kept.
+    """
     cell, x, weights, state, options = call
     lengths = options["lengths"]
     # a kernel reads addresses
     check_recur(cell, x, weights, state, None, options["reset"], options["reset_state"], options.get("noise"))
     if lengths is not None or check_finite:
         check_values(who(cell), x, lengths, check_finite)
-    run = call.module(backend, save).forward(cell, x, weights, state, save=save, **options)
+    module = call.module(backend, save)
+    if every:
+        checkpoint.check(who(cell), every, x.shape[0])
+        if save:
+            y, state, begins = checkpoint.forward(module, cell, x, weights, state, every, **options)
+            return Result(y, state.h, state.c, *begins)
+    run = module.forward(cell, x, weights, state, save=save, **options)
     state = run.state if x.shape[0] else cloned(run.state)
     if run.saved is None:
         return Result(run.y, state.h, state.c, None, None)
@@ -130,11 +141,17 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool) -> Res
     return Result(run.y, state.h, state.c, run.saved.gates if cell.saved else None, run.saved.c, m)
 
 
-def run_backward(call: Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False) -> Gradients:
-    """The backward pass of a backend; `tensors` are y, gates, c, m, dy, dh, dc."""
+def run_backward(
+    call: Call, tensors: Any, backend: str, input_gradient: bool, steps: bool = False, every: int = 0
+) -> Gradients:
+    """The backward pass of a backend; `tensors` are y, gates, c, m, dy, dh, dc, as `run_forward` gave them."""
     y, gates, c, m, dy, dh, dc = tensors
     has_cell = call.cell.has_cell
     module = call.module(backend, True)
+    if every:
+        begins, dstate = State(gates, c if has_cell else None), State(dh, dc if has_cell else None)
+        options = {**call.options, "input_gradient": input_gradient}
+        return checkpoint.backward(module, call.cell, call.x, call.weights, begins, dy, dstate, every, **options)
     saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
     dstate = State(dh, dc if has_cell else None)
     more = {"steps": steps, "input_gradient": input_gradient}
@@ -188,14 +205,15 @@ def check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     how = How(*args[INPUTS:-2])
     save, check_finite = args[-2:]
-    run = run_forward(Call.of(args[:INPUTS], how), how.backend, save, check_finite)
+    run = run_forward(Call.of(args[:INPUTS], how), how.backend, save, check_finite, how.checkpoint)
     return filled(tuple(run), args[0])
 
 
 def _backward(*args: Any) -> tuple[Tensor, ...]:
     how = How(*args[INPUTS + 7 : -1])
     call = Call.of(args[:INPUTS], how)
-    return filled(flat(run_backward(call, args[INPUTS : INPUTS + 7], how.backend, args[-1])), call.x)
+    grads = run_backward(call, args[INPUTS : INPUTS + 7], how.backend, args[-1], every=how.checkpoint)
+    return filled(flat(grads), call.x)
 
 
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
@@ -203,6 +221,17 @@ def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     how, save = How(*args[INPUTS:-2]), args[-2]
     cell = how.cell
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
+    if save and how.checkpoint:
+        kept = -(-T // checkpoint.interval(how.checkpoint, B))
+        c = x.new_empty((kept, B, H) if cell.has_cell else (0,))
+        return (
+            x.new_empty((T, B, R)),
+            x.new_empty((B, R)),
+            c.new_empty(c.shape[1:]),
+            x.new_empty((kept, B, R)),
+            c,
+            x.new_empty(0),
+        )
     return (
         x.new_empty((T, B, R)),
         x.new_empty((B, R)),
@@ -227,7 +256,7 @@ _TENSORS = (
 _SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
 _HOW = (
     "str kernel, float? clip, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
-    "bool training, str backend"
+    "bool training, str backend, int checkpoint"
 )
 _library = torch.library.Library("openlstm", "DEF")
 _library.define(f"forward({_TENSORS}, {_HOW}, bool save, bool check_finite) -> ({', '.join(['Tensor'] * 6)})")

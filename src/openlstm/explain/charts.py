@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,18 +17,15 @@ from openlstm._errors import missing_extra
 
 try:
     import altair as alt
-    import vl_convert
 except ModuleNotFoundError as error:
     raise missing_extra("explain", str(error.name), "report") from error
 
+from openlstm.insight.report.display import DASHES, GRID, SERIES, SOFT, VARIABLES, Chart, config, powers
+from openlstm.insight.report.display import number as number
+from openlstm.insight.report.display import to_svg as to_svg
+
 WIDE, NARROW = 660, 330  # px, of the whole drawing
 MARGIN = 66  # px of that for the labels on the left
-SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505")
-INK, SOFT, GRID = "#010101", "#020202", "#030303"
-VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", **{color: f"s{k}" for k, color in enumerate(SERIES, 1)}}
-DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2])
-
-Chart = Any  # altair's own union of chart types
 Values = Mapping[str, np.ndarray]  # series -> numbers over time
 
 
@@ -48,7 +44,7 @@ class Figure(NamedTuple):
 
     def notebook(self, width: int = WIDE) -> Chart:
         """The drawing with title, legend and colours of its own, for a notebook."""
-        return self.draw(width).properties(title=self.title).configure(**_config(legend=len(self.series) > 1))
+        return self.draw(width).properties(title=self.title).configure(**config(legend=len(self.series) > 1))
 
 
 class Panel(NamedTuple):
@@ -110,7 +106,7 @@ def curves(
         decades = round(math.log10(log[1] / log[0]))
         exponents = range(round(math.log10(log[0])), round(math.log10(log[1])) + 1, max(1, math.ceil(decades / 7)))
         scale = alt.Scale(type="log", domain=list(log), nice=False)
-        axis = _y_axis(values=[10.0**n for n in exponents], labelExpr=_powers(exponents))
+        axis = _y_axis(values=[10.0**n for n in exponents], labelExpr=powers(exponents))
 
     def draw(width: int) -> Chart:
         drawn = (
@@ -163,48 +159,6 @@ def matrices(named: Values) -> Callable[[int], Chart]:
     return draw
 
 
-def to_svg(chart: Chart, name: str) -> str:
-    """One drawing as an SVG that takes its colours and its font from the page; `name` keeps its ids apart from others'."""
-    svg = vl_convert.vegalite_to_svg(chart.configure(**_config(legend=False)).to_json(validate=False))
-    for sentinel, variable in VARIABLES.items():
-        svg = svg.replace(sentinel, f"var(--{variable})")
-    svg = re.sub(r' font-family="[^"]*"', "", svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r' (?:role|aria-[a-z]+|pointer-events|xmlns:xlink)="[^"]*"', "", svg)  # the figure itself says what it shows
-    svg = re.sub(r'<path class="background"[^>]*></path>|<path class="foreground"[^>]*></path>', "", svg)
-    svg = re.sub(r' class="[^"]*"', "", svg)
-    svg = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", svg)  # a hundredth of a pixel is enough
-    return re.sub(r'<svg ([^>]*?)width="([\d.]+)" height="[\d.]+"', r'<svg \1style="max-width:\2px"', svg, count=1)
-
-
-def number(value: float) -> str:
-    r"""A number for a sentence, with three digits.
-
-    >>> number(0.7616), number(120.0), number(0.0), number(-4.5)
-    ('0.762', '120', '0', '−4.5')
-    >>> number(3.14e-8).replace("\N{NO-BREAK SPACE}", " ")
-    '3.1 × 10⁻⁸'
-    """
-    if not math.isfinite(value):
-        return "infinity" if value > 0 else str(value)
-    size, sign = abs(value), "−" if value < 0 else ""
-    if size == 0 or 1e-3 <= size < 1e5:
-        return sign + (f"{size:.3g}" if size < 1000 else f"{size:,.0f}")
-    exponent = math.floor(math.log10(size))
-    return f"{sign}{size / 10.0**exponent:.1f}\u00a0×\u00a010{_superscript(exponent)}"
-
-
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def _powers(exponents: Iterable[int]) -> str:
-    """A Vega expression that writes powers of ten as people do: 10⁻³, 1, 1,000."""
-    pairs = (f"'{n}': '{'1' if n == 0 else '10' + _superscript(n)}'" for n in exponents)
-    return "({" + ", ".join(pairs) + "})[round(log(datum.value) / LN10)]"
-
-
 def _points(values: Values, first: int) -> list[dict[str, Any]]:
     return [{"t": k + first, "s": name, "v": float(value)} for name, column in values.items() for k, value in enumerate(column)]
 
@@ -226,17 +180,3 @@ def _color(names: Sequence[str]) -> alt.Color:
 
 def _dash(names: Sequence[str]) -> alt.StrokeDash:
     return alt.StrokeDash("s:N", title=None, scale=alt.Scale(domain=list(names), range=list(DASHES[: len(names)])))
-
-
-def _config(legend: bool) -> dict[str, Any]:
-    axis = {"labelColor": SOFT, "titleColor": INK, "gridColor": GRID, "domainColor": SOFT, "domain": False, "ticks": False}
-    axis |= {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelPadding": 6}
-    return {
-        "background": "transparent",
-        "padding": 2,
-        "axis": axis,
-        "line": {"strokeWidth": 2.2},
-        "legend": {"orient": "top", "labelLimit": 400} if legend else {"disable": True},
-        "title": {"color": INK},
-        "view": {"stroke": None},
-    }

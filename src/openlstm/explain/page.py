@@ -111,7 +111,10 @@ def render(sections: list[dict[str, Any]], seed: int) -> str:
 
 def _svg(figure: Figure, name: str) -> dict[str, Markup]:
     """The drawing for a laptop and the one for a phone."""
-    return {kind: Markup(to_svg(figure.draw(width), f"{name}-{kind}")) for kind, width in (("wide", WIDE), ("narrow", NARROW))}
+    return {
+        kind: Markup(to_svg(figure.draw(width), f"{name}-{kind}", speaking=False))
+        for kind, width in (("wide", WIDE), ("narrow", NARROW))
+    }
 
 
 def _made() -> dict[str, str]:

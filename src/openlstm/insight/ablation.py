@@ -220,11 +220,16 @@ class _Asked:
         elif k < self.longest:
             old, new = x.split([self.longest - k, k], self.time)
             x = torch.cat([self._shuffled(old) if self.mode == "shuffle" else self._without(old), new], self.time)
-        rest = [a.narrow(self.time, end - 1, 1) if self._in_time(a) else a for a in self.rest]
-        return x, *rest
+        return x, *(self._of_end(a, end, k, a is self.rest[-1]) for a in self.rest)
 
-    def _in_time(self, a: Any) -> bool:
-        return self.every and isinstance(a, Tensor) and a.dim() >= 2 and a.shape[:2] == self.x.shape[:2]
+    def _of_end(self, a: Any, end: int, k: int, target: bool) -> Any:
+        """What stands beside x: of the target the last step, of other sequences the steps that x has."""
+        if not isinstance(a, Tensor) or a.dim() < 2 or a.shape[:2] != self.x.shape[:2]:
+            return a
+        if target:
+            return a.narrow(self.time, end - 1, 1) if self.every else a
+        steps = k if self.mode == "cut" else self.longest
+        return a.narrow(self.time, end - steps, steps)
 
     def _shuffled(self, old: Tensor) -> Tensor:
         order = torch.randperm(old.shape[self.time], generator=torch.Generator().manual_seed(self.seed))

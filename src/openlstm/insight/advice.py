@@ -8,8 +8,8 @@
 
 Neither the gradient's share nor the flip ranks: both are large where a state moves a lot, in a direction that depends on all
 the other inputs, so that nobody can tell which way the one that counts pointed (forget bias 3 and 5 on `latch`). r is about
-0.5 for the gates that learn it and at most 0.25 for those that do not. It takes PROBE rows; where the data hold fewer, each step
-of a new row is taken from a row of the data at random, which leaves what is read and what distracts as they were.
+0.5 for the gates that learn it and at most 0.25 for those that do not. It takes PROBE rows; where the data hold fewer, each
+step of a new row is taken from a row of the data at random, which leaves what is read and what distracts as they were.
 
 Training may undo a good beginning within ten steps. With a loss the best candidate is given a trial of TRIAL steps of Adam on
 the data at hand; where its flip ratio falls below a tenth of what it was, a warm-up and a smaller rate are tried.
@@ -33,6 +33,7 @@ from openlstm._errors import ArgumentError
 from openlstm.insight.look import Loss, Place, ours, recurrent
 from openlstm.insight.needed import Needed
 from openlstm.insight.verdict import Verdict, final_state, forward_places, judge, measure_places, rows_of, verdict
+from openlstm.insight.words import plain
 from openlstm.nn import init
 from openlstm.reference import State
 
@@ -76,7 +77,7 @@ class Candidate:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
         names = ("name", "flag", "line", "share", "flip", "verdict", "read", "share_after", "flip_after", "score")
-        return {name: getattr(self, name) for name in names}
+        return plain({name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def advise(
             f"Training goes back {window} steps, so that no gradient ever reaches lag {lag}: take windows of {lag + 1} or more."
         )
     if own.word != "blocked" and not always:
+        if own.word == "no verdict" and not any(p.gates for p in forward_places(model, data, loss)):
+            notes.append(_another(model, lag))
         return Advice(own, (), None, tuple(notes))
     trying = _Trying(model, data, lag, loss, own.needed, trial if loss is not None else 0, seed)
     tried = [c for flag in flags(lag) if (c := trying.candidate(flag)) is not None]

@@ -143,7 +143,7 @@ class _Layers:
             changes = next(coming)
             return run_edited(cell, changes, *args, **options) if changes else run(cell, *args, **options)
 
-        y, state, ran = Recurrent.layers(self.layer, given, save=save, packed=packed, run=each)
+        y, state, ran = type(self.layer).layers(self.layer, given, save=save, packed=packed, run=each)
         both = zip(ran, by_place, strict=True)
         return y, state, [r._replace(weights=_Closed(*r.weights)) if changes else r for r, changes in both]
 

@@ -20,13 +20,14 @@ Source: measured on 170 networks against thirteen other rules (docs/horizon.md).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.insight.words import plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Flip:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
-        return asdict(self)
+        return plain(self)
 
 
 def flip(run: Callable[[Tensor], Any], x: Tensor, lag: int) -> Flip:
@@ -108,4 +109,4 @@ def _rows(out: Any, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.dim() == 0 or out.shape[0] != x.shape[1]:
         got, expected = f"run(x): {describe(out)}", f"[{x.shape[1]}, ...], one row for each sequence"
         raise ShapeError(message("flip", "run does not return a row for each sequence", got, expected, "return h_T, [B, H]"))
-    return out.detach().flatten(1).double()
+    return out.detach().reshape(len(out), -1).double()

@@ -43,12 +43,14 @@ class Needed:
 
     lag: the furthest lag that is needed; None where the model finds nothing at all.
     contexts, errors: [K+1], context 0 .. K and its held-out error relative to that of the mean.
+    doubts: [K+1], the standard error of 1 - error.
     samples: N.
     """
 
     lag: int | None
     contexts: np.ndarray
     errors: np.ndarray
+    doubts: np.ndarray
     samples: int
 
     @property
@@ -57,11 +59,12 @@ class Needed:
         return float(max(0.0, 1 - self.errors.min()))
 
     def nearer(self, lag: int) -> float:
-        """The share of what can be told that is told by lags 0 .. lag-1: 0 to 1; 0 where nothing is told at all."""
+        """The share of what can be told that is told by lags 0 .. lag-1, 0 to 1; 0 where it may be chance."""
         if self.lag is None:
             return 0.0
-        known = self.errors[: min(lag, len(self.errors) - 1) + 1].min()
-        return float(np.clip((1 - known) / self.explained, 0.0, 1.0))
+        best = int(self.errors[: lag + 1].argmin())
+        told = 1 - float(self.errors[best])
+        return min(1.0, told / self.explained) if _tells(told, float(self.doubts[best])) else 0.0
 
     @property
     def finding(self) -> str:
@@ -158,15 +161,22 @@ def _decide(losses: np.ndarray, samples: int) -> Needed:
     errors = losses.mean(1)
     best = int(errors.argmin())
 
+    gains = losses[0] - losses
+    doubts = gains.std(1) / np.sqrt(losses.shape[1])
+
     def above(c: int) -> tuple[float, float]:  # how far above the best context, and the standard error of that
         difference = losses[c] - losses[best]
         return float(difference.mean()), float(difference.std() / np.sqrt(len(difference)))
 
-    gain, doubt = above(0)
     lag = None
-    if scale > 0 and gain > max(0.01, 3 * doubt):
+    if scale > 0 and _tells(1 - float(errors[best]), float(doubts[best])):
         lag = next(c for c in range(best + 1) if _as_good(*above(c), float(errors[best]))) - 1
-    return Needed(None if lag is None else max(lag, 0), np.arange(len(errors)), errors, samples)
+    return Needed(None if lag is None else max(lag, 0), np.arange(len(errors)), errors, doubts, samples)
+
+
+def _tells(gain: float, doubt: float) -> bool:
+    """Whether a model does better than the mean by more than chance: three standard errors, and 1 %."""
+    return gain > max(0.01, 3 * doubt)
 
 
 def _as_good(more: float, doubt: float, best: float) -> bool:

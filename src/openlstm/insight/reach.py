@@ -136,7 +136,9 @@ class Enters:
             order = place.order(0, place.steps)  # [T, B]
             reads = (place.dy != 0).any(2) & (order >= 0)
             self.last = torch.maximum(self.last, torch.where(reads, order, -1).amax(0))
-            self.dh = self.dh + torch.where((self.last >= 0)[:, None], place.dy[self.time(), torch.arange(len(ends))], 0)
+            self.dh = self.dh + torch.where(
+                (self.last >= 0)[:, None], place.dy[self.time(), torch.arange(len(ends), device=ends.device)], 0
+            )
 
     def time(self) -> Tensor:
         """The step of x at which it enters [B]; 0 for a row without one."""

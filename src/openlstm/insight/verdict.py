@@ -23,7 +23,7 @@ Source: Bengio, Simard & Frasconi 1994; thresholds and their limits: papers/hori
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,7 @@ from openlstm.insight.flip import Flip, flip
 from openlstm.insight.look import Loss, Place, look
 from openlstm.insight.needed import Needed
 from openlstm.insight.reach import reach
+from openlstm.insight.words import plain
 from openlstm.nn.form import Arguments
 from openlstm.reference import State
 
@@ -81,10 +82,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
-        plain = asdict(replace(self, needed=None))
-        plain["thresholds"] = self.thresholds._asdict()
-        plain["needed"] = None if self.needed is None else self.needed.to_dict()
-        return {**plain, "finding": self.finding}
+        needed = None if self.needed is None else self.needed.to_dict()
+        return {**plain(replace(self, needed=None)), "thresholds": self.thresholds._asdict(), "needed": needed}
 
 
 class Measured(NamedTuple):

@@ -54,6 +54,14 @@ def no_lengths(who: str, lengths: Any, cu_seqlens: Any = None) -> None:
             raise ArgumentError(message(who, what, f"{name}: {describe(value)}", "one of the two", hint))
 
 
+def checkpoint(who: str, every: Any) -> None:
+    """A number of steps, or None to keep everything."""
+    if every is None or (isinstance(every, int) and not isinstance(every, bool) and every >= 1):
+        return
+    what, hint = f"checkpoint={every!r} is not a number of steps", "about sqrt(T) keeps least; leave it out to keep every step"
+    raise ArgumentError(message(who, what, f"checkpoint={every!r}", "None, or a whole number from 1 to T", hint))
+
+
 def sizes(who: str, input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0) -> None:
     """Constructor arguments that count something."""
     least = {"input_size": 1, "hidden_size": 1, "num_layers": 1, "proj_size": 0}

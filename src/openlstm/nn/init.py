@@ -140,14 +140,14 @@ class Choice(NamedTuple):
     value: float | None = None
 
     def __str__(self) -> str:
-        return self.name if self.value is None else f"{self.name}={self.value:g}"
+        return self.name if self.value is None else f"{self.name}={_short(self.value)}"
 
     @property
     def line(self) -> str:
         """The line of Python that does the same to a layer named `layer`."""
         if self.name == "default":
             return "layer.reset_parameters()"
-        return f"openlstm.nn.init.{self.name.replace('-', '_')}(layer{'' if self.value is None else f', {self.value:g}'})"
+        return f"openlstm.nn.init.{self.name.replace('-', '_')}(layer{'' if self.value is None else f', {_short(self.value)}'})"
 
 
 CHOICES: dict[str, bool] = {"default": False, "forget-bias": True, "chrono": True, "orthogonal": False, "identity": False}
@@ -212,6 +212,10 @@ def apply(module: M, how: str | Choice) -> M:
         else:
             layer.reset_parameters()  # type: ignore[operator]
     return module
+
+
+def _short(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 _KINDS = (Recurrent, OneStep, nn.RNNBase, nn.RNNCellBase)

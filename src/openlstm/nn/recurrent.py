@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     weight_dropout: float
     backend: str
     check_finite: bool
+    checkpoint: int | None
 
 
 DEFAULTS: dict[str, Any] = {
@@ -52,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "weight_dropout": 0.0,
     "backend": "auto",
     "check_finite": False,
+    "checkpoint": None,
 }
 """The keywords that torch.nn's layers do not have."""
 
@@ -67,6 +69,7 @@ class Recurrent(nn.Module):
     weight_dropout: float
     backend: str
     check_finite: bool
+    checkpoint: int | None
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Recurrent(nn.Module):
         checks.flags(who, **flags, check_finite=own["check_finite"])
         checks.rate(who, "dropout", dropout)
         checks.noise(who, cell, own)
+        checks.checkpoint(who, own["checkpoint"])
         if dropout > 0 and num_layers == 1:
             warnings.warn(f"{who}: dropout={dropout} has no effect with num_layers=1; it acts between layers", stacklevel=3)
         self.cell = cell
@@ -299,6 +303,7 @@ class Recurrent(nn.Module):
                     save=save,
                     check_finite=self.check_finite and layer == 0,
                     noise=noise,
+                    checkpoint=self.checkpoint,
                 )
                 ran.append(Ran(x, w, state, fresh, bool(direction), result, noise))
             ys = [r.result.y for r in ran[-D:]]
@@ -375,6 +380,9 @@ class LSTM(Recurrent):
         weight_dropout: rate on the entries of W_hh, one mask for a call (DropConnect).
         backend: "auto", "cpu", "cuda" or "reference"; a named one is never replaced by another.
         check_finite: refuse NaN and infinity in x.
+        checkpoint: keep for the backward pass only the state at every so many steps (rounded up to whole blocks of 512 // B),
+            1 .. T, and run the steps between again: one more forward pass, the same bits, memory for T/checkpoint states
+            instead of T (G + 1) H B numbers.
 
     Dropout acts while training and scales what it keeps by 1/(1-p); zoneout takes its expectation in eval. All masks follow
     torch.manual_seed.

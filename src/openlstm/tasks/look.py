@@ -24,6 +24,7 @@ from openlstm.tasks.forecast import Forecaster, network, quantile_loss, windows
 from openlstm.tasks.scoring import evaluate
 from openlstm.train import Options
 
+EPOCHS = Options().epochs  # at most, where `apply` trains
 NOISE = 64  # rows of noise where there are no data
 
 
@@ -89,6 +90,7 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
         members=shape.members,
         init=best.flag,
         options=Options(
+            epochs=EPOCHS,
             learning_rate=training.learning_rate,
             batch_size=training.batch_size,
             weight_decay=training.weight_decay,

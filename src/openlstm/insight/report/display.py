@@ -178,8 +178,8 @@ def config(legend: bool, background: str = "transparent") -> dict[str, Any]:
     }
 
 
-def to_svg(chart: Chart, name: str) -> str:
-    """One drawing as an SVG that takes its colours and its font from the page; each mark says its numbers when pointed at."""
+def to_svg(chart: Chart, name: str, *, speaking: bool = True) -> str:
+    """One drawing as an SVG that takes its colours and its font from the page; a mark says its numbers when pointed at."""
     svg = vl_convert.vegalite_to_svg(chart.configure(**config(legend=False)).to_json(validate=False))
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, f"var(--{variable})")
@@ -187,7 +187,8 @@ def to_svg(chart: Chart, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     # the words of a mark become what the browser shows when it is pointed at; the figure itself says what all of it shows
-    svg = re.sub(r'<path (?=[^>]*role="graphics-symbol")[^>]*?/>', _speaking, svg)
+    if speaking:
+        svg = re.sub(r'<path (?=[^>]*role="graphics-symbol")[^>]*?/>', _speaking, svg)
     svg = re.sub(r' (?:role|aria-[a-z]+|pointer-events|xmlns:xlink)="[^"]*"', "", svg)
     svg = re.sub(r'<path class="background"[^>]*></path>|<path class="foreground"[^>]*></path>', "", svg)
     svg = re.sub(r' class="(mark-\w+) role-mark[^"]*"', r' data-mark="\1"', svg)

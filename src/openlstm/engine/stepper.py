@@ -1,0 +1,190 @@
+"""`Stepper`: one step at a time with nothing between the caller and the kernel, from weights packed once.
+
+Legend: B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openlstm import reference
+from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.cells import Cell
+from openlstm.engine import cpu, threads
+from openlstm.engine.support import choose
+from openlstm.reference import State, Weights, _plain
+from openlstm.weights import fed_back_size, hidden_size
+
+WHO = "Stepper"
+
+
+class Stepper:
+    """A stack of layers, step by step: the state lives here, and a step of the kernel allocates nothing.
+
+    It owns a **packed copy** of the weights as they are when it is made: training the layer afterwards does not change it. The
+    numbers are those of the layer in eval mode, bit for bit.
+
+    Args:
+        layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (numpy `Weights`), such as
+            the network of a loaded model.
+        batch: B, the rows of every step.
+        backend: "auto", "cpu" or "reference".
+
+    Attributes:
+        step: x [B, I] (or [I] where B = 1), float32 or float64 as the weights, numpy (fastest), a torch tensor or a list ->
+            the last layer's h, numpy [B, R]. **The array is the same one at every step**: copy what is to be kept.
+        state: h [L, B, R] and c [L, B, H] (None for a cell without one) as copies; assign to go on from elsewhere.
+
+    Raises:
+        ArgumentError: for a bidirectional layer, zoneout, which the packed step does not know, or another kind of layer.
+        ShapeError, DtypeError: of `step`, for an x that does not fit.
+
+    >>> from openlstm.cells import LSTM
+    >>> class Net:
+    ...     cell, layers = LSTM(), (Weights(np.ones((8, 3), np.float32), np.zeros((8, 2), np.float32)),)
+    >>> stepper = Stepper(Net())
+    >>> stepper.step(np.ones(3, np.float32)).round(2).astype(str).tolist()
+    [['0.7', '0.7']]
+    >>> stepper.reset()
+    >>> float(stepper.state.c.max())
+    0.0
+    """
+
+    step: Callable[[Any], np.ndarray]
+
+    def __init__(self, layer: Any, batch: int = 1, *, backend: str = "auto") -> None:
+        cell, stack = _read(layer)
+        self._stack = [_numpy(_plain(cell, w)[1]) for w in stack]
+        self._cell: Cell = cell.unshared()
+        self._batch = _whole(batch)
+        first = self._stack[0]
+        self._dtype = first.w_ih.dtype
+        self._fit = _Fit(self._dtype, self._batch, first.w_ih.shape[1])
+        self._hidden = hidden_size(self._cell, first)
+        R = fed_back_size(self._cell, self._hidden, 0 if first.w_hr is None else first.w_hr.shape[0])
+        shape = (len(self._stack), batch)
+        self._h = np.zeros((*shape, R), self._dtype)
+        self._c = np.zeros((*shape, self._hidden), self._dtype) if self._cell.has_cell else None
+        self._y = np.zeros((*shape, R), self._dtype)
+        probe = np.empty((1, batch, self._fit.inputs), self._dtype)
+        self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
+        self.step = self._native().step if self.backend == "cpu" else self._by_reference
+
+    @property
+    def state(self) -> State:
+        """h [L, B, R] and c [L, B, H], copies."""
+        return State(self._h.copy(), None if self._c is None else self._c.copy())
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        pair = value if isinstance(value, (tuple, list)) else (value, None)
+        for name, mine, given in (("h", self._h, pair[0]), ("c", self._c, pair[1] if len(pair) > 1 else None)):
+            if mine is None and given is None:
+                continue
+            found = None if given is None else np.asarray(given)
+            if mine is None or found is None or found.shape != mine.shape:
+                expected = "None" if mine is None else f"{mine.dtype}{list(mine.shape)} = [L, B, .]"
+                what, hint = f"state.{name} does not fit", "assign what another stepper's `state`, or the layer, gave"
+                raise ShapeError(message(WHO, what, f"{name}: {describe(given)}", expected, hint))
+            mine[...] = found
+
+    def reset(self) -> None:
+        """Begin anew from zeros."""
+        self._h[...] = 0
+        if self._c is not None:
+            self._c[...] = 0
+
+    def _native(self) -> Any:
+        """The native object; it holds its own packed weights and writes to the arrays of this one."""
+
+        def address(a: Any) -> int:
+            return 0 if a is None else a.__array_interface__["data"][0]
+
+        layers = []
+        for n, w in enumerate(self._stack):
+            own = (self._h[n], None if self._c is None else self._c[n], self._y[n])
+            clip = math.inf if self._cell.clip is None else float(self._cell.clip)
+            layers.append(
+                (
+                    *(w.w_ih.shape[1], self._hidden, 0 if w.w_hr is None else w.w_hr.shape[0]),
+                    *(len(self._cell.feeds_back), int(self._cell.has_cell)),
+                    *(address(a) for a in w),
+                    *(0 if a is None else a.size for a in (w.w_ch, w.norm)),
+                    clip,
+                    *(address(a) for a in own),
+                )
+            )
+        twofold = self._dtype.itemsize == 8
+        number = cpu.KERNELS[self._cell.kernel]
+        return cpu.stepper(number, twofold, layers, self._batch, threads.current(), self._y[-1], self._fit)
+
+    def _by_reference(self, x: Any) -> np.ndarray:
+        x = self._fit(x).reshape(self._batch, self._fit.inputs)
+        for n, w in enumerate(self._stack):
+            begin = State(self._h[n], None if self._c is None else self._c[n])
+            new, _ = reference.step(self._cell, x, begin, w)
+            self._h[n] = self._y[n] = new.h
+            if self._c is not None:
+                self._c[n] = new.c
+            x = self._y[n][:, : self._hidden] if len(self._cell.feeds_back) > 1 else self._y[n]
+        return self._y[-1]
+
+
+class _Fit(NamedTuple):
+    """What an x has to be. (No method of the stepper: the native half holds it, and would so hold its own owner for ever.)"""
+
+    dtype: np.dtype
+    batch: int
+    inputs: int
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """x as a plain array of the right type and size, or the error that says what is wrong with it."""
+        if hasattr(x, "detach"):
+            x = x.detach().cpu().numpy()
+        given = np.asarray(x)
+        if given.dtype != self.dtype and isinstance(x, np.ndarray):
+            hint = f"use x.astype(np.{self.dtype})"
+            raise DtypeError(message(WHO, "x has another type than the weights", f"x: {describe(x)}", str(self.dtype), hint))
+        wanted = [(self.batch, self.inputs)] + [(self.inputs,)] * (self.batch == 1)
+        if given.shape not in wanted:
+            expected = " or ".join(str(list(s)) for s in wanted)
+            hint = "one step at a time: x has no time axis" if given.ndim > 2 else "give every row's features of one step"
+            raise ShapeError(message(WHO, "x does not fit", f"x: {describe(given)}", f"{expected} = [B, I]", hint))
+        return np.ascontiguousarray(given, self.dtype)
+
+
+def _read(layer: Any) -> tuple[Cell, list[Weights]]:
+    cell = getattr(layer, "cell", None)
+    if isinstance(cell, Cell) and hasattr(layer, "layers") and not hasattr(layer, "weights_of"):
+        return cell, list(layer.layers)
+    if not isinstance(cell, Cell) or not hasattr(layer, "weights_of"):
+        hint = "use openlstm.replace(model) for layers of torch.nn"
+        got = f"layer: {type(layer).__name__}"
+        raise ArgumentError(message(WHO, "cannot step through this", got, "openlstm.LSTM, GRU or RNN", hint))
+    for name, why in (
+        ("bidirectional", "the other direction begins at the end, which a stream has not"),
+        ("zoneout_h", "a packed step has no zoneout"),
+        ("zoneout_c", "a packed step has no zoneout"),
+    ):
+        if getattr(layer, name, 0):
+            got = f"{name}={getattr(layer, name)!r}"
+            hint = "call the layer itself, one step at a time"
+            raise ArgumentError(message(WHO, why, got, f"{name}={0 if name != 'bidirectional' else False}", hint))
+    return cell, [layer.weights_of(n) for n in range(layer.num_layers)]
+
+
+def _numpy(w: Weights) -> Weights:
+    """As contiguous arrays of their own kind."""
+    plain = (a.detach().cpu().numpy() if hasattr(a, "detach") else a for a in w)
+    return Weights(*(None if a is None else np.ascontiguousarray(a) for a in plain))
+
+
+def _whole(batch: Any) -> int:
+    if isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1:
+        return batch
+    hint = "batch=1 for a single stream"
+    raise ArgumentError(message(WHO, "batch is not a number of rows", f"batch={batch!r}", "a whole number >= 1", hint))

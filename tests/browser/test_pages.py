@@ -1,0 +1,265 @@
+"""The pages in headless Chromium: a quiet console, no request, as many marks as figures, both themes, phone, print, keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import openlstm
+from browser.chrome import DESKTOP, MISSING, PHONE, Page, chrome
+from insight import char_model
+from openlstm import explain
+from openlstm.data import from_arrays
+from openlstm.insight.report import Report
+from openlstm.tasks import look
+from openlstm.tasks.forecast import Forecaster
+from openlstm.train import Options
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+
+
+def forecast_report() -> Report:
+    """A forecaster of a daily series with a week in it."""
+    t = np.arange(260)
+    series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(2 * np.pi * t / 7) + 0.01 * t)
+    made = Forecaster(7, members=1, hidden_size=12, options=Options(epochs=4)).fit(series, quiet=True)
+    return look.forecaster(made.model_.header, made.tensors_, series, name="daily.safetensors")
+
+
+def text_report() -> Report:
+    """A character model trained for seconds."""
+    model = char_model.trained(150)
+    rows = char_model.held_out(model, rows=8, length=201)
+
+    def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+    return openlstm.xray(model, (rows[:, :-1], rows[:, 1:]), loss=loss, tokens=model.strings, name="characters")
+
+
+def untrained_report() -> Report:
+    """A bare layer as torch begins it, asked for a lag that it cannot learn."""
+    torch.manual_seed(0)
+    return openlstm.xray(openlstm.LSTM(2, 24, 2, bidirectional=True), torch.randn(130, 32, 2), lag=100)
+
+
+MAKE: dict[str, Callable[[], Report]] = {"forecast": forecast_report, "text": text_report, "untrained": untrained_report}
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with chrome() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=list(MAKE))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    report = MAKE[request.param]()
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    report.to_html(path)
+    return report, path
+
+
+@pytest.fixture(scope="module")
+def lecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "explain.html"
+    explain.write(path)
+    return path
+
+
+SETTINGS = [(size, dark) for size in (DESKTOP, PHONE) for dark in (False, True)]
+
+
+@pytest.mark.parametrize(("size", "dark"), SETTINGS, ids=["desktop", "desktop dark", "phone", "phone dark"])
+def test_a_report_is_quiet_asks_for_nothing_and_fits(
+    page: Page, made: tuple[Report, Path], size: tuple[int, int], dark: bool
+) -> None:
+    opens_quietly(page, made[1], size, dark)
+
+
+@pytest.mark.parametrize(("size", "dark"), SETTINGS, ids=["desktop", "desktop dark", "phone", "phone dark"])
+def test_the_lecture_is_quiet_asks_for_nothing_and_fits(page: Page, lecture: Path, size: tuple[int, int], dark: bool) -> None:
+    opens_quietly(page, lecture, size, dark)
+
+
+def opens_quietly(page: Page, path: Path, size: tuple[int, int], dark: bool) -> None:
+    page.requests()
+    page.open(path, size=size, dark=dark)
+    assert page.logs() == []
+    assert page.requests() == [path.as_uri()]
+    assert page.ask("document.documentElement.scrollWidth") <= size[0]  # nothing to be pushed sideways
+    shown = page.ask("[...document.querySelectorAll('figure .wide')].map(e => getComputedStyle(e).display !== 'none')")
+    assert shown and set(shown) == {size == DESKTOP}
+    paper, ink = (luminance(page.ask(f"getComputedStyle(document.body).{name}")) for name in ("backgroundColor", "color"))
+    assert (paper < 0.1 and ink > 0.6) if dark else (paper > 0.9 and ink < 0.15)
+    heights = page.ask(
+        "[...document.querySelectorAll('figure .wide svg, figure .narrow svg')].map(e => e.getBoundingClientRect().height)"
+    )
+    assert sum(h > 20 for h in heights) == len(heights) / 2  # of each pair of drawings one is seen
+
+
+def luminance(color: str) -> float:
+    red, green, blue = (int(n) / 255 for n in re.findall(r"\d+", color)[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def expected(report: Report) -> dict[str, Counter[str]]:
+    """Marks by figure, counted from the results themselves."""
+
+    def lags(results: dict[str, Any], most: int, per: int = 1) -> int:
+        total = 0
+        for r in results.values():
+            n = len(r.lags) - 1  # lag 0 has no place on a log axis
+            total += n if n <= most else len({round(w) for w in np.geomspace(1, n, most)})
+        return per * total
+
+    by = {s.name: dict(s.results) for s in report.sections}
+    out: dict[str, Counter[str]] = {}
+    n = len(by["reach"])
+    curves = by["reach"] if n > 2 else {f"{k}{j}": r for k, r in by["reach"].items() for j in range(2)}
+    many = lags(curves, 90 if len(curves) <= 2 else 36)
+    out["reach"] = Counter(symbol=many, line=many)
+    out["retention-1"] = Counter(symbol=sum(min(len(r.half_life), 240 // n) for r in by["retention"].values()))
+    out["gates"] = Counter(symbol=sum(len(r.gates) * min(r.low.shape[1], 240 // n) for r in by["gates"].values()))
+    out["stability"] = Counter(symbol=sum(int(np.isfinite(r.exponents).sum()) for r in by["stability"].values()))
+    out["ladder"] = Counter(symbol=len(report.ladder.rungs))
+    if "ablation" in by and by["ablation"]:
+        (r,) = by["ablation"].values()
+        out["ablation"] = Counter(symbol=len(r.contexts), line=len(r.contexts))
+    (r,) = by["attribution"].values()
+    out["attribution"] = Counter(rect=min(r.values.shape[0], 48) * min(r.values.shape[1], 12))
+    health = "health-1" if any(r.top for r in by["health"].values()) else "health"
+    out[health] = Counter(rect=5 * len(by["health"]))
+    if report.advice is not None and report.advice.tried:
+        out["advice"] = Counter(symbol=2 * len(report.advice.tried))
+    return out
+
+
+def test_as_many_marks_as_there_are_figures(page: Page, made: tuple[Report, Path]) -> None:
+    report, path = made
+    page.open(path)
+    ids = page.ask("[...document.querySelectorAll('figure')].map(f => f.id)")
+    wanted = expected(report)
+    assert set(wanted) <= set(ids)
+    for name, marks in wanted.items():
+        found = page.marks(name)
+        assert {kind: found.get(kind, 0) for kind in marks} == dict(marks), name
+    for name in ids:  # and no chart is blank
+        assert sum(page.marks(name).values()) > 0, name
+
+
+def test_every_section_is_there_and_none_is_empty(page: Page, made: tuple[Report, Path]) -> None:
+    report, path = made
+    page.open(path)
+    for section in report.sections:
+        text = page.ask("document.querySelector(arguments[0]).innerText", f"#section-{section.name}")
+        assert section.title in text
+        assert bool(section.error) == ("Not computed." in text or "Partly not computed." in text)
+        assert section.finding.splitlines()[0][:60].split(": ", 1)[-1] in text if section.finding else section.error
+
+
+def test_the_first_screen_holds_verdict_advice_and_ladder(page: Page, made: tuple[Report, Path]) -> None:
+    page.open(made[1])
+    for place in (".verdict .word", ".advice", "#ladder .wide svg"):
+        assert page.ask("document.querySelector(arguments[0]).getBoundingClientRect().top", place) < DESKTOP[1] - 150
+
+
+def test_a_screen_reader_hears_what_every_chart_shows(page: Page, made: tuple[Report, Path]) -> None:
+    page.open(made[1])
+    nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    images = [n for n in nodes if n.get("role", {}).get("value") in ("image", "img") and not n.get("ignored")]
+    figures = page.ask("document.querySelectorAll('figure').length")
+    assert len(images) == figures and all(len(n["name"]["value"]) > 20 for n in images)
+    headings = page.ask("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(headings[:-1], headings[1:], strict=True))
+
+
+def test_the_keyboard_reaches_everything(page: Page, made: tuple[Report, Path]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(made[1])
+    reached = []
+    for _ in range(12):
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(page.ask("document.activeElement.className || document.activeElement.tagName"))
+    assert reached[0] == "skip" and "SUMMARY" in reached
+    summary = page.driver.find_element("css selector", "figure summary")
+    summary.send_keys(Keys.ENTER)
+    assert page.ask("document.querySelector('figure details').open")
+
+
+def test_the_figures_are_downloaded_from_the_page_itself(page: Page, made: tuple[Report, Path]) -> None:
+    page.open(made[1])
+    text = page.ask("fetch(document.querySelector('#reach a[download]').href).then(r => r.blob()).then(b => b.size)")
+    assert text > 100 and page.logs() == []
+
+
+def test_it_prints_without_what_only_a_screen_has(page: Page, made: tuple[Report, Path]) -> None:
+    page.open(made[1], dark=True)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert page.ask("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert luminance(page.ask("getComputedStyle(document.body).backgroundColor")) == pytest.approx(1.0)
+    assert luminance(page.ask("getComputedStyle(document.body).color")) < 0.15  # ink on paper, whatever the screen's theme is
+    pdf = page.pdf()
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert pdf.startswith(b"%PDF") and len(pdf) > 10_000
+
+
+def test_the_text_takes_the_colours_of_the_unit_that_is_chosen(page: Page, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    report = text_report()
+    report.to_html(tmp_path / "text.html")
+    (reading,) = report["text"].results.values()
+    page.open(tmp_path / "text.html")
+    assert "".join(reading.tokens)[:50].replace("\n", "↵\n") in page.ask("document.querySelector('#text-tokens').textContent")
+
+    def colours() -> list[int]:
+        return page.ask(
+            "[...document.querySelector('#text-tokens').children].map(s => (s.dataset.s === '-' ? -1 : 1) * "
+            "parseInt(s.style.getPropertyValue('--v') || '0'))"
+        )
+
+    first = reading.shown[0].values
+    assert colours() == list(next(iter(first.values())))
+    Select(page.driver.find_element("css selector", "#text-by")).select_by_visible_text("f")
+    assert colours() == list(first["f"])
+    Select(page.driver.find_element("css selector", "#text-unit")).select_by_index(3)
+    assert colours() == list(reading.shown[3].values["f"])
+    page.driver.find_element("css selector", "#text-search").send_keys("quotes")
+    chosen = page.ask("document.querySelector('#text-unit').selectedOptions[0].text")
+    assert "quotes" in chosen and page.logs() == []
+
+
+def in_spec(spec: dict[str, Any], data: Any = None) -> Counter[str]:
+    """Marks that a chart asks for: a bar or cell for each row, a corner of a line for each, two where the line has steps."""
+    data = spec.get("data", data)
+    found: Counter[str] = Counter()
+    for kind in ("layer", "concat", "hconcat", "vconcat"):
+        for part in spec.get(kind, ()):
+            found += in_spec(part, data)
+    if "mark" in spec:
+        mark, rows = spec["mark"], len(json.loads(data["values"]))
+        kind = {"bar": "rect"}.get(mark["type"], mark["type"])
+        found[kind] += 2 * rows if mark.get("interpolate") == "step" else rows
+    return found
+
+
+def test_the_lecture_shows_as_many_marks_as_it_has_figures(page: Page, lecture: Path) -> None:
+    page.open(lecture)
+    figures = [f for section in explain.compute() for f in section["figures"]]
+    ids = page.ask("[...document.querySelectorAll('figure[id]')].map(f => f.id)")
+    assert len(figures) == len(ids) == 12
+    for figure, name in zip(figures, ids, strict=True):
+        wanted, found = in_spec(figure.draw(660).to_dict(validate=False)), page.marks(name)
+        assert {kind: found.get(kind, 0) for kind in wanted} == dict(wanted), figure.title

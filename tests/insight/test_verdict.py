@@ -1,0 +1,159 @@
+"""The word before training: what is blocked, what is not, what cannot be said, and how long it takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import openlstm
+from openlstm._errors import ArgumentError
+from openlstm.insight.look import look
+from openlstm.insight.reach import reach
+from openlstm.insight.verdict import THRESHOLDS, judge, measure, verdict
+from openlstm.lab.tasks import TASKS
+from openlstm.nn import init
+
+
+def batch(task: str, lag: int, rows: int = 64) -> tuple[Any, ...]:
+    return TASKS[task].batch(lag, rows, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("home", [openlstm, nn])
+@pytest.mark.parametrize("task", ["recall", "latch"])
+def test_the_default_is_blocked_and_gates_for_the_lag_are_not(home: Any, task: str) -> None:
+    x, answer = batch(task, 120, 200)
+    torch.manual_seed(0)
+    layer = home.LSTM(x.shape[-1], 32)
+    found = verdict(layer, x, 120, target=answer)
+    assert found.word == "blocked" and found.share < 1e-15 and found.flip < THRESHOLDS.flip
+    assert found.thresholds == THRESHOLDS and "blocked" in found.finding and found.to_dict()["word"] == "blocked"
+    opened = verdict(init.chrono(layer, 120), x, 120, target=answer)
+    assert opened.word == "not blocked" and opened.share > 0.01 and opened.flip > 0.01
+    gru = home.GRU(x.shape[-1], 32)
+    assert verdict(gru, x, 120).word == "blocked"
+    assert verdict(init.chrono(gru, 120), x, 120).word == "not blocked"
+
+
+def test_both_measures_must_be_low() -> None:
+    x, _ = batch("recall", 20)
+    found = measure(openlstm.LSTM(1, 8), x, 20)
+    low, high = found.flip, found.flip.__class__(20, 1.0, 1.0, 1.0, True)
+    assert judge(found._replace(share=0.0, flip=high), 20).word == "not blocked"
+    assert judge(found._replace(share=1.0, flip=low), 20).word == "not blocked"
+    assert judge(found._replace(share=0.0, flip=low.__class__(20, 0.0, 1.0, 0.0, True)), 20).word == "blocked"
+
+
+def test_of_a_vanilla_rnn_nothing_is_said() -> None:
+    """Small shares do not keep it from learning: papers/results/horizon.json has those that did."""
+    x, _ = batch("recall", 120)
+    found = verdict(openlstm.RNN(1, 32), x, 120)
+    assert found.word == "no verdict" and found.share < 1e-10 and "gates" in found.reason
+    assert verdict(init.identity(openlstm.RNN(1, 32, nonlinearity="relu")), x, 120).word == "not blocked"
+
+
+def test_the_share_is_that_of_reach() -> None:
+    x, _ = batch("latch", 17, 32)
+    layer = openlstm.LSTM(2, 9)
+    place = look(layer, x).places[0]
+    assert measure(layer, x, 17).share == reach(place, "random").at(17)
+    assert verdict(place, lag=17).share == measure(layer, x, 17).share
+
+
+def test_of_several_layers_the_best_one_speaks() -> None:
+    x, _ = batch("latch", 60)
+    torch.manual_seed(0)
+    two = openlstm.LSTM(2, 16, num_layers=2)
+    assert verdict(two, x, 60).word == "blocked"
+    with torch.no_grad():
+        one = init.chrono(openlstm.LSTM(16, 16), 60)
+        for name in ("bias_ih", "bias_hh"):
+            getattr(two, f"{name}_l1").copy_(getattr(one, f"{name}_l0"))
+    found = verdict(two, x, 60)
+    assert found.word == "not blocked" and found.place == "1"
+
+
+class Model(nn.Module):
+    """Tokens, two recurrent modules in a row, dropout and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 5)
+        self.first = nn.LSTM(5, 12, batch_first=True, bidirectional=True)
+        self.drop = nn.Dropout(0.5)
+        self.second = openlstm.GRU(24, 8, batch_first=True)
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.drop(self.first(self.table(ids))[0]))[0][:, -1])
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = Model()
+    ids = torch.randint(11, (40, 90))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    assert verdict(model, ids, 80).word == "blocked"
+    assert torch.equal(torch.get_rng_state(), state) and model.training and model.drop.training
+    assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
+    init.apply(model, "chrono=80")
+    assert verdict(model, ids, 80).word == "not blocked"
+
+
+def test_one_long_sequence_is_cut_into_rows() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4000, 1, 2)
+    layer = openlstm.LSTM(2, 16)
+    assert verdict(layer, x, 100).word == "blocked"
+    assert verdict(layer, x[:, 0], 100).word == "blocked"  # unbatched
+    assert verdict(init.chrono(layer, 100), x, 100).word == "not blocked"
+
+
+def test_where_there_is_nothing_to_remember() -> None:
+    x = torch.randn(101, 20, 2)
+    x[0] = 1.0
+    found = verdict(openlstm.LSTM(2, 16), x, 100)
+    assert found.word == "no verdict" and "same in every sequence" in found.reason
+
+
+def test_without_a_lag_it_is_that_of_the_data() -> None:
+    x, answer = batch("recall", 50, 800)
+    assert verdict(openlstm.LSTM(1, 16), x, target=answer).lag == 50
+    with pytest.raises(ArgumentError) as error:
+        verdict(openlstm.LSTM(1, 16), torch.randn(60, 300, 1))
+    assert str(error.value) == (
+        "verdict: the data do not show which lag they need\n  got       lag=None\n  expected  a lag\n"
+        "  hint      say which lag matters: lag=120"
+    )
+
+
+def test_refusals() -> None:
+    x = torch.randn(30, 4, 1)
+    with pytest.raises(ArgumentError) as error:
+        verdict(openlstm.LSTM(1, 4), x, 30)
+    assert str(error.value) == (
+        "verdict: the data are shorter than the lag\n  got       lag=30, T=30\n  expected  0 <= lag < T\n"
+        "  hint      pass sequences longer than the lag, or ask for a shorter one"
+    )
+    with pytest.raises(ArgumentError, match="one sequence shows no spread"):
+        verdict(openlstm.LSTM(1, 4), x[:, :1], 20)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(30, 1), torch.randn(20, 1)])
+    with pytest.raises(ArgumentError, match="counted from the end"):
+        verdict(openlstm.LSTM(1, 4), packed, 10)
+
+
+@pytest.mark.slow
+def test_it_takes_less_than_a_second() -> None:
+    """H = 128, lag 200, batch 32; the fastest of some, since other work may hold the machine."""
+    x, layer = torch.randn(201, 32, 8), openlstm.LSTM(8, 128)
+    took = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        verdict(layer, x, 200)
+        took.append(time.perf_counter() - begin)
+    assert np.min(took) < 1.0
