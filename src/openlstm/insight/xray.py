@@ -23,6 +23,8 @@ from openlstm.insight.report.report import Report, Section, told
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
 FEW = 8  # rows for the diagnostics that cost many passes
+HEAVY = 2e9  # steps times rows times units squared: from here on candidates are tried on LIGHT rows
+LIGHT = 16
 LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
 
 
@@ -100,7 +102,7 @@ def xray(
         lag = getattr(verdict, "lag", None)
     advice = None
     if stage == "before" and verdict is not None:
-        advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target))
+        advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target, places))
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
     made.lag, made.threshold = lag, getattr(getattr(verdict, "thresholds", None), "share", None)
@@ -360,10 +362,17 @@ def _verdict(
     return min(ahead, key=lambda v: ("not blocked", "no verdict", "blocked").index(v.word))
 
 
-def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any) -> Any:
+def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any, places: Sequence[Place]) -> Any:
     from openlstm.insight.advice import advise
 
-    return advise(model, data, verdict.lag, loss, target=target, needed=verdict.needed)
+    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    work = max(p.steps * p.rows * p.units**2 for p in places)
+    options: dict[str, Any] = {"needed": verdict.needed}
+    if work > HEAVY:  # every candidate is a look of its own
+        parts, target = _few(parts, places[0], LIGHT), None
+        options |= {"probe": 8 * LIGHT, "trial": 0}
+    some = parts if isinstance(data, (tuple, list)) else parts[0]
+    return advise(model, some, verdict.lag, loss, target=target, **options)
 
 
 def _needed(place: Place, target: Any) -> Any:
