@@ -24,7 +24,7 @@ ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
 FEW = 8  # rows for the diagnostics that cost many passes
 HEAVY = 2e9  # steps times rows times units squared: from here on candidates are tried on LIGHT rows
-LIGHT = 16
+LIGHT = 8
 LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
 
 
@@ -386,11 +386,11 @@ def _needed(place: Place, target: Any) -> Any:
 def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag: int | None, stage: str) -> Any:
     from openlstm.insight.ladder import flip_rung, ladder
     from openlstm.insight.reach import reach
-    from openlstm.insight.verdict import forward_places
+    from openlstm.insight.verdict import THRESHOLDS, forward_places
 
     ahead = [p for p in places if not p.reverse]
     reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
-    best = max(reaches, key=lambda r: (np.asarray(r.share) >= 1e-3).sum(), default=None)
+    best = max(reaches, key=lambda r: (np.asarray(r.share) >= THRESHOLDS.share).sum(), default=None)
     flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p, None)]))
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
     window = max(p.steps for p in places)
