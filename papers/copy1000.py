@@ -22,7 +22,7 @@ from openlstm.lab.papers import Claim, Learner, Trial, before, run, stream
 from openlstm.lab.tasks import Copy
 from openlstm.nn import init
 
-T, HIDDEN, BATCH, RATE, STEPS = 1000, 64, 32, 3e-3, 8000
+T, HIDDEN, BATCH, RATE, STEPS = 1000, 64, 32, 1e-2, 5000
 FRESH, BAR = 10_000, 0.002
 GROWS, WELL, DONE = 1.33, 0.25, 0.1  # factor of the silence; nats a symbol at which it grows, and at which training ends
 

@@ -27,12 +27,16 @@ from torch import Tensor, nn
 
 from openlstm import LSTM, cells
 from openlstm.lab.papers import Claim, Learner, Trial, before, run, stream
-from openlstm.lab.tasks.reber import POSSIBLE, SYMBOLS, streams
+from openlstm.lab.tasks.reber import POSSIBLE, SYMBOLS
+from openlstm.lab.tasks.reber import streams as strings
 
-CHUNK, STREAMS, RATE, HALVES = 50, 16, 1e-2, 4000  # steps of truncated BPTT, streams side by side, Adam, steps until it halves
-STEPS, LONG, TESTS, WRONG = 20_000, 1_000_000, 10, 0.49
-LOOK = 250  # steps between two looks at whether a test is worth while
-STRINGS, SHORTEST = 20, 9  # of each row of a pool; symbols of the shortest
+CHUNK, STREAMS, RATE, HALVES = 50, 16, 3e-2, 4000  # steps of truncated BPTT, streams side by side, Adam, steps until it halves
+STEPS = {"standard": 6000, "forget": 6000, "decay": 12_000}  # at most; a rate that falls wants longer
+ENDS, LONG, TESTS, WRONG = 40, 1_000_000, 10, 0.49
+# ENDS: chunks after which a stream ends although nothing was wrong, so that beginnings are never forgotten
+EPS = 1e-5  # of Adam: where nothing is wrong any more, nothing moves
+LOOK, CLEAN = 50, 0.95  # steps between two looks; share of chunks without error from which a test is worth while
+STRINGS, SHORTEST, BLOCK = 20, 9, 4096  # of each row of a pool; symbols of the shortest; rows made at once
 SEEN = torch.from_numpy(POSSIBLE).float()  # [nodes, 7]
 ONE_HOT = torch.eye(len(SYMBOLS))
 
@@ -75,25 +79,26 @@ class Pool:
     """Streams of whole strings, one behind the other on a ring, cheap to cut chunks from.
 
     Args:
-        streams: how many; `begins` says where.
+        count: how many; `begins` says where.
         symbols: at least so many in each.
     """
 
-    def __init__(self, streams: int, symbols: int, generator: torch.Generator) -> None:
-        parts = [self._stream(-(-symbols // (STRINGS * SHORTEST)), generator) for _ in range(streams)]
-        self.symbols, self.nodes = (torch.from_numpy(np.concatenate(a)) for a in zip(*parts, strict=True))
-        self.begins = torch.tensor([0, *(len(part[0]) for part in parts[:-1])]).cumsum(0)
+    def __init__(self, count: int, symbols: int, generator: torch.Generator) -> None:
+        rows = -(-symbols // (STRINGS * SHORTEST))  # of each stream
+        blocks = [self._block(min(BLOCK, count * rows - k), generator) for k in range(0, count * rows, BLOCK)]
+        self.symbols, self.nodes, lengths = (torch.from_numpy(np.concatenate(a)) for a in zip(*blocks, strict=True))
+        self.begins = (lengths.cumsum(0) - lengths)[::rows]
         self.starts = (torch.nonzero(self.nodes == 0)[:, 0] + 1) % len(self.nodes)  # of strings
 
     @staticmethod
-    def _stream(rows: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols and the node after each: the first strings of every row, so that none is cut off, be it short or long."""
-        symbols, node = streams(STRINGS * 25, rows, generator)
+    def _block(rows: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The first strings of `rows` streams: symbols, the node after each, how many of each row; none is cut off."""
+        symbols, node = strings(STRINGS * 25, rows, generator)
         ends = node[1:] == 0
-        before = np.cumsum(ends, 0) - ends
-        assert before[-1].min() >= STRINGS, "a row did not reach the end of its last string"
-        wanted = (before < STRINGS).T
-        return symbols.T[wanted].astype(np.uint8), node[1:].T[wanted].astype(np.uint8)
+        passed = np.cumsum(ends, 0) - ends
+        assert passed[-1].min() >= STRINGS, "a row did not reach the end of its last string"
+        wanted = (passed < STRINGS).T
+        return symbols.T[wanted].astype(np.uint8), node[1:].T[wanted].astype(np.uint8), wanted.sum(1)
 
     def chunk(self, place: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """x [steps, B, 7] from the places [B] on, and what may follow each symbol [steps, B, 7]."""
@@ -127,30 +132,35 @@ def test(net: Predictor, generator: torch.Generator, long: int, patient: bool) -
 
 
 def train(key: str, seed: int) -> Trial:
-    """One network, for STEPS steps at most."""
+    """One network, for STEPS[key] steps at most."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Predictor(forget=key != "standard")
     chance, fresh = stream(seed, 1), stream(seed, 2)
     pool = Pool(1, 2_000_000, stream(seed, 0))
     look = before(net.layer, pool.chunk(pool.somewhere(64, chance), 100)[0], LAG)
-    learner = Learner(net, RATE)
+    learner = Learner(net, RATE, eps=EPS)
     place, state = pool.somewhere(STREAMS, chance), None
-    begun, steps, survived, lasted = STREAMS, 0, 0.0, [0] * TESTS
-    while steps < STEPS:
+    begun, steps, survived, lasted, age = STREAMS, 0, 0.0, [0] * TESTS, torch.arange(STREAMS)
+    while steps < STEPS[key]:
         x, possible = pool.chunk(place, CHUNK)
         out, state = net(x, state)
         rate = RATE * 0.5 ** (steps / HALVES) if key == "decay" else RATE
         learner.step(loss_of(out, possible), rate)
         steps += 1
         with torch.no_grad():
-            right = ((torch.sigmoid(out) - possible).abs() < WRONG).all(-1).all(0).float()  # [B]
-            state = (state[0].detach() * right[:, None], state[1].detach() * right[:, None])
-            anew = pool.somewhere(STREAMS, chance)
-            place = torch.where(right > 0, place + CHUNK, anew)
-        begun += int((right == 0).sum())
-        survived = 0.99 * survived + 0.01 * float(right.mean())
-        if steps % LOOK == 0 and survived > 0.9 and min(test(net, fresh, 20_000, False)) == 20_000:
+            right = ((torch.sigmoid(out) - possible).abs() < WRONG).all(-1).all(0)  # [B]
+            goes_on = right & (age < ENDS)
+            state = (state[0].detach() * goes_on[:, None], state[1].detach() * goes_on[:, None])
+            place = torch.where(goes_on, place + CHUNK, pool.somewhere(STREAMS, chance))
+            age = torch.where(goes_on, age + 1, 1)
+        begun += STREAMS - int(goes_on.sum())
+        survived = 0.99 * survived + 0.01 * float(right.float().mean())
+        if (
+            steps % LOOK == 0
+            and survived > CLEAN
+            and all(min(test(net, fresh, n, False)) == n for n in (LONG // 50, LONG // 10))
+        ):
             lasted = test(net, fresh, LONG, False)
             if min(lasted) == LONG:
                 break
@@ -199,11 +209,11 @@ def claims() -> list[Claim]:
         falls = f", which halves every {HALVES:,} steps (there x 0.99 a symbol, anew in each stream)" if key == "decay" else ""
         told = (
             f"{count} weights; {STREAMS} streams side by side in chunks of {CHUNK} symbols, state carried over and the "
-            f"gradient cut between chunks (there symbol by symbol, gradient truncated to the cells); a stream with a wrong "
-            f"prediction begins anew with state 0 after its chunk (there at once); Adam {RATE}{falls}, gradient norm clipped "
-            f"at 1 (there rate 0.5); cross entropy (there squared error); at most {STEPS:,} steps = "
-            f"{STEPS * CHUNK * STREAMS:,} symbols (there 30,000 streams); tested every {LOOK} steps once nine chunks of ten "
-            f"are without error (there after each stream)."
+            f"gradient cut between chunks (there symbol by symbol, gradient truncated to the cells); a stream begins anew with "
+            f"state 0 after a chunk with a wrong prediction, or after {ENDS} chunks (there at once, or after 100,000 symbols); "
+            f"Adam {RATE} with eps {EPS}{falls}, gradient norm clipped at 1 (there rate 0.5); cross entropy (there squared "
+            f"error); at most {STEPS[key]:,} steps = {STEPS[key] * CHUNK * STREAMS:,} symbols (there 30,000 streams); tested "
+            f"every {LOOK} steps once {CLEAN:.0%} of the chunks are without error (there after each stream)."
         )
         bar = f"{least:.0%} perfect, as published" if key == "standard" else f"at least {least:.0%} perfect"
         met = (lambda ts: share_of_perfect(ts) == 0) if key == "standard" else _at_least(least)

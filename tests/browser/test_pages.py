@@ -250,7 +250,7 @@ def in_spec(spec: dict[str, Any], data: Any = None) -> Counter[str]:
             found += in_spec(part, data)
     if "mark" in spec:
         mark, rows = spec["mark"], len(json.loads(data["values"]))
-        kind = {"bar": "rect"}.get(mark["type"], mark["type"])
+        kind = str({"bar": "rect"}.get(mark["type"], mark["type"]))
         found[kind] += 2 * rows if mark.get("interpolate") == "step" else rows
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from typing import Any
@@ -260,3 +261,27 @@ except ImportError as e: print(e)
         "  expected  the extra 'report'",
         "  hint      pip install 'openlstm[report]'",
     ]
+
+
+COST = """
+import resource, time, torch, openlstm
+torch.manual_seed(0)
+layer, x = openlstm.LSTM(16, 512), torch.randn(512, 32, 16)
+loss = lambda m, x, y: (m(x)[0][-1, :, 0] - y).square().mean()
+begin = time.perf_counter()
+report = openlstm.xray(layer, (x, x[256, :, 0]), loss=loss, lag=255)
+page = report.to_html()
+print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, len(page))
+print(report)
+"""
+
+
+@pytest.mark.long
+def test_the_cost_of_a_full_report() -> None:
+    """H = 512, T = 512, B = 32: under a minute and two gigabytes on two cores, page and all."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OPENLSTM_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True, env=environment)
+    print(done.stdout)
+    seconds, gigabytes, size = map(float, done.stdout.split("\n")[0].split())
+    assert seconds < 60 and gigabytes < 2 and size < 2e6
+    assert "not computed" not in done.stdout

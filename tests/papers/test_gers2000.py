@@ -78,7 +78,7 @@ def test_a_test_counts_to_the_first_wrong_prediction() -> None:
 
 @pytest.mark.parametrize("key", ["standard", "forget", "decay"])
 def test_two_steps(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gers2000, "STEPS", 2)
+    monkeypatch.setitem(gers2000.STEPS, key, 2)
     monkeypatch.setattr(gers2000, "LONG", 500)
     a, b = gers2000.train(key, 3), gers2000.train(key, 3)
     assert a == b and not a.solved and a.more["symbols"] == 2 * 50 * 16 and 0 < a.look["share"] < 1

@@ -130,6 +130,7 @@ def advise(
     trial: int = TRIAL,
     window: int | None = None,
     always: bool = False,
+    probe: int = PROBE,
     seed: int = 0,
 ) -> Advice:
     """Say whether a lag is blocked, and if it is, what opens it.
@@ -142,6 +143,7 @@ def advise(
         trial: steps of it; 0 for none.
         window: the steps through which training goes back (truncated backpropagation); None if through all.
         always: try the candidates even where nothing is blocked.
+        probe: rows by which it is measured what can be read.
         seed: of what the candidates draw.
 
     Raises:
@@ -164,7 +166,7 @@ def advise(
         if own.word == "no verdict" and not any(p.gates for p in forward_places(model, data, loss)):
             notes.append(_another(model, lag))
         return Advice(own, (), None, tuple(notes))
-    trying = _Trying(model, data, lag, loss, own.needed, trial if loss is not None else 0, seed)
+    trying = _Trying(model, data, lag, loss, own.needed, trial if loss is not None else 0, seed, probe)
     tried = [c for flag in flags(lag) if (c := trying.candidate(flag)) is not None]
     open_ = [c for c in tried if c.verdict == "not blocked"]
     if not open_:
@@ -224,10 +226,18 @@ class _Trying:
     """What a candidate is measured with."""
 
     def __init__(
-        self, model: nn.Module, data: Any, lag: int, loss: Loss | None, needed: Needed | None, trial: int, seed: int
+        self,
+        model: nn.Module,
+        data: Any,
+        lag: int,
+        loss: Loss | None,
+        needed: Needed | None,
+        trial: int,
+        seed: int,
+        probe: int = PROBE,
     ) -> None:
         self.model, self.data, self.lag, self.loss = model, data, lag, loss
-        self.needed, self.trial, self.seed = needed, trial, seed
+        self.needed, self.trial, self.seed, self.probe = needed, trial, seed, probe
 
     def candidate(self, flag: str) -> Candidate | None:
         """One way to begin, measured; None where the cell has no such way."""
@@ -239,7 +249,7 @@ class _Trying:
         places = forward_places(model, self.data, self.loss)
         found = measure_places(places, self.lag)
         word = judge(found, self.lag, self.needed).word
-        read = readable(places, self.lag, seed=self.seed)
+        read = readable(places, self.lag, rows=self.probe, seed=self.seed)
         name = flag.replace("=", " ")
         numbers = (found.share, found.flip.ratio, word, read)
         return Candidate(name, flag, choice.line, *numbers, apply=lambda module: init.apply(module, choice))

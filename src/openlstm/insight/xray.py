@@ -23,6 +23,8 @@ from openlstm.insight.report.report import Report, Section, told
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
 FEW = 8  # rows for the diagnostics that cost many passes
+HEAVY = 2e9  # steps times rows times units squared: from here on candidates are tried on LIGHT rows
+LIGHT = 8
 LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
 
 
@@ -100,7 +102,7 @@ def xray(
         lag = getattr(verdict, "lag", None)
     advice = None
     if stage == "before" and verdict is not None:
-        advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target))
+        advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target, places))
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
     made.lag, made.threshold = lag, getattr(getattr(verdict, "thresholds", None), "share", None)
@@ -360,10 +362,17 @@ def _verdict(
     return min(ahead, key=lambda v: ("not blocked", "no verdict", "blocked").index(v.word))
 
 
-def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any) -> Any:
+def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any, places: Sequence[Place]) -> Any:
     from openlstm.insight.advice import advise
 
-    return advise(model, data, verdict.lag, loss, target=target, needed=verdict.needed)
+    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    work = max(p.steps * p.rows * p.units**2 for p in places)
+    options: dict[str, Any] = {"needed": verdict.needed}
+    if work > HEAVY:  # every candidate is a look of its own
+        parts, target = _few(parts, places[0], LIGHT), None
+        options |= {"probe": 8 * LIGHT, "trial": 0}
+    some = parts if isinstance(data, (tuple, list)) else parts[0]
+    return advise(model, some, verdict.lag, loss, target=target, **options)
 
 
 def _needed(place: Place, target: Any) -> Any:
@@ -377,11 +386,11 @@ def _needed(place: Place, target: Any) -> Any:
 def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag: int | None, stage: str) -> Any:
     from openlstm.insight.ladder import flip_rung, ladder
     from openlstm.insight.reach import reach
-    from openlstm.insight.verdict import forward_places
+    from openlstm.insight.verdict import THRESHOLDS, forward_places
 
     ahead = [p for p in places if not p.reverse]
     reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
-    best = max(reaches, key=lambda r: (np.asarray(r.share) >= 1e-3).sum(), default=None)
+    best = max(reaches, key=lambda r: (np.asarray(r.share) >= THRESHOLDS.share).sum(), default=None)
     flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p, None)]))
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
     window = max(p.steps for p in places)

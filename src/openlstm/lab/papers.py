@@ -98,9 +98,10 @@ class Reader(nn.Module):
 class Learner:
     """Adam, or plain gradient descent, with the norm of the gradient clipped; `rate` may be set anew before every step."""
 
-    def __init__(self, model: nn.Module, rate: float, clip: float = 1.0, *, plain: bool = False) -> None:
+    def __init__(self, model: nn.Module, rate: float, clip: float = 1.0, *, eps: float = 1e-8, plain: bool = False) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = (torch.optim.SGD if plain else torch.optim.Adam)(self.parameters, rate, fused=True)
+        adam = torch.optim.Adam(self.parameters, rate, eps=eps, fused=True)
+        self.optimizer = torch.optim.SGD(self.parameters, rate, fused=True) if plain else adam
         self.clip = clip
 
     def step(self, loss: Tensor, rate: float | None = None) -> None:

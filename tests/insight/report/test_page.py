@@ -78,7 +78,7 @@ def html() -> str:
 def test_the_page_needs_nothing_but_itself_and_is_small(html: str) -> None:
     reader = Reader(html)
     addresses = [v for _, attrs in reader.found for k, v in attrs.items() if k in ("src", "href", "data", "action") and v]
-    ids = [attrs["id"] for _, attrs in reader.found if attrs.get("id")]
+    ids = [str(attrs["id"]) for _, attrs in reader.found if attrs.get("id")]
     assert all(a.startswith(("#", "data:")) for a in addresses)
     assert all(a[1:] in ids for a in addresses if a.startswith("#") and len(a) > 1)
     assert sorted(ids) == sorted(set(ids))

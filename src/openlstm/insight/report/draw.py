@@ -98,7 +98,7 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
     measures = {"share": "share of the gradient that reaches the lag", "flip": "input flip: signal to noise"}
     best = getattr(advice.best, "name", None)
 
-    def panel(which: str, width: int, labels: bool) -> Chart:
+    def panel(which: str, width: float, labels: bool) -> Chart:
         values = [_or_nan(getattr(c, which)) for c in tried]
         level = _of(thresholds, which)
         low, high = _decade_span([*values, *([level] if level else [])])
@@ -131,7 +131,7 @@ def candidates(advice: Any, thresholds: Any = None) -> Display:
         side = (width - 170) / 2 - 10
         return alt.hconcat(panel("share", side, True), panel("flip", side, False), spacing=18)
 
-    columns = ("name", "flag", "line", "share", "flip", "verdict")
+    columns = ("name", "flag", "line", "share", "flip", "read", "verdict")
     table = {c: [_cell_of(getattr(t, c, None)) for t in advice.tried] for c in columns}
     return Display("Every candidate by both measures", drawn, table, _opened(advice))
 
@@ -227,7 +227,7 @@ def half_lives(results: Results, lag: int | None = None) -> Display:
     rows = []
     for name, column in lives.items():
         for at in _evenly(len(column), _units(results)):
-            value = column[at]
+            value = float(column[at])
             said = f"longer than the {longest:,} steps looked at" if math.isinf(value) else f"{number(value)} steps"
             end = "on" if math.isinf(value) else "at"
             share = (at + 0.5) / len(column)
@@ -642,11 +642,11 @@ def _curves(
     drawn = base.mark_line(clip=True).encode(x, y, _color(names), strokeDash=_dash(names))
     points = base.mark_point(filled=True, size=20, opacity=0.9, clip=True)
     drawn += points.encode(x, y, _color(names), _shape(names), description="d:N")
-    if level is not None:  # its own scale would make a second one
+    if level is not None:
         rule = alt.Chart(_data([{"v": level, "t": word or f"threshold {number(level)}"}]))
         low = rule.mark_rule(color=SOFT, strokeDash=[3, 3]).encode(alt.Y("v:Q"))
-        word = rule.mark_text(color=SOFT, align="left", baseline="bottom", dx=4, dy=-2, fontSize=11.5)
-        drawn = low + word.encode(alt.Y("v:Q"), alt.XValue(0), text="t:N") + drawn
+        text = rule.mark_text(color=SOFT, align="left", baseline="bottom", dx=4, dy=-2, fontSize=11.5)
+        drawn = low + text.encode(alt.Y("v:Q"), alt.XValue(0), text="t:N") + drawn
     return _with_lag(drawn, lag, x).properties(width=width - MARGIN, height=240)
 
 
@@ -659,10 +659,11 @@ def _lag_x(top: float, title: str, low: float = 1.0) -> alt.X:
     return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(values=_decades(1, top), format=",", grid=False))
 
 
-def _with_lag(chart: Chart, lag: int | None, x: alt.X) -> Chart:
+def _with_lag(chart: Chart, lag: int | None, x: Any) -> Chart:
     """A line at the lag, where it lies on the axis."""
-    outside = lag is None or lag > x.to_dict()["scale"]["domain"][1]
-    return chart if outside else _column(float(lag), "the lag", ALARM, x) + chart
+    if lag is None or lag > x.to_dict()["scale"]["domain"][1]:
+        return chart
+    return _column(float(lag), "the lag", ALARM, x) + chart
 
 
 def _column(at: float, word: str, color: str, x: alt.X) -> Chart:
