@@ -12,13 +12,15 @@
 
 #include "dispatch.hpp"
 #include "engine.hpp"
-#include "stepper.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
 namespace nb = nanobind;
 
 namespace openlstm {
+
+void bind_stepper(nb::module_& m);  // bind_stepper.cpp
+
 namespace {
 
 using Address = std::uintptr_t;

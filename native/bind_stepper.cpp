@@ -1,5 +1,5 @@
 // One step at a time with nothing allocated: a stack of layers whose weights are packed once, and the states they carry.
-#include "stepper.hpp"
+#include <nanobind/nanobind.h>
 
 #include <cstring>
 #include <vector>
@@ -9,6 +9,9 @@
 namespace nb = nanobind;
 
 namespace openlstm {
+
+void bind_stepper(nb::module_& m);
+
 namespace {
 
 using Address = std::uintptr_t;
