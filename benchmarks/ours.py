@@ -111,7 +111,7 @@ def step(job: Job) -> Built:
         stepper.reset()
         y = stepper.step(x).copy()
         state = stepper.state
-        return {"y": y[None], "h": state.h[0], "c": state.c[0]}
+        return {"y": y[None], "h": np.asarray(state.h)[0], "c": np.asarray(state.c)[0]}
 
     return Built(lambda: stepper.step(x), numbers)
 

@@ -179,7 +179,8 @@ def _read(layer: Any) -> tuple[Cell, list[Weights]]:
 
 def _numpy(w: Weights) -> Weights:
     """As contiguous arrays of their own kind."""
-    plain = (a.detach().cpu().numpy() if hasattr(a, "detach") else a for a in w)
+    given: Any = w
+    plain = (a.detach().cpu().numpy() if hasattr(a, "detach") else a for a in given)
     return Weights(*(None if a is None else np.ascontiguousarray(a) for a in plain))
 
 
