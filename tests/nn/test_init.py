@@ -288,6 +288,18 @@ def test_apply_reaches_every_recurrent_layer_of_a_model_and_nothing_else() -> No
     assert torch.equal(model["head"].weight, head)
 
 
+def test_apply_leaves_layers_alone_that_have_not_what_it_sets() -> None:
+    model: Any = nn.ModuleDict({"lstm": LSTM(2, 3), "rnn": nn.RNN(3, 4)})
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    init.apply(model, "chrono=20")
+    changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"lstm"}
+    init.apply(model, "identity")
+    assert torch.equal(model["rnn"].weight_hh_l0, torch.eye(4))
+    with pytest.raises(ArgumentError, match="no gate that forgets"):
+        init.apply(model["rnn"], "chrono=20")
+
+
 @pytest.mark.parametrize(
     "text", ["", "chrono", "orthogonal=1", "chrono=0", "chrono=1.5", "forget-bias=x", "forget-bias=inf", "x=1"]
 )

@@ -184,7 +184,8 @@ def apply(module: M, how: str | Choice) -> M:
 
     Args:
         module: a recurrent module, or one that holds some.
-        how: as in `parse`. `default` draws the parameters anew, as the layer does when it is made.
+        how: as in `parse`. `default` draws the parameters anew, as the layer does when it is made. In a model of several kinds
+            of layers those are left alone that have no such gate (or, for `identity`, have gates).
 
     Raises:
         ArgumentError: as `parse`, as the function of that name, or if there is no recurrent module inside.
@@ -200,7 +201,8 @@ def apply(module: M, how: str | Choice) -> M:
         hint = "pass the model that holds the layer"
         kinds = "a module with an LSTM, GRU or RNN"
         raise ArgumentError(message("init", "no recurrent layer in this module", type(module).__name__, kinds, hint))
-    for layer in found:
+    fitting = [layer for layer in found if _takes(choice, _places("init", layer)[0])]
+    for layer in fitting or found:  # where none fits, the function says why
         if choice.name == "forget-bias":
             forget_bias(layer, float(choice.value or 0.0))
         elif choice.name == "chrono":
@@ -212,6 +214,13 @@ def apply(module: M, how: str | Choice) -> M:
         else:
             layer.reset_parameters()  # type: ignore[operator]
     return module
+
+
+def _takes(choice: Choice, cell: Cell) -> bool:
+    """Whether a cell has what the choice sets."""
+    if choice.name in ("forget-bias", "chrono"):
+        return "f" in cell.gates or isinstance(cell, (cells.GRU, cells.CIFG))
+    return choice.name != "identity" or isinstance(cell, cells.VanillaRNN)
 
 
 def _short(value: float) -> str:
