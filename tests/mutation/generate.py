@@ -69,8 +69,8 @@ _REASONS: dict[str, list[str]] = {
     ],
     ("It computes something that nobody is handed, or once more what was saved: more work, the same numbers."): [
         "reference.forward: if save: [if True]",
-        "reference.forward: ms[t] = rows.real(t, taken.h) if apart else zero_m [if True]",
-        "reference.forward: cs[t] = rows.real(t, new.c) if cell.has_cell else None [if True]",
+        "reference.forward: ms[k] = rows.real(t, taken.h) if apart else zero_m [if True]",
+        "reference.forward: cs[k] = rows.real(t, new.c) if cell.has_cell else None [if True]",
         "reference.backward: zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell [Gt -> GtE]",
         (
             "reference.backward: lost = zoned_c or (saved.m is None and _apart(w, noise))  # whether c' or h' was not"
@@ -78,7 +78,7 @@ _REASONS: dict[str, list[str]] = {
         ),
         "reference.backward: if again: [if True]",
         ("reference.backward: begin = State(before_h, None if before.c is None else _only(live, before.c)) [if False]"),
-        "reference.backward: dx[t] = dz_x @ w.w_ih if input_gradient else None [if True]",
+        "reference.backward: dx[k] = dz_x @ w.w_ih if input_gradient else None [if True]",
     ],
     (
         "What begins a list is replaced at every step, and what is looked up before the first step is "
@@ -87,7 +87,7 @@ _REASONS: dict[str, list[str]] = {
         "reference.backward: dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T [1 -> 2]",
         "reference.backward: c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T [if True]",
         (
-            "reference.backward: before = State(saved.h[order[n - 1]], None if saved.c is None else saved.c[order[n -"
+            "reference.backward: before = State(saved.h[p], None if saved.c is None else saved.c[order[n -"
             " 1]]) if n else state [if True]"
         ),
         (

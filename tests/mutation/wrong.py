@@ -112,7 +112,7 @@ class Wrong(openlstm.LSTM):
         count = iter(range(self.num_layers * self.num_directions))
 
         def one(cell: Cell, x: Tensor, w: Weights, state: State, **options: Any) -> Result:
-            for name in ("backend", "save", "check_finite"):
+            for name in ("backend", "save", "check_finite", "checkpoint"):
                 options.pop(name)
             return self.recurrence(next(count), cell, x, w, state, **options)
 

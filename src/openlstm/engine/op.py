@@ -143,6 +143,15 @@ def _as_float(cell: Cell, x: Tensor, weights: Weights, state: State, rows: dict[
     return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
 
 
+def quick(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, name: str) -> tuple[Tensor, Any, Any] | None:
+    """(y, h_n, c_n) of a dense batch that needs no gradient, by the shortest way; None where there is more to check."""
+    if torch.is_grad_enabled() or x.dtype not in _NATIVE or not x.is_cpu or not cell.kernel or not _direct(x):
+        return None
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return None
+    return cpu.plain(cell, x, weights, state) if _short(cell, x, weights, backend, name) else None
+
+
 def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "auto", name: str = "LSTMCell") -> State:
     """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):

@@ -99,22 +99,22 @@ class EditedCell(Cell):
         self.marks: dict[int, str] | None = None  # number of an operation -> the name of what it makes
         self.steps = 0
 
-    def __call__(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+    def __call__(self, z: Any, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
         """Without a look at the shapes: h has P units with a projection."""
-        return self.forward(z, before, w_ch, mask)
+        return self.forward(z, before, w_ch, mask, norm)
 
-    def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
+    def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
         inner = [name for name in self.changes if name != "h"]
         if inner and self.marks is None:
-            self.marks = self._find(inner, z, before, w_ch, mask)
+            self.marks = self._find(inner, z, before, w_ch, mask, norm)
         if inner:
             with _Between(self._replace) as made:
-                step = self.cell(z, before, w_ch, mask)
+                step = self.cell(z, before, w_ch, mask, norm)
             made_of = self._named(step)
             if any(made.replaced.get(name) is not made_of[name] for name in inner):
                 raise _cannot(self.cell, "its operations are not the same at every step", inner)
         else:
-            step = self.cell(z, before, w_ch, mask)
+            step = self.cell(z, before, w_ch, mask, norm)
         h = step.h if self.w_hr is None else step.h @ self.w_hr.T
         if "h" in self.changes:
             H = h.shape[-1] // len(self.feeds_back)

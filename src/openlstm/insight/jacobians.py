@@ -127,14 +127,14 @@ class Turn(NamedTuple):
             c = A.stack([step.c for step in taken]) if cell.has_cell else None
             gates = tuple(A.stack(list(parts)) for parts in zip(*(step.gates for step in taken), strict=True))
             mask = A.stack([step.mask for step in taken]) if taken and taken[0].mask is not None else None
-        return Turn(cell, w, Around(gates, before, c, h, w.w_ch, mask, z), noise, t0)
+        return Turn(cell, w, Around(gates, before, c, h, w.w_ch, mask, z, w.norm), noise, t0)
 
     def step(self, k: int) -> Turn:
         """One step of it, with the arrays [B, .]."""
         a = self.around
         before = State(a.before.h[k], None if a.before.c is None else a.before.c[k])
         c, mask, z = (None if v is None else v[k] for v in (a.c, a.mask, a.z))
-        one = Around(tuple(g[k] for g in a.gates), before, c, a.h[k], a.w_ch, mask, z)
+        one = Around(tuple(g[k] for g in a.gates), before, c, a.h[k], a.w_ch, mask, z, a.norm)
         return self._replace(around=one, t0=self.t0 + k)
 
     def flow(self, dh: Array, dc: Array | None) -> tuple[Flow, State]:
@@ -178,7 +178,7 @@ def _flat(a: Around, axes: Any) -> Around:
         return None if v is None else v.expand(*axes, v.shape[-1]).reshape(-1, v.shape[-1])
 
     before = State(flat(a.before.h), flat(a.before.c))
-    return Around(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z))
+    return Around(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z), a.norm)
 
 
 def _plain_type(a: Any) -> Any:

@@ -21,7 +21,7 @@ from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine import pieces
-from openlstm.engine.op import Ran, Result, runs_as, sequence
+from openlstm.engine.op import Ran, Result, quick, runs_as, sequence
 from openlstm.engine.support import brief, choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
@@ -183,6 +183,10 @@ class Recurrent(nn.Module):
         cu_seqlens: Any = None,
     ) -> tuple[Any, Any]:
         """See the class."""
+        if lengths is None and reset is None and reset_state is None and cu_seqlens is None and not torch.is_grad_enabled():
+            found = self._quick(input, hx)
+            if found is not None:
+                return found
         if isinstance(input, PackedSequence):
             checks.no_lengths(type(self).__name__, lengths, cu_seqlens)
             y, state = self._packed(input, hx, reset, reset_state)
@@ -201,6 +205,52 @@ class Recurrent(nn.Module):
         if self.cell not in (cells.LSTM(), cells.GRU(), cells.GRU(memory=True), *_VANILLA):
             parts.append(f"cell={brief(self.cell)}")
         return ", ".join([str(self.input_size), str(self.hidden_size), *parts])
+
+    def _quick(self, x: Any, hx: Any) -> Any:
+        """One dense layer in one direction without noise, gradient or anything unusual, by the shortest way.
+
+        The same kernel and the same bits as the long way, which runs, or refuses, what this leaves to it (None).
+        """
+        kind = type(self)
+        if (
+            type(x) is not Tensor
+            or x.dim() != 3
+            or self.num_layers != 1
+            or self.bidirectional
+            or self.batch_first
+            or self.proj_size
+            or self.training
+            and (self.input_dropout or self.hidden_dropout or self.recurrent_dropout or self.weight_dropout)
+            or self.zoneout_h
+            or self.zoneout_c
+            or self.checkpoint
+            or self.check_finite
+            or "layers" in self.__dict__  # an edit stands in for them
+            or kind.layers is not Recurrent.layers
+            or kind.weights_of is not Recurrent.weights_of
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        w = self._parameters
+        w_ih, w_hh = w.get("weight_ih_l0"), w.get("weight_hh_l0")  # not there where a parametrisation works them out
+        if w_ih is None or w_hh is None or self.cell.peepholes or self.cell.norms or x.shape[2] != self.input_size:
+            return None
+        shape = (1, x.shape[1], self.hidden_size)
+        if hx is None:
+            state = State(x.new_zeros(shape[1:]), x.new_zeros(shape[1:]) if self.cell.has_cell else None)
+        else:
+            pair = hx if isinstance(hx, tuple) else (hx,)
+            if len(pair) != 1 + self.cell.has_cell or any(type(s) is not Tensor or s.shape != shape for s in pair):
+                return None
+            state = State(*(s[0] for s in pair)) if self.cell.has_cell else State(pair[0][0], None)
+        weights = Weights(w_ih, w_hh, w.get("bias_ih_l0"), w.get("bias_hh_l0"))
+        if self.bias and (weights.b_ih is None or weights.b_hh is None):
+            return None
+        found = quick(self.cell, x, weights, state, self.backend, type(self).__name__)
+        if found is None:
+            return None
+        y, h, c = found
+        return y, ((h.unsqueeze(0), c.unsqueeze(0)) if self.cell.has_cell else h.unsqueeze(0))
 
     @property
     def _noisy(self) -> bool:
