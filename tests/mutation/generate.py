@@ -86,10 +86,7 @@ _REASONS: dict[str, list[str]] = {
     ): [
         "reference.backward: dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T [1 -> 2]",
         "reference.backward: c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T [if True]",
-        (
-            "reference.backward: before = State(saved.h[p], None if saved.c is None else saved.c[order[n -"
-            " 1]]) if n else state [if True]"
-        ),
+        "reference.backward: before = State(saved.h[p], None if saved.c is None else saved.c[p]) if n else state [if True]",
         (
             "reference.backward: before = rows.keep(order[n - 1], before, state) if n else state  # a row that has "
             "not begun still holds its h0 [if True]"
