@@ -9,14 +9,13 @@ Their LSTM ends at a squared error of 0.164; always saying 1 has 0.1667. Here th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, median_of, run, stream
 from openlstm.lab.tasks import Adding
 from openlstm.nn import init
 
@@ -54,11 +53,6 @@ def train(key: str, seed: int) -> Trial:
     return Trial(seed, error, error <= BAR, steps * BATCH, 0.0, look, {"steps": steps, "running_every_100": curve})
 
 
-def shown(trials: Sequence[Trial]) -> str:
-    """The median, as the bar asks."""
-    return f"{median(t.value for t in trials):.2g} (median of {len(trials)})"
-
-
 CLAIM = Claim(
     "adding600",
     "adding, T = 600",
@@ -68,7 +62,7 @@ CLAIM = Claim(
     "squared error",
     Adding().lag(T),
     lambda trials: median(t.value for t in trials) <= BAR,
-    shown,
+    median_of,
     f"one layer of {HIDDEN} units (there 130) whose gates begin for a lag of {T} (`init.chrono`; there forget bias 1); Adam "
     f"{RATE} along a cosine, batches of {BATCH} fresh sequences (there 50,000 sequences again and again), gradient norm "
     f"clipped at 1, at most {STEPS:,} steps; one mark in each half (there two anywhere).",

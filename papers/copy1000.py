@@ -10,7 +10,6 @@ whenever the symbols come back well enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Learner, Trial, before, median_of, run, stream
 from openlstm.lab.tasks import Copy
 from openlstm.nn import init
 
@@ -69,11 +68,6 @@ def train(key: str, seed: int) -> Trial:
     return Trial(seed, error, error <= BAR, steps * BATCH, 0.0, look, more)
 
 
-def shown(trials: Sequence[Trial]) -> str:
-    """The median, as the bar asks."""
-    return f"{median(t.value for t in trials):.2g} (median of {len(trials)})"
-
-
 CLAIM = Claim(
     "copy1000",
     "copy, T = 1,000",
@@ -83,7 +77,7 @@ CLAIM = Claim(
     "cross entropy",
     Copy().lag(T),
     lambda trials: median(t.value for t in trials) <= BAR,
-    shown,
+    median_of,
     f"one layer of {HIDDEN} units (there 50) whose gates begin for a lag of {T} (`init.chrono`); one input a symbol (there a "
     f"number); Adam {RATE}, batches of {BATCH} fresh sequences, gradient norm clipped at 1, at most {STEPS:,} steps; the "
     f"silence grows from 1 to {T} by a factor of {GROWS} whenever a symbol costs less than {WELL} nats (there {T} from "

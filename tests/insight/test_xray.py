@@ -282,6 +282,6 @@ def test_the_cost_of_a_full_report() -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OPENLSTM_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True, env=environment)
     print(done.stdout)
-    seconds, gigabytes, size = map(float, done.stdout.split("\n")[0].split())
-    assert seconds > 0 and gigabytes < 2 and size < 2e6
+    _, gigabytes, size = map(float, done.stdout.split("\n")[0].split())
+    assert gigabytes < 2 and size < 2e6
     assert "not computed" not in done.stdout

@@ -134,6 +134,11 @@ def before(layer: LSTM, x: Tensor, lag: int) -> dict[str, Any]:
     return {"word": v.word, "share": float(v.share), "flip": float(v.flip)}
 
 
+def median_of(trials: Sequence[Trial]) -> str:
+    """What was reached, where the bar is on the median."""
+    return f"{median(t.value for t in trials):.2g} (median of {len(trials)})"
+
+
 def summary(claim: Claim, trials: Sequence[Trial]) -> dict[str, Any]:
     """What the table and the file say of a claim.
 
