@@ -377,7 +377,7 @@ class RowsForward {
     if constexpr (Cell::whole)
       whole_rows(alive);
     else
-      tile_by_tile(alive);
+      tile_by_tile(alive, n % 2);
     ready_ += alive;
     if (plan_.w_hr) multiply<Into::store>(const_cast<const T**>(at_.m), at_.y, alive, H, plan_.w_hr, R);
     if (f_.noise.zoneout_h > 0)
@@ -395,8 +395,10 @@ class RowsForward {
     return inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
   }
 
-  OPENLSTM_INLINE void tile_by_tile(index alive) {
-    for (index tile = first_tile(); tile < last_tile(); tile++) {
+  // There and back again: what a step reads last is still in the cache when the next one begins with it.
+  OPENLSTM_INLINE void tile_by_tile(index alive, bool back) {
+    for (index k = first_tile(); k < last_tile(); k++) {
+      const index tile = back ? first_tile() + last_tile() - 1 - k : k;
       const T* packed = plan_.packed + tile * tiles().size();
       if (one_step_) {
         tiles().pack(tile, one_tile_);
