@@ -84,6 +84,7 @@ class Contest:
     jobs: Mapping[str, Job]
     rows: Callable[[Measured], list[Row]]
     alike: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
 
     @property
     def title(self) -> str:
@@ -164,7 +165,7 @@ class Arena:
             numbers = self.worker(contest.jobs[name].who).ask("numbers", name)
             wanted = wanted or numbers
             for what, error in differences(numbers, wanted).items():
-                if not error <= TOLERANCE:
+                if not error <= contest.tolerance:
                     raise protocol.Refused(f"{contest.title}: {what} of {name} differs from that of {names[0]} by {error:.1e}")
 
 

@@ -11,10 +11,10 @@ import torch
 import openlstm
 from job import NETWORKS, Job, inputs
 from openlstm import cells
-from openlstm.engine import Stepper
+from openlstm.engine import Stepper, cpu
 from openlstm.engine.op import sequence
 from openlstm.reference import State, Weights
-from peers import cell_job, module_job, packed_job, tensors, with_weights
+from peers import bfloat16_job, cell_job, module_job, packed_job, tensors, with_weights
 from worker import Built, Missing
 
 CLIP = 0.5  # low enough that cells are clipped
@@ -60,6 +60,10 @@ def layer_job(job: Job, module: Any) -> Built:
         return packed_job(job, module)
     if job.how == "cu_seqlens":
         return end_to_end(job, module)
+    if job.how == "bfloat16":
+        if not cpu.has_bfloat16(module.cell):
+            raise Missing("this processor has no AVX512-BF16: it runs as float32")
+        return bfloat16_job(job, module)
     x, dy = tensors(job)
     given, options = inputs(job), {}
     if job.how == "lengths":

@@ -39,6 +39,9 @@ STEPS: dict[Shape, dict[str, float | None]] = {  # one row, one step: times ONNX
 }
 ONE_ROW: tuple[Shape, ...] = ((100, 1, 32, 64), (100, 1, 256, 256), (100, 1, 512, 512))
 LONG: Shape = (4096, 32, 32, 128)  # what checkpoints are measured on
+HALF: tuple[Shape, ...] = ((128, 32, 256, 256), (365, 256, 32, 256), (64, 32, 512, 512), (35, 20, 1024, 1024))
+HALF_AIM = {"forward": 1.6, "train": 1.4}  # times float32, at HALF
+HALF_TOLERANCE = 0.03  # of numbers with 8 bits, over as many steps
 CELLS: tuple[Shape, ...] = ((1, 1, 64, 64), (1, 1, 256, 256), (1, 64, 256, 256))
 
 LARGE: tuple[Shape, ...] = ((128, 32, 256, 256), (128, 64, 512, 512))
@@ -191,6 +194,21 @@ def checkpoint() -> Part:
         name: Job("openlstm", "train", LONG, how=how) for name, how in ways.items()
     }
     return Part("Checkpoints: the time of keeping few states", (Contest(jobs, rows, alike=tuple(jobs)),))
+
+
+def half() -> Part:
+    """bfloat16 beside torch's and beside float32."""
+
+    def rows(m: Measured) -> list[Row]:
+        aims = {"torch": 1.0, "float32": HALF_AIM[m.jobs["float32"].mode]}
+        return [row(m, "bfloat16", *speeds(m, "bfloat16", aims), label="LSTM")]
+
+    def contest(mode: str, shape: Shape) -> Contest:
+        jobs = {name: Job(who, mode, shape, how="bfloat16") for name, who in (("bfloat16", "openlstm"), ("torch", "torch"))}
+        jobs["float32"] = Job("openlstm", mode, shape)
+        return Contest(jobs, rows, alike=tuple(jobs), tolerance=HALF_TOLERANCE)
+
+    return Part("bfloat16 beside torch's, and beside float32", tuple(contest(mode, shape) for mode in MODES for shape in HALF))
 
 
 def loop() -> Part:
@@ -374,4 +392,5 @@ PARTS: dict[str, Callable[[], Part]] = {
     "step": step,
     "one-row": one_row,
     "checkpoint": checkpoint,
+    "bfloat16": half,
 }

@@ -81,7 +81,7 @@ def module_job(job: Job, module: Any, run: Callable[[Any, Any], tuple[Any, Any]]
         found = {"y": padded(y), "h": h.flatten(0, -2)} | ({} if c is None else {"c": c.flatten(0, -2)})
         if job.mode == "train":
             found |= {"dx": padded(x.grad)} | {"d" + n.removesuffix("_l0"): p.grad for n, p in module.named_parameters()}
-        return {name: tensor.detach().numpy() for name, tensor in found.items()}
+        return {name: tensor.detach().float().numpy() for name, tensor in found.items()}
 
     return Built(call, numbers)
 
@@ -107,6 +107,14 @@ def tensors(job: Job) -> tuple[Any, Any]:
     return torch.tensor(given.x), torch.from_numpy(given.dy)
 
 
+def bfloat16_job(job: Job, module: Any) -> Built:
+    """A layer and its inputs in bfloat16."""
+    import torch
+
+    x, dy = (t.bfloat16() for t in tensors(job))
+    return module_job(job, module.to(torch.bfloat16), lambda module, x: module(x), x, dy)
+
+
 def torch_nn(job: Job) -> Built:
     """torch.nn.LSTM, GRU, RNN, LSTMCell. `packed`: a PackedSequence that is there before; `reset`: the usual loop over T."""
     import torch
@@ -118,6 +126,8 @@ def torch_nn(job: Job) -> Built:
         return cell_job(job, module)
     if job.how == "packed":
         return packed_job(job, module)
+    if job.how == "bfloat16":
+        return bfloat16_job(job, module)
     if job.how == "reset":
         keep = torch.from_numpy(~inputs(job).reset).float()[:, None, :, None]  # [T, 1, B, 1]
 

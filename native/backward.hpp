@@ -64,8 +64,8 @@ OPENLSTM_INLINE bool any(const T* p, index n) {
     if (p[k] != T(0)) return true;  // also NaN
   return false;
 }
-template <class T>
-OPENLSTM_INLINE void add(const T* from, T* to, index n) {
+template <class X, class T>
+OPENLSTM_INLINE void add(const X* from, T* to, index n) {
   for (index k = 0; k < n; k += width<T>) store(to + k, load(to + k, n - k) + load(from + k, n - k), n - k);
 }
 
@@ -84,6 +84,7 @@ class RowsBackward {
         seen_(b_.hidden_mask ? b_.fed_back() : 0),
         work_(Cell::whole ? 6 * b_.hidden : 0),
         raw_(Cell::peepholes && b_.noise.zoneout_c > 0 ? share_.count() * b_.hidden : 0),
+        rooms_(in_factor > 1 ? share_.count() * h_rooms() + most_ * dx_rooms() : 0),
         pointers_(4 * most_ + 5 * share_.count()) {
     const index R = b_.fed_back(), H = b_.hidden;
     for (index j = 0; j < share_.count(); j++) {
@@ -113,7 +114,7 @@ class RowsBackward {
 
   OPENLSTM_INLINE index row(index j) const { return plan_.order.row(share_.position(j)); }
   OPENLSTM_INLINE const T** dz_rows() { return const_cast<const T**>(pointers_ + 0); }
-  OPENLSTM_INLINE T** dx_rows() { return pointers_ + most_; }
+  OPENLSTM_INLINE Given<T>** dx_rows() { return reinterpret_cast<Given<T>**>(pointers_ + most_); }
   OPENLSTM_INLINE T** all_dz() { return pointers_ + 2 * most_; }  // of one step, dead rows too
   OPENLSTM_INLINE T** dh_rows() { return pointers_ + 2 * most_ + share_.count(); }
   OPENLSTM_INLINE T** g_rows() { return pointers_ + 2 * most_ + 2 * share_.count(); }
@@ -121,6 +122,17 @@ class RowsBackward {
   OPENLSTM_INLINE const T** dz_h_rows() { return const_cast<const T**>(pointers_ + 2 * most_ + 4 * share_.count()); }
   // Whether there is a c beside h; the highway of a GRU is h itself, unless h is not what its cell puts out (projection).
   OPENLSTM_INLINE bool carries() const { return Cell::highway && (!Cell::merged || b_.has_cell); }
+
+  // Where rows are put that do not lie as factors, or hold no numbers of type T: for each row of a step x, h before
+  // it and after it, dz of W h, and what is projected; for each of a block dz of W x.
+  OPENLSTM_INLINE index h_rooms() const { return b_.inputs + 2 * b_.fed_back() + factors(G * b_.hidden) + factors(b_.projected); }
+  OPENLSTM_INLINE index dx_rooms() const { return b_.dx ? factors(G * b_.hidden) : 0; }
+  OPENLSTM_INLINE T* x_room(index j) const { return rooms_ + j * h_rooms(); }
+  OPENLSTM_INLINE T* h_room(index j) const { return x_room(j) + b_.inputs; }
+  OPENLSTM_INLINE T* y_room(index j) const { return h_room(j) + b_.fed_back(); }
+  OPENLSTM_INLINE T* dz_room(index j) const { return y_room(j) + b_.fed_back(); }
+  OPENLSTM_INLINE T* g_room(index j) const { return dz_room(j) + factors(G * b_.hidden); }
+  OPENLSTM_INLINE T* dx_room(index token) const { return rooms_ + share_.count() * h_rooms() + token * dx_rooms(); }
 
   OPENLSTM_INLINE static void start(const T* given, T* out, index b, index n) {
     if (given)
@@ -152,8 +164,8 @@ class RowsBackward {
       T* dz = shared.dz[turn] + at * S * H;
       all_dz()[j] = matters ? dz : nullptr;
       const T *h_before, *c_before;
-      before(t, b, h_before, c_before);
-      pack_row<T>(matters ? b_.x.at(t, b) : nullptr, at, K, b_.inputs, shared.x[turn]);
+      before(t, j, h_before, c_before);
+      pack_row<T>(matters ? as_numbers(b_.x.at(t, b), b_.inputs, x_room(j)) : nullptr, at, K, b_.inputs, shared.x[turn]);
       if (b_.hidden_mask) {
         times<T>(h_before, b_.hidden_mask + b * R, seen_, R);
         h_before = seen_;
@@ -164,16 +176,15 @@ class RowsBackward {
         if (b_.dx) clear(b_.dx.at(t, b), b_.inputs);
         continue;
       }
-      dz_rows()[live_before + live] = dz;
       if (b_.dx) dx_rows()[live_before + live] = b_.dx.at(t, b);
-      dz_h_rows()[live] = dz + Places::first_h * H;
       g_rows()[live] = dh_rows()[live] = dh;
       if (b_.projected) dm_rows()[live] = dm_ + live * H;
       if (b_.noise.zoneout_h > 0) unzone(t, b, dh, kept_ + live * R);
       live++;
     }
     if (b_.projected) {
-      multiply<Into::store>(const_cast<const T**>(g_rows()), dm_rows(), live, b_.projected, shared.w_hr, H);
+      for (index j = 0; j < live; j++) dz_h_rows()[j] = as_factors(static_cast<const T*>(g_rows()[j]), b_.projected, g_room(j));
+      multiply<Into::store>(dz_h_rows(), dm_rows(), live, b_.projected, shared.w_hr, H);
       for (index j = 0; j < alive; j++) projection_token(t, j, slot + share_.position(j), K, turn);
     }
     live = 0;
@@ -184,6 +195,9 @@ class RowsBackward {
         whole(t, j, dm, all_dz()[j], norm_sums(j, turn));
       else
         cell(t, j, dm, all_dz()[j]);
+      const T *dz_x = all_dz()[j], *dz_h = dz_x + Places::first_h * H;
+      if (b_.dx) dz_x = dz_rows()[live_before + live] = as_factors(dz_x, G * H, dx_room(live_before + live));
+      dz_h_rows()[live] = b_.dx && !Cell::apart ? dz_x : as_factors(dz_h, G * H, dz_room(live));
       live++;
     }
     multiply<Into::store>(dz_h_rows(), dh_rows(), live, G * H, shared.w_hh, R);
@@ -202,9 +216,9 @@ class RowsBackward {
     tokens_ += live;
   }
 
-  // The state that step t of row b began with.
-  OPENLSTM_INLINE void before(index t, index b, const T*& h, const T*& c) const {
-    const index R = b_.fed_back(), H = b_.hidden;
+  // The state that step t of the j-th row began with.
+  OPENLSTM_INLINE void before(index t, index j, const T*& h, const T*& c) const {
+    const index R = b_.fed_back(), H = b_.hidden, b = row(j);
     c = nullptr;
     if (begin_.cut(t, b)) {
       h = begin_.reset_h(t, b);
@@ -213,7 +227,7 @@ class RowsBackward {
       h = b_.h0 + b * R;
       if (carries()) c = b_.c0 + b * H;
     } else {
-      h = b_.y.at(begin_.before(t), b);
+      h = as_numbers(b_.y.at(begin_.before(t), b), R, h_room(j));
       if (carries()) c = b_.c.at(begin_.before(t), b);
     }
     if (!carries()) c = h;
@@ -243,10 +257,11 @@ class RowsBackward {
       const index H = b_.hidden, b = row(j);
       Row at{};
       at.raw = raw_ ? raw_ + j * H : nullptr;
-      before(t, b, at.h_before, at.c_before);
+      before(t, j, at.h_before, at.c_before);
       at.gates = Cell::saved ? b_.gates.at(t, b) : nullptr;
-      at.c = carries() ? b_.c.at(t, b) : b_.y.at(t, b);
-      at.h = b_.projected ? b_.m.at(t, b) : b_.y.at(t, b);
+      const T* y = as_numbers(b_.y.at(t, b), b_.fed_back(), y_room(j));
+      at.c = carries() ? b_.c.at(t, b) : y;
+      at.h = b_.projected ? b_.m.at(t, b) : y;
       at.dh = dh, at.dz = dz;
       at.dfed = b_.dh0 + b * b_.fed_back() + H;
       at.dc = Cell::highway ? b_.dc0 + b * H : nullptr;
@@ -341,7 +356,7 @@ class RowsBackward {
     const T *gates = b_.gates.at(t, b), *of_x = gates + GH, *of_h = of_x + GH, *c = b_.c.at(t, b), *h_before, *c_before;
     const T *w_x = b_.norm, *w_h = w_x + 2 * GH, *w_c = w_h + 2 * GH, *b_c = w_c + H;
     T *dc = b_.dc0 + b * H, *dw_x = sums, *db = dw_x + GH, *dw_h = db + GH, *dw_c = dw_h + GH, *db_c = dw_c + H;
-    before(t, b, h_before, c_before);
+    before(t, j, h_before, c_before);
     const T* next = begin_.first(t, b) ? gates : b_.gates.at(begin_.before(t), b);  // too short stretches for a processor to foresee
     const uint32_t zone_c = noise.zoneout_c > 0 ? key_of(noise, Kind::zoneout_c, t, b) : 0;
     const uint32_t drop = masked ? key_of(noise, Kind::candidate, t, b) : 0;
@@ -435,7 +450,7 @@ class RowsBackward {
     const index H = b_.hidden;
     if (!all_dz()[j]) return clear(out, 2 * H);
     const T *h, *c;
-    before(t, row(j), h, c);
+    before(t, j, h, c);
     copy(c, out, H);
     copy(raw_ ? static_cast<const T*>(raw_ + j * H) : b_.c.at(t, row(j)), out + H, H);
   }
@@ -471,6 +486,7 @@ class RowsBackward {
   Scratch<T> kept_, seen_;  // of one step: what of dL/dh passes by; of one row: h as the sums see it
   Scratch<T> work_;         // of one row: dL/dz, dL/d of the normalised cell, and c' before zoneout
   Scratch<T> raw_;          // of one step: c' before zoneout, which the output gate's peephole saw
+  Scratch<T> rooms_;
   Scratch<T*> pointers_;
 };
 
@@ -478,14 +494,15 @@ class RowsBackward {
 template <class T>
 class Sums {
  public:
-  OPENLSTM_INLINE explicit Sums(index most) : stride_((most + 15) / 16 * 16 + 16), turned_(chunk * stride_), pointers_(2 * chunk) {}
+  OPENLSTM_INLINE explicit Sums(index most)
+      : stride_((factors(most) + 15) / 16 * 16 + 16), turned_(chunk * stride_), paired_(in_factor > 1 ? factors(most) * chunk : 0), pointers_(2 * chunk) {}
 
   // dw[r] += sum over the K tokens of d[token][place(r)] x[token], x in panels. `place` keeps runs of `run` rows together.
   template <class Place>
   OPENLSTM_INLINE void add_product(const T* d, index width_of_d, index K, Slice rows, index run, Place place, const T* panels, T* dw, index columns) {
     for (index first = rows.first, last; first < rows.last; first = last) {
       last = smaller(smaller(first + chunk, rows.last), (first / run + 1) * run);
-      transpose([&](index token) { return d + token * width_of_d; }, K, place(first), last - first, static_cast<T*>(turned_), stride_);
+      turn(d + place(first), width_of_d, K, last - first);
       const T** in = const_cast<const T**>(pointers_ + 0);
       T** out = pointers_ + chunk;
       for (index k = 0; k < last - first; k++) in[k] = turned_ + k * stride_, out[k] = dw + (first + k) * columns;
@@ -503,6 +520,23 @@ class Sums {
  private:
   static constexpr index chunk = 16 * max_rows;  // rows that are turned at once: their tokens stay in the cache
 
+  // The rows of `turned_` are n columns of d, as factors of K tokens.
+  OPENLSTM_INLINE void turn(const T* d, index width_of_d, index K, index n) {
+    T *turned = turned_, *paired = paired_;
+    if constexpr (in_factor == 1) {
+      transpose([&](index token) { return d + token * width_of_d; }, K, 0, n, turned, stride_);
+    } else {
+      for (index k = 0; k < K; k += 2) {
+        const T *even = d + k * width_of_d, *odd = even + width_of_d;
+        for (index r = 0; r < n; r += width<T>) {
+          const Vec<T> two = side_by_side(load(even + r, n - r), k + 1 < K ? load(odd + r, n - r) : Vec<T>{});
+          store(paired + k / 2 * chunk + r, two, n - r);
+        }
+      }
+      transpose([&](index k) { return static_cast<const T*>(paired) + k * chunk; }, factors(K), 0, n, turned, stride_);
+    }
+  }
+
   template <int N>
   OPENLSTM_INLINE static void columns(const T* d, index width_of_d, const T* c, index width_of_c, index K, T* db, index n) {
     Vec<T> sum[N] = {};
@@ -516,12 +550,13 @@ class Sums {
 
   const index stride_;
   Scratch<T> turned_;  // [chunk, tokens]
+  Scratch<T> paired_;  // [tokens, chunk], two tokens' numbers in one
   Scratch<T*> pointers_;
 };
 
 // Panels of w [K, columns], this part's share of them; row k of the panels is row place(k) of w.
 template <class T, class Place>
-OPENLSTM_INLINE void pack_share(const T* w, index K, index columns, Place place, T* panels, const Part& part) {
+OPENLSTM_INLINE void pack_share(const Given<T>* w, index K, index columns, Place place, T* panels, const Part& part) {
   Slice mine(Panels<T>(columns).count, part);
   pack_panels<T>([&](index k) { return w + place(k) * columns; }, K, mine.first, mine.last, columns, panels);
 }
@@ -557,9 +592,9 @@ static void backward_part(const BackwardPlan<T>& plan, const Part& part) {
     if (Cell::whole) clear(b.dnorm + norms.first, norms.size());
   }
 
-  pack_share(b.w_hh, rows, R, same, shared.w_hh, part);
-  if (b.dx) pack_share(b.w_ih, rows, b.inputs, of_x, shared.w_ih, part);
-  if (b.projected) pack_share(b.w_hr, b.projected, H, same, shared.w_hr, part);
+  pack_share<T>(b.w_hh, rows, R, same, shared.w_hh, part);
+  if (b.dx) pack_share<T>(b.w_ih, rows, b.inputs, of_x, shared.w_ih, part);
+  if (b.projected) pack_share<T>(b.w_hr, b.projected, H, same, shared.w_hr, part);
   part.wait();
 
   RowsBackward<Cell, T> mine(plan, part);

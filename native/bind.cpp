@@ -66,13 +66,13 @@ struct Arguments {
 };
 
 // The fields of Problem, in its order.
-template <class T>
-void read(Arguments& a, Problem<T>& p) {
+template <class T, class X>
+void read(Arguments& a, Problem<T, X>& p) {
   p.steps = a.number(), p.batch = a.number(), p.inputs = a.number(), p.hidden = a.number(), p.projected = a.number();
   p.reverse = a.number() != 0, p.first = a.number(), p.last = a.number();
-  p.w_ih = a.pointer<const T>(), p.w_hh = a.pointer<const T>(), p.b_ih = a.pointer<const T>(), p.b_hh = a.pointer<const T>();
-  p.w_hr = a.pointer<const T>(), p.w_ch = a.pointer<const T>(), p.norm = a.pointer<const T>();
-  p.x = a.rows<const T>();
+  p.w_ih = a.pointer<const X>(), p.w_hh = a.pointer<const X>(), p.b_ih = a.pointer<const T>(), p.b_hh = a.pointer<const T>();
+  p.w_hr = a.pointer<const X>(), p.w_ch = a.pointer<const T>(), p.norm = a.pointer<const T>();
+  p.x = a.rows<const X>();
   p.h0 = a.pointer<const T>(), p.c0 = a.pointer<const T>();
   p.lengths = a.pointer<const int64_t>(), p.reset = a.pointer<const uint8_t>();
   p.reset_h = a.rows<const T>(), p.reset_c = a.rows<const T>();
@@ -83,24 +83,24 @@ void read(Arguments& a, Problem<T>& p) {
   p.hidden_mask = a.pointer<const T>(), p.feedback = a.number(), p.has_cell = a.number() != 0;
 }
 
-template <class T>
-void run_forward(const KernelsOf<T>& kernels, int cell, Arguments a) {
-  Forward<T> f{};
+template <class T, class X>
+void run_forward(const KernelsOf<T, X>& kernels, int cell, Arguments a) {
+  Forward<T, X> f{};
   read(a, f);
-  f.y = a.rows<T>(), f.gates = a.rows<T>(), f.c = a.rows<T>(), f.m = a.rows<T>();
+  f.y = a.rows<X>(), f.gates = a.rows<T>(), f.c = a.rows<T>(), f.m = a.rows<T>();
   f.h_n = a.pointer<T>(), f.c_n = a.pointer<T>();
   Unlocked unlocked;
   kernels.of(cell)->forward(f);
 }
 
-template <class T>
-void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
-  Backward<T> b{};
+template <class T, class X>
+void run_backward(const KernelsOf<T, X>& kernels, int cell, Arguments a) {
+  Backward<T, X> b{};
   read(a, b);
-  b.y = a.rows<const T>(), b.gates = a.rows<const T>(), b.c = a.rows<const T>(), b.m = a.rows<const T>();
-  b.dy = a.rows<const T>();
+  b.y = a.rows<const X>(), b.gates = a.rows<const T>(), b.c = a.rows<const T>(), b.m = a.rows<const T>();
+  b.dy = a.rows<const X>();
   b.dh_n = a.pointer<const T>(), b.dc_n = a.pointer<const T>();
-  b.dx = a.rows<T>();
+  b.dx = a.rows<X>();
   b.dw_ih = a.pointer<T>(), b.dw_hh = a.pointer<T>(), b.db_ih = a.pointer<T>(), b.db_hh = a.pointer<T>();
   b.dw_hr = a.pointer<T>(), b.dw_ch = a.pointer<T>(), b.dnorm = a.pointer<T>(), b.go_on = a.number() != 0;
   b.dh0 = a.pointer<T>(), b.dc0 = a.pointer<T>(), b.dreset_h = a.rows<T>(), b.dreset_c = a.rows<T>();
@@ -111,26 +111,33 @@ void run_backward(const KernelsOf<T>& kernels, int cell, Arguments a) {
 
 constexpr std::size_t forward_numbers = 53, backward_numbers = 81;
 
-const Kernels& check(int cell, nb::tuple arguments, std::size_t expected) {
+// f(the kernels for numbers of this type).
+template <class F>
+void with_kernels(int cell, const std::string& type, nb::tuple arguments, std::size_t expected, F f) {
   const Kernels& kernels = in_use();
   if (cell < 0 || cell >= cells || arguments.size() != expected)
     throw nb::value_error(("openlstm._native: " + std::to_string(arguments.size()) + " arguments for cell " + std::to_string(cell) + ", expected " +
                            std::to_string(expected) + "; call it through openlstm.engine.cpu")
                               .c_str());
-  if (!kernels.single.of(cell))
-    throw nb::value_error((std::string("openlstm._native: the instruction set ") + kernels.name + ", which exists for tests, lacks this cell").c_str());
-  return kernels;
+  auto run = [&](const auto* found) {
+    if (!found || !found->of(cell))
+      throw nb::value_error((std::string("openlstm._native: the instruction set ") + kernels.name + " has no kernel of this cell for " + type).c_str());
+    f(*found);
+  };
+  if (type == "bfloat16") return run(for_bfloat16());
+  type == "float64" ? run(&kernels.twofold) : run(&kernels.single);
 }
 
-void forward(int cell, bool twofold, nb::tuple arguments) {
-  const Kernels& kernels = check(cell, arguments, forward_numbers);
-  twofold ? run_forward(kernels.twofold, cell, {arguments}) : run_forward(kernels.single, cell, {arguments});
+void forward(int cell, const std::string& type, nb::tuple arguments) {
+  with_kernels(cell, type, arguments, forward_numbers, [&](const auto& kernels) { run_forward(kernels, cell, {arguments}); });
 }
 
-void backward(int cell, bool twofold, nb::tuple arguments) {
-  const Kernels& kernels = check(cell, arguments, backward_numbers);
-  twofold ? run_backward(kernels.twofold, cell, {arguments}) : run_backward(kernels.single, cell, {arguments});
+void backward(int cell, const std::string& type, nb::tuple arguments) {
+  with_kernels(cell, type, arguments, backward_numbers, [&](const auto& kernels) { run_backward(kernels, cell, {arguments}); });
 }
+
+// Whether a cell has kernels for bfloat16, in the instruction set in use.
+bool has_bfloat16(int cell) { return for_bfloat16() && cell >= 0 && cell < cells && for_bfloat16()->of(cell); }
 
 // An array over a block of the workspace, which it gives back when nothing refers to it any more.
 nb::object empty(nb::tuple shape, bool twofold) {
@@ -168,13 +175,16 @@ void apply(const KernelsOf<T>& kernels, const std::string& name, Address in, Add
 }
 
 // Operations per second of `threads` threads that do nothing but multiply-adds, for about `seconds`.
-double peak(int threads, double seconds, bool twofold) {
+double peak(int threads, double seconds, const std::string& type) {
   struct Job {
-    const Kernels& kernels;
+    double (*peak)(index rounds);
     double seconds;
-    bool twofold;
     double rates[256];
-  } job{in_use(), seconds, twofold, {}};
+  } job{type == "float64" ? in_use().twofold.peak : in_use().single.peak, seconds, {}};
+  if (type == "bfloat16") {
+    if (!for_bfloat16()) throw nb::value_error("openlstm._native.peak: no kernels for bfloat16 here");
+    job.peak = for_bfloat16()->peak;
+  }
   if (threads < 1 || threads > 256) throw nb::value_error("openlstm._native.peak: expected 1 to 256 threads");
   Unlocked unlocked;
   parallel(
@@ -186,7 +196,7 @@ double peak(int threads, double seconds, bool twofold) {
         double done = 0, elapsed = 0;
         auto start = Clock::now();
         do {
-          done += job.twofold ? job.kernels.twofold.peak(100000) : job.kernels.single.peak(100000);
+          done += job.peak(100000);
           elapsed = std::chrono::duration<double>(Clock::now() - start).count();
         } while (elapsed < job.seconds);
         job.rates[part.id] = done / elapsed;
@@ -205,6 +215,7 @@ NB_MODULE(_native, m) {
   m.doc() = "The compiled engine of openlstm; use it through openlstm.engine.";
   m.def("forward", forward);
   m.def("backward", backward);
+  m.def("has_bfloat16", has_bfloat16);
   m.def("empty", empty);
   m.def("isa", [] { return std::string(in_use().name); });
   m.def("isas", isas);

@@ -39,6 +39,12 @@ namespace openlstm {
   }
 OPENLSTM_ISAS(OPENLSTM_DECLARE)
 
+#ifdef OPENLSTM_HAVE_avx512bf16
+namespace avx512bf16 {
+extern const KernelsOf<float, bfloat16> kernels;
+}
+#endif
+
 namespace {
 
 #define OPENLSTM_LIST(isa) &isa::kernels,
@@ -85,6 +91,13 @@ bool use(const char* name) {
       return true;
     }
   return false;
+}
+
+const KernelsOf<float, bfloat16>* for_bfloat16() {
+#ifdef OPENLSTM_HAVE_avx512bf16
+  if (!std::strcmp(in_use().name, "avx512") && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
+#endif
+  return nullptr;
 }
 
 }  // namespace openlstm

@@ -12,4 +12,6 @@ bool runs_here(const Kernels& kernels);
 const Kernels& in_use();
 bool use(const char* name);  // false if this processor or this build has it not
 
+const KernelsOf<float, bfloat16>* for_bfloat16();  // that go with the one in use; null if it or this processor has none
+
 }  // namespace openlstm

@@ -23,6 +23,11 @@ struct Rows {
   OPENLSTM_INLINE T* at(index t, index b) const { return data + t * step + b * row; }
 };
 
+// A number of 8 bits' accuracy and the range of float: its upper half.
+struct bfloat16 {
+  uint16_t bits;
+};
+
 // Regularisers of the recurrence (src/openlstm/noise.py says what they are); zero where there are none.
 struct Noise {
   double zoneout_h = 0, zoneout_c = 0, candidate = 0;  // probabilities
@@ -36,18 +41,22 @@ struct Noise {
 
 // One layer in one direction. Weights, initial states and `reset` are contiguous; what is not given is null. Steps are counted
 // from the sequence's begin whichever of them are run: an array that holds [first, last) alone is given as if it began at 0.
-template <class T>
+// What enters the products, and y, are of type X; it differs from T where those are bfloat16 and everything else is float.
+template <class T, class X = T>
 struct Problem {
-  index steps, batch, inputs, hidden, projected;     // T, B, I, H, P (0: no projection)
-  bool reverse;                                      // from each row's last real step to its first
-  index first, last;                                 // only the steps of [first, last) are run; h0, c0 are the state at their begin
-  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;  // [G*H, I], [G*H, R], [G*H], [G*H], [P, H], [peepholes*H]
-  const T* norm;                                     // weight and bias of the norms of W x, of W h [G*H] each, and of c [H] each
-  Rows<const T> x;                                   // [T, B, I]
-  const T *h0, *c0;                                  // [B, R], [B, H]
-  const int64_t* lengths;                            // [B], each in 0 .. T
-  const uint8_t* reset;                              // [T, B]
-  Rows<const T> reset_h, reset_c;                    // [T, B, R], [T, B, H] (a step of 0: the same at each t); zeros where null
+  index steps, batch, inputs, hidden, projected;  // T, B, I, H, P (0: no projection)
+  bool reverse;                                   // from each row's last real step to its first
+  index first, last;                              // only the steps of [first, last) are run; h0, c0 are the state at their begin
+  const X *w_ih, *w_hh;                           // [G*H, I], [G*H, R]
+  const T *b_ih, *b_hh;                           // [G*H]
+  const X* w_hr;                                  // [P, H]
+  const T* w_ch;                                  // [peepholes*H]
+  const T* norm;                                  // weight and bias of the norms of W x, of W h [G*H] each, and of c [H] each
+  Rows<const X> x;                                // [T, B, I]
+  const T *h0, *c0;                               // [B, R], [B, H]
+  const int64_t* lengths;                         // [B], each in 0 .. T
+  const uint8_t* reset;                           // [T, B]
+  Rows<const T> reset_h, reset_c;                 // [T, B, R], [T, B, H] (a step of 0: the same at each t); zeros where null
   int threads;
   T clip;  // c' stays within -clip .. clip; infinity for no limit
   Noise noise;
@@ -60,20 +69,22 @@ struct Problem {
   OPENLSTM_INLINE index taken() const { return last - first; }                                  // steps that are run
 };
 
-template <class T>
-struct Forward : Problem<T> {
-  Rows<T> y, gates, c, m;  // [T, B, R]; if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
-                           // output (projection, zoneout of h), that output [T, B, H]
-  T *h_n, *c_n;            // [B, R], [B, H]; may be null
-  const T* packed;         // the weights as `pack` put them, or null
+template <class T, class X = T>
+struct Forward : Problem<T, X> {
+  Rows<X> y;            // [T, B, R]
+  Rows<T> gates, c, m;  // if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
+                        // output (projection, zoneout of h), that output [T, B, H]
+  T *h_n, *c_n;         // [B, R], [B, H]; may be null
+  const T* packed;      // the weights as `pack` put them, or null
 };
 
-template <class T>
-struct Backward : Problem<T> {
-  Rows<const T> y, gates, c, m;                      // what forward saved
-  Rows<const T> dy;                                  // [T, B, R] or null
+template <class T, class X = T>
+struct Backward : Problem<T, X> {
+  Rows<const X> y;                                   // what forward gave
+  Rows<const T> gates, c, m;                         // and saved
+  Rows<const X> dy;                                  // [T, B, R] or null
   const T *dh_n, *dc_n;                              // [B, R], [B, H] or null
-  Rows<T> dx;                                        // [T, B, I]; null if nobody asks
+  Rows<X> dx;                                        // [T, B, I]; null if nobody asks
   T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr, *dw_ch;  // as the weights; db_hh null where it equals db_ih, both with norms
   T* dnorm;
   bool go_on;                  // add to them, the sums of the steps that follow, instead of beginning at 0
@@ -83,26 +94,26 @@ struct Backward : Problem<T> {
 };
 
 // The kernels of one cell.
-template <class T>
+template <class T, class X = T>
 struct CellKernels {
-  void (*forward)(const Forward<T>&);
-  void (*backward)(const Backward<T>&);
-  index (*packed_size)(const Problem<T>&);     // elements of
-  void (*pack)(const Problem<T>&, T* packed);  // the weights in the order in which they are read
+  void (*forward)(const Forward<T, X>&);
+  void (*backward)(const Backward<T, X>&);
+  index (*packed_size)(const Problem<T, X>&);     // elements of
+  void (*pack)(const Problem<T, X>&, T* packed);  // the weights in the order in which they are read
 };
 
 // The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: those of sequence.cpp, of variants.cpp and of normed.cpp.
 constexpr int main_cells = 4, variant_cells = 14, normed_cells = 1, cells = main_cells + variant_cells + normed_cells;
 
-template <class T>
+template <class T, class X = T>
 struct KernelsOf {
-  const CellKernels<T>*main, *variants, *normed;  // the latter two null in an instruction set that exists for tests alone
+  const CellKernels<T, X>*main, *variants, *normed;  // the latter two null in an instruction set that exists for tests alone
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
   double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
 
-  const CellKernels<T>* of(int cell) const {
+  const CellKernels<T, X>* of(int cell) const {
     if (cell < main_cells) return main + cell;
     if (!variants) return nullptr;
     cell -= main_cells;

@@ -27,7 +27,7 @@ struct Tiles {
   const Problem<T>& p;
 
   OPENLSTM_INLINE index count() const { return (p.hidden + units - 1) / units; }
-  OPENLSTM_INLINE index size() const { return (Cell::sums + (p.inputs + p.fed_back()) * Cell::gates) * units; }
+  OPENLSTM_INLINE index size() const { return (Cell::sums + (factors(p.inputs) + factors(p.fed_back())) * Cell::gates) * units; }
   OPENLSTM_INLINE int blocks(index tile) const {
     index left = p.hidden - tile * units;
     return static_cast<int>(left >= units ? Cell::blocks : (left + width<T> - 1) / width<T>);
@@ -48,9 +48,9 @@ struct Tiles {
           if (gate >= together) at[Cell::apart * W + k] = b_hh;
         }
         at += B * Cell::sums * W;
-        transpose([&](index r) { return p.w_ih + (first + r) * p.inputs; }, n, 0, p.inputs, at, stride);
-        at += p.inputs * stride;
-        transpose([&](index r) { return p.w_hh + (first + r) * p.fed_back(); }, n, 0, p.fed_back(), at, stride);
+        transpose_factors<T>([&](index r) { return p.w_ih + (first + r) * p.inputs; }, n, p.inputs, at, stride);
+        at += factors(p.inputs) * stride;
+        transpose_factors<T>([&](index r) { return p.w_hh + (first + r) * p.fed_back(); }, n, p.fed_back(), at, stride);
       }
   }
 };
@@ -58,8 +58,8 @@ struct Tiles {
 // Pointers to the rows of one step, in the order of a part's share.
 template <class T>
 struct Pointers {
-  const T **x, **h, **c;             // what goes in
-  const T** seen;                    // h as the sums see it: behind the locked mask
+  const T **x, **h, **c;             // what goes in; x as factors
+  const T** seen;                    // h as the sums see it: behind the locked mask, as factors
   T **y, **m, **c_out, **gates;      // what comes out: what is fed back, and the cell's own output, which is y unless a
                                      // projection makes it; those not kept are null
   uint32_t *zone_h, *zone_c, *drop;  // keys of each row's random numbers at this step
@@ -115,7 +115,7 @@ OPENLSTM_INLINE void sum_inputs(Vec<T> (&acc)[M][B * Cell::gates], const T* cons
     for (int m = 0; m < M; m++) acc[m][n] = bias;
   }
   packed += B * Cell::sums * W;
-  product<T, M, N>(acc, x, p.inputs, packed);
+  product<T, M, N>(acc, x, factors(p.inputs), packed);
 }
 
 // The same, put down for later: [row][N][width].
@@ -141,13 +141,13 @@ static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, con
   } else {
     sum_inputs<Cell, T, M, B>(acc, at.x + row, p, packed);
   }
-  const T* w_hh = packed + (B * S + p.inputs * N) * W;
+  const T* w_hh = packed + (B * S + factors(p.inputs) * N) * W;
   if constexpr (Cell::apart) {
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) more[m][n] = n < together ? acc[m][n] : load(packed + (n + Cell::apart) * W);
-    product<T, M, N>(more, at.seen + row, p.fed_back(), w_hh);
+    product<T, M, N>(more, at.seen + row, factors(p.fed_back()), w_hh);
   } else {
-    product<T, M, N>(acc, at.seen + row, p.fed_back(), w_hh);
+    product<T, M, N>(acc, at.seen + row, factors(p.fed_back()), w_hh);
   }
   for (int block = 0; block < B; block++) {
     Vec<T> z[S][M];
@@ -235,7 +235,7 @@ struct WholePack {
   OPENLSTM_INLINE T* w_ih() const { return at; }
   OPENLSTM_INLINE T* w_hh() const { return at + panel_size<T>(p.inputs, columns()); }
   OPENLSTM_INLINE T* bias() const { return w_hh() + panel_size<T>(p.fed_back(), columns()); }
-  OPENLSTM_INLINE index size() const { return panel_size<T>(p.inputs + p.fed_back(), columns()) + columns(); }
+  OPENLSTM_INLINE index size() const { return panel_size<T>(p.inputs, columns()) + panel_size<T>(p.fed_back(), columns()) + columns(); }
   OPENLSTM_INLINE void pack(const Part& part) const {
     const Slice mine(Panels<T>(columns()).count, part), own(columns(), part);
     pack_transposed(p.w_ih, p.inputs, mine.first, mine.last, columns(), w_ih());
@@ -254,6 +254,7 @@ struct ForwardPlan {
   const T* packed;  // Tiles, or a WholePack
   const T* w_hr;    // panels of the projection, or null
   T* c;             // [B, H], where cell states live if they are not kept
+  T* h;             // [2, B, R], where h lives if y does not hold it as it is: this step's and the one's before
   bool by_units;    // every part takes all rows and its own units: one row, one step
   index ahead;      // steps whose inputs are summed at once
   bool one_step;    // each tile is used once: packed one after the other into the same place
@@ -275,6 +276,7 @@ class RowsForward {
         one_tile_(one_step_ ? tiles().size() : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         seen_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
+        as_factors_(pairs ? share_.count() * (factors(f_.fed_back()) + factors(f_.hidden) + plan.ahead * factors(f_.inputs)) : 0),
         inputs_(Cell::whole      ? (keep_ ? 0 : plan.ahead * share_.count() * Cell::gates * f_.hidden)
                 : plan.ahead > 1 ? (last_tile() - first_tile()) * plan.ahead * share_.count() * sums_each
                                  : 0),
@@ -283,14 +285,15 @@ class RowsForward {
         coming_(Cell::whole || plan.ahead > 1 ? plan.ahead * share_.count() : 0),
         coming_to_(Cell::whole ? plan.ahead * share_.count() : 0),
         keys_(3 * share_.count()),
-        pointers_((Cell::whole ? 10 : 8) * share_.count()) {
+        pointers_(((Cell::whole ? 10 : 8) + 2 * pairs) * share_.count()) {
     const index n = share_.count(), H = f_.hidden;
     auto in = [&](index k) { return const_cast<const T**>(pointers_ + k * n); };
     auto out = [&](index k) { return pointers_ + k * n; };
-    at_.x = in(0), at_.h = in(1), at_.c = in(2), at_.seen = f_.hidden_mask ? in(3) : in(1);
+    at_.x = in(0), at_.h = in(1), at_.c = in(2), at_.seen = f_.hidden_mask || pairs ? in(3) : in(1);
     at_.y = out(4), at_.m = f_.projected ? out(5) : out(4);
     at_.c_out = carries() ? out(6) : nullptr, at_.gates = keep_ && Cell::saved ? out(7) : nullptr;
     if constexpr (Cell::whole) at_.gates = out(7), at_.of_x = out(8), at_.of_h = out(9);
+    shown_ = pairs && f_.projected ? in(Cell::whole ? 10 : 8) : const_cast<const T**>(at_.m);
     at_.zone_h = keys_, at_.zone_c = keys_ + n, at_.drop = keys_ + 2 * n;
     for (index j = 0; j < n; j++) {
       at_.h[j] = f_.h0 + row(j) * f_.fed_back();
@@ -310,6 +313,7 @@ class RowsForward {
   }
 
  private:
+  static constexpr bool pairs = in_factor > 1;
   static constexpr index sums_each = Cell::blocks * Cell::gates * width<T>;  // of the inputs of one row and tile
 
   OPENLSTM_INLINE Tiles<Cell, T> tiles() const { return {f_}; }
@@ -327,7 +331,7 @@ class RowsForward {
       const index t = step_at(f_, s), alive = share_.alive(plan_.order.alive(t));
       for (index j = 0; j < alive; j++) {
         if constexpr (Cell::whole) coming_to_[count] = sums_of_x(t, row(j), count);
-        coming_[count++] = f_.x.at(t, row(j));
+        coming_[count] = x_factors(t, row(j), count), count++;
       }
     }
     ready_ = 0;
@@ -347,6 +351,19 @@ class RowsForward {
     }
   }
 
+  // A row of x as factors; where it does not lie so already, it is put into the room number `slot`.
+  OPENLSTM_INLINE const T* x_factors(index t, index b, index slot) const {
+    return as_factors(f_.x.at(t, b), f_.inputs, as_factors_ + share_.count() * (factors(f_.fed_back()) + factors(f_.hidden)) + slot * factors(f_.inputs));
+  }
+
+  // Where the n-th step's h is put: into y, but for numbers that y does not hold as they are.
+  OPENLSTM_INLINE T* h_row(index n, index t, index b) const {
+    if constexpr (pairs)
+      return plan_.h + (n % 2 * f_.batch + b) * f_.fed_back();
+    else
+      return f_.y.at(t, b);
+  }
+
   // Where the sums of x of the next steps' token number `slot` are put: where backward will look for them.
   OPENLSTM_INLINE T* sums_of_x(index t, index b, index slot) const {
     const index rows = Cell::gates * f_.hidden;
@@ -357,12 +374,12 @@ class RowsForward {
     const index R = f_.fed_back(), H = f_.hidden, t = step_at(f_, n), alive = share_.alive(plan_.order.alive(t));
     for (index j = 0; j < alive; j++) {
       index b = row(j);
-      at_.x[j] = f_.x.at(t, b);
+      if (!Cell::whole && plan_.ahead == 1) at_.x[j] = x_factors(t, b, j);
       if (begin_.cut(t, b)) {
         at_.h[j] = begin_.reset_h(t, b);
         at_.c[j] = carries() ? begin_.reset_c(t, b) : at_.h[j];
       }
-      at_.y[j] = f_.y.at(t, b);
+      at_.y[j] = h_row(n, t, b);
       if (at_.c_out) at_.c_out[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * H;
       if (at_.gates && (keep_ || !Cell::whole)) at_.gates[j] = f_.gates.at(t, b);
       if constexpr (Cell::whole) at_.of_x[j] = sums_of_x(t, b, ready_ + j), at_.of_h[j] = at_.gates[j] + 2 * Cell::gates * H;
@@ -371,6 +388,7 @@ class RowsForward {
       if (f_.noise.zoneout_c > 0) at_.zone_c[j] = key_of(f_.noise, Kind::zoneout_c, t, b);
       if (f_.noise.candidate > 0) at_.drop[j] = key_of(f_.noise, Kind::candidate, t, b);
       if (f_.hidden_mask) times<T>(at_.h[j], f_.hidden_mask + b * R, seen_ + j * R, R);
+      if constexpr (pairs) at_.seen[j] = as_factors(f_.hidden_mask ? seen_ + j * R : at_.h[j], R, as_factors_ + j * factors(R));
     }
     if (!plan_.by_units || part_.id == 0)
       for (index j = alive; j < share_.count(); j++) empty(t, row(j));
@@ -379,9 +397,15 @@ class RowsForward {
     else
       tile_by_tile(alive, n % 2);
     ready_ += alive;
-    if (plan_.w_hr) multiply<Into::store>(const_cast<const T**>(at_.m), at_.y, alive, H, plan_.w_hr, R);
+    if (plan_.w_hr) {
+      if constexpr (pairs)
+        for (index j = 0; j < alive; j++) shown_[j] = as_factors(at_.m[j], H, as_factors_ + share_.count() * factors(R) + j * factors(H));
+      multiply<Into::store>(shown_, at_.y, alive, H, plan_.w_hr, R);
+    }
     if (f_.noise.zoneout_h > 0)
       for (index j = 0; j < alive; j++) in_own_units([&](index first, index last) { zone_row(j, first, last); });
+    if constexpr (pairs)
+      for (index j = 0; j < alive; j++) in_own_units([&](index first, index last) { give_out(at_.y[j] + first, f_.y.at(t, row(j)) + first, last - first); });
     for (index j = 0; j < alive; j++) {
       at_.h[j] = at_.y[j];
       if (Cell::highway) at_.c[j] = at_.c_out ? at_.c_out[j] : at_.h[j];
@@ -464,13 +488,14 @@ class RowsForward {
   const Slice own_;      // of the tiles
   const bool keep_;      // gates and states, for backward
   const bool one_step_;  // uses a tile once, so it is packed into the same place as the one before, still in the cache
-  Scratch<T> one_tile_, m_, seen_, inputs_, gates_;
+  Scratch<T> one_tile_, m_, seen_, as_factors_, inputs_, gates_;
   Scratch<Moments<T>> moments_;
   Scratch<const T*> coming_;
   Scratch<T*> coming_to_;
   Scratch<uint32_t> keys_;
   Scratch<T*> pointers_;
   Pointers<T> at_;
+  const T** shown_;  // m as factors
   index ready_ = 0;  // rows of `inputs_` that have been used
 };
 
@@ -539,10 +564,10 @@ static void forward(const Forward<T>& f) {
   const index weights = weights_size<Cell, T>(f);
   index ahead = steps_ahead(f, by_units ? f.batch : f.batch / threads, weights);
   Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : packed_size<Cell, T>(f));
-  Scratch<T> c(keep || !Cell::highway ? 0 : f.batch * f.hidden);
+  Scratch<T> c(keep || !Cell::highway ? 0 : f.batch * f.hidden), h(in_factor > 1 ? 2 * f.batch * f.fed_back() : 0);
   clear<T>(zeros, f.fed_back() + f.hidden);
   const T* packed = f.packed ? f.packed : to_pack;
-  ForwardPlan<T> plan{f, order, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, by_units, ahead, one_step};
+  ForwardPlan<T> plan{f, order, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, h, by_units, ahead, one_step};
   parallel(threads, [](void* context, const Part& part) { forward_part<Cell>(*static_cast<const ForwardPlan<T>*>(context), part); }, &plan);
 }
 

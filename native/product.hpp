@@ -4,7 +4,8 @@
 // its own row and column alone. A panel holds up to four vectors of columns for all k, side by side: [K][N][width].
 #pragma once
 
-#include "vec.hpp"
+#include "factors.hpp"
+#include "scratch.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
@@ -13,7 +14,7 @@ struct Count {
   static constexpr int value = N;
 };
 
-// acc[m][n] += x[m][k] * p[k][n], for k = 0 .. K-1 in this order. p moves on to what follows the panel.
+// acc[m][n] += x[m][k] * p[k][n], for the factors k = 0 .. K-1 in this order. p moves on to what follows the panel.
 // The sums are copied into an array that is only ever indexed by constants: otherwise GCC 12 stores all of them at every k.
 template <class T, int M, int N>
 OPENLSTM_INLINE void product(Vec<T> (&acc)[M][N], const T* const* x, index K, const T*& p) {
@@ -31,9 +32,9 @@ OPENLSTM_INLINE void product(Vec<T> (&acc)[M][N], const T* const* x, index K, co
     for (int n = 0; n < N; n++) w[n] = load(p + n * width<T>);
 #pragma GCC unroll 6
     for (int m = 0; m < M; m++) {
-      Vec<T> b = splat(row[m][k]);
+      Vec<T> b = spread(row[m] + k);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) sum[m][n] = fma(b, w[n], sum[m][n]);
+      for (int n = 0; n < N; n++) sum[m][n] = multiply_add(b, w[n], sum[m][n]);
     }
   }
 #pragma GCC unroll 6
@@ -87,13 +88,13 @@ struct Panels {
 // Elements of all panels of a matrix [K, columns].
 template <class T>
 OPENLSTM_INLINE index panel_size(index K, index columns) {
-  return K * ((columns + width<T> - 1) / width<T>)*width<T>;
+  return factors(K) * ((columns + width<T> - 1) / width<T>)*width<T>;
 }
 
 enum class Into { store, add };
 
-template <Into into, class T, int M, int N>
-static void multiply_tile(const T* const* x, T* const* out, index K, const T* panel, index column, index columns) {
+template <Into into, class T, class Out, int M, int N>
+static void multiply_tile(const T* const* x, Out* const* out, index K, const T* panel, index column, index columns) {
   Vec<T> acc[M][N] = {};
   product<T, M, N>(acc, x, K, panel);
   for (int m = 0; m < M; m++)
@@ -104,18 +105,18 @@ static void multiply_tile(const T* const* x, T* const* out, index K, const T* pa
     }
 }
 
-// out[m][0..columns) = (or +=) x[m] . panels, for n rows reached through pointers.
-template <Into into, class T>
-static void multiply(const T* const* x, T* const* out, index n, index K, const T* panels, index columns) {
+// out[m][0..columns) = (or +=) x[m] . panels, for n rows of the factors of K numbers, reached through pointers.
+template <Into into, class T, class Out>
+static void multiply(const T* const* x, Out* const* out, index n, index K, const T* panels, index columns) {
   Panels<T>(columns).each([&](index column, index vectors) {
-    const T* panel = panels + K * column;
+    const T* panel = panels + factors(K) * column;
     in_tiles(n, [&](auto height, index first) {
       constexpr int M = decltype(height)::value;
       switch (vectors) {
-        case 1: multiply_tile<into, T, M, 1>(x + first, out + first, K, panel, column, columns); break;
-        case 2: multiply_tile<into, T, M, 2>(x + first, out + first, K, panel, column, columns); break;
-        case 3: multiply_tile<into, T, M, 3>(x + first, out + first, K, panel, column, columns); break;
-        default: multiply_tile<into, T, M, 4>(x + first, out + first, K, panel, column, columns);
+        case 1: multiply_tile<into, T, Out, M, 1>(x + first, out + first, factors(K), panel, column, columns); break;
+        case 2: multiply_tile<into, T, Out, M, 2>(x + first, out + first, factors(K), panel, column, columns); break;
+        case 3: multiply_tile<into, T, Out, M, 3>(x + first, out + first, factors(K), panel, column, columns); break;
+        default: multiply_tile<into, T, Out, M, 4>(x + first, out + first, factors(K), panel, column, columns);
       }
     });
   });
@@ -224,38 +225,65 @@ OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, i
   }
 }
 
+// out[k * stride + r] = factor k of row(r), for r < n rows of K numbers that were given.
+template <class T, class Row>
+OPENLSTM_INLINE void transpose_factors(Row row, index n, index K, T* out, index stride) {
+  if constexpr (in_factor == 1) {
+    transpose(row, n, 0, K, out, stride);
+  } else {
+    const index each = factors(K);
+    const bool copied = n > 0 && !lies_as_factors(row(0), K);
+    Scratch<T> room(copied ? n * each : 0);
+    if (copied)
+      for (index r = 0; r < n; r++) as_factors(row(r), K, room + r * each);
+    transpose([&](index r) { return copied ? room + r * each : reinterpret_cast<const T*>(row(r)); }, n, 0, each, out, stride);
+  }
+}
+
 // Panels [first, last) of a matrix whose K rows are reached through row(k).
 template <class T, class Row>
 OPENLSTM_INLINE void pack_panels(Row row, index K, index first, index last, index columns, T* panels) {
   Panels<T>(columns).each(first, last, [&](index column, index vectors) {
-    T* out = panels + K * column;
-    for (index k = 0; k < K; k++, out += vectors * width<T>) {
-      const T* source = row(k) + column;
-      for (index n = 0; n < vectors; n++) store(out + n * width<T>, load(source + n * width<T>, columns - column - n * width<T>));
+    T* out = panels + factors(K) * column;
+    for (index k = 0; k < K; k += in_factor, out += vectors * width<T>) {
+      const auto *source = row(k) + column, *next = k + 1 < K ? row(k + 1) + column : nullptr;
+      for (index n = 0; n < vectors; n++) {
+        const index at = n * width<T>, lanes = columns - column - at;
+        if constexpr (in_factor == 1)
+          store(out + at, load(source + at, lanes));
+        else
+          store(out + at, side_by_side(load(source + at, lanes), next ? load(next + at, lanes) : Vec<T>{}));
+      }
     }
   });
 }
 
-// Row k of panels with K rows; zeros where source is null.
+// Row k of panels with K rows; zeros where source is null. Rows may be put down by several threads at once.
 template <class T>
 OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, T* panels) {
   Panels<T>(columns).each([&](index column, index vectors) {
-    T* out = panels + K * column + k * vectors * width<T>;
+    T* out = panels + factors(K) * column + k / in_factor * vectors * width<T>;
     for (index n = 0; n < vectors; n++) {
-      index at = column + n * width<T>;
-      store(out + n * width<T>, source ? load(source + at, columns - at) : Vec<T>{});
+      const index at = column + n * width<T>;
+      const Vec<T> v = source ? load(source + at, columns - at) : Vec<T>{};
+      if constexpr (in_factor == 1)
+        store(out + n * width<T>, v);
+      else if (k + 1 == K && k % 2 == 0)
+        store(out + n * width<T>, side_by_side(v, Vec<T>{}));
+      else
+        store_half(out + n * width<T>, v, k % 2);
     }
   });
 }
 
 // Panels [first, last) of the transpose of w [columns, K].
 template <class T>
-OPENLSTM_INLINE void pack_transposed(const T* w, index K, index first, index last, index columns, T* panels) {
+OPENLSTM_INLINE void pack_transposed(const Given<T>* w, index K, index first, index last, index columns, T* panels) {
   constexpr index W = width<T>;
   Panels<T>(columns).each(first, last, [&](index column, index vectors) {
-    T* out = panels + K * column;
-    if (columns - column < vectors * W) clear(out, K * vectors * W);
-    transpose([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), 0, K, out, vectors * W);
+    T* out = panels + factors(K) * column;
+    if (columns - column < vectors * W) clear(out, factors(K) * vectors * W);
+    transpose_factors<T>([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), K, out, vectors * W);
   });
 }
 

@@ -34,33 +34,36 @@ static double peak(index rounds) {
   for (int n = 0; n < chains; n++) acc[n] = splat(T(n));  // all different, lest the compiler work out one of them only
   for (index k = 0; k < rounds; k++)
 #pragma GCC unroll 24
-    for (int n = 0; n < chains; n++) acc[n] = fma(acc[n], a, b);
+    for (int n = 0; n < chains; n++) acc[n] = multiply_add(a, b, acc[n]);
   Vec<T> sum{};
   for (int n = 0; n < chains; n++) sum = sum + acc[n];
   volatile T sink = sum[0];
   (void)sink;
-  return 2. * chains * static_cast<double>(width<T>) * static_cast<double>(rounds);
+  return 2. * in_factor * chains * static_cast<double>(width<T>) * static_cast<double>(rounds);
 }
-
-extern const CellKernels<float> variants_single[variant_cells];
-extern const CellKernels<double> variants_twofold[variant_cells];
-extern const CellKernels<float> normed_single[normed_cells];
-extern const CellKernels<double> normed_twofold[normed_cells];
 
 template <class T>
 constexpr CellKernels<T> main_kernels[main_cells] = {kernels_of<Lstm<T>, T>, kernels_of<Rnn<T, false>, T>, kernels_of<Rnn<T, true>, T>, kernels_of<Gru<T>, T>};
 
+extern const CellKernels<float> variants_single[variant_cells], normed_single[normed_cells];
+extern const CellKernels<double> variants_twofold[variant_cells], normed_twofold[normed_cells];
+
 #ifdef OPENLSTM_FEW
-#define OPENLSTM_VARIANTS(type) nullptr, nullptr
+#define OPENLSTM_CELLS(T, type) main_kernels<T>, nullptr, nullptr
 #else
-#define OPENLSTM_VARIANTS(type) variants_##type, normed_##type
+#define OPENLSTM_CELLS(T, type) main_kernels<T>, variants_##type, normed_##type
 #endif
 
+#ifdef OPENLSTM_BFLOAT16
+extern const KernelsOf<float, bfloat16> kernels;
+const KernelsOf<float, bfloat16> kernels = {OPENLSTM_CELLS(float, single), apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>, peak<float>};
+#else
 #define OPENLSTM_NAME_(isa) #isa
 #define OPENLSTM_NAME(isa) OPENLSTM_NAME_(isa)
 extern const Kernels kernels;
 const Kernels kernels = {OPENLSTM_NAME(OPENLSTM_ISA),
-                         {main_kernels<float>, OPENLSTM_VARIANTS(single), apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>, peak<float>},
-                         {main_kernels<double>, OPENLSTM_VARIANTS(twofold), apply_exp<double>, apply_sigmoid<double>, apply_tanh<double>, peak<double>}};
+                         {OPENLSTM_CELLS(float, single), apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>, peak<float>},
+                         {OPENLSTM_CELLS(double, twofold), apply_exp<double>, apply_sigmoid<double>, apply_tanh<double>, peak<double>}};
+#endif
 
 }  // namespace openlstm::OPENLSTM_ISA

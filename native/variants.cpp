@@ -16,8 +16,10 @@ namespace openlstm::OPENLSTM_ISA {
    kernels_of<Lstm<T, Variant::fgr, true>, T>}
 
 extern const CellKernels<float> variants_single[variant_cells];
-extern const CellKernels<double> variants_twofold[variant_cells];
 const CellKernels<float> variants_single[variant_cells] = OPENLSTM_ALL(float);
+#ifndef OPENLSTM_BFLOAT16
+extern const CellKernels<double> variants_twofold[variant_cells];
 const CellKernels<double> variants_twofold[variant_cells] = OPENLSTM_ALL(double);
+#endif
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -62,6 +62,7 @@ def examine() -> dict[str, Any]:
             "backends": [name for name in SUPPORT if name != "cpu" or native],
             "instruction set": isa,
             "instruction sets available": [name for name in cpu.isas() if name != "wide"] if native else [],
+            "bfloat16": None if isa is None else "multiplies in it" if cpu.has_bfloat16(LSTM()) else "runs as float32",
             "threads": count,
         },
         "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},
@@ -108,6 +109,7 @@ def show(found: dict[str, Any], out: Console) -> None:
     if engine["instruction set"]:
         others = ", ".join(engine["instruction sets available"])
         table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")
+        table.add_row("bfloat16", engine["bfloat16"])
     table.add_row("threads", str(engine["threads"] or "none: see below"))
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in found["packages"].items() if v))
     for name, value in found["environment"].items():

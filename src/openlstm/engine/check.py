@@ -91,13 +91,16 @@ def _check_x(x: Any) -> _Like:
     if not tensor and not isinstance(x, np.ndarray):
         hint = "convert it: numpy.asarray(x, dtype=numpy.float32) or torch.tensor(x)"
         raise _error(DtypeError, "x is not an array", f"x: {describe(x)}", "a numpy array or a torch tensor [T, B, I]", hint)
-    if not (x.dtype.is_floating_point if tensor else x.dtype.kind == "f"):
+    if not (str(x.dtype) in _TENSORS if tensor else x.dtype.kind == "f"):
         hint = "convert it: x.float()" if tensor else "convert it: x.astype(numpy.float32)"
         raise _error(DtypeError, "x is not floating", f"x: {describe(x)}", "float32 or float64 [T, B, I]", hint)
     if x.ndim != 3:
         hint = "add the batch axis: x[:, None, :]" if x.ndim == 2 else "bring x to three axes: time, batch, features"
         raise _error(ShapeError, f"x has {_axes(x.ndim)}, expected 3", f"x: {describe(x)}", "[T, B, I]", hint)
     return _Like(x, A.namespace(x).Tensor if tensor else np.ndarray, x.dtype, getattr(x, "device", None))
+
+
+_TENSORS = frozenset({"torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"})
 
 
 def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:

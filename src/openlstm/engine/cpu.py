@@ -3,6 +3,10 @@
 Arrays are handed over as addresses and strides; what a kernel needs contiguous is made so here. Gates, cell states and large
 outputs live in the workspace (`openlstm.set_workspace_limit`).
 
+Of a torch tensor x in bfloat16, where `has_bfloat16`, the products are made in bfloat16: x, y, dx and the matrices of weights
+have that type (matrices in float32 are rounded first), everything else is float32: sums, states, gates, biases, the weights'
+gradients. Bits then depend on the processor, but on neither the rest of the batch, nor threads, nor a cut of the sequence.
+
 Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
 G gates of a cell.
 """
@@ -21,7 +25,7 @@ import numpy as np
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, BackendError, ShapeError, describe, message
-from openlstm.cells import Cell
+from openlstm.cells import LSTM, Cell
 from openlstm.engine import threads
 from openlstm.noise import Noise
 from openlstm.reference import Gradients, Run, Saved, State, Weights, _plain, _recurrent
@@ -114,9 +118,16 @@ def stepper(*arguments: Any) -> Any:
     return _native.Stepper(*arguments)
 
 
+def has_bfloat16(cell: Cell) -> bool:
+    """Whether a cell has kernels that multiply in bfloat16: with AVX-512 in use, on a processor with AVX512-BF16."""
+    return available() and _native.has_bfloat16(KERNELS.get(cell.kernel, -1))
+
+
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
-    """Operations per second of a loop that multiplies and adds in registers: the limit of this machine."""
-    return _native.peak(threads, seconds, dtype == "float64")
+    """Operations per second of a loop that multiplies and adds in registers: the limit of this machine (also "bfloat16")."""
+    if dtype == "bfloat16" and not has_bfloat16(LSTM()):
+        raise _no_type("peak(dtype='bfloat16')", dtype)
+    return _native.peak(threads, seconds, dtype)
 
 
 def forward(
@@ -145,13 +156,14 @@ def forward(
         T = window[1] - window[0]
     y = empty(x, T, B, R) if out is None else out
     direct = y if _readable(y) else empty(x, T, B, R)
-    gates = empty(x, T, B, len(cell.saved) * H) if save else None
-    c = empty(x, T, B, H) if save and cell.has_cell else None
-    m = empty(x, T, B, H) if save and weights.w_hr is not None else None
-    h_n, c_n = A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None
+    number = state.h  # of x's type, but where that is bfloat16
+    gates = empty(number, T, B, len(cell.saved) * H) if save else None
+    c = empty(number, T, B, H) if save and cell.has_cell else None
+    m = empty(number, T, B, H) if save and weights.w_hr is not None else None
+    h_n, c_n = A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None
     kept_rows = (n for a in (direct, gates, c, m) for n in _rows(a, window))
     arguments = (*problem, *kept_rows, _address(h_n), _address(c_n))
-    _native.forward(KERNELS[cell.kernel], _twofold(x), arguments)
+    _native.forward(KERNELS[cell.kernel], _type(cell, x), arguments)
     if direct is not y:
         y[...] = direct
     return Run(y, State(h_n, c_n), Saved(y, gates, c, m) if save else None)
@@ -202,7 +214,9 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
     options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
     outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     ends = (0 if h_new is None else h_new.data_ptr(), 0 if c_new is None else c_new.data_ptr())
-    _native.forward(KERNELS[cell.kernel], dtype.itemsize == 8, problem + starts + options + outputs + ends)
+    _native.forward(
+        KERNELS[cell.kernel], "float64" if dtype.itemsize == 8 else "float32", problem + starts + options + outputs + ends
+    )
     return y, h_new, c_new
 
 
@@ -234,29 +248,30 @@ def backward(
     y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
     dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
     dx = empty(x, T, *x.shape[1:]) if input_gradient else None
+    number = state.h  # of x's type, but where that is bfloat16
     if later is None:
-        db_ih = A.empty(x, weights.w_ih.shape[0]) if weights.norm is None else None
-        db_hh = A.empty(x, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
+        db_ih = A.empty(number, weights.w_ih.shape[0]) if weights.norm is None else None
+        db_hh = A.empty(number, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
         dw = Weights(
-            empty(x, *weights.w_ih.shape),
-            empty(x, *weights.w_hh.shape),
+            empty(number, *weights.w_ih.shape),
+            empty(number, *weights.w_hh.shape),
             db_ih,
             db_hh,
-            None if weights.w_hr is None else empty(x, *weights.w_hr.shape),
-            None if weights.w_ch is None else A.empty(x, *weights.w_ch.shape),
-            None if weights.norm is None else A.empty(x, *weights.norm.shape),
+            None if weights.w_hr is None else empty(number, *weights.w_hr.shape),
+            None if weights.w_ch is None else A.empty(number, *weights.w_ch.shape),
+            None if weights.norm is None else A.empty(number, *weights.norm.shape),
         )
     else:
         dw = later.weights
-        db_ih = A.empty(x, weights.w_ih.shape[0]) if dw.b_ih is None and weights.norm is None else dw.b_ih
+        db_ih = A.empty(number, weights.w_ih.shape[0]) if dw.b_ih is None and weights.norm is None else dw.b_ih
         db_hh = db_ih if dw.b_hh is None or not cell.apart else dw.b_hh
-    start = State(A.empty(x, B, R), A.empty(x, B, H) if cell.has_cell else None)
-    along = A.empty(x, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
+    start = State(A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None)
+    along = A.empty(number, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
     dreset = None if later is None else later.reset_state
     if reset_state is not None and dreset is None:
-        dreset = State(*(None if a is None else A.zeros(x, *a.shape) for a in reset_state))
-    h_steps = empty(x, T, B, R) if steps else None
-    c_steps = empty(x, T, B, H) if steps and cell.has_cell else None
+        dreset = State(*(None if a is None else A.zeros(number, *a.shape) for a in reset_state))
+    h_steps = empty(number, T, B, R) if steps else None
+    c_steps = empty(number, T, B, H) if steps and cell.has_cell else None
     arguments = (
         *problem,
         *(n for a in (y, gates, c, m) for n in _rows(a, window)),
@@ -270,7 +285,7 @@ def backward(
         *_rows(h_steps, window),
         *_rows(c_steps, window),
     )
-    _native.backward(KERNELS[cell.kernel], _twofold(x), arguments)
+    _native.backward(KERNELS[cell.kernel], _type(cell, x), arguments)
     if weights.b_ih is None:
         dw = dw._replace(b_ih=None, b_hh=None)
     dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
@@ -294,7 +309,7 @@ def _problem(
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
-    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = (_contiguous(kept, w) for w in weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = (_contiguous(kept, w) for w in _factors(kept, weights, x))
     H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
     h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
     if lengths is not None:
@@ -319,6 +334,15 @@ def _problem(
         int(cell.has_cell),
     )
     return problem, (T, B, H, R)
+
+
+def _factors(kept: list[Any], weights: Weights, x: Array) -> Weights:
+    """The weights with matrices of x's type: rounded to bfloat16 where x is."""
+    if x.dtype == weights.w_ih.dtype or not A.is_torch(x):
+        return weights
+    w_ih, w_hh, w_hr = (w if w is None else w.to(x.dtype) for w in (weights.w_ih, weights.w_hh, weights.w_hr))
+    kept += [w_ih, w_hh, w_hr]
+    return weights._replace(w_ih=w_ih, w_hh=w_hh, w_hr=w_hr)
 
 
 _QUIET = (0.0, 0.0, 0.0, 0, 0, 0)
@@ -351,13 +375,31 @@ def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
 
 def empty(like: Array, *shape: int) -> Array:
     """Memory for an output: from the workspace where it is large, so that its pages have been touched before."""
-    size = 4
+    size = 1
     for n in shape:
         size *= n
-    if size < _LARGE:
+    if 4 * size < _LARGE:
         return A.empty(like, *shape)
+    if like.dtype.itemsize == 2:  # bfloat16: two in the place of a float
+        block = sys.modules["torch"].from_numpy(_native.empty(((size + 1) // 2,), False))
+        return block.view(like.dtype)[:size].view(shape)
     block = _native.empty(shape, _twofold(like))
     return sys.modules["torch"].from_numpy(block) if A.is_torch(like) else block
+
+
+def _type(cell: Cell, x: Array) -> str:
+    """The type of the kernels that take x."""
+    if x.dtype.itemsize > 2:
+        return "float64" if _twofold(x) else "float32"
+    if str(x.dtype) != "torch.bfloat16" or not has_bfloat16(cell):
+        raise _no_type(f"x: {describe(x)}", str(x.dtype).removeprefix("torch."))
+    return "bfloat16"
+
+
+def _no_type(got: str, dtype: str) -> BackendError:
+    what = f"no kernel multiplies in {dtype} here (instruction set {isa()})"
+    expected = "float32 or float64; bfloat16 on a processor with AVX512-BF16"
+    return BackendError(message("cpu", what, got, expected, "use float32, as the layers do by themselves"))
 
 
 def _twofold(x: Array) -> bool:

@@ -2,7 +2,7 @@
 
 From the outside in:
 
-    sequence()          what the layers call; half types become float32 here
+    sequence()          what the layers call; half types, and autocast, are settled here
     Forward, Backward   two autograd Functions; the gradient of Backward (second derivatives) goes through the reference
     openlstm::*         two functional custom operators (`operators.py`), so that torch.compile and torch.export can carry them
     run_forward, ...    the call of the backend that `engine.choose` names
@@ -40,6 +40,7 @@ from openlstm.engine.operators import (
     How,
     Result,
     active,
+    as_given,
     check_values,
     cloned,
     filled,
@@ -83,14 +84,18 @@ def sequence(
     check_finite: bool = False,
     noise: Noise | None = None,
     checkpoint: int | None = None,
+    autocast: bool = True,
 ) -> Result:
     """Run a cell over one layer of a sequence, differentiably; arguments as in `recur`, all of them torch tensors.
 
     `noise.seed` may be a tensor. With `checkpoint` the backward pass runs everything again from every so many steps' states
     (`checkpoint.py`); with `save` everything is kept all the same.
 
-    float16 and bfloat16 run as float32 and are rounded once, at the end. The numbers of the layer are the same with and without
-    gradients, and the same in a compiled graph.
+    Half types: where a kernel multiplies in bfloat16 (`cpu.has_bfloat16`), it takes x and the matrices of weights in that type
+    and keeps everything else in float32; otherwise float16 and bfloat16 run as float32 and are rounded once, at the end. y has
+    the type of x, states that of `state`. Under torch.autocast a float32 x counts as one of autocast's type (unless `autocast`
+    is False); weights and states stay float32. The numbers of the layer are the same with and without gradients, and the same
+    in a compiled graph.
 
     Raises:
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.
@@ -103,7 +108,8 @@ def sequence(
         cell, weights = cell.unshared(), expand(cell, weights)
     noise = None if noise is None else active(noise)
     transformed = torch._C._are_functorch_transforms_active()
-    if x.is_cuda or x.dtype in _HALF or not cell.kernel:
+    half = x.dtype if x.dtype in _HALF else _autocast_type(x) if autocast else None
+    if x.is_cuda or half or not cell.kernel:
         rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
         more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
         if x.is_cuda and not every and not transformed and not torch.compiler.is_compiling():
@@ -111,12 +117,33 @@ def sequence(
                 check_values(who(cell), x, lengths, check_finite)
                 run = cuda.forward(cell, x, weights, state, **rows)
                 return Result(run.y, *cloned(run.state), None, None)
-        if x.dtype in _HALF:
-            return _as_float(cell, x, weights, state, rows, {**more, "checkpoint": checkpoint})
+        if half:
+            return _half(cell, x, weights, state, half, rows, {**more, "checkpoint": checkpoint})
         if not cell.kernel:
             choose(backend, cell, x, who(cell), False, noise is not None)
             run = sequence_by_reference(cell, x, weights, state, **rows, **more)
             return Result(*run[:3], *(None if t is None or not save else t.detach() for t in run[3:]))
+    rest = (lengths, reset, reset_state, reverse, backend, save, check_finite, noise, every)
+    return _run(cell, x, weights, state, *rest)
+
+
+def _run(
+    cell: Cell,
+    x: Tensor,
+    weights: Weights,
+    state: State,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: State | None,
+    reverse: bool,
+    backend: str,
+    save: bool,
+    check_finite: bool,
+    noise: Noise | None,
+    every: int,
+) -> Result:
+    """`sequence` in the types in which a backend runs it."""
+    transformed = torch._C._are_functorch_transforms_active()
     hidden, seed = (None, None) if noise is None else (noise.hidden, _as_tensor(noise.seed))
     tensors = (x, *weights, *state, lengths, reset, *(reset_state or (None, None)), hidden, seed)
     if forward_ad._current_level >= 0:
@@ -125,27 +152,53 @@ def sequence(
     if transformed or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return Result(*Forward.apply(*tensors, (*how, True, check_finite)))
     asked = lengths is not None or reset is not None or noise is not None or save or check_finite or reverse or every
-    if not asked and _direct(x) and _short(cell, x, weights, backend, who(cell)):
+    if not asked and x.dtype in _NATIVE and _direct(x) and _short(cell, x, weights, backend, who(cell)):
         found = cpu.plain(cell, x, weights, state)
         if found is not None:
             return Result(*found, None, None)
     return Result(*Forward.forward(*tensors, (*how, save, check_finite)))
 
 
-def _as_float(cell: Cell, x: Tensor, weights: Weights, state: State, rows: dict[str, Any], more: dict[str, Any]) -> Result:
-    """A call in half precision as one in single precision, rounded once."""
-    fresh, noise = rows["reset_state"], more["noise"]
+def _half(
+    cell: Cell, x: Tensor, weights: Weights, state: State, half: torch.dtype, rows: dict[str, Any], more: dict[str, Any]
+) -> Result:
+    """A call whose y has a half type: products in bfloat16 where a kernel has them, else as float32 and rounded once."""
+    fresh, noise, begin = rows["reset_state"], more["noise"], _widen(state)
     rows["reset_state"] = None if fresh is None else _widen(fresh)
     if noise is not None and noise.hidden is not None:
         more["noise"] = noise._replace(hidden=noise.hidden.float())
-    wide = sequence(cell, x.float(), _widen(weights), _widen(state), **rows, **more)
-    c_n = wide.c_n if wide.c_n is None else wide.c_n.to(x.dtype)
-    return wide._replace(y=wide.y.to(x.dtype), h_n=wide.h_n.to(x.dtype), c_n=c_n)
+    if half is torch.bfloat16 and x.is_cpu and _multiplies_bfloat16(cell.kernel, more["backend"], weights.w_hr is not None):
+        every = more.pop("checkpoint") or 0
+        w = _widen(weights)._replace(w_ih=weights.w_ih, w_hh=weights.w_hh, w_hr=weights.w_hr)
+        run = _run(cell, x.to(half), w, begin, **rows, **more, every=every)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            run = sequence(cell, x.float(), _widen(weights), begin, **rows, **more)
+    c_n = run.c_n if run.c_n is None else run.c_n.to(state.h.dtype)
+    return run._replace(y=run.y.to(half), h_n=run.h_n.to(state.h.dtype), c_n=c_n)
+
+
+@torch.compiler.assume_constant_result
+def _multiplies_bfloat16(kernel: str, backend: str, projection: bool) -> bool:
+    """Whether the backend that runs a cell has kernels for bfloat16."""
+    cell = CELLS.get(kernel)
+    if cell is None or not cpu.has_bfloat16(cell):
+        return False
+    return choose(backend, cell, torch.empty(0), who(cell), projection) == "cpu"
+
+
+def _autocast_type(x: Tensor) -> torch.dtype | None:
+    """The half type of torch.autocast on the CPU, where it is on and x would be converted."""
+    if x.dtype == torch.float32 and x.is_cpu and torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return None
 
 
 def quick(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, name: str) -> tuple[Tensor, Any, Any] | None:
     """(y, h_n, c_n) of a dense batch that needs no gradient, by the shortest way; None where there is more to check."""
     if torch.is_grad_enabled() or x.dtype not in _NATIVE or not x.is_cpu or not cell.kernel or not _direct(x):
+        return None
+    if torch.is_autocast_enabled("cpu"):
         return None
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return None
@@ -153,14 +206,14 @@ def quick(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, n
 
 
 def step(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str = "auto", name: str = "LSTMCell") -> State:
-    """One step of x [B, I]: as `sequence` with T = 1; on the native backend without gradients it takes the shortest way."""
+    """One step of x [B, I]: as `sequence` with T = 1, in the type that x has; without gradients it takes the shortest way."""
     if not torch.is_grad_enabled() and x.dtype not in _HALF and _direct(x):
         watched = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         if not watched and _short(cell, x, weights, backend, name):
             new = cpu.step(cell, x, weights, state)
             if new is not None:
                 return new
-    out = sequence(cell, x.unsqueeze(0), weights, state, backend=backend)
+    out = sequence(cell, x.unsqueeze(0), weights, state, backend=backend, autocast=False)
     return State(out.h_n, out.c_n)
 
 
@@ -183,7 +236,7 @@ def _check_checkpoint(cell: Cell, x: Tensor, backend: str) -> None:
 
 
 def runs_as(x: Tensor) -> Tensor:
-    """`x`, or where it will be converted first an empty tensor of the type it will have."""
+    """`x`, or for a half type an empty tensor of the type that a backend is chosen by."""
     return x.new_empty(0, dtype=torch.float32) if x.dtype in _HALF and not x.is_cuda else x
 
 
@@ -321,10 +374,11 @@ def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotan
     def gradients(*primals: Tensor) -> tuple[Tensor, ...]:
         full = list(tensors)
         for k, value in zip(places, primals, strict=True):
-            full[k] = value
+            full[k] = value.float() if value.dtype in _HALF else value
         call = Call.of(full[:INPUTS], how)
         y, _, _, gates, c, m = run_forward(call, "reference", True, False)
-        return filled(flat(run_backward(call, (y, gates, c, m, *full[INPUTS:]), "reference", input_gradient)), call.x)
+        grads = run_backward(call, (y, gates, c, m, *full[INPUTS:]), "reference", input_gradient)
+        return filled(flat(as_given(grads, tensors)), call.x)
 
     outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))[:2]
     found = pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, cotangents, strict=True)))

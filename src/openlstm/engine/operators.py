@@ -2,6 +2,9 @@
 
 They are functional, have an implementation and a fake, and know nothing of autograd; `op.py` builds that around them.
 
+With x in bfloat16 the matrices of weights may have either type and everything else is float32 (`cpu.py`); gradients have the
+types of what they belong to.
+
 Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H for each
 of `Cell.feeds_back`), G gates of a cell.
 """
@@ -108,7 +111,8 @@ class Call(NamedTuple):
 
     def module(self, backend: str, save: bool) -> Any:
         projection, noise = self.weights.w_hr is not None, "noise" in self.options
-        return SUPPORT[choose(backend, self.cell, self.x, who(self.cell), projection, noise, save)].module
+        x = self.x if self.x.dtype == self.state.h.dtype else self.state.h
+        return SUPPORT[choose(backend, self.cell, x, who(self.cell), projection, noise, save)].module
 
     @property
     def keeps_m(self) -> bool:
@@ -124,7 +128,8 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool, every:
     cell, x, weights, state, options = call
     lengths = options["lengths"]
     # a kernel reads addresses
-    check_recur(cell, x, weights, state, None, options["reset"], options["reset_state"], options.get("noise"))
+    shown = (x, weights) if x.dtype == state.h.dtype else _stand_ins(x, weights, state)
+    check_recur(cell, *shown, state, None, options["reset"], options["reset_state"], options.get("noise"))
     if lengths is not None or check_finite:
         check_values(who(cell), x, lengths, check_finite)
     module = call.module(backend, save)
@@ -151,12 +156,25 @@ def run_backward(
     if every:
         begins, dstate = State(gates, c if has_cell else None), State(dh, dc if has_cell else None)
         options = {**call.options, "input_gradient": input_gradient}
-        return checkpoint.backward(module, call.cell, call.x, call.weights, begins, dy, dstate, every, **options)
+        grads = checkpoint.backward(module, call.cell, call.x, call.weights, begins, dy, dstate, every, **options)
+        return as_given(grads, (call.x, *call.weights))
     saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
     dstate = State(dh, dc if has_cell else None)
     more = {"steps": steps, "input_gradient": input_gradient}
     grads = module.backward(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
+    grads = as_given(grads, (call.x, *call.weights))
     return grads if call.x.shape[0] else grads._replace(state=cloned(grads.state))
+
+
+def as_given(grads: Gradients, tensors: Any) -> Gradients:
+    """The gradients of x and of the weights in the types of those, with which `tensors` begins."""
+    x, w_ih, w_hh, _, _, w_hr = tensors[:6]
+    if x.dtype == grads.state.h.dtype:
+        return grads
+    pairs = zip((grads.weights.w_ih, grads.weights.w_hh, grads.weights.w_hr), (w_ih, w_hh, w_hr), strict=True)
+    d_ih, d_hh, d_hr = (d if d is None or w is None else d.to(w.dtype) for d, w in pairs)
+    dx = None if grads.x is None else grads.x.to(x.dtype)
+    return grads._replace(x=dx, weights=grads.weights._replace(w_ih=d_ih, w_hh=d_hh, w_hr=d_hr))
 
 
 def flat(g: Gradients) -> tuple[Any, ...]:
@@ -174,6 +192,15 @@ def filled(outputs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
 def cloned(state: State) -> State:
     """A copy. With T = 0 a state comes back as it went in, and an operator's outputs may not be its inputs."""
     return State(*(None if s is None else s.clone() for s in state))
+
+
+def _stand_ins(x: Tensor, weights: Weights, state: State) -> tuple[Tensor, Weights]:
+    """What may be bfloat16, as float32 of the same shapes and no memory: for checks of sizes."""
+
+    def like(a: Any) -> Any:
+        return a if a is None else state.h.new_empty(()).expand(a.shape)
+
+    return like(x), weights._replace(w_ih=like(weights.w_ih), w_hh=like(weights.w_hh), w_hr=like(weights.w_hr))
 
 
 def who(cell: Cell) -> str:
@@ -217,28 +244,21 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, _, _, w_hr = args[:6]
+    x, w_ih, w_hh, _, _, w_hr, _, _, h0 = args[:9]
     how, save = How(*args[INPUTS:-2]), args[-2]
     cell = how.cell
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
+    y, h_n = x.new_empty((T, B, R)), h0.new_empty((B, R))
+    c_n = h0.new_empty((B, H) if cell.has_cell else (0,))
     if save and how.checkpoint:
         kept = -(-T // checkpoint.interval(how.checkpoint, B))
-        c = x.new_empty((kept, B, H) if cell.has_cell else (0,))
-        return (
-            x.new_empty((T, B, R)),
-            x.new_empty((B, R)),
-            c.new_empty(c.shape[1:]),
-            x.new_empty((kept, B, R)),
-            c,
-            x.new_empty(0),
-        )
+        c = h0.new_empty((kept, B, H) if cell.has_cell else (0,))
+        return y, h_n, c_n, h0.new_empty((kept, B, R)), c, x.new_empty(0)
     return (
-        x.new_empty((T, B, R)),
-        x.new_empty((B, R)),
-        x.new_empty((B, H) if cell.has_cell else (0,)),
-        x.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
-        x.new_empty((T, B, H) if save and cell.has_cell else (0,)),
-        x.new_empty((T, B, H) if save and w_hr is not None else (0,)),
+        *(y, h_n, c_n),
+        h0.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
+        h0.new_empty((T, B, H) if save and cell.has_cell else (0,)),
+        h0.new_empty((T, B, H) if save and w_hr is not None else (0,)),
     )
 
 
@@ -246,7 +266,7 @@ def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm, h0, c0, _, _, reset_h, reset_c = args[: INPUTS - 2]
     twin = None if not How(*args[INPUTS + 7 : -1]).cell.apart else b_hh
     outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, twin, w_hr, w_ch, norm, h0, c0, reset_h, reset_c)
-    return filled(tuple(None if t is None else x.new_empty(t.shape) for t in outputs), x)
+    return filled(tuple(None if t is None else t.new_empty(t.shape) for t in outputs), x)
 
 
 _TENSORS = (

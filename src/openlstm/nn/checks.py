@@ -22,6 +22,7 @@ def tensor(who: str, name: str, value: Any, hint: str = "use torch.as_tensor") -
 def same_as_weights(who: str, x: Tensor, weight: Tensor) -> Tensor:
     """`x`, which must have the dtype and device of the weights; under autocast it is converted, as by torch.nn."""
     if x.dtype == weight.dtype and x.device == weight.device:
+        dtype(who, x.dtype, f"x: {describe(x)}")
         return x
     if x.is_floating_point() and x.dtype != weight.dtype and torch.is_autocast_enabled(x.device.type):
         return same_as_weights(who, x.to(weight.dtype), weight)
@@ -34,6 +35,18 @@ def same_as_weights(who: str, x: Tensor, weight: Tensor) -> Tensor:
     raise ArgumentError(message(who, "x and the weights are on different devices", got, str(weight.device), hint))
 
 
+def dtype(who: str, given: Any, got: str) -> None:
+    """`given` must be a type that the layers run: the types that torch.nn's have."""
+    if given not in _RUN:
+        name = str(given).removeprefix("torch.")
+        expected = "float32, float64, bfloat16 or float16"
+        hint = "use layer.float() and x.float(); under torch.autocast products are made in bfloat16"
+        raise DtypeError(message(who, f"nothing computes in {name}", got, expected, hint))
+
+
+_RUN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
 def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> Tensor:
     """`value`, which must have the dtype and device of x; under autocast it is converted, as by torch.nn."""
     if value.dtype == x.dtype and value.device == x.device:
@@ -42,8 +55,10 @@ def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> Tensor:
         return same_as_x(who, name, value.to(x.dtype), x)
     short = name.split(",")[0]
     got = f"{short}: {describe(value)} on {value.device}, x: {describe(x)} on {x.device}"
-    expected = f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
-    raise DtypeError(message(who, f"{name} differs from x in dtype or device", got, expected, f"use {short}.to(x)"))
+    expected, hint = f"{str(x.dtype).removeprefix('torch.')} on {x.device}", f"use {short}.to(x)"
+    if x.dtype == torch.bfloat16 and value.dtype == torch.float32:
+        hint += "; a layer in float32 under torch.autocast multiplies in bfloat16 and keeps its states in float32"
+    raise DtypeError(message(who, f"{name} differs from x in dtype or device", got, expected, hint))
 
 
 def no_lengths(who: str, lengths: Any, cu_seqlens: Any = None) -> None:

@@ -98,6 +98,8 @@ class Recurrent(nn.Module):
         checks.rate(who, "dropout", dropout)
         checks.noise(who, cell, own)
         checks.checkpoint(who, own["checkpoint"])
+        if dtype is not None:
+            checks.dtype(who, dtype, f"dtype={dtype}")
         if dropout > 0 and num_layers == 1:
             warnings.warn(f"{who}: dropout={dropout} has no effect with num_layers=1; it acts between layers", stacklevel=3)
         self.cell = cell

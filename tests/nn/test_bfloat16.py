@@ -1,0 +1,212 @@
+"""Layers in bfloat16 and under autocast: types, gradients, and the same numbers wherever they are asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import openlstm
+from openlstm import cells
+from openlstm._errors import DtypeError
+from openlstm.engine import cpu
+
+T, B, I, H = 9, 4, 6, 20
+KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+NATIVE = cpu.has_bfloat16(cells.LSTM())
+needs_kernels = pytest.mark.skipif(not NATIVE, reason="this processor has no AVX512-BF16")
+
+
+def layer_of(kind: str, **options: Any) -> Any:
+    torch.manual_seed(3)
+    return getattr(openlstm, kind)(I, H, num_layers=2, bidirectional=True, **options)
+
+
+def series(*size: int) -> Tensor:
+    return torch.randn(*(size or (T, B, I)), generator=torch.Generator().manual_seed(5))
+
+
+def narrow() -> Any:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def states(found: Any) -> list[Tensor]:
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().float(), b.detach().float()
+    return float((a - b).norm() / b.norm())
+
+
+@KINDS
+def test_types_under_autocast(kind: str) -> None:
+    """As in torch.nn outputs have autocast's type; states stay float32, so that a sequence may be cut."""
+    layer = layer_of(kind)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            y, hx = layer(series())
+        assert y.dtype == dtype and {s.dtype for s in states(hx)} == {torch.float32}
+        y.float().sum().backward()
+        assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
+    y, _ = layer.double()(series().double())
+    with narrow():
+        assert torch.equal(layer(series().double())[0], y)  # autocast leaves float64 alone
+
+
+@KINDS
+def test_types_of_a_layer_in_bfloat16(kind: str) -> None:
+    layer = layer_of(kind).bfloat16()
+    x = series().bfloat16().requires_grad_()
+    y, hx = layer(x)
+    y.float().sum().backward()
+    assert {a.dtype for a in (y, *states(hx), x.grad, *(p.grad for p in layer.parameters()))} == {torch.bfloat16}
+
+
+@KINDS
+@pytest.mark.parametrize("where", ["autocast", "dtype"])
+def test_outputs_and_gradients_are_near_those_of_float32(kind: str, where: str) -> None:
+    wide = layer_of(kind)
+    layer = copy.deepcopy(wide) if where == "autocast" else copy.deepcopy(wide).bfloat16()
+    x, z = series().requires_grad_(), series().requires_grad_()
+    weigh = torch.randn(T, B, 2 * H)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"):
+        y, _ = layer(x if where == "autocast" else x.bfloat16())
+    expected, _ = wide(z)
+    assert error(y, expected) < 0.02
+    (y.float() * weigh).sum().backward()
+    (expected * weigh).sum().backward()
+    assert error(x.grad, z.grad) < 0.02
+    for (name, p), q in zip(layer.named_parameters(), wide.parameters(), strict=True):
+        assert error(p.grad, q.grad) < 0.03, name
+
+
+@needs_kernels
+def test_the_kernels_are_those_for_bfloat16() -> None:
+    """Where products are exact in bfloat16 and not in float32 the numbers differ from those of float32, and only a little."""
+    layer = layer_of("LSTM")
+    with narrow():
+        y, _ = layer(series())
+        with cpu.use_isa("avx2"):
+            once, _ = layer(series())
+    assert torch.equal(once, layer(series())[0].bfloat16())  # float32 throughout, rounded once
+    assert not torch.equal(y, once) and error(y, once) < 0.02
+
+
+@KINDS
+def test_the_same_numbers_with_and_without_gradients_and_for_every_cut(kind: str) -> None:
+    layer = getattr(openlstm, kind)(I, H)
+    with narrow():
+        y, hx = layer(series())
+        with torch.no_grad():
+            z, _ = layer(series())
+            first, carried = layer(series()[:4])
+            second, last = layer(series()[4:], carried)
+    assert torch.equal(y, z) and torch.equal(torch.cat([first, second]), y)
+    assert all(torch.equal(a, b) for a, b in zip(states(last), states(hx), strict=True))
+
+
+def test_ragged_batches_resets_and_packed_sequences() -> None:
+    layer, x = openlstm.LSTM(I, H), series()
+    lengths, reset = torch.tensor([9, 4, 1, 6]), torch.rand(T, B, generator=torch.Generator().manual_seed(1)) < 0.3
+    with narrow():
+        y, (h, c) = layer(x, lengths=lengths, reset=reset)
+        for b, n in enumerate(lengths.tolist()):
+            alone, (hb, cb) = layer(x[:n, b : b + 1], reset=reset[:n, b : b + 1])
+            assert torch.equal(y[:n, b], alone[:, 0]) and not y[n:, b].any()
+            assert torch.equal(h[:, b], hb[:, 0]) and torch.equal(c[:, b], cb[:, 0])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        out, _ = layer(packed)
+    assert out.data.dtype == torch.bfloat16
+    with narrow():
+        assert torch.equal(nn.utils.rnn.pad_packed_sequence(out)[0], layer(x, lengths=lengths)[0])
+
+
+def test_checkpoints_have_the_same_bits() -> None:
+    torch.manual_seed(0)
+    whole = openlstm.LSTM(I, H)
+    less = openlstm.LSTM(I, H, checkpoint=2)
+    less.load_state_dict(whole.state_dict())
+    x = torch.randn(60, 100, I)
+    for layer in (whole, less):
+        with narrow():
+            layer(x)[0].float().square().sum().backward()
+    for p, q in zip(whole.parameters(), less.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+@KINDS
+@pytest.mark.parametrize("where", ["autocast", "dtype"])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
+def test_in_a_compiled_graph(kind: str, where: str) -> None:
+    layer, x = layer_of(kind), series()
+    if where == "dtype":
+        layer, x = layer.bfloat16(), x.bfloat16()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"):
+        y, z = compiled(x)[0], layer(x)[0]
+    assert y.dtype == torch.bfloat16 and torch.equal(y, z)
+    if NATIVE:
+        with cpu.use_isa("avx2"), torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"):
+            assert not torch.equal(y, layer(x)[0])  # the graph holds the products in bfloat16
+    found = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
+    wanted = torch.autograd.grad(z.float().square().sum(), list(layer.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("where", ["autocast", "dtype"])
+def test_second_derivatives_and_functions_of_torch(where: str) -> None:
+    wide = openlstm.LSTM(I, H)
+    layer = copy.deepcopy(wide) if where == "autocast" else copy.deepcopy(wide).bfloat16()
+
+    def twice(layer: Any, x: Tensor) -> Tensor:
+        x = x.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=layer is not wide and where == "autocast"):
+            y, _ = layer(x)
+        (g,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+        return torch.autograd.grad(g.float().square().sum(), x)[0]
+
+    x = series() if where == "autocast" else series().bfloat16()
+    assert error(twice(layer, x), twice(wide, series())) < 0.05
+    if where == "dtype":
+        each = torch.func.vmap(lambda v: layer(v)[0])(torch.stack([x.detach(), 2 * x.detach()]))
+        assert torch.equal(each[1], layer(2 * x.detach())[0])
+
+
+def test_a_single_step_under_autocast_stays_float32() -> None:
+    """With one row's step nothing is won; h and c are handed from call to call."""
+    cell, x = openlstm.LSTMCell(I, H), series(B, I)
+    h, c = cell(x)
+    with narrow():
+        found = cell(x)
+        with torch.no_grad():
+            quick = cell(x)
+    assert torch.equal(found[0], h) and torch.equal(found[1], c) and torch.equal(quick[0], h)
+
+
+@KINDS
+def test_mixed_types_are_refused_with_the_way_out(kind: str) -> None:
+    layer, x = getattr(openlstm, kind)(I, H).bfloat16(), series().bfloat16()
+    h = torch.zeros(1, B, H)
+    with pytest.raises(DtypeError, match=r"hx.*differs.*\n.*float32.*\n.*bfloat16.*\n.*autocast"):
+        layer(x, (h, h) if kind == "LSTM" else h)
+    with pytest.raises(DtypeError, match="x is float32, the weights are bfloat16"):
+        layer(series())
+    with pytest.raises(DtypeError, match="x is bfloat16, the weights are float32"):
+        getattr(openlstm, kind)(I, H)(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int8])
+def test_a_type_that_nothing_runs_is_refused_with_those_that_run(dtype: torch.dtype) -> None:
+    layer = openlstm.LSTM(I, H)
+    for p in layer.parameters():
+        p.requires_grad_(False)
+        p.data = torch.zeros(p.shape).to(dtype)
+    with pytest.raises(DtypeError, match="float32, float64, bfloat16 or float16"):
+        layer(torch.zeros(T, B, I).to(dtype))
+    with pytest.raises(DtypeError, match="float32, float64, bfloat16 or float16"):
+        openlstm.GRU(I, H, dtype=dtype)
