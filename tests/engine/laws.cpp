@@ -1,6 +1,6 @@
 // Prints a hash of everything the kernels compute on drawn problems, so that two machines can be compared line by line.
 //
-// Built with native/sequence.cpp, threads.cpp and workspace.cpp for one instruction set, named by OPENLSTM_ISA. It keeps some laws
+// Built with the kernels, threads.cpp and workspace.cpp for one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
 // ends of sigmoid are exact. Exit status 1 where one is broken.
 #include <cmath>
@@ -12,13 +12,18 @@
 #include "engine.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
+#ifdef OPENLSTM_BFLOAT16
+extern const KernelsOf<float, bfloat16> kernels;
+#else
 extern const Kernels kernels;
-}
+#endif
+}  // namespace openlstm::OPENLSTM_ISA
 
 namespace laws {
 
+using openlstm::bfloat16;
 using openlstm::index;
-const openlstm::Kernels& kernels = openlstm::OPENLSTM_ISA::kernels;
+const auto& kernels = openlstm::OPENLSTM_ISA::kernels;
 
 struct Random {  // xorshift; numbers in (-1, 1) with few bits, the same in float and double
   uint64_t state;
@@ -37,9 +42,27 @@ using Numbers = std::vector<T>;
 using Hash = uint64_t;
 
 template <class T>
+void put(T& a, double x) {
+  a = T(x);
+}
+static void put(bfloat16& a, double x) {  // cut off, not rounded: any number will do
+  const float f = float(x);
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  a.bits = uint16_t(bits >> 16);
+}
+template <class T>
+bool nan(T x) {
+  return x != x;
+}
+static bool nan(bfloat16 x) { return (x.bits & 0x7fff) > 0x7f80; }
+
+template <class T>
 Hash hash(const Numbers<T>& numbers, Hash h) {
+  T none;
+  put(none, std::nan(""));
   for (T x : numbers) {
-    if (x != x) x = std::numeric_limits<T>::quiet_NaN();  // one NaN is as good as another
+    if (nan(x)) x = none;  // one NaN is as good as another
     unsigned char bytes[sizeof(T)];
     std::memcpy(bytes, &x, sizeof(T));
     for (unsigned char byte : bytes) h = (h ^ byte) * 1099511628211u;
@@ -62,11 +85,11 @@ struct Shape {
   index gates, saved, peepholes, feedback;
   bool has_cell;
 };
-static const Shape shapes[] = {
-    {"lstm", 4, 4, 0, 1, true},    {"rnn_tanh", 1, 0, 0, 1, false}, {"rnn_relu", 1, 0, 0, 1, false}, {"gru", 3, 4, 0, 1, false},   {"peephole", 4, 4, 3, 1, true},
-    {"nig", 3, 3, 2, 1, true},     {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},       {"nfg_np", 3, 3, 0, 1, true}, {"nog", 3, 3, 2, 1, true},
-    {"nog_np", 3, 3, 0, 1, true},  {"niaf", 4, 4, 3, 1, true},      {"niaf_np", 4, 4, 0, 1, true},   {"noaf", 4, 4, 3, 1, true},   {"noaf_np", 4, 4, 0, 1, true},
-    {"cifg", 3, 3, 2, 1, true},    {"cifg_np", 3, 3, 0, 1, true},   {"fgr", 4, 4, 3, 4, true}};
+static const Shape shapes[] = {{"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0, 0, 1, false}, {"rnn_relu", 1, 0, 0, 1, false}, {"gru", 3, 4, 0, 1, false},
+                               {"peephole", 4, 4, 3, 1, true}, {"nig", 3, 3, 2, 1, true},       {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},
+                               {"nfg_np", 3, 3, 0, 1, true},   {"nog", 3, 3, 2, 1, true},       {"nog_np", 3, 3, 0, 1, true},    {"niaf", 4, 4, 3, 1, true},
+                               {"niaf_np", 4, 4, 0, 1, true},  {"noaf", 4, 4, 3, 1, true},      {"noaf_np", 4, 4, 0, 1, true},   {"cifg", 3, 3, 2, 1, true},
+                               {"cifg_np", 3, 3, 0, 1, true},  {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true}};
 static_assert(sizeof shapes / sizeof *shapes == openlstm::cells);
 
 struct Sizes {
@@ -74,40 +97,45 @@ struct Sizes {
   index T, B, I, H, P;
   bool reverse, lengths, reset, reset_state, bias, clip, zoneout, drop, training;
   const Shape& shape() const { return shapes[cell]; }
+  bool normed() const { return shape().saved == 12; }
   bool has_cell() const { return shape().has_cell || (shape().saved && P); }
   index fed_back() const { return P ? P : H * shape().feedback; }
 };
 
-template <class T>
+template <class T, class X = T>
 struct Run {
   const Sizes& s;
   index G, R;
-  Numbers<T> x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, mask, h0, c0, reset_h, reset_c, dy, dh, dc;
+  Numbers<X> x, w_ih, w_hh, w_hr, dy;
+  Numbers<T> b_ih, b_hh, w_ch, norm, mask, h0, c0, reset_h, reset_c, dh, dc;
   std::vector<int64_t> lengths;
   std::vector<uint8_t> reset;
-  Numbers<T> y, gates, c, m, h_n, c_n, dx, dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dh0, dc0, dreset_h, dreset_c, h_steps, c_steps;
+  Numbers<X> y, dx;
+  Numbers<T> gates, c, m, h_n, c_n, dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dnorm, dh0, dc0, dreset_h, dreset_c, h_steps, c_steps;
 
   Run(const Sizes& sizes, uint64_t seed, double scale) : s(sizes), G(s.shape().gates), R(s.fed_back()) {
     Random random{seed * 2654435761u + 88172645463325252u};
-    auto fill = [&](Numbers<T>& v, index n, double by) {
+    auto fill = [&](auto& v, index n, double by) {
       v.resize(n);
-      for (T& a : v) a = T(random.number<T>() * by);
+      for (auto& a : v) put(a, random.number<T>() * by);
     };
     double w = 1.2 / std::sqrt(double(s.H));
     fill(x, s.T * s.B * s.I, 2 * scale), fill(w_ih, G * s.H * s.I, w * scale), fill(w_hh, G * s.H * R, w);
     fill(b_ih, G * s.H, 0.5 * scale), fill(b_hh, G * s.H, 0.5 * scale), fill(w_hr, s.P * s.H, w);
     fill(h0, s.B * R, scale), fill(c0, s.B * s.H, scale), fill(reset_h, s.B * R, scale), fill(reset_c, s.B * s.H, scale);
     fill(w_ch, s.shape().peepholes * s.H, w), fill(mask, s.drop ? s.B * R : 0, 2);
+    fill(norm, s.normed() ? 18 * s.H : 0, 1);
     fill(dy, s.T * s.B * R, 1), fill(dh, s.B * R, 1), fill(dc, s.B * s.H, 1);
     for (index b = 0; b < s.B; b++) lengths.push_back(int64_t(random.next() >> 20) % (s.T + 1));
     for (index k = 0; k < s.T * s.B; k++) reset.push_back((random.next() >> 20) % 4 == 0);
   }
 
-  void problem(openlstm::Problem<T>& p, int threads, index row) {
+  void problem(openlstm::Problem<T, X>& p, int threads, index row) {
     bool one = row >= 0;
     index b = one ? row : 0;
     auto at = [](Numbers<T>& v, index offset) { return v.empty() ? nullptr : v.data() + offset; };
     p.steps = s.T, p.batch = one ? 1 : s.B, p.inputs = s.I, p.hidden = s.H, p.projected = s.P, p.reverse = s.reverse;
+    p.first = 0, p.last = s.T, p.norm = at(norm, 0);
     p.w_ih = w_ih.data(), p.w_hh = w_hh.data(), p.w_hr = s.P ? w_hr.data() : nullptr;
     p.b_ih = s.bias ? b_ih.data() : nullptr, p.b_hh = s.bias ? b_hh.data() : nullptr;
     p.x = {x.data() + b * s.I, s.B * s.I, s.I};
@@ -126,10 +154,13 @@ struct Run {
   Hash go(int threads) {
     const index S = s.shape().saved;
     const bool cell = s.has_cell();
-    auto make = [](Numbers<T>& v, index n) { v.assign(n, std::numeric_limits<T>::quiet_NaN()); };
+    auto make = [](auto& v, index n) {
+      v.resize(n);
+      for (auto& a : v) put(a, std::nan(""));
+    };
     make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, cell ? s.T * s.B * s.H : 0), make(m, s.P ? s.T * s.B * s.H : 0);
     make(h_n, s.B * R), make(c_n, cell ? s.B * s.H : 0);
-    openlstm::Forward<T> f{};
+    openlstm::Forward<T, X> f{};
     problem(f, threads, -1);
     f.y = {y.data(), s.B * R, R};
     if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H};
@@ -139,16 +170,18 @@ struct Run {
     table().of(s.cell)->forward(f);
 
     const bool gru = S && !s.shape().has_cell;
-    make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, G * s.H), make(db_hh, gru ? G * s.H : 0);
+    make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, s.normed() ? 0 : G * s.H), make(db_hh, gru ? G * s.H : 0);
+    make(dnorm, norm.size());
     make(dw_hr, w_hr.size()), make(dw_ch, w_ch.size()), make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0);
     dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && cell ? s.B * s.H : 0, T(0));
     make(h_steps, y.size()), make(c_steps, c.size());
-    openlstm::Backward<T> b{};
+    openlstm::Backward<T, X> b{};
     problem(b, threads, -1);
     b.y = {y.data(), s.B * R, R}, b.dy = {dy.data(), s.B * R, R}, b.dh_n = dh.data();
     b.h_steps = {h_steps.data(), s.B * R, R}, b.dh0 = dh0.data(), b.dc0 = dc0.data();
     b.dx = {dx.data(), s.B * s.I, s.I};
-    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db_ih = db_ih.data(), b.db_hh = gru ? db_hh.data() : nullptr;
+    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db_ih = s.normed() ? nullptr : db_ih.data(), b.dnorm = dnorm.data(),
+    b.db_hh = gru ? db_hh.data() : nullptr;
     b.dw_hr = s.P ? dw_hr.data() : nullptr, b.dw_ch = dw_ch.data();
     if (S) b.gates = {gates.data(), s.B * S * s.H, S * s.H};
     if (cell) b.c = {c.data(), s.B * s.H, s.H}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
@@ -157,26 +190,34 @@ struct Run {
     if (s.reset_state && cell) b.dreset_c = {dreset_c.data(), 0, s.H};
     table().of(s.cell)->backward(b);
     Hash h = 14695981039346656037u;
-    for (auto* v : {&y, &gates, &c, &m, &h_n, &c_n, &dx, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
+    for (auto* v : {&y, &dx}) h = hash(*v, h);
+    for (auto* v : {&gates, &c, &m, &h_n, &c_n, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dnorm, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
       h = hash(*v, h);
     return h;
   }
 
   // Whether row b run alone (without resets) gives the bits it has in y; asked of problems without resets.
   bool alone(index b) {
-    Numbers<T> out(s.T * R), h(R), cell(s.H);
-    openlstm::Forward<T> f{};
+    Numbers<X> out(s.T * R);
+    Numbers<T> h(R), cell(s.H);
+    openlstm::Forward<T, X> f{};
     problem(f, 1, b);
     f.y = {out.data(), R, R}, f.h_n = h.data();
     if (s.has_cell()) f.c_n = cell.data();
     table().of(s.cell)->forward(f);
     for (index t = 0; t < s.T; t++)
-      if (std::memcmp(out.data() + t * R, y.data() + (t * s.B + b) * R, R * sizeof(T))) return false;
+      if (std::memcmp(out.data() + t * R, y.data() + (t * s.B + b) * R, R * sizeof(X))) return false;
     return true;
   }
 
-  static const openlstm::KernelsOf<T>& table();
+  static const openlstm::KernelsOf<T, X>& table();
 };
+#ifdef OPENLSTM_BFLOAT16
+template <>
+const openlstm::KernelsOf<float, bfloat16>& Run<float, bfloat16>::table() {
+  return kernels;
+}
+#else
 template <>
 const openlstm::KernelsOf<float>& Run<float>::table() {
   return kernels.single;
@@ -185,6 +226,7 @@ template <>
 const openlstm::KernelsOf<double>& Run<double>::table() {
   return kernels.twofold;
 }
+#endif
 
 static int broken = 0;
 static void law(bool holds, const char* what, const char* where) {
@@ -193,21 +235,21 @@ static void law(bool holds, const char* what, const char* where) {
 
 constexpr int drawn = 144;
 
-template <class T>
+template <class T, class X = T>
 void problems(const char* type) {
   const index widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 33, 66};
   for (int n = 0; n < drawn; n++) {
     Random random{uint64_t(n) * 7919 + 1234567};
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
-    Sizes s{n % openlstm::cells, draw(7), draw(7), widths[draw(12)], widths[draw(12)], 0, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(2) == 1, draw(4) != 0,
-            draw(4) == 0, draw(4) == 0, draw(4) == 0, draw(3) != 0};
+    Sizes s{n % openlstm::cells, draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
+            draw(2) == 1,        draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
     if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
     if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
     if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
-    Run<T> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
+    Run<T, X> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
     char where[128];
-    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d %d%d%d%d", type, s.shape().name, s.T, s.B, s.I, s.H, s.P, s.reverse, s.lengths,
-                  s.reset, s.reset_state, s.bias, s.clip, s.zoneout, s.drop, s.training);
+    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d %d%d%d%d", type, s.shape().name, s.T, s.B, s.I, s.H, s.P, s.reverse,
+                  s.lengths, s.reset, s.reset_state, s.bias, s.clip, s.zoneout, s.drop, s.training);
     Hash h = run.go(1);
     std::printf("%s %016llx\n", where, static_cast<unsigned long long>(h));
     law(run.go(3) == h, "threads", where);
@@ -247,10 +289,14 @@ void functions(const char* type) {
 }  // namespace laws
 
 int main() {
+#ifdef OPENLSTM_BFLOAT16
+  laws::problems<float, openlstm::bfloat16>("bfloat16");
+#else
   std::fprintf(stderr, "instruction set %s\n", laws::kernels.name);
   laws::functions<float>("float32");
   laws::functions<double>("float64");
   laws::problems<float>("float32");
   laws::problems<double>("float64");
+#endif
   return laws::broken != 0;
 }

@@ -19,7 +19,8 @@ from openlstm.weights import expand
 pytestmark = pytest.mark.skipif(not cpu.has_bfloat16(cells.LSTM()), reason="this processor has no AVX512-BF16")
 
 CASES = draw(6 * len(KERNELS), 160, ("", "", "h", "hcg", "mg", "hcE"), KERNELS, dtype="float32")
-ROWS = draw(2 * len(KERNELS), 161, ("", "hcg"), KERNELS, dtype="float32", B=13, T=7)
+CASES = [c for c in CASES if not c.cell.norms or c.R > 1]  # the norm of w h does not depend on a single h: its gradient is 0
+ROWS = draw(2 * len(KERNELS), 161, ("", "hcE"), KERNELS, dtype="float32", B=13, T=7)
 SIZES = [(3, 600, 5, 9), (70, 31, 17, 33), (5, 64, 96, 130), (9, 33, 1, 65), (40, 1, 33, 257), (11, 2, 64, 64), (4, 70, 8, 40)]
 SOME = [cells.LSTM(), cells.GRU(), cells.LayerNormLSTM(), cells.Peephole()]
 LARGE = [
@@ -113,11 +114,9 @@ def test_a_sequence_may_be_cut_anywhere(case: Case) -> None:
     p = narrow(problem(replace(case, reset=False, reset_state=False, each=False)))
     y, state = [], p.state
     for first, last in ((0, 1), (1, 8), (8, 20)):
-        part = p.steps(first, last, state)
         run = cpu.forward(p.cell, p.x, p.weights, state, window=(first, last), **p.options)
         state = run.state
         y.append(run.y)
-        assert part.x.shape[0] == last - first
     whole = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
     assert torch.equal(torch.cat(y), whole.y)
     assert all(a is None or torch.equal(a, b) for a, b in zip(state, whole.state, strict=True))
@@ -165,8 +164,8 @@ def test_padding_is_never_read_and_nan_stays_in_its_row() -> None:
 
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRU(memory=True)], ids=["lstm", "gru"])
 def test_a_held_cell_is_held_for_ever(cell: cells.Cell) -> None:
-    """f = 1 and i = 0 keep c to the last bit, over as many steps as one likes (the gates' functions are shorter here)."""
-    c0 = np.float32([[0.3, -7.1, 1e-20, 1e20, 3e-39]])
+    """f = 1 keeps c to the last bit, over as many steps as one likes; a closed gate is 2^-100 at most."""
+    c0 = np.float32([[0.3, -7.1, 1e-20, 1e20]])
     p = gates_held("float32", i=-200, f=200, c0=c0, steps=10_000, cell=cell).tensors()
     run = cpu.forward(cell, p.x.bfloat16(), p.weights, p.state)
     assert torch.equal(run.state.c, torch.from_numpy(c0))

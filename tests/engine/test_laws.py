@@ -30,6 +30,9 @@ ARM = pytest.mark.skipif(
 )
 
 
+AVX512 = "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx512bf16 -mavx2 -mfma -mprefer-vector-width=512 -w".split()
+
+
 def build(compiler: str, isa: str, folder: Path, *flags: str) -> str:
     """The program of laws for one instruction set."""
     program = str(folder / f"laws_{isa}")
@@ -45,9 +48,10 @@ def run(*command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def avx2() -> bool:
+def has(flag: str) -> bool:
+    """Whether this is an x86 processor with it, by the name that Linux gives it."""
     cpuinfo = Path("/proc/cpuinfo")
-    return platform.machine() == "x86_64" and cpuinfo.exists() and "avx2" in cpuinfo.read_text()
+    return platform.machine() == "x86_64" and cpuinfo.exists() and flag in cpuinfo.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +74,17 @@ def test_the_same_bits_on_arm(isa: str, here: list[str], tmp_path: Path) -> None
     assert run(EMULATOR, build(CROSS, isa, tmp_path, "-O2", "-static")) == here
 
 
-@pytest.mark.skipif(not avx2(), reason="this processor has no AVX2")
+@pytest.mark.skipif(not has("avx2"), reason="this processor has no AVX2")
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_no_sanitizer_finds_a_fault(sanitizer: str, here: list[str], tmp_path: Path) -> None:
     """No byte read or written outside its array, nothing undefined, no two threads at one place."""
     assert run(build("g++", "avx2", tmp_path, "-O1", "-g", "-mavx2", "-mfma", *SANITIZERS[sanitizer])) == here
+
+
+@pytest.mark.skipif(not has("avx512_bf16"), reason="this processor has no AVX512-BF16")
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_no_sanitizer_finds_a_fault_in_bfloat16(sanitizer: str, tmp_path: Path) -> None:
+    """Two numbers in the place of one: an odd row must not be read beyond its end. The laws are those of the other types."""
+    flags = ["-O1", "-g", "-DOPENLSTM_BFLOAT16", *AVX512, *SANITIZERS[sanitizer]]
+    lines = run(build("g++", "avx512bf16", tmp_path, *flags))
+    assert len(lines) == 144 and len({line.split()[-1] for line in lines}) > 120

@@ -241,3 +241,11 @@ def test_every_instruction_set_has_its_own_packing(isa: str) -> None:
     with cpu.use_isa(isa):
         stepper = Stepper(layer)
     assert np.array_equal(np.stack([stepper.step(step).copy() for step in x.numpy()]), y)  # run while another is in use
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_in_a_half_type_is_stepped_in_float32(dtype: torch.dtype) -> None:
+    layer, x = openlstm.LSTM(9, 33).to(dtype), torch.randn(T, 1, 9)
+    stepper = Stepper(layer)
+    y, _ = whole(layer.float(), x)
+    assert np.array_equal(np.stack([stepper.step(step).copy() for step in x.numpy()]), y)

@@ -18,6 +18,7 @@ from tests.support import NEEDS_NATIVE, ROOT
 from openlstm.engine import cpu
 
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]}
+FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-DOPENLSTM_BFLOAT16"]
 PUBLIC = {"sequence": {"kernels"}} | {file: {f"{file}_single", f"{file}_twofold"} for file in ("variants", "normed")}
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86")
 GPP = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -33,7 +34,8 @@ def output(*command: str) -> str:
 @NM
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "isa"), [("sequence", "avx2"), ("sequence", "avx512"), ("variants", "avx512"), ("normed", "avx2")]
+    ("file", "isa"),
+    [("sequence", "avx2"), ("sequence", "avx512"), ("variants", "avx512"), ("normed", "avx2"), ("sequence", "avx512bf16")],
 )
 def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, isa: str, tmp_path: Path) -> None:
     """Compiled without optimisation, which keeps every inline function that is not forced inline."""
@@ -66,15 +68,15 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, i
 @NM
 @NEEDS_NATIVE
 def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
-    """In the module as built: 64-byte registers in avx512 alone, 32-byte registers in the three that ask for AVX2 first."""
-    allowed = {"zmm": {"avx512"}, "ymm": {"avx512", "avx2", "wide"}}
+    """In the module as built: 64-byte registers in avx512 and its bfloat16 alone, 32-byte ones in those that ask for AVX2."""
+    allowed = {"zmm": {"avx512", "avx512bf16"}, "ymm": {"avx512", "avx512bf16", "avx2", "wide"}}
     seen: dict[str, set[str]] = {register: set() for register in allowed}
     wrong = set()
     function, place = "", ""
     for line in output("objdump", "-d", "-C", "--no-show-raw-insn", cpu._native.__file__).splitlines():
         if line.endswith(">:"):
             function = line[line.index("<") + 1 : -2]
-            found = re.search(r"openlstm::(scalar|avx2|wide|avx512)\b", function)
+            found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512)\b", function)
             place = found[1] if found else ""
             continue
         for register, places in allowed.items():

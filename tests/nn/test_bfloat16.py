@@ -87,7 +87,7 @@ def test_outputs_and_gradients_are_near_those_of_float32(kind: str, where: str) 
 @needs_kernels
 def test_the_kernels_are_those_for_bfloat16() -> None:
     """Where products are exact in bfloat16 and not in float32 the numbers differ from those of float32, and only a little."""
-    layer = layer_of("LSTM")
+    layer = openlstm.LSTM(I, H)
     with narrow():
         y, _ = layer(series())
         with cpu.use_isa("avx2"):

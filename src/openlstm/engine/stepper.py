@@ -30,7 +30,7 @@ class Stepper:
 
     Args:
         layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (numpy `Weights`), such as
-            the network of a loaded model.
+            the network of a loaded model. A layer in a half type is stepped in float32.
         batch: B, the rows of every step.
         backend: "auto", "cpu" or "reference".
 
@@ -178,10 +178,14 @@ def _read(layer: Any) -> tuple[Cell, list[Weights]]:
 
 
 def _numpy(w: Weights) -> Weights:
-    """As contiguous arrays of their own kind."""
-    given: Any = w
-    plain = (a.detach().cpu().numpy() if hasattr(a, "detach") else a for a in given)
-    return Weights(*(None if a is None else np.ascontiguousarray(a) for a in plain))
+    """As contiguous arrays; half types as float32."""
+
+    def plain(a: Any) -> Any:
+        if hasattr(a, "detach"):
+            a = (a.float() if a.dtype.itemsize == 2 else a).detach().cpu().numpy()
+        return a if a is None else np.ascontiguousarray(a)
+
+    return Weights(*map(plain, w))
 
 
 def _whole(batch: Any) -> int:
