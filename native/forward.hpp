@@ -66,22 +66,26 @@ struct Pointers {
   T **of_x, **of_h;                  // raw sums [gates*H] of a cell that normalises them
 };
 
-// The cell on the same vector of units of N rows: z are the sums on entry.
-template <class Cell, class T, int N, int S>
-OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const Pointers<T>& at, index row, index unit, const Problem<T>& p) {
+// The cell on U vectors of units of M rows, those of a row M apart: z are the sums on entry.
+template <class Cell, class T, int M, int U = 1, int S, int N>
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const Pointers<T>& at, index first_row, index first_unit, const Problem<T>& p) {
+  static_assert(N == U * M && (U == 1 || !Cell::peepholes));
   constexpr int saved = Cell::whole ? Cell::gates : Cell::saved;
   static_assert(saved <= S);
-  const index H = p.hidden, lanes = H - unit;
+  const index H = p.hidden;
+  auto row = [&](int k) { return first_row + k % M; };
+  auto unit = [&](int k) { return first_unit + k / M * width<T>; };
+  auto lanes = [&](int k) { return H - unit(k); };
   const Noise& noise = p.noise;
   Vec<T> c[N] = {}, peephole[3];
-  for (int j = 0; j < Cell::peepholes; j++) peephole[j] = load(p.w_ch + j * H + unit, lanes);
+  for (int j = 0; j < Cell::peepholes; j++) peephole[j] = load(p.w_ch + j * H + first_unit, H - first_unit);
   if constexpr (Cell::highway)
-    for (int k = 0; k < N; k++) c[k] = load(at.c[row + k] + unit, lanes);
+    for (int k = 0; k < N; k++) c[k] = load(at.c[row(k)] + unit(k), lanes(k));
   Cell::activate(z, c, peephole);
   if constexpr (Cell::candidate >= 0)
     if (noise.candidate > 0 && noise.training)
       for (int k = 0; k < N; k++) {
-        Bits<T> drop = happens<T>(at.drop[row + k], unit, Noise::threshold(noise.candidate));
+        Bits<T> drop = happens<T>(at.drop[row(k)], unit(k), Noise::threshold(noise.candidate));
         z[Cell::candidate][k] = drop ? Vec<T>{} : z[Cell::candidate][k] * splat(T(1 / (1 - noise.candidate)));
       }
   Cell::update(z, c);
@@ -91,31 +95,33 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const Pointers<T>& at, index 
     if (at.c_out)
       for (int k = 0; k < N; k++) {
         Vec<T> carried = c[k];
-        if (noise.zoneout_c > 0) carried = zone<T>(noise, noise.zoneout_c, at.zone_c[row + k], unit, load(at.c[row + k] + unit, lanes), carried);
-        store(at.c_out[row + k] + unit, carried, lanes);
+        if (noise.zoneout_c > 0) carried = zone<T>(noise, noise.zoneout_c, at.zone_c[row(k)], unit(k), load(at.c[row(k)] + unit(k), lanes(k)), carried);
+        store(at.c_out[row(k)] + unit(k), carried, lanes(k));
       }
   }
   if constexpr (!Cell::whole) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
   if (Cell::saved && at.gates)
     for (int k = 0; k < N; k++)
-      for (int s = 0; s < saved; s++) store(at.gates[row + k] + s * H + unit, z[s][k], lanes);
-  for (int k = 0; k < N; k++) store(at.m[row + k] + unit, c[k], lanes);
+      for (int s = 0; s < saved; s++) store(at.gates[row(k)] + s * H + unit(k), z[s][k], lanes(k));
+  for (int k = 0; k < N; k++) store(at.m[row(k)] + unit(k), c[k], lanes(k));
   if constexpr (Cell::feedback > 1)
     for (int k = 0; k < N; k++)
-      for (int j = 1; j < Cell::feedback; j++) store(at.m[row + k] + j * H + unit, z[Cell::fed[j - 1]][k], lanes);
+      for (int j = 1; j < Cell::feedback; j++) store(at.m[row(k)] + j * H + unit(k), z[Cell::fed[j - 1]][k], lanes(k));
 }
 
-// acc = biases + x W_ih^T for one tile of M rows.
-template <class Cell, class T, int M, int B>
-OPENLSTM_INLINE void sum_inputs(Vec<T> (&acc)[M][B * Cell::gates], const T* const* x, const Problem<T>& p, const T* packed) {
+// acc = biases + x W_ih^T for U tiles of M rows.
+template <class Cell, class T, int M, int B, int U = 1>
+OPENLSTM_INLINE void sum_inputs(Vec<T> (&acc)[U * M][B * Cell::gates], const T* const* x, const Problem<T>& p, const T* packed) {
   constexpr index W = width<T>;
   constexpr int N = B * Cell::gates;
-  for (int n = 0; n < N; n++) {
-    Vec<T> bias = load(packed + n * W);
-    for (int m = 0; m < M; m++) acc[m][n] = bias;
-  }
+  const index apart = Tiles<Cell, T>{p}.size();
+  for (int u = 0; u < U; u++)
+    for (int n = 0; n < N; n++) {
+      Vec<T> bias = load(packed + u * apart + n * W);
+      for (int m = 0; m < M; m++) acc[u * M + m][n] = bias;
+    }
   packed += B * Cell::sums * W;
-  product<T, M, N>(acc, x, factors(p.inputs), packed);
+  product<T, M, N, U>(acc, x, factors(p.inputs), packed, apart);
 }
 
 // The same, put down for later: [row][N][width].
@@ -129,61 +135,93 @@ static void keep_inputs(const T* const* x, const Problem<T>& p, const T* packed,
     for (int n = 0; n < N; n++) store(out + (m * N + n) * W, acc[m][n]);
 }
 
-// One tile of M rows and B vectors of units. `inputs` are the sums that keep_inputs put down, or null.
-template <class Cell, class T, int M, int B>
-static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, const T* packed, index unit, const T* inputs) {
+// What keep_inputs put down for a tile, and how far from it what it put down for the next one is; or null.
+template <class T>
+struct Inputs {
+  const T* data;
+  index apart;
+};
+
+// How many tiles of M rows are worked on at once: where rows are few, the sums and gates of a single one wait for themselves.
+template <class Cell>
+constexpr int tiles_at_once(int M) {
+  return Cell::blocks > 1 || Cell::peepholes ? 1 : max_rows / M < 4 ? max_rows / M : 4;
+}
+
+// f(Count<n>, first) for U things two by two, there or back: two tiles are sums enough.
+template <int U, class F>
+OPENLSTM_INLINE void in_pairs(bool back, F f) {
+  static_assert(U <= 4);
+  if constexpr (U <= 2) {
+    f(Count<U>{}, 0);
+  } else {
+    if (!back) f(Count<2>{}, 0);
+    f(Count<U - 2>{}, 2);
+    if (back) f(Count<2>{}, 0);
+  }
+}
+
+// U tiles of M rows and B vectors of units.
+template <class Cell, class T, int M, int B, int U>
+static void step_tile(const Pointers<T>& at, index row, const Problem<T>& p, const T* packed, index unit, Inputs<T> inputs, bool back) {
   constexpr index W = width<T>;
   constexpr int G = Cell::gates, S = Cell::sums, N = B * G, together = G - Cell::apart;
-  Vec<T> acc[M][N], more[M][N];
-  if (inputs) {
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) acc[m][n] = load(inputs + (m * N + n) * W);
+  static_assert(B == 1 || U == 1);
+  const index apart = Tiles<Cell, T>{p}.size();
+  Vec<T> acc[U * M][N], more[U * M][N];
+  if (inputs.data) {
+    for (int m = 0; m < U * M; m++)
+      for (int n = 0; n < N; n++) acc[m][n] = load(inputs.data + m / M * inputs.apart + (m % M * N + n) * W);
   } else {
-    sum_inputs<Cell, T, M, B>(acc, at.x + row, p, packed);
+    sum_inputs<Cell, T, M, B, U>(acc, at.x + row, p, packed);
   }
   const T* w_hh = packed + (B * S + factors(p.inputs) * N) * W;
-  if constexpr (Cell::apart) {
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) more[m][n] = n < together ? acc[m][n] : load(packed + (n + Cell::apart) * W);
-    product<T, M, N>(more, at.seen + row, factors(p.fed_back()), w_hh);
-  } else {
-    product<T, M, N>(acc, at.seen + row, factors(p.fed_back()), w_hh);
-  }
+  if constexpr (Cell::apart)
+    for (int m = 0; m < U * M; m++)
+      for (int n = 0; n < N; n++) more[m][n] = n < together ? acc[m][n] : load(packed + m / M * apart + (n + Cell::apart) * W);
+  in_pairs<U>(back, [&](auto tiles, int u) {
+    const T* panels = w_hh + u * apart;
+    product<T, M, N, decltype(tiles)::value>((Cell::apart ? more : acc) + u * M, at.seen + row, factors(p.fed_back()), panels, apart);
+  });
   for (int block = 0; block < B; block++) {
-    Vec<T> z[S][M];
-    for (int m = 0; m < M; m++)
+    Vec<T> z[S][U * M];
+    for (int m = 0; m < U * M; m++)
       for (int s = 0; s < S; s++) {
         if constexpr (Cell::apart)
           z[s][m] = s < together ? more[m][s] : s < G ? acc[m][s] : more[m][s - Cell::apart];
         else
           z[s][m] = acc[m][block * G + s];
       }
-    apply_cell<Cell>(z, at, row, unit + block * W, p);
+    apply_cell<Cell, T, M, U>(z, at, row, unit + block * W, p);
   }
+}
+
+// f(Count<n>), for n in 1 .. most.
+template <int most, class F>
+OPENLSTM_INLINE void with_count(index n, F f) {
+  if constexpr (most == 1)
+    f(Count<1>{});
+  else
+    n == most ? f(Count<most>{}) : with_count<most - 1>(n, f);
 }
 
 // f(Count<blocks of this tile>).
 template <class Cell, class T, class F>
 OPENLSTM_INLINE void with_blocks(const Problem<T>& p, index tile, F f) {
-  if constexpr (Cell::blocks == 1) {
-    f(Count<1>{});
-  } else {
-    switch (Tiles<Cell, T>{p}.blocks(tile)) {
-      case 1: f(Count<1>{}); break;
-      case 2: f(Count<2>{}); break;
-      case 3: f(Count<3>{}); break;
-      default: f(Count<4>{});
-    }
-  }
+  with_count<Cell::blocks>(Tiles<Cell, T>{p}.blocks(tile), f);
 }
 
+// All rows of `count` tiles, at most tiles_at_once.
 template <class Cell, class T>
-static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, const T* packed, index tile, const T* inputs) {
+static void step_rows(const Pointers<T>& at, index rows, const Problem<T>& p, const T* packed, index tile, index count, Inputs<T> inputs, bool back) {
   with_blocks<Cell>(p, tile, [&](auto blocks) {
     constexpr int B = decltype(blocks)::value;
     constexpr index each = B * Cell::gates * width<T>;
     in_tiles(rows, [&](auto height, index first) {
-      step_tile<Cell, T, decltype(height)::value, B>(at, first, p, packed, tile * Tiles<Cell, T>::units, inputs ? inputs + first * each : nullptr);
+      constexpr int M = decltype(height)::value;
+      const Inputs<T> own{inputs.data ? inputs.data + first * each : nullptr, inputs.apart};
+      with_count<tiles_at_once<Cell>(M)>(
+          count, [&](auto tiles) { step_tile<Cell, T, M, B, decltype(tiles)::value>(at, first, p, packed, tile * Tiles<Cell, T>::units, own, back); });
     });
   });
 }
@@ -205,7 +243,7 @@ static void normed_gates(const Pointers<T>& at, index row, const Problem<T>& p, 
         z[g][m] = fma(h, w_h, fma(x, w_x, b));
       }
     }
-    apply_cell<Cell>(z, at, row, unit, p);
+    apply_cell<Cell, T, M>(z, at, row, unit, p);
   }
 }
 
@@ -413,22 +451,25 @@ class RowsForward {
     if (plan_.by_units && n + 1 < f_.taken()) part_.wait();
   }
 
-  // What look_ahead has put down for a tile, or null.
-  OPENLSTM_INLINE const T* inputs_of(index tile) const {
-    if (plan_.ahead == 1) return nullptr;
-    return inputs_ + (tile - first_tile()) * plan_.ahead * share_.count() * sums_each + ready_ * tiles().blocks(tile) * Cell::gates * width<T>;
+  // What look_ahead has put down for a tile.
+  OPENLSTM_INLINE Inputs<T> inputs_of(index tile) const {
+    if (plan_.ahead == 1) return {nullptr, 0};
+    const index apart = plan_.ahead * share_.count() * sums_each;
+    return {inputs_ + (tile - first_tile()) * apart + ready_ * tiles().blocks(tile) * Cell::gates * width<T>, apart};
   }
 
   // There and back again: what a step reads last is still in the cache when the next one begins with it.
   OPENLSTM_INLINE void tile_by_tile(index alive, bool back) {
-    for (index k = first_tile(); k < last_tile(); k++) {
-      const index tile = back ? first_tile() + last_tile() - 1 - k : k;
+    if (!alive) return;
+    const index n = last_tile() - first_tile(), most = one_step_ ? 1 : tiles_at_once<Cell>(static_cast<int>(smaller<index>(alive, max_rows)));
+    for (index done = 0; done < n; done += most) {
+      const index count = smaller(most, n - done), tile = back ? last_tile() - done - count : first_tile() + done;
       const T* packed = plan_.packed + tile * tiles().size();
       if (one_step_) {
         tiles().pack(tile, one_tile_);
         packed = one_tile_;
       }
-      step_rows<Cell>(at_, alive, f_, packed, tile, inputs_of(tile));
+      step_rows<Cell>(at_, alive, f_, packed, tile, count, inputs_of(tile), back);
     }
   }
 
