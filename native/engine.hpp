@@ -53,7 +53,7 @@ struct Problem {
   const T* w_ch;                                  // [peepholes*H]
   const T* norm;                                  // weight and bias of the norms of W x, of W h [G*H] each, and of c [H] each
   Rows<const X> x;                                // [T, B, I]
-  const T *h0, *c0;                               // [B, R], [B, H]
+  const T *h0, *c0;                               // [B, R], [B, H]; to forward, null is zeros
   const int64_t* lengths;                         // [B], each in 0 .. T
   const uint8_t* reset;                           // [T, B]
   Rows<const T> reset_h, reset_c;                 // [T, B, R], [T, B, H] (a step of 0: the same at each t); zeros where null

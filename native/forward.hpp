@@ -334,8 +334,8 @@ class RowsForward {
     shown_ = pairs && f_.projected ? in(Cell::whole ? 10 : 8) : const_cast<const T**>(at_.m);
     at_.zone_h = keys_, at_.zone_c = keys_ + n, at_.drop = keys_ + 2 * n;
     for (index j = 0; j < n; j++) {
-      at_.h[j] = f_.h0 + row(j) * f_.fed_back();
-      if (Cell::highway) at_.c[j] = carries() ? f_.c0 + row(j) * H : at_.h[j];
+      at_.h[j] = f_.h0 ? f_.h0 + row(j) * f_.fed_back() : plan.zeros;
+      if (Cell::highway) at_.c[j] = !carries() ? at_.h[j] : f_.c0 ? f_.c0 + row(j) * H : plan.zeros;
       if (f_.hidden_mask) at_.seen[j] = seen_ + j * f_.fed_back();
       if (f_.projected) at_.m[j] = m_ + j * H;
       if (Cell::whole && !keep_) at_.gates[j] = gates_ + j * Cell::saved * H;

@@ -68,7 +68,7 @@ def zeros(like: Array, *shape: int) -> Array:
 
 def empty(like: Array, *shape: int) -> Array:
     """Uninitialised memory of a shape with the dtype (and device) of `like`."""
-    return like.new_empty(shape) if is_torch(like) else np.empty(shape, like.dtype)
+    return like.new_empty(*shape) if is_torch(like) else np.empty(shape, like.dtype)  # faster without a tuple
 
 
 def arange(like: Array, n: int) -> Array:

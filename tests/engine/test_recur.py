@@ -140,6 +140,15 @@ def test_the_short_way_has_the_bits_of_the_long_one(cell: Cell) -> None:
     if short is not None:
         wanted = {"y": expected.y, "h": expected.state.h, "c": expected.state.c}
         _same_bits(dict(zip(("y", "h", "c"), short, strict=True)), wanted)
+    zeros = State(*(None if a is None else torch.zeros_like(a) for a in p.state))
+    given, none = cpu.plain(p.cell, p.x, p.weights, zeros), cpu.plain(p.cell, p.x, p.weights, None)
+    assert (none is None) == (short is None)
+    if given is not None and none is not None:
+        assert [a.shape for a in none[1:] if a is not None] == [(1, *a.shape) for a in zeros if a is not None]
+        _same_bits(
+            dict(zip("yhc", (none[0], *(a if a is None else a[0] for a in none[1:])), strict=True)),
+            dict(zip("yhc", given, strict=True)),
+        )
 
 
 def _same_bits(ours: dict[str, Any], expected: dict[str, Any]) -> None:

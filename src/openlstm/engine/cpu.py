@@ -171,25 +171,31 @@ def forward(
 
 def step(cell: Cell, x: Array, weights: Weights, state: State) -> State | None:
     """One step of a torch tensor x [B, I], as `plain`."""
-    found = plain(cell, x.unsqueeze(0), weights, state, True)
-    return None if found is None else State(found[0].squeeze(0), found[2])
+    found = plain(cell, x, weights, state)
+    return None if found is None else State(found[0], found[2])
 
 
-def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = False) -> tuple[Array, Any, Any] | None:
+def plain(cell: Cell, x: Array, weights: Weights, state: State | None) -> tuple[Array, Any, Any] | None:
     """(y, h_n, c_n) of torch tensors: the same kernel and the same bits as `forward`, with less to say on the way in.
 
-    None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong. `alone`: h_n is not
-    wanted, it is the only step of y.
+    None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong. `state` is [B, H] or
+    [1, B, H], and so are h_n and c_n; without one it is zeros, and they are [1, B, H]. Of a single step x [B, I] y is as h_n,
+    which is left out (None).
     """
     w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = weights
-    T, B, inputs = x.shape
-    h: Any = state.h
-    c: Any = state.c  # None, and 0 for the kernel, where the cell has none
-    H, dtype = h.shape[1], x.dtype
+    alone = x.dim() == 2
+    T, B, inputs = (1, *x.shape) if alone else x.shape
+    H, dtype = w_hh.shape[-1], x.dtype
     rows = len(cell.gates) * H
-    given = [(x, T * B * inputs), (h, B * H), (w_ih, rows * inputs), (w_hh, rows * H)]
-    if cell.has_cell:
-        given.append((c, B * H))
+    given = [(x, T * B * inputs), (w_ih, rows * inputs), (w_hh, rows * H)]
+    h: Any = None  # 0 for the kernel, which takes it for zeros; and so c, also where the cell has none
+    c: Any = None
+    if state is not None:
+        h = state.h
+        given.append((h, B * H))
+        if cell.has_cell:
+            c = state.c
+            given.append((c, B * H))
     if b_ih is not None:
         given += [(b_ih, rows), (b_hh, rows)]
     for a, size in given:  # a kernel reads addresses: what does not fit must not get there
@@ -197,7 +203,7 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
             a is None
             or a.numel() != size
             or (size and a.data_ptr() == 0)
-            or a.dtype != dtype
+            or a.dtype is not dtype
             or not a.is_cpu
             or not a.is_contiguous()
             or a.is_neg()
@@ -205,12 +211,13 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State, alone: bool = Fa
             return None
     if w_hr is not None or w_ch is not None or norm is not None or cell.cells_per_gate > 1 or len(cell.feeds_back) > 1 or not T:
         return None
-    empty_like = sys.modules["torch"].empty_like  # half the time of new_empty
-    y = empty_like(h).unsqueeze(0) if alone else empty(x, T, B, H)
-    h_new, c_new = None if alone else empty_like(h), empty_like(c) if cell.has_cell else None
+    empty_like = sys.modules["torch"].empty_like  # faster than new_empty
+    y = empty_like(h) if alone else empty(x, T, B, H)
+    h_new = None if alone else x.new_empty(1, B, H) if h is None else empty_like(h)
+    c_new = empty_like(y if alone else h_new) if cell.has_cell else None
     bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
     problem = (T, B, inputs, H, 0, 0, 0, T, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, 0, x.data_ptr(), B * inputs, inputs)
-    starts = (h.data_ptr(), c.data_ptr() if cell.has_cell else 0, 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
+    starts = (0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
     options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
     outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     ends = (0 if h_new is None else h_new.data_ptr(), 0 if c_new is None else c_new.data_ptr())

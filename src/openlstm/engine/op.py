@@ -194,8 +194,13 @@ def _autocast_type(x: Tensor) -> torch.dtype | None:
     return None
 
 
-def quick(cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, name: str) -> tuple[Tensor, Any, Any] | None:
-    """(y, h_n, c_n) of a dense batch that needs no gradient, by the shortest way; None where there is more to check."""
+def quick(
+    cell: Cell, x: Tensor, weights: Weights, state: State | None, backend: str, name: str
+) -> tuple[Tensor, Any, Any] | None:
+    """(y, h_n, c_n) of a dense batch that needs no gradient, by the shortest way; None where there is more to check.
+
+    `state` as in `cpu.plain`.
+    """
     if torch.is_grad_enabled() or x.dtype not in _NATIVE or not x.is_cpu or not cell.kernel or not _direct(x):
         return None
     if torch.is_autocast_enabled("cpu"):

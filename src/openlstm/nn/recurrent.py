@@ -237,14 +237,13 @@ class Recurrent(nn.Module):
         w_ih, w_hh = w.get("weight_ih_l0"), w.get("weight_hh_l0")  # not there where a parametrisation works them out
         if w_ih is None or w_hh is None or self.cell.peepholes or self.cell.norms or x.shape[2] != self.input_size:
             return None
-        shape = (1, x.shape[1], self.hidden_size)
-        if hx is None:
-            state = State(x.new_zeros(shape[1:]), x.new_zeros(shape[1:]) if self.cell.has_cell else None)
-        else:
+        state = None
+        if hx is not None:
+            shape = (1, x.shape[1], self.hidden_size)
             pair = hx if isinstance(hx, tuple) else (hx,)
             if len(pair) != 1 + self.cell.has_cell or any(type(s) is not Tensor or s.shape != shape for s in pair):
                 return None
-            state = State(*(s[0] for s in pair)) if self.cell.has_cell else State(pair[0][0], None)
+            state = State(*pair) if self.cell.has_cell else State(pair[0], None)
         weights = Weights(w_ih, w_hh, w.get("bias_ih_l0"), w.get("bias_hh_l0"))
         if self.bias and (weights.b_ih is None or weights.b_hh is None):
             return None
@@ -252,7 +251,7 @@ class Recurrent(nn.Module):
         if found is None:
             return None
         y, h, c = found
-        return y, ((h.unsqueeze(0), c.unsqueeze(0)) if self.cell.has_cell else h.unsqueeze(0))
+        return y, ((h, c) if self.cell.has_cell else h)
 
     @property
     def _noisy(self) -> bool:
