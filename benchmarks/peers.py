@@ -180,7 +180,10 @@ def packed_job(job: Job, module: Any) -> Built:
 
 
 def loop(job: Job) -> Built:
-    """A cell in Python and its loop over T, as one writes it to change something; `compiled`: unrolled by torch.compile."""
+    """A cell in Python and its loop over T, as one writes it to change something.
+
+    `compiled`: unrolled by torch.compile; `compiled step`: one step by torch.compile, called in the loop.
+    """
     import torch
 
     given = inputs(job)
@@ -200,17 +203,22 @@ def loop(job: Job) -> Built:
             ys.append(h)
         return torch.stack(ys), (h, c)
 
-    def normed_over_time(
-        x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, w_x: Any, b_x: Any, w_h: Any, b_h: Any, w_c: Any, b_c: Any
-    ) -> tuple[Any, Any]:
-        h = c = x.new_zeros(x.shape[1], w_hh.shape[1])
+    def normed_step(x: Any, h: Any, c: Any, *weights: Any) -> tuple[Any, Any]:
+        w_ih, w_hh, b_ih, b_hh, w_x, b_x, w_h, b_h, w_c, b_c = weights
         norm, linear = torch.nn.functional.layer_norm, torch.nn.functional.linear
+        z = norm(linear(x, w_ih), w_x.shape, w_x, b_x) + norm(linear(h, w_hh), w_h.shape, w_h, b_h) + b_ih + b_hh
+        i, f, g, o = z.chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(norm(c, w_c.shape, w_c, b_c)), c
+
+    # fullgraph: an error, and not the eager step, should it be compiled too often
+    step = torch.compile(normed_step, dynamic=False, fullgraph=True) if job.how == "compiled step" else normed_step
+
+    def normed_over_time(x: Any, *weights: Any) -> tuple[Any, Any]:
+        h = c = x.new_zeros(x.shape[1], weights[1].shape[1])
         ys = []
         for t in range(x.shape[0]):
-            z = norm(linear(x[t], w_ih), w_x.shape, w_x, b_x) + norm(linear(h, w_hh), w_h.shape, w_h, b_h) + b_ih + b_hh
-            i, f, g, o = z.chunk(4, 1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(norm(c, w_c.shape, w_c, b_c))
+            h, c = step(x[t], h, c, *weights)
             ys.append(h)
         return torch.stack(ys), (h, c)
 
