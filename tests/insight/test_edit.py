@@ -458,8 +458,17 @@ def test_other_types(dtype: torch.dtype) -> None:
     with edit(made, "0.f", scale=1.0):
         got = made(x)
     assert all(a.dtype == dtype for a in flat(got))
+    apart = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 2e-2}[dtype]  # an edit multiplies in float32
     for a, b in zip(flat(got), flat(made(x)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-2 if dtype != torch.float32 else 1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=apart, atol=apart / 10)
+
+
+def test_autocast_gives_an_edit_the_types_it_gives_the_layer() -> None:
+    made, x = layer(dtype=torch.float32), data().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with edit(made, "0.f", scale=1.0):
+            got = made(x)
+        assert [a.dtype for a in flat(got)] == [a.dtype for a in flat(made(x))]
 
 
 def test_noise_acts_in_an_edit_as_outside() -> None:

@@ -142,6 +142,7 @@ def test_checkpoints_have_the_same_bits() -> None:
 @pytest.mark.parametrize("where", ["autocast", "dtype"])
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 def test_in_a_compiled_graph(kind: str, where: str) -> None:
+    torch._dynamo.reset()  # it compiles a function eight times in a process
     layer, x = layer_of(kind), series()
     if where == "dtype":
         layer, x = layer.bfloat16(), x.bfloat16()

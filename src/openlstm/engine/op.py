@@ -108,7 +108,7 @@ def sequence(
         cell, weights = cell.unshared(), expand(cell, weights)
     noise = None if noise is None else active(noise)
     transformed = torch._C._are_functorch_transforms_active()
-    half = x.dtype if x.dtype in _HALF else _autocast_type(x) if autocast else None
+    half = x.dtype if x.dtype in _HALF else autocast_type(x) if autocast else None
     if x.is_cuda or half or not cell.kernel:
         rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
         more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
@@ -187,7 +187,7 @@ def _multiplies_bfloat16(kernel: str, backend: str, projection: bool) -> bool:
     return choose(backend, cell, torch.empty(0), who(cell), projection) == "cpu"
 
 
-def _autocast_type(x: Tensor) -> torch.dtype | None:
+def autocast_type(x: Tensor) -> torch.dtype | None:
     """The half type of torch.autocast on the CPU, where it is on and x would be converted."""
     if x.dtype == torch.float32 and x.is_cpu and torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu")

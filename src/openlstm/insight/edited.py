@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell, State, Step
-from openlstm.engine.op import Result, sequence_by_reference
+from openlstm.engine.op import Result, autocast_type, sequence_by_reference
 from openlstm.engine.support import brief
 from openlstm.reference import Weights
 
@@ -46,8 +46,8 @@ def run_edited(
     reverse: bool,
     **options: Any,
 ) -> Result:
-    """As `engine.op.sequence`, with changes; half types run as float32 and are rounded once, as there."""
-    dtype, wide = x.dtype, torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    """As `engine.op.sequence`, with changes; half types, and autocast, run as float32 and are rounded once."""
+    dtype, wide = autocast_type(x) or x.dtype, torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
     def widen(group: Any) -> Any:
         return None if group is None else type(group)(*(None if a is None else a.to(wide) for a in group))
@@ -62,8 +62,8 @@ def run_edited(
     rows |= {"noise": noise, "check_finite": options.get("check_finite", False)}
     with torch.autocast(x.device.type, enabled=False):
         found = sequence_by_reference(edited, x.to(wide), w._replace(w_hr=None), widen(state), **rows)
-    c_n = None if found.c_n is None else found.c_n.to(dtype)
-    return found._replace(y=found.y.to(dtype), h_n=found.h_n.to(dtype), c_n=c_n)
+    c_n = None if found.c_n is None else found.c_n.to(state.h.dtype)
+    return found._replace(y=found.y.to(dtype), h_n=found.h_n.to(state.h.dtype), c_n=c_n)
 
 
 def _begins(x: Tensor, lengths: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
