@@ -201,7 +201,7 @@ def half() -> Part:
     """bfloat16 beside torch's and beside float32."""
 
     def rows(m: Measured) -> list[Row]:
-        aims = {"torch": 1.0, "float32": HALF_AIM[m.jobs["float32"].mode]}
+        aims: dict[str, float | None] = {"torch": 1.0, "float32": HALF_AIM[m.jobs["float32"].mode]}
         return [row(m, "bfloat16", *speeds(m, "bfloat16", aims), label="LSTM")]
 
     def contest(mode: str, shape: Shape) -> Contest:

@@ -323,7 +323,7 @@ class RowsForward {
         coming_(Cell::whole || plan.ahead > 1 ? plan.ahead * share_.count() : 0),
         coming_to_(Cell::whole ? plan.ahead * share_.count() : 0),
         keys_(3 * share_.count()),
-        pointers_(((Cell::whole ? 10 : 8) + 2 * pairs) * share_.count()) {
+        pointers_(((Cell::whole ? 10 : 8) + pairs) * share_.count()) {
     const index n = share_.count(), H = f_.hidden;
     auto in = [&](index k) { return const_cast<const T**>(pointers_ + k * n); };
     auto out = [&](index k) { return pointers_ + k * n; };

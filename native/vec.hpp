@@ -275,7 +275,7 @@ OPENLSTM_INLINE void reciprocal(const Vec<double> (&d)[N], Vec<double> (&r)[N]) 
 }
 
 #ifdef OPENLSTM_BFLOAT16
-// Beside products of 8 bits' accuracy the last bits of the gates are not worth half of their cost: sigmoid and tanh within 2e-6 of
+// Beside products of 8 bits' accuracy the last bits of the gates are not worth half of their cost: sigmoid and tanh within 4e-6 of
 // their value, by 2^y = 2^n (1 + r q(r)), y = n + r (minimax q of degree 4, relative error 4.3e-7), and the processor's own
 // powers of two and reciprocals, with one Newton step so that an open gate is exactly 1; a closed one is 2^-100.
 constexpr float log2e = 0x1.715476p+0f, of_2[] = {0x1.62e42ep-1f, 0x1.ebfa4ep-3f, 0x1.c6b26ep-5f, 0x1.3cbe58p-7f, 0x1.5d87dcp-10f};

@@ -157,3 +157,12 @@ def test_it_takes_less_than_a_second() -> None:
         verdict(layer, x, 200)
         took.append(time.perf_counter() - begin)
     assert np.min(took) < 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_is_judged_as_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x = openlstm.LSTM(6, 16), torch.randn(40, 8, 6)
+    wide = verdict(layer, x, lag=20)
+    half = verdict(layer.to(dtype), x.to(dtype), lag=20)
+    assert half.word == wide.word != "no verdict"

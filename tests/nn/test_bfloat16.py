@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import DtypeError
+from openlstm._errors import ArgumentError, DtypeError
 from openlstm.engine import cpu
 
 T, B, I, H = 9, 4, 6, 20
@@ -37,7 +37,7 @@ def states(found: Any) -> list[Tensor]:
     return list(found) if isinstance(found, tuple) else [found]
 
 
-def error(a: Tensor, b: Tensor) -> float:
+def error(a: Any, b: Any) -> float:
     a, b = a.detach().float(), b.detach().float()
     return float((a - b).norm() / b.norm())
 
@@ -63,7 +63,10 @@ def test_types_of_a_layer_in_bfloat16(kind: str) -> None:
     x = series().bfloat16().requires_grad_()
     y, hx = layer(x)
     y.float().sum().backward()
-    assert {a.dtype for a in (y, *states(hx), x.grad, *(p.grad for p in layer.parameters()))} == {torch.bfloat16}
+    grads = [p.grad for p in (x, *layer.parameters())]
+    assert {a.dtype for a in (y, *states(hx), *grads) if a is not None} == {torch.bfloat16} and all(
+        g is not None for g in grads
+    )
 
 
 @KINDS
@@ -135,7 +138,7 @@ def test_checkpoints_have_the_same_bits() -> None:
         with narrow():
             layer(x)[0].float().square().sum().backward()
     for p, q in zip(whole.parameters(), less.parameters(), strict=True):
-        assert torch.equal(p.grad, q.grad)
+        assert p.grad is not None and q.grad is not None and torch.equal(p.grad, q.grad)
 
 
 @KINDS
@@ -211,3 +214,123 @@ def test_a_type_that_nothing_runs_is_refused_with_those_that_run(dtype: torch.dt
         layer(torch.zeros(T, B, I).to(dtype))
     with pytest.raises(DtypeError, match="float32, float64, bfloat16 or float16"):
         openlstm.GRU(I, H, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "narrowed", [("weight_ih_l0",), ("weight_hh_l0",), ("weight_hr_l0",), ("weight_ih_l0", "weight_hr_l0")]
+)
+def test_matrices_may_have_either_type(narrowed: tuple[str, ...]) -> None:
+    """A parametrisation that multiplies gives autocast's type for one of them."""
+    torch.manual_seed(0)
+    layer = openlstm.LSTM(I, H, proj_size=7)
+    wide = copy.deepcopy(layer)
+
+    class Narrow(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w.bfloat16() if torch.is_autocast_enabled("cpu") else w
+
+    for name in narrowed.split():
+        nn.utils.parametrize.register_parametrization(layer, name, Narrow())
+    with narrow():
+        y, _ = layer(series())
+    assert error(y, wide(series())[0]) < 0.02
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_trace_under_autocast(kind: str, dtype: torch.dtype) -> None:
+    layer = layer_of(kind)
+
+    def loss(y: Tensor, state: Any) -> Tensor:
+        return y.float().square().sum()
+
+    wide = openlstm.trace(layer, series(), loss=loss)
+    with torch.autocast("cpu", dtype=dtype):
+        found = openlstm.trace(layer, series(), loss=loss)
+    for name in wide:
+        assert error(found[name], wide[name]) < 0.03, name
+
+
+@KINDS
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_backward_pass_may_run_inside_the_block(kind: str, backend: str) -> None:
+    """As torch advises against, and many do."""
+    layer, weigh = getattr(openlstm, kind)(I, H, backend=backend), torch.randn(T, B, H)
+    grads = []
+    for inside in (True, False):
+        x = series().requires_grad_()
+        with narrow():
+            total = (layer(x)[0] * weigh).sum()
+            found = torch.autograd.grad(total, [x, *layer.parameters()]) if inside else None
+        grads.append(found or torch.autograd.grad(total, [x, *layer.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_step_of_the_reference_stays_float32_too(backend: str) -> None:
+    cell, x = openlstm.GRUCell(I, H, backend=backend), series(B, I)
+    with narrow():
+        found = cell(x)
+    assert torch.equal(found, cell(x))
+
+
+@needs_kernels
+def test_an_exported_graph_runs_where_there_are_no_such_kernels() -> None:
+    layer, x = openlstm.LSTM(I, H).bfloat16(), series().bfloat16()
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,)).module()
+        y, (h, c) = program(x)
+        assert torch.equal(y, layer(x)[0])
+        with cpu.use_isa("avx2"):
+            y, (h, c) = program(x)
+            assert error(y, layer(x)[0]) < 0.01 and {a.dtype for a in (y, h, c)} == {torch.bfloat16}
+
+
+@needs_kernels
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
+def test_a_compiled_training_step_runs_where_there_are_no_such_kernels() -> None:
+    torch._dynamo.reset()
+    layer, x = openlstm.LSTM(I, H), series()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    grads = []
+    for isa in ("avx512", "avx2"):
+        with cpu.use_isa(isa), narrow():
+            y = compiled(x)[0]
+            grads.append(torch.autograd.grad(y.float().square().sum(), list(layer.parameters())))
+    assert all(error(a, b) < 0.03 and a.dtype == torch.float32 for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("rows", [2, 600])
+def test_outputs_may_be_written_to_in_place(rows: int) -> None:
+    """Small and large ones: memory of the engine's own is no view to autograd."""
+    layer, factor = openlstm.LSTM(I, H), nn.Parameter(torch.ones(H))
+    with torch.no_grad(), narrow():
+        y, _ = layer(series(T, rows, I))
+    assert not y._is_view()
+    y.mul_(factor)
+    assert y.requires_grad
+
+
+def test_no_sequence_at_all_has_the_type_of_some() -> None:
+    layer = openlstm.LSTM(I, H)
+    with narrow():
+        assert layer(torch.zeros(0, I), cu_seqlens=torch.tensor([0]))[0].dtype == torch.bfloat16
+
+
+def test_a_locked_mask_scales_by_what_it_says() -> None:
+    """1/(1-p) in bfloat16 is off by 2^-9; the mask multiplies states, which are float32."""
+    layer = openlstm.LSTM(I, H, hidden_dropout=0.1).bfloat16()
+    hidden: Any = layer._noise(series().bfloat16(), 0, 0).hidden
+    assert hidden.dtype == torch.float32 and float(hidden.max()) == float(torch.tensor(1 / 0.9))
+
+
+def test_check_finite_looks_at_what_was_given() -> None:
+    layer, x = openlstm.LSTM(I, H, check_finite=True), series()
+    x[3, 1, 2] = 3.4e38  # infinity in bfloat16
+    with narrow():
+        layer(x)
+    x[3, 1, 2] = float("inf")
+    with narrow(), pytest.raises(ArgumentError, match="x holds inf at step 3, row 1, feature 2"):
+        layer(x)

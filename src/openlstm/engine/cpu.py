@@ -179,8 +179,8 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State | None) -> tuple[
     """(y, h_n, c_n) of torch tensors: the same kernel and the same bits as `forward`, with less to say on the way in.
 
     None where something is not as plain as this takes it; then `forward` runs it, or says what is wrong. `state` is [B, H] or
-    [1, B, H], and so are h_n and c_n; without one it is zeros, and they are [1, B, H]. Of a single step x [B, I] y is as h_n,
-    which is left out (None).
+    [1, B, H], and so are h_n and c_n; without one it is zeros, and they are [1, B, H]. Of a single step x [B, I], which needs a
+    state, y is as h_n, which is left out (None).
     """
     w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = weights
     alone = x.dim() == 2
@@ -345,7 +345,7 @@ def _problem(
 
 def _factors(kept: list[Any], weights: Weights, x: Array) -> Weights:
     """The weights with matrices of x's type: rounded to bfloat16 where x is."""
-    if x.dtype == weights.w_ih.dtype or not A.is_torch(x):
+    if x.dtype.itemsize > 2:
         return weights
     w_ih, w_hh, w_hr = (w if w is None else w.to(x.dtype) for w in (weights.w_ih, weights.w_hh, weights.w_hr))
     kept += [w_ih, w_hh, w_hr]
@@ -389,7 +389,7 @@ def empty(like: Array, *shape: int) -> Array:
         return A.empty(like, *shape)
     if like.dtype.itemsize == 2:  # bfloat16: two in the place of a float
         block = sys.modules["torch"].from_numpy(_native.empty(((size + 1) // 2,), False))
-        return block.view(like.dtype)[:size].view(shape)
+        return block.view(like.dtype)[:size].view(shape).detach()  # no view to autograd: it may be written to in place
     block = _native.empty(shape, _twofold(like))
     return sys.modules["torch"].from_numpy(block) if A.is_torch(like) else block
 

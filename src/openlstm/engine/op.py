@@ -45,6 +45,7 @@ from openlstm.engine.operators import (
     cloned,
     filled,
     flat,
+    plain_types,
     run_backward,
     run_forward,
     who,
@@ -164,6 +165,9 @@ def _half(
 ) -> Result:
     """A call whose y has a half type: products in bfloat16 where a kernel has them, else as float32 and rounded once."""
     fresh, noise, begin = rows["reset_state"], more["noise"], _widen(state)
+    if more["check_finite"]:  # before anything is rounded to infinity
+        check_values(who(cell), x, rows["lengths"], True)
+        more["check_finite"] = False
     rows["reset_state"] = None if fresh is None else _widen(fresh)
     if noise is not None and noise.hidden is not None:
         more["noise"] = noise._replace(hidden=noise.hidden.float())
@@ -172,7 +176,7 @@ def _half(
         w = _widen(weights)._replace(w_ih=weights.w_ih, w_hh=weights.w_hh, w_hr=weights.w_hr)
         run = _run(cell, x.to(half), w, begin, **rows, **more, every=every)
     else:
-        with torch.autocast(x.device.type, enabled=False):
+        with plain_types(x):
             run = sequence(cell, x.float(), _widen(weights), begin, **rows, **more)
     c_n = run.c_n if run.c_n is None else run.c_n.to(state.h.dtype)
     return run._replace(y=run.y.to(half), h_n=run.h_n.to(state.h.dtype), c_n=c_n)
@@ -252,7 +256,8 @@ def sequence_by_reference(cell: Cell, x: Tensor, weights: Weights, state: State,
         noise = noise._replace(seed=int(noise.seed))
     check_values(who(cell), x, options["lengths"], options.get("check_finite", False))
     kept = {name: options[name] for name in ("lengths", "reset", "reset_state", "reverse")}
-    run = reference.forward(cell, x, weights, state, save=True, noise=noise, **kept)
+    with plain_types(x):
+        run = reference.forward(cell, x, weights, state, save=True, noise=noise, **kept)
     assert run.saved is not None
     end = cloned(run.state)  # leaves of their own: h_n itself would be an ancestor of y, and a gradient would count twice
     return Result(run.y, end.h, end.c, run.saved.gates, run.saved.c, run.saved.m)
@@ -286,7 +291,7 @@ def step_gradients(
     tensors += [ran.result.y, ran.result.gates, ran.result.c, ran.result.m, dy, *dstate]
     if not differentiable:
         tensors = [t if t is None else t.detach() for t in tensors]
-    if ran.x.dtype in _HALF:
+    if any(t is not None and t.dtype in _HALF for t in tensors):  # under autocast y has another type than x
         tensors = [t.float() if t is not None and t.is_floating_point() else t for t in tensors]
     cell = cell.unshared()
     backend = "reference" if differentiable or not cell.kernel else backend
@@ -385,8 +390,9 @@ def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotan
         grads = run_backward(call, (y, gates, c, m, *full[INPUTS:]), "reference", input_gradient)
         return filled(flat(as_given(grads, tensors)), call.x)
 
-    outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))[:2]
-    found = pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, cotangents, strict=True)))
+    with plain_types(tensors[0]):
+        outputs, pull = torch.func.vjp(gradients, *(tensors[k] for k in places))[:2]
+        found = pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, cotangents, strict=True)))
     by_place = dict(zip(places, found, strict=True))
     every = [by_place.get(k) for k in range(len(tensors))]
     return *every[:INPUTS], None, None, None, None, *every[INPUTS:], None

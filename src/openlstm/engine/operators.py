@@ -11,6 +11,7 @@ of `Cell.feeds_back`), G gates of a cell.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, message
+from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
-from openlstm.engine import checkpoint
+from openlstm.engine import checkpoint, cpu
 from openlstm.engine.check import check_recur
 from openlstm.engine.support import SUPPORT, choose
 from openlstm.noise import Noise
@@ -128,6 +129,10 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool, every:
     cell, x, weights, state, options = call
     lengths = options["lengths"]
     # a kernel reads addresses
+    if x.dtype != state.h.dtype and not cpu.has_bfloat16(cell):  # a graph that was made where there are such kernels
+        wide = call._replace(x=x.float(), weights=_wide(weights))
+        run = run_forward(wide, backend, save, check_finite, every)
+        return run._replace(y=run.y.to(x.dtype))
     shown = (x, weights) if x.dtype == state.h.dtype else _stand_ins(x, weights, state)
     check_recur(cell, *shown, state, None, options["reset"], options["reset_state"], options.get("noise"))
     if lengths is not None or check_finite:
@@ -136,9 +141,11 @@ def run_forward(call: Call, backend: str, save: bool, check_finite: bool, every:
     if every:
         checkpoint.check(who(cell), every, x.shape[0])
         if save:
-            y, state, begins = checkpoint.forward(module, cell, x, weights, state, every, **options)
+            with plain_types(x):
+                y, state, begins = checkpoint.forward(module, cell, x, weights, state, every, **options)
             return Result(y, state.h, state.c, *begins)
-    run = module.forward(cell, x, weights, state, save=save, **options)
+    with plain_types(x):
+        run = module.forward(cell, x, weights, state, save=save, **options)
     state = run.state if x.shape[0] else cloned(run.state)
     if run.saved is None:
         return Result(run.y, state.h, state.c, None, None)
@@ -151,17 +158,29 @@ def run_backward(
 ) -> Gradients:
     """The backward pass of a backend; `tensors` are y, gates, c, m, dy, dh, dc, as `run_forward` gave them."""
     y, gates, c, m, dy, dh, dc = tensors
-    has_cell = call.cell.has_cell
+    x, has_cell, number = call.x, call.cell.has_cell, call.state.h.dtype
+    if x.dtype != number and not cpu.has_bfloat16(call.cell):
+        wide = call._replace(x=x.float(), weights=_wide(call.weights))
+        more = (y.float(), gates, c, m, None if dy is None else dy.float(), dh, dc)
+        return as_given(run_backward(wide, more, backend, input_gradient, steps, every), (x, *call.weights))
+    if any(a is not None and a.dtype != x.dtype for a in (y, dy)) or any(
+        a is not None and a.numel() and a.dtype != number for a in (gates, c, m, dh, dc)
+    ):  # a kernel would read them as something else
+        got = ", ".join(describe(a) for a in tensors if a is not None)
+        hint = "give back what forward gave, and gradients of the types of its outputs"
+        raise DtypeError(message(who(call.cell), "backward got other types than forward", got, f"{x.dtype} and {number}", hint))
     module = call.module(backend, True)
     if every:
         begins, dstate = State(gates, c if has_cell else None), State(dh, dc if has_cell else None)
         options = {**call.options, "input_gradient": input_gradient}
-        grads = checkpoint.backward(module, call.cell, call.x, call.weights, begins, dy, dstate, every, **options)
+        with plain_types(x):
+            grads = checkpoint.backward(module, call.cell, x, call.weights, begins, dy, dstate, every, **options)
         return as_given(grads, (call.x, *call.weights))
     saved = Saved(y, gates if call.cell.saved else None, c if has_cell else None, m if call.keeps_m else None)
     dstate = State(dh, dc if has_cell else None)
     more = {"steps": steps, "input_gradient": input_gradient}
-    grads = module.backward(call.cell, call.x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
+    with plain_types(x):
+        grads = module.backward(call.cell, x, call.weights, call.state, saved, dy, dstate, **call.options, **more)
     grads = as_given(grads, (call.x, *call.weights))
     return grads if call.x.shape[0] else grads._replace(state=cloned(grads.state))
 
@@ -195,12 +214,22 @@ def cloned(state: State) -> State:
 
 
 def _stand_ins(x: Tensor, weights: Weights, state: State) -> tuple[Tensor, Weights]:
-    """What may be bfloat16, as float32 of the same shapes and no memory: for checks of sizes."""
+    """What is bfloat16, as float32 of the same shapes and no memory, for checks of sizes; a wrong type stays to be seen."""
 
     def like(a: Any) -> Any:
-        return a if a is None else state.h.new_empty(()).expand(a.shape)
+        return a if a is None or a.dtype != x.dtype else state.h.new_empty(()).expand(a.shape)
 
     return like(x), weights._replace(w_ih=like(weights.w_ih), w_hh=like(weights.w_hh), w_hr=like(weights.w_hr))
+
+
+def _wide(weights: Weights) -> Weights:
+    return Weights(*(None if w is None else w.float() for w in weights))
+
+
+def plain_types(x: Tensor) -> Any:
+    """A block in which nothing is converted by itself: the reference is made of operations that torch.autocast would change."""
+    on = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 def who(cell: Cell) -> str:

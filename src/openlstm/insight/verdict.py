@@ -244,9 +244,10 @@ def final_state(places: list[Place], x: Tensor) -> Tensor:
         h[p.index * D] = p.state.h
         if p.state.c is not None:
             c[p.index * D] = p.state.c
-    given = Arguments(x, State(torch.stack(h), torch.stack(c) if c else None), None, places[0].reset, None)
+    own = next(module.parameters()).dtype  # of a module in half precision too, whose places are kept in float32
+    begin = State(torch.stack(h).to(own), torch.stack(c).to(own) if c else None)
     with torch.no_grad():
-        return module.layers(given)[1].h[-D]
+        return module.layers(Arguments(x.to(own), begin, None, places[0].reset, None))[1].h[-D].to(x.dtype)
 
 
 def _needed(x: Tensor, target: Any, lag: int | None) -> Needed | None:

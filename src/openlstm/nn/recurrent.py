@@ -21,7 +21,7 @@ from openlstm import cells, weights
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine import pieces
-from openlstm.engine.op import Ran, Result, quick, runs_as, sequence
+from openlstm.engine.op import Ran, Result, autocast_type, quick, runs_as, sequence
 from openlstm.engine.support import brief, choose
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
@@ -302,7 +302,8 @@ class Recurrent(nn.Module):
             states.append(state)
             order.append(there)
         if not ys:
-            return given.x.new_zeros(total, self.num_directions * (self.proj_size or self.hidden_size)), hx
+            dtype = autocast_type(given.x) or given.x.dtype
+            return given.x.new_zeros(total, self.num_directions * (self.proj_size or self.hidden_size), dtype=dtype), hx
         there = torch.cat(order)
         some, last = (parts.last >= 0)[:, None], parts.last.clamp(min=0)
 
@@ -382,7 +383,8 @@ class Recurrent(nn.Module):
     def _noise(self, x: Tensor, seed: Any, stream: int) -> Noise:
         hidden = None
         if self.hidden_dropout and self.training:
-            hidden = F.dropout(x.new_ones(x.shape[1], self.fed_back_size), self.hidden_dropout)
+            dtype = torch.float32 if x.dtype.itemsize == 2 else x.dtype  # 1/(1-p) is not rounded with the numbers it scales
+            hidden = F.dropout(x.new_ones(x.shape[1], self.fed_back_size, dtype=dtype), self.hidden_dropout)
         return Noise(self.zoneout_h, self.zoneout_c, self.recurrent_dropout, seed, stream, self.training, hidden)
 
     def _zero_states(self, x: Tensor, B: int) -> State:
