@@ -173,7 +173,7 @@ def _half(
         more["noise"] = noise._replace(hidden=noise.hidden.float())
     if half is torch.bfloat16 and x.is_cpu and _multiplies_bfloat16(cell.kernel, more["backend"], weights.w_hr is not None):
         every = more.pop("checkpoint") or 0
-        w = _widen(weights)._replace(w_ih=weights.w_ih, w_hh=weights.w_hh, w_hr=weights.w_hr)
+        w = Weights(*(t if t is None or t.dim() == 2 else t.float() for t in weights))  # matrices as they are
         run = _run(cell, x.to(half), w, begin, **rows, **more, every=every)
     else:
         with plain_types(x):
