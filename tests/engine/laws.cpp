@@ -45,7 +45,7 @@ template <class T>
 void put(T& a, double x) {
   a = T(x);
 }
-static void put(bfloat16& a, double x) {  // cut off, not rounded: any number will do
+[[maybe_unused]] static void put(bfloat16& a, double x) {  // cut off, not rounded: any number will do
   const float f = float(x);
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
@@ -55,7 +55,7 @@ template <class T>
 bool nan(T x) {
   return x != x;
 }
-static bool nan(bfloat16 x) { return (x.bits & 0x7fff) > 0x7f80; }
+[[maybe_unused]] static bool nan(bfloat16 x) { return (x.bits & 0x7fff) > 0x7f80; }
 
 template <class T>
 Hash hash(const Numbers<T>& numbers, Hash h) {

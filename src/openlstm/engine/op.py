@@ -108,11 +108,11 @@ def sequence(
     if cell.cells_per_gate > 1:
         cell, weights = cell.unshared(), expand(cell, weights)
     noise = None if noise is None else active(noise)
-    transformed = torch._C._are_functorch_transforms_active()
     half = x.dtype if x.dtype in _HALF else autocast_type(x) if autocast else None
     if x.is_cuda or half or not cell.kernel:
         rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
         more: dict[str, Any] = {"backend": backend, "save": save, "check_finite": check_finite, "noise": noise}
+        transformed = torch._C._are_functorch_transforms_active()
         if x.is_cuda and not every and not transformed and not torch.compiler.is_compiling():
             if choose(backend, cell, x, who(cell), weights.w_hr is not None, noise is not None, save) == "cuda":
                 check_values(who(cell), x, lengths, check_finite)
@@ -176,8 +176,7 @@ def _half(
         w = Weights(*(t if t is None or t.dim() == 2 else t.float() for t in weights))  # matrices as they are
         run = _run(cell, x.to(half), w, begin, **rows, **more, every=every)
     else:
-        with plain_types(x):
-            run = sequence(cell, x.float(), _widen(weights), begin, **rows, **more)
+        run = sequence(cell, x.float(), _widen(weights), begin, **rows, **more, autocast=False)
     c_n = run.c_n if run.c_n is None else run.c_n.to(state.h.dtype)
     return run._replace(y=run.y.to(half), h_n=run.h_n.to(state.h.dtype), c_n=c_n)
 

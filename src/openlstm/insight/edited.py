@@ -60,8 +60,7 @@ def run_edited(
     if noise is not None and noise.hidden is not None:
         noise = noise._replace(hidden=noise.hidden.to(wide))
     rows |= {"noise": noise, "check_finite": options.get("check_finite", False)}
-    with torch.autocast(x.device.type, enabled=False):
-        found = sequence_by_reference(edited, x.to(wide), w._replace(w_hr=None), widen(state), **rows)
+    found = sequence_by_reference(edited, x.to(wide), w._replace(w_hr=None), widen(state), **rows)
     c_n = None if found.c_n is None else found.c_n.to(state.h.dtype)
     return found._replace(y=found.y.to(dtype), h_n=found.h_n.to(state.h.dtype), c_n=c_n)
 
