@@ -17,6 +17,7 @@ from rich.console import Console
 
 from openlstm import __version__
 from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
+from openlstm._files import writable, write_whole
 from openlstm.doctor import extra_of
 from openlstm.engine.threads import torch_aside
 from openlstm.lab.command import app as lab_app
@@ -118,7 +119,7 @@ def fit_forecast(
     quiet: Quiet = False,
 ) -> None:
     """Train a forecaster of one column and score it beside honest baselines."""
-    _writable(output, (".safetensors",), (data,))
+    writable(output, (".safetensors",), (data,))
     from openlstm.data import read_series
     from openlstm.tasks.forecast import Forecaster
     from openlstm.train import Options
@@ -177,7 +178,7 @@ def predict(
     from openlstm.tasks import scoring
 
     if output is not None:
-        _writable(output, (".csv", ".parquet"), (data, model))
+        writable(output, (".csv", ".parquet"), (data, model))
     loaded = load(model)
     series = _series_for(loaded.header.series, data, time, target, time_format)
     rows = scoring.predict(loaded, series).rows()
@@ -246,7 +247,7 @@ def xray(
     """What a network remembers, for how long, and what to change, as one self-contained page."""
     page = output or (None if as_json else Path("xray.html"))
     if page is not None:
-        _writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
+        writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
     if apply and data is None:
         raise ArgumentError(
             message("xray", "--apply trains, so it needs the data", "no DATA", "DATA", f"openlstm xray {model} DATA --apply")
@@ -302,7 +303,7 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Write the lecture on the LSTM as one self-contained page, every figure computed now."""
-    _writable(output, (".html", ".htm"))
+    writable(output, (".html", ".htm"))
     from openlstm import explain as explain_
 
     with _err().status("computing the figures ...") if not quiet else _Nothing() as status, torch_aside():
@@ -352,39 +353,6 @@ def _describe(data: Path, series: Any) -> list[str]:
     return [head, *(f"note: {note.text}" for note in series.notes)]
 
 
-def _writable(path: Path, kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse a place that cannot be written, or that holds what is read, before the work is done, not after."""
-    for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given):
-            raise ArgumentError(
-                message(
-                    str(path),
-                    "is what is read; it would be lost",
-                    f"{given} as input and as output",
-                    "another file",
-                    f"for example {path.with_name('new-' + path.name).name}",
-                )
-            )
-    if not path.parent.is_dir():
-        raise ArgumentError(
-            message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}")
-        )
-    if path.is_dir():
-        raise ArgumentError(
-            message(str(path), "is a folder", str(path), "the name of a file", f"for example {path / 'model.safetensors'}")
-        )
-    if kinds and path.suffix.lower() not in kinds:
-        raise ArgumentError(
-            message(
-                str(path),
-                "has an ending that is not known here",
-                repr(path.suffix),
-                " or ".join(kinds),
-                f"for example {path.with_suffix(kinds[0]).name}",
-            )
-        )
-
-
 def _as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -395,8 +363,6 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    from openlstm.model_file import write_whole
-
     if path.suffix.lower() == ".csv":
         return write_whole(path, _as_csv(rows).encode())
     import polars as pl

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from safetensors.numpy import save
 
 from openlstm import cells, weights
 from openlstm._errors import ModelFileError, message
+from openlstm._files import write_whole
 
 VERSION = 3
 """The newest version of the header that this library reads and the one it writes.
@@ -184,7 +184,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
     """Write a model file so that a reader sees the old file or the whole new one, even after a crash.
 
     Args:
-        path: where; an existing file is replaced.
+        path: where; an existing file is replaced and keeps its permissions, a link is followed.
         header: its version and checksum are filled in.
         tensors: float32 arrays, exactly those that `header.tensors()` names.
 
@@ -310,30 +310,6 @@ def _check_tensors(path: Path, header: Header, tensors: dict[str, np.ndarray]) -
             raise _error(path, f"tensor {name} does not fit the header", got, want, "fit the model again")
         if array is not None and not np.isfinite(array).all():
             raise _error(path, f"tensor {name} holds a value that is not finite", got, "finite numbers", "fit the model again")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write bytes to a file under another name, sync it, rename it and sync its folder: all of it or nothing.
-
-    Raises:
-        OSError: if the place cannot be written; nothing is left behind.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself has to reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _damaged(path: Path, why: str) -> ModelFileError:

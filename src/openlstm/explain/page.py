@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import openlstm
 from openlstm import cells
 from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._files import writable, write_whole
 from openlstm.engine import choose
 from openlstm.explain import gates, gradients, learning
 from openlstm.explain.charts import NARROW, WIDE, Figure, number, to_svg
@@ -55,19 +55,17 @@ def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[
         What the page says, as plain text and numbers: path, seconds, and per section its figures' titles and findings.
 
     Raises:
-        ArgumentError: if the folder does not exist, or the seed is negative.
+        ArgumentError: if the place cannot be written, as a folder that does not exist, or the seed is negative.
         MissingExtraError: without altair, vl-convert or jinja2 (when `openlstm.explain` is imported).
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        raise ArgumentError(message("explain", "the folder does not exist", str(path), "a file in an existing folder", hint))
+    writable(path)
     if seed < 0:
         raise ArgumentError(message("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more"))
     begin = time.perf_counter()
     sections = compute(seed, on_progress)
     html = render(sections, seed)
-    _write_whole(path, html)
+    write_whole(path, html.encode())
     summary = [
         {"title": s["title"], "figures": [{"title": f.title, "finding": f.finding} for f in s["figures"]]} for s in sections
     ]
@@ -121,22 +119,3 @@ def _made() -> dict[str, str]:
     backend = choose("auto", cells.LSTM(), np.zeros((1, 1, 1)))
     now = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime())
     return {"version": openlstm.__version__, "when": now, "backend": backend, "machine": platform.machine()}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Beside its place first, so that a page is there as a whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

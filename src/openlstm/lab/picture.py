@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._errors import missing_extra
+from openlstm._files import writable, write_whole
 from openlstm.lab.arms import ADVISED
 from openlstm.lab.experiment import Result, Row
 
@@ -72,34 +72,18 @@ def save(result: Result, path: Path) -> None:
     """Write the picture as SVG, PNG or HTML (which needs no network), by the ending of the path.
 
     Raises:
-        ArgumentError: for another ending, or a folder that does not exist.
+        ArgumentError: for another ending, or a place that cannot be written.
     """
-    from openlstm.model_file import write_whole
-
-    check(path)
+    writable(path, KINDS)
     text = draw(result).to_json()
-    if path.suffix == ".svg":
+    kind = path.suffix.lower()
+    if kind == ".svg":
         data = vl_convert.vegalite_to_svg(text).encode()
-    elif path.suffix == ".png":
+    elif kind == ".png":
         data = vl_convert.vegalite_to_png(text, scale=2)
     else:
         data = vl_convert.vegalite_to_html(text, bundle=True).encode()
     write_whole(path, data)
-
-
-def check(path: Path) -> None:
-    """Refuse a place that `save` could not write, before the work is done."""
-    if path.suffix not in KINDS:
-        hint = f"for example {path.with_suffix('.svg').name}"
-        raise ArgumentError(
-            message(str(path), "has an ending that is not known here", repr(path.suffix), " or ".join(KINDS), hint)
-        )
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
-        hint = f"mkdir -p {folder}" if not folder.exists() else "choose another place"
-        raise ArgumentError(
-            message(str(path), "cannot be written", str(folder), "a file in a folder that can be written", hint)
-        )
 
 
 def _panel(
