@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from openlstm import __version__
 from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
@@ -62,13 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if e.code == INTERRUPTED:
                 _err().print("stopped")
             return int(e.code or 0)
-        except (OpenLSTMError, OSError, ModuleNotFoundError) as e:
-            if isinstance(e, ModuleNotFoundError) and not isinstance(e, OpenLSTMError):
-                extra = extra_of(e.name)
-                if extra is None:
-                    raise  # a fault of ours, not of the installation
-                e = missing_extra("openlstm", str(e.name), extra)
-            _err().print(f"[bold red]error[/] {_plain(e)}", highlight=False, soft_wrap=True)
+        except (OpenLSTMError, OSError, ImportError, MemoryError, RuntimeError) as e:
+            told = _in_form(e)
+            if told is None:
+                raise  # a fault of ours
+            _err().print(f"[bold red]error[/] {escape(told)}", highlight=False, soft_wrap=True)
             return 1
     return 0
 
@@ -385,17 +384,30 @@ def _tell(lines: list[str], quiet: bool = False) -> None:
         _err().print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
-    text = (
-        str(error)
-        if isinstance(error, OpenLSTMError)
-        else f"{error.strerror or error}: {error.filename}"
-        if isinstance(error, OSError) and error.filename
-        else str(error)
-    )
-    return escape(text)
+def _in_form(error: Exception) -> str | None:
+    """What a user is told of an error that is none of ours; None where nobody but us can do something about it."""
+    if isinstance(error, OpenLSTMError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)) is not None:
+        return str(missing_extra("openlstm", str(error.name), extra))
+    if isinstance(error, OSError):
+        return message(
+            str(error.filename or "openlstm"),
+            "cannot be read or written",
+            error.strerror or str(error),
+            "a place that can be read and written",
+            "check the path, the rights to it, and the space that is left",
+        )
+    first = (str(error) or "no memory left").splitlines()[0]
+    if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first:  # torch raises RuntimeError
+        return message(
+            "openlstm",
+            "the memory does not suffice",
+            first,
+            "room for the table and the network",
+            "a smaller window, network or table",
+        )
+    return None
 
 
 def _show_warning(text: Any, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:

@@ -243,6 +243,48 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, 
     assert ran.status == 1 and "is a folder" in ran.err
 
 
+@pytest.mark.parametrize("folder", ["file", "/proc"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "forecast", "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", "m.safetensors"],
+        ["predict", "m.safetensors", "a.csv", "-o", "out.csv"],
+        ["predict", "m.safetensors", "a.csv", "-o", "out.parquet"],
+        ["xray", "m.safetensors", "a.csv", "-o", "page.html"],
+        ["explain", "-o", "page.html"],
+        ["lab", "latch", "-o", "picture.svg"],
+        ["demo", "-o", "folder"],
+    ],
+    ids=lambda c: " ".join(c[:2]),
+)
+def test_every_output_is_tried_before_the_work(
+    command: list[str], folder: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file as a folder, and a folder in which not even root makes a file."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no such folder here")
+    monkeypatch.chdir(place)
+    Path("file").touch()
+    for work in ("data.read_series", "lab.run", "explain.page.compute", "demo._co2"):
+        monkeypatch.setattr(f"openlstm.{work}", lambda *_, **__: pytest.fail("worked before the output was tried"))
+    ran = Ran(capsys, *command[:-1], Path(folder) / command[-1])
+    assert ran.status == 1 and ran.out == ""
+    assert ran.err.startswith(f"error {Path(folder) / command[-1]}: ") and "\n  hint      " in ran.err
+
+
+def test_an_output_that_is_replaced_keeps_its_rights_and_its_link(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("kept.safetensors", "kept.csv", "kept.html"):
+        (place / name).touch(0o600)
+        (place / f"link-{name}").symlink_to(name)
+    fit = ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-q")
+    assert Ran(capsys, *fit, "-o", place / "link-kept.safetensors").status == 0
+    assert Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / "link-kept.csv").status == 0
+    assert Ran(capsys, "xray", place / "m.safetensors", "-q", "-o", place / "link-kept.html").status == 0
+    for name in ("kept.safetensors", "kept.csv", "kept.html"):
+        assert (place / f"link-{name}").is_symlink() and (place / name).stat().st_size > 0
+        assert (place / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_what_is_read_is_never_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = place / "a.csv"
     before = table.read_bytes()
