@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -180,16 +178,17 @@ def predict(
         writable(output, (".csv", ".parquet"), (data, model))
     loaded = load(model)
     series = _series_for(loaded.header.series, data, time, target, time_format)
-    rows = scoring.predict(loaded, series).rows()
+    prediction = scoring.predict(loaded, series)
+    rows = prediction.rows()
     if output is not None:
-        _write_rows(output, rows)
+        write_whole(output, _as_csv(rows).encode() if output.suffix.lower() == ".csv" else _as_parquet(prediction))
         _tell([f"wrote {len(rows)} rows to {output}"])
     if as_json:
         return _print_json(
             {"model": str(model), "target": series.name, "notes": [n._asdict() for n in series.notes], "forecast": rows}
         )
     if output is None:
-        sys.stdout.write(_as_csv(rows))
+        print(_as_csv(rows), end="")
 
 
 @app.command()
@@ -356,19 +355,16 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
-    # the network computes in float32: more digits than that would be noise
-    writer.writerows([str(np.float32(v)) if isinstance(v, float) else v for v in row.values()] for row in rows)
+    writer.writerows(row.values() for row in rows)  # numbers as Python writes them, so that they are read back the same
     return text.getvalue()
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    if path.suffix.lower() == ".csv":
-        return write_whole(path, _as_csv(rows).encode())
+def _as_parquet(prediction: Any) -> bytes:
     import polars as pl
 
     buffer = io.BytesIO()
-    pl.DataFrame(rows).with_columns(pl.col("date").str.to_datetime()).write_parquet(buffer)
-    write_whole(path, buffer.getvalue())
+    pl.DataFrame(prediction.rows()).with_columns(pl.Series("date", prediction.times)).write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def _print_json(result: Any) -> None:

@@ -408,9 +408,7 @@ def _recurrent(cell: Cell, hidden: int, layers: int) -> nn.Module:
     return layer
 
 
-def _as_series(
-    data: Series | str | os.PathLike[str], time: str | None, target: str | None, step: Step | None = None
-) -> Series:
+def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: str | None, step: Step | None = None) -> Series:
     if isinstance(data, Series):
         return data
     if time is None or target is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from openlstm._errors import DataError, message
 from openlstm.data import Series
-from openlstm.data.series import name_step, show_time
+from openlstm.data.series import name_step, show_time, show_times
 from openlstm.data.split import no_known_value
 from openlstm.model_file import Header
 from openlstm.runtime.model import Forecast, Model
@@ -29,8 +29,8 @@ class Prediction(NamedTuple):
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per step."""
         return [
-            {"date": show_time(t), "forecast": float(m), "lower_80": float(lo), "upper_80": float(hi)}
-            for t, m, lo, hi in zip(self.times, *self.forecast, strict=True)
+            {"date": t, "forecast": float(m), "lower_80": float(lo), "upper_80": float(hi)}
+            for t, m, lo, hi in zip(show_times(self.times), *self.forecast, strict=True)
         ]
 
 
