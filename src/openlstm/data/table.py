@@ -303,8 +303,9 @@ def _read_csv(path: Path) -> Table:
     with open(path, encoding="utf-8-sig") as file:
         line, first = next(((k, text) for k, text in enumerate(file, 1) if text.strip()), (1, ""))
     separator = max(",;\t", key=first.count)  # the first of them where there is only one column
-    options: dict[str, Any] = {"infer_schema": False, "separator": separator, "skip_rows": line - 1}
-    names = [(name or "").strip() for name in pl.read_csv(path, has_header=False, n_rows=1, **options).row(0)]
+    options: dict[str, Any] = {"infer_schema": False, "separator": separator}
+    header = pl.read_csv(path, has_header=False, skip_rows=line - 1, n_rows=1, **options)
+    names = [(name or "").strip() for name in header.row(0)]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         places = " and ".join(str(k + 1) for k, name in enumerate(names) if name == twice)
