@@ -189,7 +189,7 @@ def show_times(times: np.ndarray) -> list[str]:
     ['2001-12-29 23:00', '2001-12-30 00:00']
     """
     unit = next((u for u in ("D", "m", "s") if (times.astype(f"datetime64[{u}]") == times).all()), "us")
-    return [text.replace("T", " ") for text in np.datetime_as_string(times, unit)]
+    return [str(time).replace("T", " ") for time in times.astype(f"datetime64[{unit}]")]
 
 
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
