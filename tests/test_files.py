@@ -207,3 +207,17 @@ def test_a_read_only_mount_is_found(tmp_path: Path) -> None:
     if ran.returncode == 77 or ran.stderr.startswith("unshare"):
         pytest.skip(f"no mount allowed here: {ran.stderr}")
     assert "a: cannot be written\n  got       Read-only file system" in ran.stderr
+
+
+def test_a_try_may_be_removed_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of its lock and its own removal it looks like a left file."""
+    close = os.close
+
+    def late(number: int) -> None:
+        close(number)
+        for part in tmp_path.glob("*.part"):
+            part.unlink()
+
+    monkeypatch.setattr(os, "close", late)
+    writable(tmp_path / "a")
+    assert names(tmp_path) == []

@@ -122,7 +122,7 @@ def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> N
         os.close(os.open(place, os.O_WRONLY))  # nothing is changed by that
     part, number = _begin(folder, 0o600)  # only an attempt tells what a folder allows
     os.close(number)
-    part.unlink()
+    part.unlink(missing_ok=True)  # without its lock, anybody may have removed it
 
 
 def _place(path: Path) -> Path:
