@@ -206,6 +206,16 @@ def test_fifty_steps_a_row_are_allowed_and_one_more_is_not(rows: int) -> None:
                 from_arrays(times, np.ones(rows))
 
 
+@pytest.mark.parametrize("years", [999, 1100, 4000])
+def test_an_interval_of_more_than_a_thousand_years_is_refused(years: int) -> None:
+    times = [f"{1000 + k * years}" for k in range(3)]
+    if years < 1000:
+        assert from_arrays(times, np.ones(3)).step == Step(unit="month", count=12 * years)
+    else:
+        with pytest.raises(DataError, match="the times are too far apart\n  got       1000-01-01, "):
+            from_arrays(times, np.ones(3))
+
+
 def test_one_column_cannot_be_both() -> None:
     from openlstm.data import Table
     from openlstm.data.series import from_table

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import model_validator
 from rich.console import Console
 
 import openlstm
 from openlstm import Forecaster
 from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Series, from_arrays, read_series
+from openlstm.model_file import Header
 from openlstm.runtime import Model
 from openlstm.runtime.model import Forecast
 from openlstm.tasks.scoring import Evaluation, Score, evaluate, predict, score, seasonal_error
@@ -197,6 +199,22 @@ def test_what_no_model_file_can_hold_is_told_before_the_training(
     monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
     with pytest.raises(ArgumentError, match=rf"^Forecaster: {name} is not what a model file can hold\n  got       {name}="):
         Forecaster(7, **options).fit(daily(), quiet=True)
+
+
+def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(Header):
+        @model_validator(mode="after")
+        def _possible(self) -> Small:
+            raise ValueError("more than 9 numbers")
+
+    monkeypatch.setattr("openlstm.tasks.forecast.Header", Small)
+    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    fails(
+        ArgumentError,
+        lambda: Forecaster(7, **FAST).fit(daily(), quiet=True),
+        "Forecaster: the model is not what a file can hold\n  got       Value error, more than 9 numbers\n"
+        "  expected  a smaller model\n  hint      pass a smaller hidden_size, num_layers, members or horizon",
+    )
 
 
 def test_that_nothing_can_be_scored_is_told_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
         )
     times, values = times[order], values[order]
     _check_twice(table, time, times, order)
-    step = step or _find_step(times)
+    step = step or _find_step(table, time, times)
     places = _places(table, time, times, order, step)
     _check_interval(table, time, places, step)
     grid = add_steps(times[0], step, np.arange(places[-1] + 1))
@@ -269,15 +269,25 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
         )
 
 
-def _find_step(times: np.ndarray) -> Step:
+def _find_step(table: Table, time: str, times: np.ndarray) -> Step:
     """The most common distance: calendar months if it is 28 days or more, else seconds."""
     distance, count = np.unique(np.diff(times), return_counts=True)
     common = distance[np.argmax(count)]
     seconds = int(common / np.timedelta64(1, "s"))
+    if seconds > 1000 * 365 * DAY:
+        raise DataError(
+            message(
+                f"{table.name}, column {time!r}",
+                "the times are too far apart",
+                f"{show_time(times[0])}, {show_time(times[1])}, ...",
+                "an interval of at most 1000 years",
+                "correct the dates",
+            )
+        )
     if seconds >= 28 * DAY:
         months = np.diff(times.astype("datetime64[M]").astype(int))
         values, count = np.unique(months[months > 0], return_counts=True)
-        if len(values) and abs(seconds / DAY / 30.44 - values[np.argmax(count)]) < 0.5:
+        if len(values) and abs(seconds / DAY / (365.2425 / 12) - values[np.argmax(count)]) < 0.5:
             return Step(unit="month", count=int(values[np.argmax(count)]))
     return Step(unit="second", count=max(seconds, 1))
 

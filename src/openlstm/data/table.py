@@ -110,9 +110,9 @@ class Table:
             at = int(wrong.arg_max() or 0)
             raise self.error(at, name, "is not a finite number", column[at], "a number, or nothing where it is missing")
         out = numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
-        for at in np.flatnonzero(np.abs(out) > LARGEST):
-            expected = f"at most {LARGEST:g} in size"
-            raise self.error(int(at), name, "is too large to compute with", column[int(at)], expected, "take another unit")
+        if (beyond := np.flatnonzero(np.abs(out) > LARGEST)).size:
+            at, expected = int(beyond[0]), f"at most {LARGEST:g} in size"
+            raise self.error(at, name, "is too large to compute with", column[at], expected, "take another unit")
         return out
 
     def times(self, name: str, time_format: str | None = None) -> np.ndarray:

@@ -37,8 +37,8 @@ class Stream:
                     "one stream per series",
                 )
             )
-        for at in np.flatnonzero(np.abs(seen) > LARGEST):
-            raise _beyond("Model.stream", f"values[{at}]", float(seen[at]))
+        if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
+            raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
         self._values = seen[-model.window :].copy()
 
     @property

@@ -233,15 +233,11 @@ class Forecaster:
         except ValidationError as e:
             first = e.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise ArgumentError(
-                message(
-                    "Forecaster",
-                    f"{name} is not what a model file can hold",
-                    f"{name}={first['input']!r}",
-                    first["msg"],
-                    f"pass another {name}",
-                )
-            ) from None
+            what, got, expected = f"{name} is not what a model file can hold", f"{name}={first['input']!r}", first["msg"]
+            if not name:  # what is wrong is not one number alone
+                what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
+            hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
+            raise ArgumentError(message("Forecaster", what, got, expected, hint)) from None
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
