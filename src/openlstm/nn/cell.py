@@ -27,7 +27,7 @@ class OneStep(nn.Module):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        checks.sizes(who, input_size, hidden_size)
+        checks.sizes(who, input_size, hidden_size, lowest_size=0)
         checks.flags(who, bias=bias)
         self.cell = cell
         self.input_size = input_size
@@ -43,7 +43,7 @@ class OneStep(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
