@@ -625,5 +625,5 @@ def test_a_model_without_memory_no_module_and_a_subclass() -> None:
         "edit: the layer has a forward of its own\n"
         "  got       0.f: Own\n"
         "  expected  torch.nn.LSTM\n"
-        "  hint      edit a plain layer: openlstm.replace(model) and openlstm.trace say what they take"
+        "  hint      use a plain layer: what a subclass computes is not known here"
     )
