@@ -20,8 +20,8 @@ M = TypeVar("M", bound=nn.Module)
 def replace(model: M, *, quiet: bool = False) -> M:
     """Swap every LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell of torch.nn inside a model for ours, in place.
 
-    Parameter objects, ties and modes stay. What was swapped is named on standard error; a layer that is compiled to TorchScript,
-    and so stays what it is, and a model without anything to swap are a warning.
+    Parameter objects, ties and modes stay. What was swapped is named on standard error. A layer that is compiled to TorchScript
+    stays what it is: that is a warning, and so is a model without anything to swap.
 
     Args:
         model: any module; if it is such a layer or cell itself, the new one is returned.
