@@ -298,7 +298,7 @@ def test_a_compiled_model_is_run_as_it_is_written() -> None:
     torch._dynamo.reset()
     model, x = made(Translator, openlstm).eval(), series()
     wanted = openlstm.trace(model, x)
-    whole = torch.compile(model, backend=backend)
+    whole: Any = torch.compile(model, backend=backend)
     inner = copy.deepcopy(model)
     inner.decoder = torch.compile(inner.decoder, backend=backend)
     for compiled in (whole, inner):
