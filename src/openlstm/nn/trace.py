@@ -151,7 +151,7 @@ def trace(
         if loss is not None:
             value = _scalar(loss(*out) if type(out) is tuple else loss(out), "y, state" if alone else "output")
         arrays = _arrays(heard, value, differentiable)
-    if not differentiable:
+    if value is not None and not differentiable:
         out, value = tree_map_only(Tensor, Tensor.detach, (out, value))
     y, state = out if alone else (out, None)
     return Trace(arrays, y, state, value, repr(model) if alone else type(model).__name__)
