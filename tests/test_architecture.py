@@ -17,7 +17,7 @@ import openlstm
 PACKAGE = Path(openlstm.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["_errors", "_files", "_array", "cells", "reference", "weights", "noise"],
+    ["_errors", "_files", "_array", "_submodules", "cells", "reference", "weights", "noise"],
     ["engine", "model_file"],
     ["nn", "runtime"],
     ["data"],
@@ -28,6 +28,7 @@ FLOORS: list[list[str]] = [
     ["explain"],
     ["demo", "doctor"],
     ["cli"],
+    ["__main__"],
 ]
 """docs/design/design.md, section 2, lowest first. Places on one line do not know each other, but for the lowest."""
 
