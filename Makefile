@@ -20,7 +20,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_ARGS)
 INSTALL := $(PIP) --no-build-isolation --config-settings=cmake.define.OPENLSTM_WERROR=$(WERROR) --editable
-SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard native/*)
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard native/*.hpp native/*/*)
 
 .PHONY: demo test long neon check bench build format clean
 .DELETE_ON_ERROR:
@@ -40,7 +40,7 @@ neon: $(VENV)/.dev  # needs Debian's g++-aarch64-linux-gnu and qemu-user
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard native/*.hpp native/*.cpp)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard native/*.hpp native/*/*.hpp native/*/*.cpp)
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev
@@ -51,7 +51,7 @@ build: $(VENV)/.demo
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard native/*.hpp native/*.cpp)
+	$(BIN)/clang-format -i $(wildcard native/*.hpp native/*/*.hpp native/*/*.cpp)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis

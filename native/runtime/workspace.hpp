@@ -1,9 +1,12 @@
-// Settings of the pool of work memory behind take() and give().
+// Work memory from a bounded pool: 64-byte aligned, contents undefined.
 #pragma once
 
 #include <cstddef>
 
 namespace openlstm {
+
+void* allocate(std::size_t bytes);  // throws std::bad_alloc
+void release(void* block);
 
 void set_workspace_limit(std::size_t bytes);  // of memory that is kept though nobody uses it
 std::size_t workspace_limit();

@@ -1,5 +1,5 @@
 // A bounded pool of freed work memory: pages that were touched once are used again, since fresh ones cost more than arithmetic.
-#include "workspace.hpp"
+#include "runtime/workspace.hpp"
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -10,8 +10,6 @@
 #include <map>
 #include <mutex>
 #include <new>
-
-#include "engine.hpp"
 
 namespace openlstm {
 namespace {
@@ -62,7 +60,7 @@ Workspace& the_workspace() {
 
 }  // namespace
 
-void* take(std::size_t bytes) {
+void* allocate(std::size_t bytes) {
   std::size_t size = rounded(bytes + header);
   Workspace& w = the_workspace();
   void* block = nullptr;
@@ -88,7 +86,7 @@ void* take(std::size_t bytes) {
   return data;
 }
 
-void give(void* data) {
+void release(void* data) {
   if (!data) return;
   void* block = static_cast<char*>(data) - header;
   std::size_t size;
