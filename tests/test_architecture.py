@@ -134,7 +134,7 @@ for name, home in openlstm._LAZY.items():
 NATIVE = Path(__file__).parent.parent / "native"
 SOURCES = sorted(path for path in NATIVE.rglob("*.[ch]pp"))
 NATIVE_FLOORS = {"": 0, "vector": 1, "product": 2, "cells": 2, "runtime": 1, "loop": 3, "bind": 4}
-"""The folders of native/; includes lead downwards. The table in vector/rows.cpp names the products and cells, not their headers."""
+"""The folders of native/; includes lead downwards. vector/rows.cpp holds the table of all, and may look sideways."""
 
 KERNELS = ("vector", "product", "cells")
 """Compiled once for each instruction set."""
