@@ -3,15 +3,16 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "dispatch.hpp"
 #include "engine.hpp"
+#include "python.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
@@ -29,23 +30,6 @@ template <class T>
 T* to(Address address) {
   return reinterpret_cast<T*>(address);
 }
-
-// The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended is unwound by
-// Python (before 3.14), through code that may not throw, which would abort the process: it is held here for ever instead.
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (...) {
-      for (;;) pause();
-    }
-  }
-
- private:
-  PyThreadState* state_;
-};
 
 struct Arguments {
   nb::handle tuple;
@@ -143,7 +127,8 @@ bool has_bfloat16(int cell) { return for_bfloat16() && cell >= 0 && cell < cells
 nb::object empty(nb::tuple shape, bool twofold) {
   std::vector<std::size_t> sizes;
   std::size_t n = twofold ? sizeof(double) : sizeof(float);
-  for (nb::handle size : shape) n *= sizes.emplace_back(nb::cast<std::size_t>(size));
+  for (nb::handle size : shape)
+    if (__builtin_mul_overflow(n, sizes.emplace_back(nb::cast<std::size_t>(size)), &n)) throw std::bad_alloc();
   void* block = take(n ? n : 1);
   nb::capsule owner(block, [](void* p) noexcept { give(p); });
   if (twofold) return nb::cast(nb::ndarray<nb::numpy, double>(static_cast<double*>(block), sizes.size(), sizes.data(), owner));
@@ -231,5 +216,6 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  m.def("refuse_block", refuse_block);
   bind_stepper(m);
 }
