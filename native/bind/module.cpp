@@ -3,10 +3,10 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -80,7 +80,8 @@ bool has_bfloat16() { return for_bfloat16() != nullptr; }
 nb::object empty(nb::tuple shape, bool float64) {
   std::vector<std::size_t> sizes;
   std::size_t n = float64 ? sizeof(double) : sizeof(float);
-  for (nb::handle size : shape) n *= sizes.emplace_back(nb::cast<std::size_t>(size));
+  for (nb::handle size : shape)
+    if (__builtin_mul_overflow(n, sizes.emplace_back(nb::cast<std::size_t>(size)), &n)) throw std::bad_alloc();
   void* block = allocate(n ? n : 1);
   nb::capsule owner(block, [](void* p) noexcept { release(p); });
   if (float64) return nb::cast(nb::ndarray<nb::numpy, double>(static_cast<double*>(block), sizes.size(), sizes.data(), owner));
@@ -165,5 +166,6 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  m.def("refuse_block", refuse_block);
   bind_stepper(m);
 }
