@@ -23,6 +23,7 @@ struct TileProduct {
   index between_rows, between_sums;  // of one tile; from tile to tile
   const T* bias;                     // [biases][width] for each tile, as far apart as panels; null to add to what the sums hold
   int biases;                        // at least `vectors`: further sums are only begun
+  index block;                       // factors that all rows go through before the next ones: a cut in the work, not in the sum
   bool back;                         // from the last tile to the first
 };
 

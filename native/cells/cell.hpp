@@ -13,9 +13,9 @@
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Vectors that are worked on together: one alone is a chain of operations that wait for each other. As many as registers hold;
-// without multiply-adds in hardware nothing is gained.
-constexpr int at_once = OPENLSTM_ROWS >= 6 ? 4 : OPENLSTM_ROWS == 3 ? 2 : 1;
+// Vectors that are worked on together: one alone is a chain of operations that wait for each other, more than two do not fit the
+// registers. Without multiply-adds in hardware nothing is gained.
+constexpr int at_once = OPENLSTM_ROWS >= 3 ? 2 : 1;
 
 // What a step's derivative starts from. The candidate that was saved is the product with its mask, 0 or 1 / (1 - p), where there
 // is recurrent dropout; elsewhere the mask is 1.
@@ -58,51 +58,53 @@ constexpr int place_of(int s) {
   return s < together ? s + Cell::separate : s < Cell::gates ? s - together : s;
 }
 
-// The rows and units of N vectors.
-template <int N>
-struct Places {
-  index row[N], unit[N];
+struct Place {
+  index row, unit;
 };
 
-enum class Order { rows_of_a_unit, units_of_a_row };
+// The rows and units of vectors that are worked on together. Where they are full, the number of lanes is a constant.
+template <class T, bool full>
+struct Places {
+  index row[at_once], unit[at_once], last;  // units end there
+  OPENLSTM_INLINE index lanes(int k) const { return full ? width<T> : last - unit[k]; }
+};
 
-// f(Places<n>) for all vectors of some rows, in this order; n is at_once, or 1 for a last one that is alone. A last group that is
-// not full names its last vector again: a cell reads all of a group before it writes any, so that is harmless.
-template <class T, Order order, class F>
-OPENLSTM_INLINE void in_groups(index rows, index first, index last, F f) {
-  index row = 0, unit = first, left = rows * ((last - first + width<T> - 1) / width<T>);
-  auto next = [&](index& its_row, index& its_unit) {
-    its_row = row, its_unit = unit;
-    if (--left <= 0) return;
-    if constexpr (order == Order::rows_of_a_unit) {
-      if (++row == rows) row = 0, unit += width<T>;
-    } else {
-      if ((unit += width<T>) >= last) unit = first, row++;
+// f(Places) for all vectors of some rows, neighbours being rows of one unit or units of one row. A last group that is not complete
+// names its last vector again: a cell reads all of a group before it writes any, so that is harmless.
+template <class T, bool full, class F>
+OPENLSTM_INLINE void in_groups_of(index rows, index first, index last, bool neighbours_are_rows, F f) {
+  const index vectors = (last - first + width<T> - 1) / width<T>;
+  const index outer = neighbours_are_rows ? vectors : rows, inner = neighbours_are_rows ? rows : vectors;
+  const index row_step = neighbours_are_rows, unit_step = neighbours_are_rows ? 0 : width<T>;
+  for (index o = 0; o < outer; o++)
+    for (index i = 0; i < inner; i += at_once) {
+      Places<T, full> at;
+      for (int k = 0; k < at_once; k++) {
+        const index j = min(i + k, inner - 1);
+        at.row[k] = (neighbours_are_rows ? 0 : o) + j * row_step;
+        at.unit[k] = first + (neighbours_are_rows ? o * width<T> : 0) + j * unit_step;
+      }
+      at.last = last;
+      f(at);
     }
-  };
-  while (left > 1) {
-    Places<at_once> at;
-    for (int k = 0; k < at_once; k++) next(at.row[k], at.unit[k]);
-    f(at);
-  }
-  if (left == 1) {
-    Places<1> at;
-    next(at.row[0], at.unit[0]);
-    f(at);
-  }
+}
+template <class T, class F>
+OPENLSTM_INLINE void in_groups(index rows, index first, index last, bool neighbours_are_rows, F f) {
+  const index end = first + (last - first) / width<T> * width<T>;
+  in_groups_of<T, true>(rows, first, end, neighbours_are_rows, f);
+  if (end < last) in_groups_of<T, false>(rows, end, last, rows > 1, f);
 }
 
 // The cell on N vectors, whose sums are z on entry; the cell's own output takes the place of c.
-template <class Cell, class T, int S, int N>
-OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const Places<N>& at) {
+template <class Cell, class T, int S, int N, bool full>
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const Places<T, full>& at) {
   const index H = p.hidden;
   const Noise& noise = *p.noise;
-  auto lanes = [&](int k) { return H - at.unit[k]; };
   Vec<T> c[N] = {}, peephole[3][N];
   for (int j = 0; j < Cell::peepholes; j++)
-    for (int k = 0; k < N; k++) peephole[j][k] = load(p.w_ch + j * H + at.unit[k], lanes(k));
+    for (int k = 0; k < N; k++) peephole[j][k] = load(p.w_ch + j * H + at.unit[k], at.lanes(k));
   if constexpr (Cell::has_cell)
-    for (int k = 0; k < N; k++) c[k] = load(p.c[at.row[k]] + at.unit[k], lanes(k));
+    for (int k = 0; k < N; k++) c[k] = load(p.c[at.row[k]] + at.unit[k], at.lanes(k));
   Cell::activate(z, c, peephole);
   if constexpr (Cell::candidate >= 0)
     if (noise.candidate > 0 && noise.training)
@@ -119,8 +121,8 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
       for (int k = 0; k < N; k++) carried[k] = c[k];
       if (noise.zoneout_c > 0)
         for (int k = 0; k < N; k++)
-          carried[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + at.unit[k], lanes(k)), carried[k]);
-      for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + at.unit[k], carried[k], lanes(k));
+          carried[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + at.unit[k], at.lanes(k)), carried[k]);
+      for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + at.unit[k], carried[k], at.lanes(k));
     }
   }
   if constexpr (!Cell::whole) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
@@ -128,11 +130,11 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
   static_assert(saved <= S);
   if (saved && p.gates)
     for (int k = 0; k < N; k++)
-      for (int s = 0; s < saved; s++) store(p.gates[at.row[k]] + s * H + at.unit[k], z[s][k], lanes(k));
-  for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], c[k], lanes(k));
+      for (int s = 0; s < saved; s++) store(p.gates[at.row[k]] + s * H + at.unit[k], z[s][k], at.lanes(k));
+  for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], c[k], at.lanes(k));
   if constexpr (Cell::feedback > 1)
     for (int k = 0; k < N; k++)
-      for (int j = 1; j < Cell::feedback; j++) store(p.out[at.row[k]] + j * H + at.unit[k], z[Cell::fed[j - 1]][k], lanes(k));
+      for (int j = 1; j < Cell::feedback; j++) store(p.out[at.row[k]] + j * H + at.unit[k], z[Cell::fed[j - 1]][k], at.lanes(k));
 }
 
 // Where the sums of a vector begin.
@@ -145,9 +147,8 @@ OPENLSTM_INLINE const T* sums_at(const CellStep<T>& p, index row, index unit) {
 
 template <class Cell, class T>
 static void cell_forward(const CellStep<T>& p) {
-  constexpr int S = Cell::gates + Cell::separate;
-  in_groups<T, Order::rows_of_a_unit>(p.rows, p.first, p.last, [&](const auto& at) __attribute__((always_inline)) {
-    constexpr int N = sizeof at.row / sizeof(index);
+  constexpr int S = Cell::gates + Cell::separate, N = at_once;
+  in_groups<T>(p.rows, p.first, p.last, p.rows > 1, [&](const auto& at) __attribute__((always_inline)) {
     Vec<T> z[S][N];
     for (int k = 0; k < N; k++) {
       const T* sums = sums_at<Cell>(p, at.row[k], at.unit[k]);
@@ -163,38 +164,40 @@ OPENLSTM_INLINE Vec<T> without_zoneout(const Noise& noise, Vec<T> y, Vec<T> befo
   return (y - splat(T(noise.zoneout_h)) * before) / splat(T(1 - noise.zoneout_h));
 }
 
-// The mask of recurrent dropout that a step's candidate was multiplied by.
-template <class T>
-OPENLSTM_INLINE Vec<T> dropout_mask(const CellGradient<T>& p, index row, index unit) {
+// Recurrent dropout: the masks that the candidates of N vectors were multiplied by, and the share that is kept. at(k) is the row and
+// the unit of the k-th.
+template <class T, int saved, int N, class At>
+OPENLSTM_INLINE void know_masks(Known<T, saved, N>& known, const CellGradient<T>& p, At at) {
   const Noise& noise = *p.noise;
-  if (!(noise.candidate > 0 && noise.training)) return splat(T(1));
-  return bernoulli<T>(p.dropped[row], unit, Noise::threshold(noise.candidate)) ? Vec<T>{} : splat(T(1 / (1 - noise.candidate)));
-}
-template <class T>
-OPENLSTM_INLINE T kept_share(const CellGradient<T>& p) {
-  return p.noise->candidate > 0 && p.noise->training ? T(1 - p.noise->candidate) : T(1);
+  const bool masked = noise.candidate > 0 && noise.training;
+  known.keep = masked ? T(1 - noise.candidate) : T(1);
+  for (int k = 0; k < N; k++) known.mask[k] = splat(T(1));
+  if (masked)
+    for (int k = 0; k < N; k++) {
+      const auto [row, unit] = at(k);
+      const Bits<T> drop = bernoulli<T>(p.dropped[row], unit, Noise::threshold(noise.candidate));
+      known.mask[k] = drop ? Vec<T>{} : splat(T(1 / (1 - noise.candidate)));
+    }
 }
 
 template <class Cell, class T>
 static void cell_backward(const CellGradient<T>& p) {
-  constexpr int S = Cell::gates + Cell::separate;
+  constexpr int S = Cell::gates + Cell::separate, N = at_once;
   const index H = p.hidden;
   const Noise& noise = *p.noise;
-  in_groups<T, Order::units_of_a_row>(p.rows, 0, H, [&](const auto& places) __attribute__((always_inline)) {
-    constexpr int N = sizeof places.row / sizeof(index);
+  in_groups<T>(p.rows, 0, H, H < 2 * width<T>, [&](const auto& places) __attribute__((always_inline)) {
     Known<T, Cell::saved, N> at = {};
     Gradients<T, S, N> out;
     Vec<T> passes[N] = {};
     for (int k = 0; k < N; k++) {
-      const index row = places.row[k], unit = places.unit[k], n = H - unit;
+      const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
       for (int j = 0; j < Cell::saved; j++) at.s[j][k] = load(p.gates[row] + j * H + unit, n);
       if constexpr (Cell::has_cell) at.c_before[k] = load(p.c_before[row] + unit, n), at.c[k] = load(p.c[row] + unit, n), at.dc[k] = load(p.dc[row] + unit, n);
       at.h[k] = load(p.h[row] + unit, n), at.dh[k] = load(p.dh[row] + unit, n);
       for (int j = 0; j + 1 < Cell::feedback; j++) at.dfed[j][k] = load(p.dfed[row] + j * H + unit, n);
       for (int j = 0; j < Cell::peepholes; j++) at.peephole[j][k] = load(p.w_ch + j * H + unit, n);
-      if constexpr (Cell::candidate >= 0) at.mask[k] = dropout_mask(p, row, unit);
     }
-    at.keep = kept_share(p);
+    if constexpr (Cell::candidate >= 0) know_masks(at, p, [&](int k) __attribute__((always_inline)) { return Place{places.row[k], places.unit[k]}; });
     if constexpr (Cell::has_cell)
       if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
         Vec<T> own[N], z[S][N];
@@ -206,18 +209,18 @@ static void cell_backward(const CellGradient<T>& p) {
           const index row = places.row[k], unit = places.unit[k];
           Vec<T> zero{}, d = at.dc[k];
           at.c[k] = p.clipped() ? clamp(own[k], p.clip) : own[k];
-          if (p.own_c) store(p.own_c[row] + unit, at.c[k], H - unit);
+          if (p.own_c) store(p.own_c[row] + unit, at.c[k], places.lanes(k));
           passes[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, d, zero);
           at.dc[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, zero, d);
         }
       }
     if constexpr (!Cell::has_cell)
       if (noise.zoneout_h > 0 && !noise.training && p.h_is_output)
-        for (int k = 0; k < N; k++) at.h[k] = without_zoneout<T>(noise, at.h[k], load(p.h_before[places.row[k]] + places.unit[k], H - places.unit[k]));
+        for (int k = 0; k < N; k++) at.h[k] = without_zoneout<T>(noise, at.h[k], load(p.h_before[places.row[k]] + places.unit[k], places.lanes(k)));
     at.limit = p.clipped() ? p.clip : p.clip - p.clip;  // infinity less infinity is NaN
     Cell::backward(at, out);
     for (int k = 0; k < N; k++) {
-      const index row = places.row[k], unit = places.unit[k], n = H - unit;
+      const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
       if constexpr (Cell::has_cell) store(p.dc[row] + unit, noise.zoneout_c > 0 ? out.dc[k] + passes[k] : out.dc[k], n);
       for (int j = 0; j < S; j++) store(p.dz[row] + place_of<Cell>(j) * H + unit, out.dz[j][k], n);
     }

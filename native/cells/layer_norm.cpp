@@ -81,11 +81,11 @@ static void norm_forward(const CellStep<T>& all) {
     Moments<T> x[rows_of_a_phase], h[rows_of_a_phase], cell[rows_of_a_phase];
     for (index row = 0; row < p.rows; row++) collect_sums<Cell>(p, row);
     for (index row = 0; row < p.rows; row++) x[row] = moments<G>(p.gates[row] + GH, H), h[row] = moments<G>(p.gates[row] + 2 * GH, H);
-    in_groups<T, Order::rows_of_a_unit>(p.rows, 0, H, [&](const auto& at) __attribute__((always_inline)) {
-      constexpr int N = sizeof at.row / sizeof(index);
+    in_groups<T>(p.rows, 0, H, p.rows > 1, [&](const auto& at) __attribute__((always_inline)) {
+      constexpr int N = at_once;
       Vec<T> z[G][N];
       for (int k = 0; k < N; k++) {
-        const index row = at.row[k], left = H - at.unit[k];
+        const index row = at.row[k], left = at.lanes(k);
         const T *of_x = p.gates[row] + GH, *of_h = of_x + GH;
         for (int g = 0; g < G; g++) {
           const index n = g * H + at.unit[k];
@@ -96,16 +96,16 @@ static void norm_forward(const CellStep<T>& all) {
       apply_cell<Cell>(z, p, at);
     });
     for (index row = 0; row < p.rows; row++) cell[row] = moments<1>(p.out[row], H);  // c', which stands in the place of the output
-    in_groups<T, Order::rows_of_a_unit>(p.rows, 0, H, [&](const auto& at) __attribute__((always_inline)) {
-      constexpr int N = sizeof at.row / sizeof(index);
+    in_groups<T>(p.rows, 0, H, p.rows > 1, [&](const auto& at) __attribute__((always_inline)) {
+      constexpr int N = at_once;
       Vec<T> o[N], n[N];
       for (int k = 0; k < N; k++) {
-        const index row = at.row[k], unit = at.unit[k], left = H - unit;
+        const index row = at.row[k], unit = at.unit[k], left = at.lanes(k);
         o[k] = load(p.gates[row] + (G - 1) * H + unit, left);
         n[k] = fma(cell[row].of(load(p.out[row] + unit, left)), load(w_c + unit, left), load(b_c + unit, left));
       }
       Cell::show(o, n);
-      for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], n[k], H - at.unit[k]);
+      for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], n[k], at.lanes(k));
     });
   }
 }
@@ -141,17 +141,17 @@ OPENLSTM_INLINE void norm_backward_row(const CellGradient<T>& p, index row) {
   }
   const Moments<T> x = moments<G>(of_x, H), h = moments<G>(of_h, H), shown = moments<1>(c, H);
 
-  in_groups<T, Order::units_of_a_row>(1, 0, H, [&](const auto& places) __attribute__((always_inline)) {  // what h' = o tanh(n) gives to o and to n
-    constexpr int N = sizeof places.row / sizeof(index);
+  in_groups<T>(1, 0, H, false, [&](const auto& places) __attribute__((always_inline)) {  // what h' = o tanh(n) gives to o and to n
+    constexpr int N = at_once;
     Vec<T> o[N], d[N], n[N], dz_o[N];
     for (int k = 0; k < N; k++) {
-      const index u = places.unit[k], left = H - u;
+      const index u = places.unit[k], left = places.lanes(k);
       o[k] = load(gates + (G - 1) * H + u, left), d[k] = load(dh + u, left);
       n[k] = fma(shown.of(load(c + u, left)), load(w_c + u, left), load(b_c + u, left));
     }
     Cell::backward_show(o, d, n, dz_o);
     for (int k = 0; k < N; k++) {
-      const index u = places.unit[k], left = H - u;
+      const index u = places.unit[k], left = places.lanes(k);
       store(dz + (G - 1) * H + u, dz_o[k], left), store(dn + u, n[k], left);
     }
   });
@@ -180,7 +180,7 @@ OPENLSTM_INLINE void norm_backward_row(const CellGradient<T>& p, index row) {
     }
     Vec<T> n = shown.of(at.c[0]), back = load(dn + u, left) * load(w_c + u, left) - mean_1;  // the products that were summed
     at.dc[0] = fma(fma(-n, splat(mean_n), back), splat(shown.scale), along);
-    at.mask[0] = dropout_mask(p, row, u), at.keep = kept_share(p);
+    know_masks(at, p, [&](int) __attribute__((always_inline)) { return Place{row, u}; });
     at.limit = p.clipped() ? p.clip : p.clip - p.clip;  // infinity less infinity is NaN
     Cell::backward(at, flow);
     store(dc + u, noise.zoneout_c > 0 ? flow.dc[0] + passes : flow.dc[0], left);

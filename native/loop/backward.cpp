@@ -237,6 +237,10 @@ class RowsBackward {
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
     given_.dnorm[n] = cell_.whole ? norm_sums(j, turn) : nullptr;
+    if (cell_.whole && !begin_.first(t, b)) {  // a cell that goes over its row in many short stretches: the next step's, ahead of time
+      const T* next = b_.gates.at(begin_.before(t), b);
+      for (index k = 0; k < cell_.saved * H; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(next + k, 0, 2);
+    }
     if (b_.noise.zoneout_c > 0) keys_[n] = key_of(b_.noise, Kind::zoneout_c, t, b);
     if (b_.noise.candidate > 0) keys_[share_.count() + n] = key_of(b_.noise, Kind::candidate, t, b);
   }

@@ -12,26 +12,37 @@ struct Tiles {
   const Products<T, X>& products;
   const Traits& cell;
   const Problem<T, X>& p;
+  const index width, full, units, count, last;  // of a vector; blocks and units of a full tile; tiles; blocks of the last one
+  const index inputs, fed_back, size, sums;     // factors of x and h; elements of a tile, and of its sums for one row
 
-  index width() const { return products.width; }
-  index units() const { return cell.blocks() * width(); }  // of a full tile
-  index count() const { return (p.hidden + units() - 1) / units(); }
-  // Vectors of units in a tile: fewer in the last one.
-  index blocks(index tile) const { return std::min<index>(cell.blocks(), products.vectors(p.hidden - tile * units())); }
+  Tiles(const Products<T, X>& products, const Traits& cell, const Problem<T, X>& p)
+      : products(products),
+        cell(cell),
+        p(p),
+        width(products.width),
+        full(cell.blocks()),
+        units(full * width),
+        count((p.hidden + units - 1) / units),
+        last(products.vectors(p.hidden) - (count - 1) * full),
+        inputs(products.factors(p.inputs)),
+        fed_back(products.factors(p.fed_back())),
+        size((cell.sums() + (inputs + fed_back) * cell.gates) * units),
+        sums(cell.sums() * units) {}
+
+  // Vectors of units in a tile, of columns in its panels, and of its sums.
+  index blocks(index tile) const { return tile == count - 1 ? last : full; }
   int vectors(index tile) const { return static_cast<int>(blocks(tile)) * cell.gates; }
   int biases(index tile) const { return static_cast<int>(blocks(tile)) * cell.sums(); }
-  index size() const { return (cell.sums() + (products.factors(p.inputs) + products.factors(p.fed_back())) * cell.gates) * units(); }
-  index sums() const { return cell.sums() * units(); }  // of one row and tile
 
-  const T* w_ih(const T* tile, index which) const { return tile + biases(which) * width(); }
-  const T* w_hh(const T* tile, index which) const { return w_ih(tile, which) + products.factors(p.inputs) * vectors(which) * width(); }
+  const T* w_ih(const T* tile, index which) const { return tile + biases(which) * width; }
+  const T* w_hh(const T* tile, index which) const { return w_ih(tile, which) + inputs * vectors(which) * width; }
 
   void pack(index tile, T* out) const {
-    const index W = width(), G = cell.gates, stride = vectors(tile) * W;
-    if ((tile + 1) * units() > p.hidden) clear(out, size());
+    const index W = width, G = cell.gates, stride = vectors(tile) * W;
+    if ((tile + 1) * units > p.hidden) clear(out, size);
     T *w_ih = const_cast<T*>(this->w_ih(out, tile)), *w_hh = const_cast<T*>(this->w_hh(out, tile));
     for (index block = 0; block < blocks(tile); block++) {
-      const index unit = tile * units() + block * W, n = std::min(W, p.hidden - unit);
+      const index unit = tile * units + block * W, n = std::min(W, p.hidden - unit);
       for (index k = 0; k < G; k++) {  // the k-th vector of each product
         const index of_x = cell.gate_of_x(static_cast<int>(k)) * p.hidden + unit, of_h = k * p.hidden + unit;
         products.pack_columns(p.w_ih + of_x * p.inputs, n, p.inputs, w_ih + (block * G + k) * W, stride);

@@ -94,19 +94,15 @@ static void tile(const TileProduct<T>& p, index row, index u, index first, index
     for (int n = 0; n < N; n++) store(sums + m / M * p.between_sums + m % M * p.between_rows + n * W, acc[m][n]);
 }
 
-// So many factors of a panel stay in the first-level cache while all rows go by.
-constexpr index block_bytes = 16 << 10;
-
 template <class T, int N>
 static void tiles_of(const TileProduct<T>& p) {
-  constexpr index most = block_bytes / (N * width<T> * static_cast<index>(sizeof(T)));
-  const index block = p.rows > max_rows ? most : p.factors, height = min<index>(p.rows, max_rows);
+  const index height = min<index>(p.rows, max_rows);
   const index together = 2 * height <= max_rows && p.tiles > 1 ? 2 : 1;  // a single panel and few rows wait for their own sums
   for (index done = 0; done < p.tiles; done += together) {
     const index count = min(together, p.tiles - done), u = p.back ? p.tiles - done - count : done;
     index first = 0;
     do {
-      const index last = min(first + block, p.factors);
+      const index last = min(first + p.block, p.factors);
       in_tiles(p.rows, [&](auto rows, index row) {
         constexpr int M = decltype(rows)::value;
         if constexpr (2 * M <= max_rows)
