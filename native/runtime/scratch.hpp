@@ -1,19 +1,20 @@
-// Memory of one call, given back at its end.
+// Memory of one call, released at its end.
 #pragma once
 
-#include "vec.hpp"
+#include "call.hpp"
+#include "runtime/workspace.hpp"
 
-namespace openlstm::OPENLSTM_ISA {
+namespace openlstm {
 
 template <class T>
 class Scratch {
  public:
   OPENLSTM_INLINE explicit Scratch(index n) {
     const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
-    data_ = bytes == 0 ? nullptr : bytes <= sizeof small_ ? reinterpret_cast<T*>(small_) : static_cast<T*>(take(bytes));
+    data_ = bytes == 0 ? nullptr : bytes <= sizeof small_ ? reinterpret_cast<T*>(small_) : static_cast<T*>(allocate(bytes));
   }
   OPENLSTM_INLINE ~Scratch() {
-    if (data_ && data_ != reinterpret_cast<T*>(small_)) give(data_);
+    if (data_ && data_ != reinterpret_cast<T*>(small_)) release(data_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -24,4 +25,4 @@ class Scratch {
   T* data_;
 };
 
-}  // namespace openlstm::OPENLSTM_ISA
+}  // namespace openlstm

@@ -1,4 +1,4 @@
-// What a run of the engine is: plain structs that Python fills, that kernels read, and the table that leads to the kernels.
+// A call of the engine: plain structs that Python fills by name (bind/fields.hpp) and that the loops read.
 //
 // Everything here is data or always inlined, so that no object compiled for one instruction set can lend its code to another.
 // A matrix row is always reached through `Rows::at(t, b)` or a pointer per row, never by assuming where it lies.
@@ -23,7 +23,7 @@ struct Rows {
   OPENLSTM_INLINE T* at(index t, index b) const { return data + t * step + b * row; }
 };
 
-// A number of 8 bits' accuracy and the range of float: its upper half.
+// The upper half of a float: its range with 8 bits of accuracy.
 struct bfloat16 {
   uint16_t bits;
 };
@@ -35,7 +35,7 @@ struct Noise {
   index stream = 0;
   bool training = true;  // draws; otherwise zoneout takes its expectation
 
-  // The probability as a threshold for 24 random bits.
+  // A probability as a threshold for 24 random bits.
   OPENLSTM_INLINE static uint32_t threshold(double p) { return static_cast<uint32_t>(p * (1 << 24)); }
 };
 
@@ -58,10 +58,10 @@ struct Problem {
   const uint8_t* reset;                           // [T, B]
   Rows<const T> reset_h, reset_c;                 // [T, B, R], [T, B, H] (a step of 0: the same at each t); zeros where null
   int threads;
-  T clip;  // c' stays within -clip .. clip; infinity for no limit
+  T clip = static_cast<T>(__builtin_huge_val());  // c' stays within -clip .. clip; infinity for no limit
   Noise noise;
   const T* hidden_mask;  // [B, R], multiplied onto h inside the sums; may be null
-  index feedback;        // blocks of H that are fed back
+  index feedback = 1;    // blocks of H that are fed back
   bool has_cell;         // whether there is a c beside h
 
   OPENLSTM_INLINE index fed_back() const { return projected ? projected : feedback * hidden; }  // R
@@ -75,7 +75,7 @@ struct Forward : Problem<T, X> {
   Rows<T> gates, c, m;  // if backward will follow [T, B, saved*H], [T, B, H] and, where y is not the cell's own
                         // output (projection, zoneout of h), that output [T, B, H]
   T *h_n, *c_n;         // [B, R], [B, H]; may be null
-  const T* packed;      // the weights as `pack` put them, or null
+  const T* packed;      // the weights as `pack` (loop/forward.hpp) put them, or null
 };
 
 template <class T, class X = T>
@@ -92,44 +92,5 @@ struct Backward : Problem<T, X> {
   Rows<T> dreset_h, dreset_c;  // as reset_h and reset_c, zeros on entry; null without a reset state
   Rows<T> h_steps, c_steps;    // dL/dh_t [T, B, R] and dL/dc_t [T, B, H], or null
 };
-
-// The kernels of one cell.
-template <class T, class X = T>
-struct CellKernels {
-  void (*forward)(const Forward<T, X>&);
-  void (*backward)(const Backward<T, X>&);
-  index (*packed_size)(const Problem<T, X>&);     // elements of
-  void (*pack)(const Problem<T, X>&, T* packed);  // the weights in the order in which they are read
-};
-
-// The cells, in the order of `KERNELS` in src/openlstm/engine/cpu.py: those of sequence.cpp, of variants.cpp and of normed.cpp.
-constexpr int main_cells = 4, variant_cells = 14, normed_cells = 1, cells = main_cells + variant_cells + normed_cells;
-
-template <class T, class X = T>
-struct KernelsOf {
-  const CellKernels<T, X>*main, *variants, *normed;  // the latter two null in an instruction set that exists for tests alone
-  void (*exp)(const T* in, T* out, index n);
-  void (*sigmoid)(const T* in, T* out, index n);
-  void (*tanh)(const T* in, T* out, index n);
-  double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
-
-  const CellKernels<T, X>* of(int cell) const {
-    if (cell < main_cells) return main + cell;
-    if (!variants) return nullptr;
-    cell -= main_cells;
-    return cell < variant_cells ? variants + cell : normed + (cell - variant_cells);
-  }
-};
-
-// One instruction set.
-struct Kernels {
-  const char* name;
-  KernelsOf<float> single;
-  KernelsOf<double> twofold;
-};
-
-// Work memory from a bounded pool (workspace.cpp): 64-byte aligned, contents undefined.
-void* take(std::size_t bytes);
-void give(void* block);
 
 }  // namespace openlstm

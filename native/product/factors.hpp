@@ -5,7 +5,7 @@
 // rounds after each of its two products; sums, states, gates and the gradients of weights are float.
 #pragma once
 
-#include "vec.hpp"
+#include "vector/vec.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
@@ -22,10 +22,10 @@ OPENLSTM_INLINE __m512bh two_of(const float* p, index n) {
 
 // Numbers from and to what is given.
 OPENLSTM_INLINE Vec<float> load(const bfloat16* p, index n) {
-  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first_lanes(smaller<index>(n, 16))), p)), 16);
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first_lanes(min<index>(n, 16))), p)), 16);
 }
 OPENLSTM_INLINE void store(bfloat16* p, Vec<float> v, index n) {
-  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(first_lanes(smaller<index>(n, 16))), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(first_lanes(min<index>(n, 16))), (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
 
 // acc + what a pair and the pairs of a vector give.
@@ -41,10 +41,13 @@ OPENLSTM_INLINE const float* as_factors(const float* row, index n, float* room) 
 }
 // What is given lies in pairs already, but for an odd row.
 OPENLSTM_INLINE bool lies_as_factors(const bfloat16* row, index n) { return n % 2 == 0 && reinterpret_cast<std::uintptr_t>(row) % sizeof(float) == 0; }
-OPENLSTM_INLINE const float* as_factors(const bfloat16* row, index n, float* room) {
-  if (lies_as_factors(row, n)) return reinterpret_cast<const float*>(row);
+OPENLSTM_INLINE void copy_factors(const bfloat16* row, index n, float* room) {
   if (n % 2) room[n / 2] = 0;  // the odd last one's neighbour
   std::memcpy(room, row, static_cast<std::size_t>(n) * sizeof(bfloat16));
+}
+OPENLSTM_INLINE const float* as_factors(const bfloat16* row, index n, float* room) {
+  if (lies_as_factors(row, n)) return reinterpret_cast<const float*>(row);
+  copy_factors(row, n, room);
   return room;
 }
 // n numbers that were given, as such.
@@ -90,20 +93,14 @@ template <class T>
 OPENLSTM_INLINE const T* as_numbers(const T* row, index, T*) {
   return row;
 }
+template <class T>
+OPENLSTM_INLINE void give_out(const T* from, T* to, index n) {
+  copy(from, to, n);
+}
 
 #endif
 
 // The factors of n numbers.
 OPENLSTM_INLINE index factors(index n) { return (n + in_factor - 1) / in_factor; }
-
-// The arguments of these kernels.
-template <class T>
-using Problem = openlstm::Problem<T, Given<T>>;
-template <class T>
-using Forward = openlstm::Forward<T, Given<T>>;
-template <class T>
-using Backward = openlstm::Backward<T, Given<T>>;
-template <class T>
-using CellKernels = openlstm::CellKernels<T, Given<T>>;
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -1,75 +1,9 @@
-// The one product of the engine: rows times a packed panel, summed over k in order, in a register tile.
-//
-// Every output is one chain of multiply-adds over k, whatever the tile, the vector width or the thread, so its bits depend on
-// its own row and column alone. A panel holds up to four vectors of columns for all k, side by side: [K][N][width].
+// How matrices are laid out for the products: transposed, in panels.
 #pragma once
 
-#include "factors.hpp"
-#include "scratch.hpp"
+#include "product/factors.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
-
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-
-// acc[m][n] += x[m][k] * p[k][n], for the factors k = 0 .. K-1 in this order. p moves on to what follows the panel.
-// U panels, `apart` from each other, are gone through side by side: acc[u * M + m] is row m of panel u.
-// The sums are copied into an array that is only ever indexed by constants: otherwise GCC 12 stores all of them at every k.
-template <class T, int M, int N, int U = 1>
-OPENLSTM_INLINE void product(Vec<T> (*acc)[N], const T* const* x, index K, const T*& p, index apart = 0) {
-  const T* row[M];
-  Vec<T> sum[U * M][N];
-#pragma GCC unroll 6
-  for (int m = 0; m < M; m++) row[m] = x[m];
-#pragma GCC unroll 6
-  for (int m = 0; m < U * M; m++) {
-#pragma GCC unroll 4
-    for (int n = 0; n < N; n++) sum[m][n] = acc[m][n];
-  }
-  for (index k = 0; k < K; k++, p += N * width<T>) {
-#pragma GCC unroll 6
-    for (int u = 0; u < U; u++) {
-      Vec<T> w[N];
-#pragma GCC unroll 4
-      for (int n = 0; n < N; n++) w[n] = load(p + u * apart + n * width<T>);
-#pragma GCC unroll 6
-      for (int m = 0; m < M; m++) {
-        Vec<T> b = spread(row[m] + k);
-#pragma GCC unroll 4
-        for (int n = 0; n < N; n++) sum[u * M + m][n] = multiply_add(b, w[n], sum[u * M + m][n]);
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int m = 0; m < U * M; m++) {
-#pragma GCC unroll 4
-    for (int n = 0; n < N; n++) acc[m][n] = sum[m][n];
-  }
-}
-
-// Cut n rows into tiles of at most max_rows and of heights as equal as can be: f(Count<height>, first row).
-template <class F>
-OPENLSTM_INLINE void in_tiles(index n, F f) {
-  index tiles = (n + max_rows - 1) / max_rows;
-  for (index k = 0, first = 0; k < tiles; k++) {
-    index height = n / tiles + (k < n % tiles);
-    switch (height) {
-      case 1: f(Count<1>{}, first); break;
-      case 2: f(Count<2>{}, first); break;
-#if OPENLSTM_ROWS > 2
-      case 3: f(Count<3>{}, first); break;
-#endif
-#if OPENLSTM_ROWS > 3
-      case 4: f(Count<4>{}, first); break;
-      case 5: f(Count<5>{}, first); break;
-      case 6: f(Count<6>{}, first); break;
-#endif
-    }
-    first += height;
-  }
-}
 
 // How `columns` are cut into panels: as few as can be of at most four vectors, and as equal as can be, since a register tile
 // with a single vector waits for its own sums.
@@ -82,7 +16,7 @@ struct Panels {
   OPENLSTM_INLINE void each(index first, index last, F f) const {
     for (index k = first; k < last; k++) {
       const index least = vectors / count, more = vectors % count;
-      f((k * least + smaller(k, more)) * width<T>, least + (k < more));
+      f((k * least + min(k, more)) * width<T>, least + (k < more));
     }
   }
   template <class F>
@@ -90,43 +24,6 @@ struct Panels {
     each(0, count, f);
   }
 };
-// Elements of all panels of a matrix [K, columns].
-template <class T>
-OPENLSTM_INLINE index panel_size(index K, index columns) {
-  return factors(K) * ((columns + width<T> - 1) / width<T>)*width<T>;
-}
-
-enum class Into { store, add };
-
-template <Into into, class T, class Out, int M, int N>
-static void multiply_tile(const T* const* x, Out* const* out, index K, const T* panel, index column, index columns) {
-  Vec<T> acc[M][N] = {};
-  product<T, M, N>(acc, x, K, panel);
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) {
-      index at = column + n * width<T>, lanes = columns - at;
-      if (into == Into::add) acc[m][n] = load(out[m] + at, lanes) + acc[m][n];
-      store(out[m] + at, acc[m][n], lanes);
-    }
-}
-
-// out[m][0..columns) = (or +=) x[m] . panels, for n rows of the factors of K numbers, reached through pointers.
-template <Into into, class T, class Out>
-static void multiply(const T* const* x, Out* const* out, index n, index K, const T* panels, index columns) {
-  Panels<T>(columns).each([&](index column, index vectors) {
-    const T* panel = panels + factors(K) * column;
-    in_tiles(n, [&](auto height, index first) {
-      constexpr int M = decltype(height)::value;
-      switch (vectors) {
-        case 1: multiply_tile<into, T, Out, M, 1>(x + first, out + first, factors(K), panel, column, columns); break;
-        case 2: multiply_tile<into, T, Out, M, 2>(x + first, out + first, factors(K), panel, column, columns); break;
-        case 3: multiply_tile<into, T, Out, M, 3>(x + first, out + first, factors(K), panel, column, columns); break;
-        default: multiply_tile<into, T, Out, M, 4>(x + first, out + first, factors(K), panel, column, columns);
-      }
-    });
-  });
-}
-
 // Squares of 16 bytes a side are transposed in registers.
 OPENLSTM_INLINE void transpose_square(const float* const* rows, index column, float* out, index stride) {
   typedef float V4 __attribute__((vector_size(16)));
@@ -230,28 +127,32 @@ OPENLSTM_INLINE void transpose(Row row, index n, index first, index K, T* out, i
   }
 }
 
-// out[k * stride + r] = factor k of row(r), for r < n rows of K numbers that were given.
-template <class T, class Row>
-OPENLSTM_INLINE void transpose_factors(Row row, index n, index K, T* out, index stride) {
+// out[k * stride + r] = factor k of row r, for r < n rows of K numbers that were given.
+template <class T>
+static void pack_columns(const Given<T>* rows, index n, index K, T* out, index stride) {
   if constexpr (in_factor == 1) {
-    transpose(row, n, 0, K, out, stride);
-  } else {
-    const index each = factors(K);
-    const bool copied = n > 0 && !lies_as_factors(row(0), K);
-    Scratch<T> room(copied ? n * each : 0);
-    if (copied)
-      for (index r = 0; r < n; r++) as_factors(row(r), K, room + r * each);
-    transpose([&](index r) { return copied ? room + r * each : reinterpret_cast<const T*>(row(r)); }, n, 0, each, out, stride);
+    transpose([&](index r) { return rows + r * K; }, n, 0, K, out, stride);
+  } else if (lies_as_factors(rows, K)) {
+    transpose([&](index r) { return reinterpret_cast<const T*>(rows + r * K); }, n, 0, factors(K), out, stride);
+  } else {  // odd rows: pairs are put together first, so many at a time
+    constexpr index most_rows = width<T>, most = 128;
+    T room[most_rows * most];
+    for (index r = 0; r < n; r += most_rows)
+      for (index k = 0; k < K; k += in_factor * most) {
+        const index count = min(most_rows, n - r), numbers = min(in_factor * most, K - k);
+        for (index j = 0; j < count; j++) copy_factors(rows + (r + j) * K + k, numbers, room + j * most);
+        transpose([&](index j) { return static_cast<const T*>(room) + j * most; }, count, 0, factors(numbers), out + k / in_factor * stride + r, stride);
+      }
   }
 }
 
-// Panels [first, last) of a matrix whose K rows are reached through row(k).
-template <class T, class Row>
-OPENLSTM_INLINE void pack_panels(Row row, index K, index first, index last, index columns, T* panels) {
+// Panels [first, last) of a matrix whose K rows are reached through pointers.
+template <class T>
+static void pack_rows(const Given<T>* const* rows, index K, index first, index last, index columns, T* panels) {
   Panels<T>(columns).each(first, last, [&](index column, index vectors) {
     T* out = panels + factors(K) * column;
     for (index k = 0; k < K; k += in_factor, out += vectors * width<T>) {
-      const auto *source = row(k) + column, *next = k + 1 < K ? row(k + 1) + column : nullptr;
+      const Given<T>*source = rows[k] + column, *next = k + 1 < K ? rows[k + 1] + column : nullptr;
       for (index n = 0; n < vectors; n++) {
         const index at = n * width<T>, lanes = columns - column - at;
         if constexpr (in_factor == 1)
@@ -265,7 +166,7 @@ OPENLSTM_INLINE void pack_panels(Row row, index K, index first, index last, inde
 
 // Row k of panels with K rows; zeros where source is null. Rows may be put down by several threads at once.
 template <class T>
-OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, T* panels) {
+static void pack_row(const T* source, index k, index K, index columns, T* panels) {
   Panels<T>(columns).each([&](index column, index vectors) {
     T* out = panels + factors(K) * column + k / in_factor * vectors * width<T>;
     for (index n = 0; n < vectors; n++) {
@@ -283,12 +184,12 @@ OPENLSTM_INLINE void pack_row(const T* source, index k, index K, index columns, 
 
 // Panels [first, last) of the transpose of w [columns, K].
 template <class T>
-OPENLSTM_INLINE void pack_transposed(const Given<T>* w, index K, index first, index last, index columns, T* panels) {
+static void pack_transposed(const Given<T>* w, index K, index first, index last, index columns, T* panels) {
   constexpr index W = width<T>;
   Panels<T>(columns).each(first, last, [&](index column, index vectors) {
     T* out = panels + factors(K) * column;
     if (columns - column < vectors * W) clear(out, factors(K) * vectors * W);
-    transpose_factors<T>([&](index r) { return w + (column + r) * K; }, smaller(columns - column, vectors * W), K, out, vectors * W);
+    pack_columns<T>(w + column * K, min(columns - column, vectors * W), K, out, vectors * W);
   });
 }
 

@@ -1,10 +1,10 @@
 // Layer normalisation of rows: sums over a whole row whose order depends on nothing but its length.
 //
 // Element k of a block is added to lane k % 16, in rising order, whatever the width of a vector; the lanes are then added in
-// pairs that are 8, 4, 2 and 1 apart. What lies past the end of a block is left out, not added as zero times something.
+// pairs that are 8, 4, 2 and 1 distance. What lies past the end of a block is left out, not added as zero times something.
 #pragma once
 
-#include "vec.hpp"
+#include "vector/vec.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
@@ -38,9 +38,9 @@ struct Lanes {
     T at[lanes];
     for (index p = 0; p < parts<T>; p++) store(at + p * width<T>, sum[p]);
 #pragma GCC unroll 4
-    for (index apart = lanes / 2; apart; apart /= 2)
+    for (index distance = lanes / 2; distance; distance /= 2)
 #pragma GCC unroll 8
-      for (index k = 0; k < apart; k++) at[k] = at[k] + at[k + apart];
+      for (index k = 0; k < distance; k++) at[k] = at[k] + at[k + distance];
     return at[0];
   }
 };

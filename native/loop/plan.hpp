@@ -1,24 +1,36 @@
 // Who works on which rows: rows in order of falling length, dealt to the threads, and where a row's state comes from.
 #pragma once
 
-#include "product.hpp"
-#include "threads.hpp"
+#include <algorithm>
+#include <cstring>
 
-namespace openlstm::OPENLSTM_ISA {
+#include "noise.hpp"
+#include "runtime/scratch.hpp"
+#include "runtime/threads.hpp"
+
+namespace openlstm {
+
+template <class T>
+inline void clear(T* p, index n) {
+  std::memset(p, 0, static_cast<std::size_t>(n) * sizeof(T));
+}
+template <class T>
+inline void copy(const T* from, T* to, index n) {
+  std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+}
 
 // One part's slice of n things that are shared out evenly.
 struct Slice {
   index first, last;
-  OPENLSTM_INLINE Slice(index n, const Part& part) : first(n * part.id / part.count), last(n * (part.id + 1) / part.count) {}
-  OPENLSTM_INLINE index size() const { return last - first; }
+  Slice(index n, const Part& part) : first(n * part.id / part.count), last(n * (part.id + 1) / part.count) {}
+  index size() const { return last - first; }
 };
 
 // The rows by falling length (equal ones as they came), so that those alive at any step are a prefix of them.
-template <class T>
 class Order {
  public:
-  OPENLSTM_INLINE explicit Order(const Problem<T>& p)
-      : batch_(p.batch), ragged_(p.lengths != nullptr), rows_(p.batch), alive_(ragged_ ? 2 * (p.steps + 1) : 0) {
+  template <class T, class X>
+  explicit Order(const Problem<T, X>& p) : batch_(p.batch), ragged_(p.lengths != nullptr), rows_(p.batch), alive_(ragged_ ? 2 * (p.steps + 1) : 0) {
     if (!ragged_) {
       for (index b = 0; b < batch_; b++) rows_[b] = b;
       return;
@@ -31,9 +43,9 @@ class Order {
     copy(alive, next, p.steps + 1);
     for (index b = 0; b < batch_; b++) rows_[next[p.lengths[b]]++] = b;
   }
-  OPENLSTM_INLINE index row(index position) const { return rows_[position]; }
-  OPENLSTM_INLINE index alive(index t) const { return ragged_ ? alive_[t] : batch_; }
-  OPENLSTM_INLINE bool ragged() const { return ragged_; }
+  index row(index position) const { return rows_[position]; }
+  index alive(index t) const { return ragged_ ? alive_[t] : batch_; }
+  bool ragged() const { return ragged_; }
 
  private:
   index batch_;
@@ -43,22 +55,21 @@ class Order {
 
 // The positions in that order which one part takes through all of time: one stretch of a dense batch; of a ragged one every
 // so many stretches of four, so that all parts have long and short rows and each step's work is shared.
-template <class T>
 class Share {
  public:
-  OPENLSTM_INLINE Share(const Order<T>& order, index batch, const Part& part) : positions_(batch) {
+  Share(const Order& order, index batch, const Part& part) : positions_(batch) {
     if (order.ragged() && part.count > 1) {
       for (index first = 4 * part.id; first < batch; first += 4 * part.count)
-        for (index p = first; p < smaller(first + 4, batch); p++) positions_[count_++] = p;
+        for (index p = first; p < std::min(first + 4, batch); p++) positions_[count_++] = p;
     } else {
       Slice mine(batch, part);
       for (index p = mine.first; p < mine.last; p++) positions_[count_++] = p;
     }
   }
-  OPENLSTM_INLINE index count() const { return count_; }
-  OPENLSTM_INLINE index position(index j) const { return positions_[j]; }
+  index count() const { return count_; }
+  index position(index j) const { return positions_[j]; }
   // How many of the part's rows are among the first `alive`.
-  OPENLSTM_INLINE index alive(index alive) {
+  index alive(index alive) {
     while (alive_ < count_ && positions_[alive_] < alive) alive_++;
     while (alive_ > 0 && positions_[alive_ - 1] >= alive) alive_--;
     return alive_;
@@ -70,26 +81,26 @@ class Share {
 };
 
 // The state before a step that does not simply follow another: carried in, or put there by a reset.
-template <class T>
+template <class T, class X>
 struct Begin {
-  const Problem<T>& p;
+  const Problem<T, X>& p;
   const T* zeros;  // [max(R, H)]
 
   // The step before t, in the order of processing.
-  OPENLSTM_INLINE index before(index t) const { return p.reverse ? t + 1 : t - 1; }
-  OPENLSTM_INLINE index length(index b) const { return p.lengths ? p.lengths[b] : p.steps; }
-  OPENLSTM_INLINE bool first(index t, index b) const { return p.reverse ? t == smaller(length(b), p.last) - 1 : t == p.first; }
+  index before(index t) const { return p.reverse ? t + 1 : t - 1; }
+  index length(index b) const { return p.lengths ? p.lengths[b] : p.steps; }
+  bool first(index t, index b) const { return p.reverse ? t == std::min(length(b), p.last) - 1 : t == p.first; }
   // Whether the state is replaced before step t: reset[t] lies between t-1 and t, in whichever direction that is crossed.
-  OPENLSTM_INLINE bool cut(index t, index b) const { return p.reset && crossed(t) < length(b) && p.reset[crossed(t) * p.batch + b]; }
+  bool cut(index t, index b) const { return p.reset && crossed(t) < length(b) && p.reset[crossed(t) * p.batch + b]; }
   // What the state before step t is replaced by; given states are indexed like `reset`.
-  OPENLSTM_INLINE const T* reset_h(index t, index b) const { return p.reset_h ? p.reset_h.at(crossed(t), b) : zeros; }
-  OPENLSTM_INLINE const T* reset_c(index t, index b) const { return p.reset_c ? p.reset_c.at(crossed(t), b) : zeros; }
-  OPENLSTM_INLINE index crossed(index t) const { return p.reverse ? t + 1 : t; }
+  const T* reset_h(index t, index b) const { return p.reset_h ? p.reset_h.at(crossed(t), b) : zeros; }
+  const T* reset_c(index t, index b) const { return p.reset_c ? p.reset_c.at(crossed(t), b) : zeros; }
+  index crossed(index t) const { return p.reverse ? t + 1 : t; }
 };
 
 // The step that is processed as the n-th.
-template <class T>
-OPENLSTM_INLINE index step_at(const Problem<T>& p, index n) {
+template <class T, class X>
+inline index step_at(const Problem<T, X>& p, index n) {
   return p.reverse ? p.last - 1 - n : p.first + n;
 }
 
@@ -98,10 +109,10 @@ OPENLSTM_INLINE index step_at(const Problem<T>& p, index n) {
 // waits for the other thread's turn, which a short step cannot make up for.)
 constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16, work_of_one_row = 1 << 15;
 
-template <class T>
-OPENLSTM_INLINE int useful_threads(const Problem<T>& p, double work, index least) {
+template <class T, class X>
+inline int useful_threads(const Problem<T, X>& p, double work, index least) {
   double most = work / static_cast<double>(least);
   return most < 1 ? 1 : most < p.threads ? static_cast<int>(most) : p.threads;
 }
 
-}  // namespace openlstm::OPENLSTM_ISA
+}  // namespace openlstm

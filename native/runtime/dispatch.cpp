@@ -1,5 +1,5 @@
 // The table of instruction sets, and the choice among them at run time.
-#include "dispatch.hpp"
+#include "runtime/dispatch.hpp"
 
 #include <atomic>
 #include <cstring>
@@ -33,45 +33,45 @@
 
 namespace openlstm {
 
-#define OPENLSTM_DECLARE(isa)   \
-  namespace isa {               \
-  extern const Kernels kernels; \
+#define OPENLSTM_DECLARE(isa)          \
+  namespace isa {                      \
+  extern const InstructionSet kernels; \
   }
 OPENLSTM_ISAS(OPENLSTM_DECLARE)
 
 #ifdef OPENLSTM_HAVE_avx512bf16
 namespace avx512bf16 {
-extern const KernelsOf<float, bfloat16> kernels;
+extern const Kernels<float, bfloat16> kernels;
 }
 #endif
 
 namespace {
 
 #define OPENLSTM_LIST(isa) &isa::kernels,
-constexpr const Kernels* all[] = {OPENLSTM_ISAS(OPENLSTM_LIST)};
+constexpr const InstructionSet* all[] = {OPENLSTM_ISAS(OPENLSTM_LIST)};
 static_assert(sizeof all / sizeof *all <= most_isas);
 
-const Kernels* best() {
-  const Kernels* found = all[0];
-  for (const Kernels* kernels : all)
+const InstructionSet* best() {
+  const InstructionSet* found = all[0];
+  for (const InstructionSet* kernels : all)
     if (runs_here(*kernels)) found = kernels;
   return found;
 }
 
-std::atomic<const Kernels*>& current() {
-  static std::atomic<const Kernels*> kernels{best()};
+std::atomic<const InstructionSet*>& current() {
+  static std::atomic<const InstructionSet*> kernels{best()};
   return kernels;
 }
 
 }  // namespace
 
-int compiled(const Kernels* (&out)[most_isas]) {
+int compiled(const InstructionSet* (&out)[most_isas]) {
   int n = 0;
-  for (const Kernels* kernels : all) out[n++] = kernels;
+  for (const InstructionSet* kernels : all) out[n++] = kernels;
   return n;
 }
 
-bool runs_here(const Kernels& kernels) {
+bool runs_here(const InstructionSet& kernels) {
 #if defined(__x86_64__)
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!std::strcmp(kernels.name, "avx2") || !std::strcmp(kernels.name, "wide")) return avx2;
@@ -82,10 +82,10 @@ bool runs_here(const Kernels& kernels) {
   return true;
 }
 
-const Kernels& in_use() { return *current(); }
+const InstructionSet& in_use() { return *current(); }
 
 bool use(const char* name) {
-  for (const Kernels* kernels : all)
+  for (const InstructionSet* kernels : all)
     if (!std::strcmp(kernels->name, name) && runs_here(*kernels)) {
       current() = kernels;
       return true;
@@ -93,7 +93,7 @@ bool use(const char* name) {
   return false;
 }
 
-const KernelsOf<float, bfloat16>* for_bfloat16() {
+const Kernels<float, bfloat16>* for_bfloat16() {
 #ifdef OPENLSTM_HAVE_avx512bf16
   if (!std::strcmp(in_use().name, "avx512") && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
 #endif
