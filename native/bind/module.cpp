@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -18,8 +17,6 @@
 #include "runtime/workspace.hpp"
 
 namespace openlstm {
-
-void bind_stepper(nb::module_& m);  // stepper.cpp
 
 namespace {
 
@@ -80,8 +77,7 @@ bool has_bfloat16() { return for_bfloat16() != nullptr; }
 nb::object empty(nb::tuple shape, bool float64) {
   std::vector<std::size_t> sizes;
   std::size_t n = float64 ? sizeof(double) : sizeof(float);
-  for (nb::handle size : shape)
-    if (__builtin_mul_overflow(n, sizes.emplace_back(nb::cast<std::size_t>(size)), &n)) throw std::bad_alloc();
+  for (nb::handle size : shape) n *= sizes.emplace_back(nb::cast<std::size_t>(size));
   void* block = allocate(n ? n : 1);
   nb::capsule owner(block, [](void* p) noexcept { release(p); });
   if (float64) return nb::cast(nb::ndarray<nb::numpy, double>(static_cast<double*>(block), sizes.size(), sizes.data(), owner));

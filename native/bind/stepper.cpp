@@ -16,8 +16,6 @@
 
 namespace openlstm {
 
-void bind_stepper(nb::module_& m);
-
 namespace {
 
 struct Release {
@@ -37,34 +35,34 @@ Block<T> block_of(index n, const T* from = nullptr) {
 // A layer in one direction: the call of a step, its packed weights, and copies of what the cell reads unpacked.
 template <class T>
 struct Layer {
-  Forward<T> f;                             // h0 and c0 are the state
-  Block<T> packed, peepholes, norm, c_new;  // the new c until every layer has made its step; the new h is y until then
+  Forward<T> f;                                    // h0 and c0 are the state
+  Block<T> packed, peepholes, norm, h_new, c_new;  // the new state, until every layer has made its step
 
   Layer(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::dict given) : f(read_call<Forward<T>>(given)) {
     const index H = f.hidden, rows = cell.traits.gates * H;
     packed = block_of<T>(packed_size(kernels, cell, f) + 1);
     pack(kernels, cell, f, packed.get());
     peepholes = block_of(cell.traits.peepholes * H, f.w_ch), norm = block_of(f.norm ? 4 * rows + 2 * H : 0, f.norm);
-    c_new = block_of<T>(f.c0 ? f.batch * H : 0);
-    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get(), f.c_n = c_new.get();
+    h_new = block_of<T>(f.batch * f.fed_back()), c_new = block_of<T>(f.c0 ? f.batch * H : 0);
+    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get();
+    f.y = {h_new.get(), 0, f.fed_back()}, f.c_n = c_new.get();
     f.w_ih = f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them
   }
 
-  // The state after the step becomes the one before the next.
-  void carry_on() {
-    std::memcpy(const_cast<T*>(f.h0), f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T));
-    if (f.c0) std::memcpy(const_cast<T*>(f.c0), f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T));
-  }
+  void put_h(T* to) const { std::memcpy(to, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T)); }
+  void put_c(T* to) const { std::memcpy(to, f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T)); }
 };
 
-// The layers of one type; a step runs them one after the other. Where one of them fails, no layer's state has changed.
+// The layers of one type; a step runs them one after the other. Nothing that others see is written before all of them have ended:
+// x may be the y of the step before, and a step that fails changes nothing.
 template <class T>
 struct Stack {
   const Kernels<T>& kernels;
   const CellKernel<T>& cell;
+  T* y;  // [B, R]
   std::vector<Layer<T>> layers{};
 
-  Stack(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::list given) : kernels(kernels), cell(cell) {
+  Stack(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::list given, std::uintptr_t y) : kernels(kernels), cell(cell), y(reinterpret_cast<T*>(y)) {
     for (nb::handle layer : given) layers.emplace_back(kernels, cell, nb::cast<nb::dict>(layer));
   }
   index batch() const { return layers[0].f.batch; }
@@ -81,21 +79,25 @@ struct Stack {
       forward(kernels, cell, layer.f);
       x = layer.f.y.data, row = layer.f.fed_back();
     }
-    for (Layer<T>& layer : layers) layer.carry_on();
+    for (const Layer<T>& layer : layers) {
+      layer.put_h(const_cast<T*>(layer.f.h0));
+      if (layer.f.c0) layer.put_c(const_cast<T*>(layer.f.c0));
+    }
+    layers.back().put_h(y);
   }
 };
 
 class Stepper {
  public:
-  // layers: for each its call (fields.hpp), with the state as h0, c0; arrays: those it writes to, which are kept alive; y: the last
-  // layer's outputs, handed out at every step; fit: turns an x that is not a plain array of the right type and size into one, or
-  // says what is wrong with it.
-  Stepper(const std::string& cell, const std::string& type, nb::list layers, nb::object arrays, nb::object y, nb::object fit)
-      : arrays_(std::move(arrays)), y_(std::move(y)), fit_(std::move(fit)) {
+  // layers: for each its call (fields.hpp), with the state as h0 and c0; state: the arrays that those lie in, kept alive; y: the last
+  // layer's outputs, handed out at every step, and their address; fit: turns an x that is not a plain array of the right type and
+  // size into one, or says what is wrong with it.
+  Stepper(const std::string& cell, const std::string& type, nb::list layers, nb::object state, nb::object y, std::uintptr_t output, nb::object fit)
+      : state_(std::move(state)), y_(std::move(y)), fit_(std::move(fit)) {
     auto build = [&]<class T>(const Kernels<T>& kernels, std::unique_ptr<Stack<T>>& stack) {
       const CellKernel<T>* found = kernels.cell(cell.c_str());
       if (!found || layers.size() == 0) throw nb::value_error("openlstm._native.Stepper: unknown cell, or no layers; use openlstm.engine.Stepper");
-      stack = std::make_unique<Stack<T>>(kernels, *found, layers);
+      stack = std::make_unique<Stack<T>>(kernels, *found, layers, output);
       batch_ = stack->batch(), bytes_ = batch_ * stack->inputs() * static_cast<index>(sizeof(T));
       long_ = stack->work() > 1 << 17;  // long enough for other threads of Python to be let in
     };
@@ -163,7 +165,7 @@ class Stepper {
 
   bool long_ = false, busy_ = false;
   index batch_ = 0, bytes_ = 0;  // of x
-  nb::object arrays_, y_, fit_;
+  nb::object state_, y_, fit_;
   std::unique_ptr<Stack<float>> float32_;
   std::unique_ptr<Stack<double>> float64_;
 };
@@ -172,7 +174,7 @@ class Stepper {
 
 void bind_stepper(nb::module_& m) {
   nb::class_<Stepper>(m, "Stepper")
-      .def(nb::init<const std::string&, const std::string&, nb::list, nb::object, nb::object, nb::object>())
+      .def(nb::init<const std::string&, const std::string&, nb::list, nb::object, nb::object, std::uintptr_t, nb::object>())
       .def("step", &Stepper::step)
       .def("acquire", &Stepper::acquire)
       .def("release", &Stepper::release);

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -89,7 +88,6 @@ void* fresh(std::size_t size) {
 }  // namespace
 
 void* allocate(std::size_t bytes) {
-  if (bytes > PTRDIFF_MAX) throw NoMemory(bytes);  // its size could not be rounded
   std::size_t size = rounded(bytes + header);
   Workspace& w = the_workspace();
   void* block = nullptr;

@@ -48,7 +48,7 @@ class Stepper:
         ArgumentError: for a bidirectional layer, zoneout, which the packed step does not know, or another kind of layer.
         ShapeError, DtypeError: for weights that do not fit the cell or each other; of `step`, for an x that does not fit; for a
             state that does not.
-        BusyError: of `step`, `state` and `reset`, while a step is at work in another thread.
+        BusyError: of `step`, `state` and `reset`, while one of them is at work in another thread.
         MemoryError: of `step`, where memory runs out.
 
     >>> from openlstm.cells import LSTM
@@ -78,7 +78,7 @@ class Stepper:
         shape = (len(self._stack), batch)
         self._h = np.zeros((*shape, R), self._dtype)
         self._c = np.zeros((*shape, self._hidden), self._dtype) if self._cell.has_cell else None
-        self._y = np.zeros((*shape, R), self._dtype)
+        self._y = np.zeros((batch, R), self._dtype)
         probe = np.empty((1, batch, self._fit.inputs), self._dtype)
         self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
         native = self._native() if self.backend == "cpu" else None
@@ -102,7 +102,7 @@ class Stepper:
                 what, hint = f"state.{name} does not fit", "assign what another stepper's `state`, or the layer, gave"
                 raise ShapeError(message(WHO, what, f"{name}: {describe(its)}", expected, hint))
             if mine is not None and array is not None and hasattr(its, "dtype") and not np.can_cast(array.dtype, mine.dtype):
-                what, hint = f"state.{name} has another type than the weights", f"use {name}.astype(np.{mine.dtype})"
+                what, hint = f"state.{name} has another type than the weights", f"convert it to {mine.dtype}"
                 raise DtypeError(message(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint))
             found.append(array)
         with self._alone():
@@ -132,7 +132,6 @@ class Stepper:
 
         layers = []
         for n, w in enumerate(self._stack):
-            y = self._y[n]
             call: dict[str, Any] = {
                 "steps": 1,
                 "last": 1,
@@ -144,12 +143,11 @@ class Stepper:
                 "has_cell": self._cell.has_cell,
                 "threads": threads.current(),
                 "clip": math.inf if self._cell.clip is None else float(self._cell.clip),
-                "y": (y.ctypes.data, 0, y.shape[1]),
             }
             given = {**w._asdict(), "h0": self._h[n], "c0": None if self._c is None else self._c[n]}
             layers.append(call | {name: a.ctypes.data for name, a in given.items() if a is not None})
-        arrays = (self._h, self._c, self._y)
-        return cpu.stepper(self._cell.kernel, str(self._dtype), layers, arrays, self._y[-1], self._fit)
+        kept = ((self._h, self._c), self._y, self._y.ctypes.data, self._fit)
+        return cpu.stepper(self._cell.kernel, str(self._dtype), layers, *kept)
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)
@@ -160,10 +158,11 @@ class Stepper:
                 states.append(reference.step(self._cell, x, begin, w)[0])
                 x = states[-1].h[:, : self._hidden] if len(self._cell.feeds_back) > 1 else states[-1].h
             for n, (h, c) in enumerate(states):
-                self._h[n] = self._y[n] = h
+                self._h[n] = h
                 if self._c is not None:
                     self._c[n] = c
-        return self._y[-1]
+            self._y[...] = self._h[-1]
+        return self._y
 
 
 class _Fit(NamedTuple):
@@ -189,9 +188,9 @@ class _Fit(NamedTuple):
         return np.ascontiguousarray(given, self.dtype)
 
     def busy(self) -> NoReturn:
-        """The error of a call while a step is at work."""
-        what, hint = "used while it is at work", "one stepper for each stream, or a lock around the calls that share one"
-        raise BusyError(message(WHO, what, "a second call during a step", "one call at a time", hint))
+        """The error of a call while another one is at work."""
+        what, hint = "used by two calls at once", "one stepper for each stream, or a lock around the calls that share one"
+        raise BusyError(message(WHO, what, "a call while another one is at work", "one call at a time", hint))
 
 
 def _read(layer: Any) -> tuple[Cell, list[Weights]]:
