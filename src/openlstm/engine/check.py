@@ -1,5 +1,5 @@
-"""Are the arguments of `recur`, and the weights of `Stepper`, of one kind and of fitting sizes? One error each, before any memory
-is read.
+"""Are the arguments of `recur`, and the weights of `Stepper`, of one kind and of fitting sizes? One error each, before any
+memory is read.
 
 Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H; for
 FGR the gates too), G gates of a cell. The good case costs a few microseconds; sentences are made only for the bad one.
@@ -204,7 +204,9 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
     if (w.b_ih is None) != (w.b_hh is None):
         there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
         hint = f"pass zeros for {missing}, or leave out {there}"
-        raise like.error(ArgumentError, f"{name}.{there} comes without {missing}", f"{missing}=None", "both biases or none", hint)
+        raise like.error(
+            ArgumentError, f"{name}.{there} comes without {missing}", f"{missing}=None", "both biases or none", hint
+        )
     for field, b in (("b_ih", w.b_ih), ("b_hh", w.b_hh)):
         if b is not None:
             _check_kind(name, field, b, like)
