@@ -3,7 +3,6 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
@@ -12,6 +11,7 @@
 
 #include "dispatch.hpp"
 #include "engine.hpp"
+#include "python.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
@@ -29,23 +29,6 @@ template <class T>
 T* to(Address address) {
   return reinterpret_cast<T*>(address);
 }
-
-// The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended is unwound by
-// Python (before 3.14), through code that may not throw, which would abort the process: it is held here for ever instead.
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (...) {
-      for (;;) pause();
-    }
-  }
-
- private:
-  PyThreadState* state_;
-};
 
 struct Arguments {
   nb::handle tuple;
@@ -231,5 +214,6 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  m.def("refuse_block", refuse_block);
   bind_stepper(m);
 }

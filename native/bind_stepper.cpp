@@ -2,9 +2,13 @@
 #include <nanobind/nanobind.h>
 
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
+#include "python.hpp"
 
 namespace nb = nanobind;
 
@@ -16,11 +20,26 @@ namespace {
 
 using Address = std::uintptr_t;
 
+struct Give {
+  void operator()(void* block) const { give(block); }
+};
+template <class T>
+using Block = std::unique_ptr<T, Give>;  // of n numbers
+
+template <class T>
+Block<T> block_of(index n, const T* from = nullptr) {
+  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
+  Block<T> block(n ? static_cast<T*>(take(bytes)) : nullptr);
+  if (n && from) std::memcpy(block.get(), from, bytes);
+  return block;
+}
+
 // A layer in one direction: the problem of a step, its packed weights, and copies of what the cell reads unpacked.
 template <class T>
 struct Layer {
   Forward<T> f{};
-  T *packed = nullptr, *peepholes = nullptr, *norm = nullptr;
+  T *h, *c;                                 // [B, R], [B, H], the state
+  Block<T> packed, peepholes, norm, c_new;  // the new c until every layer has made its step; the new h is y until then
 
   Layer(const CellKernels<T>& kernels, nb::tuple a, index batch, int threads) {
     std::size_t next = 0;
@@ -33,34 +52,23 @@ struct Layer {
     f.norm = pointer();
     index peephole_size = number(), norm_size = number();
     f.clip = static_cast<T>(nb::cast<double>(a[next++]));
-    T *h = pointer(), *c = pointer(), *y = pointer();  // [B, R], [B, H], [B, R]
-    f.h0 = h, f.c0 = c, f.c_n = c;                     // a unit's old c is read before its new one is written
-    f.y = {y, 0, f.fed_back()};
-    packed = static_cast<T*>(take(static_cast<std::size_t>(kernels.packed_size(f) + 1) * sizeof(T)));
-    kernels.pack(f, packed);
-    f.packed = packed;
-    peepholes = copy(w_ch, peephole_size), norm = copy(f.norm, norm_size);
-    f.w_ch = peepholes, f.norm = norm, f.w_ih = f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them
-  }
-  Layer(Layer&& other) noexcept : f(other.f), packed(other.packed), peepholes(other.peepholes), norm(other.norm) {
-    other.packed = other.peepholes = other.norm = nullptr;
-  }
-  Layer& operator=(Layer&&) = delete;
-  ~Layer() {
-    for (T* block : {packed, peepholes, norm})
-      if (block) give(block);
+    f.h0 = h = pointer(), f.c0 = c = pointer();
+    f.y = {pointer(), 0, f.fed_back()};  // [B, R]
+    packed = block_of<T>(kernels.packed_size(f) + 1);
+    kernels.pack(f, packed.get());
+    peepholes = block_of(peephole_size, w_ch), norm = block_of(norm_size, f.norm), c_new = block_of<T>(c ? batch * f.hidden : 0);
+    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get(), f.c_n = c_new.get();
+    f.w_ih = f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them
   }
 
- private:
-  static T* copy(const T* from, index n) {
-    if (n == 0) return nullptr;
-    T* out = static_cast<T*>(take(static_cast<std::size_t>(n) * sizeof(T)));
-    std::memcpy(out, from, static_cast<std::size_t>(n) * sizeof(T));
-    return out;
+  // The state after the step becomes the one before the next.
+  void carry_on() {
+    std::memcpy(h, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T));
+    if (c) std::memcpy(c, f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T));
   }
 };
 
-// The layers of one type; a step runs them one after the other.
+// The layers of one type; a step runs them one after the other. Where one of them fails, no layer's state has changed.
 template <class T>
 struct Stack {
   void (*forward)(const Forward<T>&) = nullptr;
@@ -76,17 +84,18 @@ struct Stack {
       layer.f.x = {x, 0, row};
       forward(layer.f);
       x = layer.f.y.data, row = layer.f.fed_back();
-      std::memcpy(const_cast<T*>(layer.f.h0), x, static_cast<std::size_t>(layer.f.batch * row) * sizeof(T));
     }
+    for (Layer<T>& layer : layers) layer.carry_on();
   }
 };
 
 class Stepper {
  public:
-  // layers: for each the numbers that `Layer` reads; y: the last layer's outputs, handed out at every step; unfit: what turns
-  // an x that is not a plain array of the right type and size into one, or says what is wrong with it.
-  Stepper(int cell, bool twofold, nb::list layers, index batch, int threads, nb::object y, nb::object unfit)
-      : twofold_(twofold), y_(std::move(y)), unfit_(std::move(unfit)) {
+  // layers: for each the numbers that `Layer` reads; arrays: those it writes to, which are kept alive; y: the last layer's outputs,
+  // handed out at every step; fit: turns an x that is not a plain array of the right type and size into one, or says what is
+  // wrong with it.
+  Stepper(int cell, bool twofold, nb::list layers, index batch, int threads, nb::object arrays, nb::object y, nb::object fit)
+      : twofold_(twofold), arrays_(std::move(arrays)), y_(std::move(y)), fit_(std::move(fit)) {
     const Kernels& kernels = in_use();
     if (cell < 0 || cell >= cells || !kernels.single.of(cell)) throw nb::value_error("openlstm._native.Stepper: unknown cell; use openlstm.engine.Stepper");
     double work = 0;
@@ -107,39 +116,64 @@ class Stepper {
 
   nb::object step(nb::handle x) {
     if (!run(x)) {
-      nb::object fit = unfit_(x);  // raises where x cannot be used
+      nb::object fit = fit_(x);  // raises where x cannot be used
       if (!run(fit)) throw nb::type_error("openlstm._native.Stepper: x is not an array of the right type and size");
     }
     return y_;
   }
 
+  // As a lock of Python's, for who reads or writes the state. The interpreter's lock guards `busy_`.
+  bool acquire(bool) { return !std::exchange(busy_, true); }
+  void release() { busy_ = false; }
+
  private:
+  // An x, while its memory is looked at.
+  struct View {
+    Py_buffer buffer{};
+    bool there;
+    explicit View(nb::handle x) : there(PyObject_CheckBuffer(x.ptr()) && PyObject_GetBuffer(x.ptr(), &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) == 0) {
+      if (!there) PyErr_Clear();
+    }
+    View(const View&) = delete;
+    View& operator=(const View&) = delete;
+    ~View() {
+      if (there) PyBuffer_Release(&buffer);
+    }
+  };
+
+  // The one call that is at work.
+  struct Turn {
+    Stepper& stepper;
+    explicit Turn(Stepper& stepper) : stepper(stepper) {
+      if (!stepper.acquire(false)) stepper.fit_.attr("busy")();  // raises
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() { stepper.release(); }
+  };
+
+  bool fits(const Py_buffer& view) const {
+    if (view.len != bytes_ || !view.format || std::strcmp(view.format, twofold_ ? "d" : "f") != 0 || view.ndim > 2) return false;
+    return view.ndim == 2 ? view.shape[1] * view.itemsize * batch() == bytes_ : batch() == 1;
+  }
+
   bool run(nb::handle x) {
-    Py_buffer view;
-    if (!PyObject_CheckBuffer(x.ptr())) return false;
-    if (PyObject_GetBuffer(x.ptr(), &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) != 0) {
-      PyErr_Clear();
-      return false;
-    }
-    bool fits = view.len == bytes_ && view.format && std::strcmp(view.format, twofold_ ? "d" : "f") == 0 && view.ndim <= 2;
-    if (fits && view.ndim == 2) fits = view.shape[1] * view.itemsize * batch() == bytes_;
-    if (fits && view.ndim < 2) fits = batch() == 1;
-    if (fits) {
-      PyThreadState* state = long_ ? PyEval_SaveThread() : nullptr;
-      if (twofold_)
-        double_.step(static_cast<const double*>(view.buf));
-      else
-        single_.step(static_cast<const float*>(view.buf));
-      if (state) PyEval_RestoreThread(state);
-    }
-    PyBuffer_Release(&view);
-    return fits;
+    const View view(x);
+    if (!view.there || !fits(view.buffer)) return false;
+    const Turn turn(*this);
+    std::optional<Unlocked> unlocked;
+    if (long_) unlocked.emplace();
+    if (twofold_)
+      double_.step(static_cast<const double*>(view.buffer.buf));
+    else
+      single_.step(static_cast<const float*>(view.buffer.buf));
+    return true;
   }
   index batch() const { return twofold_ ? double_.layers[0].f.batch : single_.layers[0].f.batch; }
 
-  bool twofold_, long_ = false;
+  bool twofold_, long_ = false, busy_ = false;
   index bytes_ = 0;  // of x
-  nb::object y_, unfit_;
+  nb::object arrays_, y_, fit_;
   Stack<float> single_;
   Stack<double> double_;
 };
@@ -147,7 +181,11 @@ class Stepper {
 }  // namespace
 
 void bind_stepper(nb::module_& m) {
-  nb::class_<Stepper>(m, "Stepper").def(nb::init<int, bool, nb::list, openlstm::index, int, nb::object, nb::object>()).def("step", &Stepper::step);
+  nb::class_<Stepper>(m, "Stepper")
+      .def(nb::init<int, bool, nb::list, openlstm::index, int, nb::object, nb::object, nb::object>())
+      .def("step", &Stepper::step)
+      .def("acquire", &Stepper::acquire)
+      .def("release", &Stepper::release);
 }
 
 }  // namespace openlstm

@@ -12,9 +12,9 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <exception>
 #include <mutex>
 #include <optional>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -69,6 +69,37 @@ void spin_until_not(const int& value, int old) {
   }
 }
 
+struct Abandoned {};  // what ends a part whose job another one has left
+constexpr int abandoned = -1;
+
+// A job, as its parts see it. Each runs in a function that may not throw (a thread's first one, or one called by an OpenMP
+// runtime), so what it throws is kept for the caller.
+class Job {
+ public:
+  Job(void (*body)(void*, const Part&), void* context) : body_(body), context_(context) {}
+
+  void work(const Part& part) noexcept {
+    IeeeDefault ieee;
+    try {
+      body_(context_, part);
+    } catch (const Abandoned&) {
+    } catch (...) {
+      if (std::atomic_ref(thrown_).fetch_add(1) == 0) exception_ = std::current_exception();
+      part.barrier->leave();
+    }
+  }
+  // To be called when all parts have ended.
+  void end() const {
+    if (exception_) std::rethrow_exception(exception_);
+  }
+
+ private:
+  void (*body_)(void*, const Part&);
+  void* context_;
+  int thrown_ = 0;
+  std::exception_ptr exception_;
+};
+
 // What is needed of an OpenMP runtime that is already in the process (GNU's; the addresses are found by engine/threads.py).
 struct Openmp {
   void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
@@ -78,14 +109,12 @@ struct Openmp {
 // One job on a team of OpenMP threads; how many came is known only there, so the first of them makes the barrier.
 struct Team {
   const Openmp& openmp;
-  void (*body)(void*, const Part&);
-  void* context;
+  Job& job;
   std::optional<Barrier> barrier{};
   int made = 0;
 
   static void work(void* data) {
     Team& team = *static_cast<Team*>(data);
-    IeeeDefault ieee;
     const int id = team.openmp.number(), count = team.openmp.count();
     if (id == 0) {
       team.barrier.emplace(count);
@@ -93,7 +122,7 @@ struct Team {
     } else {
       spin_until_not(team.made, 0);
     }
-    team.body(team.context, Part{id, count, &*team.barrier});
+    team.job.work(Part{id, count, &*team.barrier});
   }
 };
 
@@ -105,11 +134,11 @@ class Pool {
   }
 
   // False if the pool is taken; the caller then works alone.
-  bool run(int threads, void (*body)(void*, const Part&), void* context) {
+  bool run(int threads, Job& job) {
     std::unique_lock lock(busy_, std::try_to_lock);
     if (!lock) return false;
     if (openmp_.parallel) {
-      Team team{openmp_, body, context};
+      Team team{openmp_, job};
       openmp_.parallel(Team::work, &team, static_cast<unsigned>(threads), 0);
       return true;
     }
@@ -119,11 +148,11 @@ class Pool {
     if (count == 1) return false;
     keep_off_caller();
     Barrier barrier(count);
-    body_ = body, context_ = context, barrier_ = &barrier;
+    job_ = &job, barrier_ = &barrier;
     running_ = count - 1;
-    job_.store((job_.load(std::memory_order_relaxed) / most_threads + 1) * most_threads + static_cast<unsigned>(count), std::memory_order_release);
-    job_.notify_all();
-    work(Part{0, count, &barrier});
+    number_.store((number_.load(std::memory_order_relaxed) / most_threads + 1) * most_threads + static_cast<unsigned>(count), std::memory_order_release);
+    number_.notify_all();
+    job.work(Part{0, count, &barrier});
     for (int left; (left = std::atomic_ref(running_).load(std::memory_order_acquire)) > 0;) spin_until_not(running_, left);
     return true;
   }
@@ -135,13 +164,14 @@ class Pool {
 
   bool start_worker() {
     int id = static_cast<int>(workers_.size()) + 1;
-    unsigned seen = job_.load();
+    unsigned seen = number_.load();
     try {
+      workers_.reserve(workers_.size() + 1);
       std::thread thread([this, id, seen] { live(id, seen); });
       workers_.push_back({thread.native_handle()});
       thread.detach();
-    } catch (const std::system_error&) {
-      return false;  // no more threads to be had: fewer do the work
+    } catch (const std::exception&) {
+      return false;  // no more threads to be had, or no memory for one: fewer do the work
     }
     placed_for_ = -1;
     return true;
@@ -153,25 +183,20 @@ class Pool {
     pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals belong to Python's main thread
     for (;;) {
       await_job(seen);
-      seen = job_.load(std::memory_order_acquire);
+      seen = number_.load(std::memory_order_acquire);
       int count = static_cast<int>(seen % most_threads);
       if (id >= count) continue;  // this job needs fewer
-      work(Part{id, count, barrier_});
+      job_->work(Part{id, count, barrier_});
       std::atomic_ref(running_).fetch_sub(1, std::memory_order_release);
     }
   }
 
   void await_job(unsigned seen) {
     auto until = Clock::now() + patience;
-    for (int tries = 1; job_.load(std::memory_order_acquire) == seen; tries++) {
+    for (int tries = 1; number_.load(std::memory_order_acquire) == seen; tries++) {
       pause();
-      if (tries % 64 == 0 && Clock::now() > until) job_.wait(seen, std::memory_order_acquire);
+      if (tries % 64 == 0 && Clock::now() > until) number_.wait(seen, std::memory_order_acquire);
     }
-  }
-
-  void work(const Part& part) {
-    IeeeDefault ieee;
-    body_(context_, part);
   }
 
   // A woken worker tends to be put on the processor that woke it, where it can only wait for the caller to finish.
@@ -191,10 +216,9 @@ class Pool {
   int placed_for_ = -1;
   // The number of the job and, in the lowest digits, how many threads it takes: read at once, so that a worker which sleeps
   // through a job it has no part in cannot mistake the next one for it.
-  std::atomic<unsigned> job_{0};
+  std::atomic<unsigned> number_{0};
   int running_ = 0;  // workers still at it; atomic once they are
-  void (*body_)(void*, const Part&) = nullptr;
-  void* context_ = nullptr;
+  Job* job_ = nullptr;
   Barrier* barrier_ = nullptr;
 };
 
@@ -217,14 +241,19 @@ Pool& the_pool() {
 
 void Barrier::wait() {
   std::atomic_ref<int> waiting(waiting_), round(round_);
-  int mine = round.load(std::memory_order_relaxed);
+  const int mine = round.load(std::memory_order_relaxed);
+  if (mine == abandoned) throw Abandoned{};
   if (waiting.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
     waiting.store(0, std::memory_order_relaxed);
     round.store(mine + 1, std::memory_order_release);
   } else {
     spin_until_not(round_, mine);
+    if (round.load(std::memory_order_relaxed) == abandoned) throw Abandoned{};
   }
 }
+
+// No round can end any more: whoever comes, comes to one that lacks the caller.
+void Barrier::leave() { std::atomic_ref(round_).store(abandoned, std::memory_order_release); }
 
 void borrow_openmp(void* parallel, void* number, void* count) {
   the_pool().borrow({reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(parallel), reinterpret_cast<int (*)()>(number),
@@ -232,7 +261,10 @@ void borrow_openmp(void* parallel, void* number, void* count) {
 }
 
 void parallel(int threads, void (*body)(void*, const Part&), void* context) {
-  if (threads > 1 && the_pool().run(threads, body, context)) return;
+  if (threads > 1) {
+    Job job(body, context);
+    if (the_pool().run(threads, job)) return job.end();
+  }
   IeeeDefault ieee;
   Barrier alone(1);
   body(context, Part{0, 1, &alone});

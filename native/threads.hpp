@@ -3,11 +3,13 @@
 
 namespace openlstm {
 
-// Where threads of one `parallel` call meet; every thread sees what the others wrote before they came.
+// Where threads of one `parallel` call meet; every thread sees what the others wrote before they came. Where one of them has left
+// by an exception, the others leave by one too, instead of waiting for it.
 class Barrier {
  public:
   inline __attribute__((always_inline)) explicit Barrier(int size) : size_(size) {}
   void wait();
+  void leave();
 
  private:
   const int size_;
@@ -24,7 +26,8 @@ struct Part {
 };
 
 // Run body(context, part) on up to `threads` threads, the caller among them. Fewer take part, at the least the caller alone,
-// when another Python thread is using the pool. Floating point is put into its IEEE default (no flush to zero) meanwhile.
+// when another Python thread is using the pool. Floating point is put into its IEEE default (no flush to zero) meanwhile. What a
+// part throws is thrown here when all have ended: of several, the first.
 void parallel(int threads, void (*body)(void* context, const Part& part), void* context);
 
 // From now on take the threads of an OpenMP runtime: GOMP_parallel, omp_get_thread_num, omp_get_num_threads; null to stop.

@@ -2,14 +2,30 @@
 //
 // Built with the kernels, threads.cpp and workspace.cpp for one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
-// ends of sigmoid are exact. Exit status 1 where one is broken.
+// ends of sigmoid are exact, memory that runs out is an exception and changes no bit of the next run. Exit status 1 where one is
+// broken.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "engine.hpp"
+#include "workspace.hpp"
+
+// `new`, whose n-th call by a kernel may be refused.
+static std::atomic<long> calls_left{0};
+static std::atomic<bool> in_kernel{false};
+void* operator new(std::size_t bytes) {
+  if (in_kernel && calls_left > 0 && --calls_left == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(bytes ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace openlstm::OPENLSTM_ISA {
 #ifdef OPENLSTM_BFLOAT16
@@ -92,6 +108,11 @@ static const Shape shapes[] = {{"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0
                                {"cifg_np", 3, 3, 0, 1, true},  {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true}};
 static_assert(sizeof shapes / sizeof *shapes == openlstm::cells);
 
+struct Inside {
+  Inside() { in_kernel = true; }
+  ~Inside() { in_kernel = false; }
+};
+
 struct Sizes {
   int cell;
   index T, B, I, H, P;
@@ -167,7 +188,10 @@ struct Run {
     if (cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
     if (s.P) f.m = {m.data(), s.B * s.H, s.H};
     f.h_n = h_n.data();
-    table().of(s.cell)->forward(f);
+    {
+      const Inside kernel;
+      table().of(s.cell)->forward(f);
+    }
 
     const bool gru = S && !s.shape().has_cell;
     make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, s.normed() ? 0 : G * s.H), make(db_hh, gru ? G * s.H : 0);
@@ -188,7 +212,10 @@ struct Run {
     if (s.P) b.m = {m.data(), s.B * s.H, s.H};
     if (s.reset_state) b.dreset_h = {dreset_h.data(), 0, R};
     if (s.reset_state && cell) b.dreset_c = {dreset_c.data(), 0, s.H};
-    table().of(s.cell)->backward(b);
+    {
+      const Inside kernel;
+      table().of(s.cell)->backward(b);
+    }
     Hash h = 14695981039346656037u;
     for (auto* v : {&y, &dx}) h = hash(*v, h);
     for (auto* v : {&gates, &c, &m, &h_n, &c_n, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dnorm, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
@@ -261,6 +288,43 @@ void problems(const char* type) {
   }
 }
 
+// Every request for memory is refused once, of `new` and of work memory. (What a thread of the pool, or its place, would have
+// taken may be done without.)
+template <class T, class X = T>
+void starved(const char* type) {
+  const Sizes all[] = {{0, 6, 13, 20, 40, 0, false, true, true, true, true, false, false, false, true},
+                       {0, 3, 1, 256, 300, 0, false, false, false, false, true, false, false, false, true},
+                       {0, 6, 13, 20, 40, 9, true, false, false, false, true, false, true, false, true},
+                       {1, 12, 13, 20, 60, 0, false, false, false, false, true, false, false, false, true},
+                       {3, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, true, true},
+                       {17, 4, 13, 20, 40, 0, false, false, false, false, true, false, true, false, true},
+                       {18, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, false, true}};
+  for (const Sizes& s : all) {
+    Run<T, X> run(s, 5, 1.);
+    char where[64];
+    const Hash h = run.go(1);
+    for (int threads : {3, 1})
+      for (bool blocks : {false, true}) {
+        std::snprintf(where, sizeof where, "%s %s T%td, %d threads, %s", type, s.shape().name, s.T, threads, blocks ? "blocks" : "new");
+        long ran_out = 0;
+        for (long n = 1;; n++) {
+          bool thrown = false;
+          blocks ? openlstm::refuse_block(n) : void(calls_left = n);
+          try {
+            law(run.go(threads) == h, "memory done without", where);
+          } catch (const std::bad_alloc&) {
+            thrown = true, ran_out++;
+          }
+          const bool refused = blocks ? thrown : calls_left <= 0;
+          openlstm::refuse_block(0), calls_left = 0;
+          if (!refused) break;
+          law(run.go(threads) == h, "after memory ran out", where);
+        }
+        if (blocks) law(ran_out > 0, "memory asked for", where);
+      }
+  }
+}
+
 template <class T>
 void functions(const char* type) {
   const auto& table = Run<T>::table();
@@ -290,9 +354,11 @@ void functions(const char* type) {
 
 int main() {
 #ifdef OPENLSTM_BFLOAT16
+  laws::starved<float, openlstm::bfloat16>("bfloat16");
   laws::problems<float, openlstm::bfloat16>("bfloat16");
 #else
   std::fprintf(stderr, "instruction set %s\n", laws::kernels.name);
+  laws::starved<float>("float32");  // first, while the pool has no thread
   laws::functions<float>("float32");
   laws::functions<double>("float64");
   laws::problems<float>("float32");
