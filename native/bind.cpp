@@ -1,4 +1,6 @@
 // The module openlstm._native: addresses and strides in, nothing else; src/openlstm/engine/cpu.py gives it its shape.
+#include "bind.hpp"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -11,15 +13,12 @@
 
 #include "dispatch.hpp"
 #include "engine.hpp"
-#include "python.hpp"
 #include "threads.hpp"
 #include "workspace.hpp"
 
 namespace nb = nanobind;
 
 namespace openlstm {
-
-void bind_stepper(nb::module_& m);  // bind_stepper.cpp
 
 namespace {
 

@@ -7,14 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "bind.hpp"
 #include "dispatch.hpp"
-#include "python.hpp"
 
 namespace nb = nanobind;
 
 namespace openlstm {
-
-void bind_stepper(nb::module_& m);
 
 namespace {
 

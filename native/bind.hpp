@@ -1,10 +1,12 @@
-// What the two files of the binding have in common.
+// What the files of the binding have in common.
 #pragma once
 
-#include <Python.h>
+#include <nanobind/nanobind.h>
 #include <unistd.h>
 
 namespace openlstm {
+
+void bind_stepper(nanobind::module_& m);  // bind_stepper.cpp
 
 // The interpreter's lock is released while a kernel runs. A thread that comes back when the interpreter has ended is unwound by
 // Python (before 3.14), through code that may not throw, which would abort the process: it is held here for ever instead.
