@@ -36,8 +36,8 @@ Block<T> block_of(index n, const T* from = nullptr) {
 template <class T>
 struct Layer {
   Forward<T> f{};
-  T *h, *c;                                 // [B, R], [B, H], the state
-  Block<T> packed, peepholes, norm, c_new;  // the new c until every layer has made its step; the new h is y until then
+  T *h, *c;                                        // [B, R], [B, H], the state
+  Block<T> packed, peepholes, norm, h_new, c_new;  // the new state, until every layer has made its step
 
   Layer(const CellKernels<T>& kernels, nb::tuple a, index batch, int threads) {
     std::size_t next = 0;
@@ -51,28 +51,29 @@ struct Layer {
     index peephole_size = number(), norm_size = number();
     f.clip = static_cast<T>(nb::cast<double>(a[next++]));
     f.h0 = h = pointer(), f.c0 = c = pointer();
-    f.y = {pointer(), 0, f.fed_back()};  // [B, R]
     packed = block_of<T>(kernels.packed_size(f) + 1);
     kernels.pack(f, packed.get());
-    peepholes = block_of(peephole_size, w_ch), norm = block_of(norm_size, f.norm), c_new = block_of<T>(c ? batch * f.hidden : 0);
-    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get(), f.c_n = c_new.get();
+    peepholes = block_of(peephole_size, w_ch), norm = block_of(norm_size, f.norm);
+    h_new = block_of<T>(batch * f.fed_back()), c_new = block_of<T>(c ? batch * f.hidden : 0);
+    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get();
+    f.y = {h_new.get(), 0, f.fed_back()}, f.c_n = c_new.get();
     f.w_ih = f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them
   }
 
-  // The state after the step becomes the one before the next.
-  void carry_on() {
-    std::memcpy(h, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T));
-    if (c) std::memcpy(c, f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T));
-  }
+  void put_h(T* to) const { std::memcpy(to, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T)); }
+  void put_c(T* to) const { std::memcpy(to, f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T)); }
 };
 
-// The layers of one type; a step runs them one after the other. Where one of them fails, no layer's state has changed.
+// The layers of one type; a step runs them one after the other. Nothing that others see is written before all of them have ended:
+// x may be the y of the step before, and a step that fails changes nothing.
 template <class T>
 struct Stack {
   void (*forward)(const Forward<T>&) = nullptr;
   std::vector<Layer<T>> layers;
+  T* y = nullptr;  // [B, R]
 
-  void build(const KernelsOf<T>& kernels, int cell, nb::list described, index batch, int threads) {
+  void build(const KernelsOf<T>& kernels, int cell, nb::list described, index batch, int threads, Address output) {
+    y = reinterpret_cast<T*>(output);
     forward = kernels.of(cell)->forward;
     for (nb::handle layer : described) layers.emplace_back(*kernels.of(cell), nb::cast<nb::tuple>(layer), batch, threads);
   }
@@ -83,26 +84,30 @@ struct Stack {
       forward(layer.f);
       x = layer.f.y.data, row = layer.f.fed_back();
     }
-    for (Layer<T>& layer : layers) layer.carry_on();
+    for (const Layer<T>& layer : layers) {
+      layer.put_h(layer.h);
+      if (layer.c) layer.put_c(layer.c);
+    }
+    layers.back().put_h(y);
   }
 };
 
 class Stepper {
  public:
-  // layers: for each the numbers that `Layer` reads; arrays: those it writes to, which are kept alive; y: the last layer's outputs,
-  // handed out at every step; fit: turns an x that is not a plain array of the right type and size into one, or says what is
-  // wrong with it.
-  Stepper(int cell, bool twofold, nb::list layers, index batch, int threads, nb::object arrays, nb::object y, nb::object fit)
-      : twofold_(twofold), arrays_(std::move(arrays)), y_(std::move(y)), fit_(std::move(fit)) {
+  // layers: for each the numbers that `Layer` reads; state: the arrays that those lie in, kept alive; y: the last layer's outputs,
+  // handed out at every step, and their address; fit: turns an x that is not a plain array of the right type and size into one,
+  // or says what is wrong with it.
+  Stepper(int cell, bool twofold, nb::list layers, index batch, int threads, nb::object state, nb::object y, Address output, nb::object fit)
+      : twofold_(twofold), state_(std::move(state)), y_(std::move(y)), fit_(std::move(fit)) {
     const Kernels& kernels = in_use();
     if (cell < 0 || cell >= cells || !kernels.single.of(cell)) throw nb::value_error("openlstm._native.Stepper: unknown cell; use openlstm.engine.Stepper");
     double work = 0;
     if (twofold) {
-      double_.build(kernels.twofold, cell, layers, batch, threads);
+      double_.build(kernels.twofold, cell, layers, batch, threads, output);
       for (auto& layer : double_.layers) work += static_cast<double>(layer.f.hidden * (layer.f.inputs + layer.f.fed_back()));
       bytes_ = batch * double_.layers[0].f.inputs * static_cast<index>(sizeof(double));
     } else {
-      single_.build(kernels.single, cell, layers, batch, threads);
+      single_.build(kernels.single, cell, layers, batch, threads, output);
       for (auto& layer : single_.layers) work += static_cast<double>(layer.f.hidden * (layer.f.inputs + layer.f.fed_back()));
       bytes_ = batch * single_.layers[0].f.inputs * static_cast<index>(sizeof(float));
     }
@@ -171,7 +176,7 @@ class Stepper {
 
   bool twofold_, long_ = false, busy_ = false;
   index bytes_ = 0;  // of x
-  nb::object arrays_, y_, fit_;
+  nb::object state_, y_, fit_;
   Stack<float> single_;
   Stack<double> double_;
 };
@@ -180,7 +185,7 @@ class Stepper {
 
 void bind_stepper(nb::module_& m) {
   nb::class_<Stepper>(m, "Stepper")
-      .def(nb::init<int, bool, nb::list, openlstm::index, int, nb::object, nb::object, nb::object>())
+      .def(nb::init<int, bool, nb::list, openlstm::index, int, nb::object, nb::object, Address, nb::object>())
       .def("step", &Stepper::step)
       .def("acquire", &Stepper::acquire)
       .def("release", &Stepper::release);

@@ -143,6 +143,18 @@ def test_a_step_allocates_nothing_and_returns_the_same_array() -> None:
     assert grown < 500
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("batch", "hidden"), [(1, 100), (5, 33)])
+def test_what_it_gave_may_go_in_again(batch: int, hidden: int, backend: str) -> None:
+    """Its own array, which the step writes to."""
+    layer = openlstm.LSTM(hidden, hidden)
+    fed, copied = (Stepper(layer, batch, backend=backend) for _ in range(2))
+    y = x = np.ones((batch, hidden), np.float32)
+    for _ in range(T):
+        y, x = fed.step(y), copied.step(x.copy())
+        assert np.array_equal(y, x)
+
+
 def test_it_is_let_go_when_nobody_wants_it() -> None:
     stepper = Stepper(openlstm.LSTM(3, 5))
     stepper.step(np.ones(3, np.float32))
@@ -472,7 +484,7 @@ def test_a_state_is_assigned_whole_or_not_at_all() -> None:
         stepper.state = (zeros(1, 1, 5), zeros(1, 1, 5, dtype=np.float64))
     assert str(caught.value) == (
         "Stepper: state.c has another type than the weights\n  got       c: float64[1, 1, 5]\n  expected  float32\n"
-        "  hint      use c.astype(np.float32)"
+        "  hint      convert it to float32"
     )
     assert same(stepper.state, before)
     half = torch.full((1, 1, 5), 0.5, dtype=torch.bfloat16, requires_grad=True)

@@ -78,7 +78,7 @@ class Stepper:
         shape = (len(self._stack), batch)
         self._h = np.zeros((*shape, R), self._dtype)
         self._c = np.zeros((*shape, self._hidden), self._dtype) if self._cell.has_cell else None
-        self._y = np.zeros((*shape, R), self._dtype)
+        self._y = np.zeros((batch, R), self._dtype)
         probe = np.empty((1, batch, self._fit.inputs), self._dtype)
         self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
         native = self._native() if self.backend == "cpu" else None
@@ -102,7 +102,7 @@ class Stepper:
                 what, hint = f"state.{name} does not fit", "assign what another stepper's `state`, or the layer, gave"
                 raise ShapeError(message(WHO, what, f"{name}: {describe(its)}", expected, hint))
             if mine is not None and array is not None and hasattr(its, "dtype") and not np.can_cast(array.dtype, mine.dtype):
-                what, hint = f"state.{name} has another type than the weights", f"use {name}.astype(np.{mine.dtype})"
+                what, hint = f"state.{name} has another type than the weights", f"convert it to {mine.dtype}"
                 raise DtypeError(message(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint))
             found.append(array)
         with self._alone():
@@ -135,7 +135,7 @@ class Stepper:
 
         layers = []
         for n, w in enumerate(self._stack):
-            own = (self._h[n], None if self._c is None else self._c[n], self._y[n])
+            own = (self._h[n], None if self._c is None else self._c[n])
             clip = math.inf if self._cell.clip is None else float(self._cell.clip)
             layers.append(
                 (
@@ -149,8 +149,8 @@ class Stepper:
             )
         twofold = self._dtype.itemsize == 8
         number = cpu.KERNELS[self._cell.kernel]
-        arrays = (self._h, self._c, self._y)
-        return cpu.stepper(number, twofold, layers, self._batch, threads.current(), arrays, self._y[-1], self._fit)
+        kept = ((self._h, self._c), self._y, address(self._y), self._fit)
+        return cpu.stepper(number, twofold, layers, self._batch, threads.current(), *kept)
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)
@@ -161,10 +161,11 @@ class Stepper:
                 states.append(reference.step(self._cell, x, begin, w)[0])
                 x = states[-1].h[:, : self._hidden] if len(self._cell.feeds_back) > 1 else states[-1].h
             for n, (h, c) in enumerate(states):
-                self._h[n] = self._y[n] = h
+                self._h[n] = h
                 if self._c is not None:
                     self._c[n] = c
-        return self._y[-1]
+            self._y[...] = self._h[-1]
+        return self._y
 
 
 class _Fit(NamedTuple):
