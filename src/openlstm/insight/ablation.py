@@ -70,7 +70,7 @@ class Ablation:
     def finding(self) -> str:
         """What it uses, and in mode "cut" the losses that say so and the window to serve it with."""
         T = int(self.contexts[-1])
-        most = "the last step" if self.uses == 1 else f"the last {self.uses} steps"
+        most = "no more than the last step" if self.uses == 1 else f"the last {self.uses} steps"
         if self.uses == T and len(self.contexts) > 1:
             most = f"{_steps(T)}, the longest context that was measured, perhaps more"
         if self.mode == "shuffle":
