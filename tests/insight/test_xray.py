@@ -261,6 +261,25 @@ def test_columns_of_a_table_beside_the_units() -> None:
     assert report["tracking"].display is not None
 
 
+def test_the_target_among_the_columns_is_called_by_its_name() -> None:
+    x = data(32, 60)[0]
+    y = x[..., 0].cumsum(1)
+
+    class Every(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.core(x)[0])[..., 0]
+
+    net: Any = Every()
+    with torch.no_grad():  # a unit that adds up the first input
+        for p in net.core.parameters():
+            p.zero_()
+        net.core.weight_ih_l0[12, 0] = 0.01
+        net.core.bias_ih_l0[:24:6] = torch.tensor([50.0, 50, 0, 50])
+    report = openlstm.xray(net, (x, y), loss=squares, columns={"sum": y}, before=False)
+    assert "tracks sum" in report["tracking"].finding
+    assert report["tracking"].finding.endswith("; sum is the target, what the network is trained to give.")
+
+
 def test_what_a_watch_saw_during_training() -> None:
     from openlstm.insight.watch import Watch
 

@@ -117,7 +117,7 @@ def xray(
         made.send(ablated)
     made.model("attribution", lambda: _attribution(model, data, loss, places, features))
     if columns:
-        made.places("tracking", lambda p: _tracking(p, columns))
+        made.places("tracking", lambda p: _tracking(p, columns, target))
     if tokens is not None:
         made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
@@ -440,7 +440,7 @@ def _attribution(
     return attribution(model, _few(x, places[0]), features=features)
 
 
-def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
+def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
     from openlstm.insight.tracking import tracking
 
     def steps_first(a: Any) -> Any:
@@ -448,7 +448,7 @@ def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
         turned = place.module.batch_first and tuple(a.shape[:2]) == (place.rows, place.steps)
         return a.transpose(0, 1) if turned else a
 
-    return tracking(place, {name: steps_first(a) for name, a in columns.items()})
+    return tracking(place, {name: steps_first(a) for name, a in columns.items()}, target=target)
 
 
 def _text(data: Any, tokens: Any, places: Sequence[Place], rows: Sequence[int] | None) -> Any:
