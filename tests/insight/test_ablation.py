@@ -197,7 +197,7 @@ def test_more_context_that_hurts_is_said_with_both_losses() -> None:
     assert found.uses == 20  # from there on the loss is the one of all 64
     assert found.finding == (
         f"The network uses the last 20 steps, and does better with less: with {found.better} steps its loss is 0.28, "
-        f"with 64 it is 0.404. Serve it with a window of {found.better} steps."
+        f"with 64 it is 0.404. A window of {found.better} steps is better than all of it."
     )
     assert found.serving == (
         f"It does better with a window of {found.better} steps, begun anew for each answer, than in a stream that goes on: "
@@ -265,7 +265,7 @@ def test_what_is_left_with_much_less_is_told() -> None:
     near, first = (found.losses[found.contexts == k].item() for k in (2, 1))
     assert found.finding == (
         f"The network uses the last 20 steps: with 20 steps its loss is {number(found.full, 3)}, "
-        f"with 50 it is {number(found.full, 3)}. Serve it with a window of 20 steps. "
+        f"with 50 it is {number(found.full, 3)}. A window of 20 steps is enough. "
         f"Almost all that the past tells comes from the last 2 steps: its loss is {number(near, 3)} with these, "
         f"{number(first, 3)} with 1."
     )

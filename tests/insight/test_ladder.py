@@ -45,7 +45,7 @@ def test_a_lag_that_was_asked_for_and_another_one_that_the_data_need_are_told_ap
     assert [(r.name, r.lag) for r in found.rungs] == [("asked", 33), ("needed", 6)]
     assert found["needed"].note == data.finding
     assert found.finding == (
-        "In steps: asked 33, needed 6. Lag 33 was asked for; a linear model finds that the data need lag 6, "
+        "In steps: asked 33, needed 6. Lag 33 is asked about; a linear model finds that the data need lag 6, "
         "and cannot see a lag that matters only together with another."
     )
     assert ladder(needed=data).finding == "In steps: needed 6."

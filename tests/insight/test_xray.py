@@ -115,7 +115,7 @@ def test_a_trained_network_for_which_more_context_hurts_is_taken_for_a_trained_o
     advice = report["streaming"].extra["advice"]
     (used,) = report["ablation"].results.values()
     assert used.better is not None and 2 <= used.better < 12
-    assert f"Serve it with a window of {used.better} steps" in report.finding
+    assert f"A window of {used.better} steps is better than all of it" in report.finding
     assert f"a window of {used.better} steps, begun anew for each answer" in advice and advice in spoken(report)
 
 
@@ -124,7 +124,7 @@ def test_what_is_used_and_what_is_to_be_sent_to_a_stream_are_one_answer(layers: 
     net, d = trained(layers)
     report = openlstm.xray(net, d, loss=squares)
     assert report.uses is not None and 1 < report.uses < 24
-    assert f"Serve it with a window of {report.uses} steps" in report["ablation"].finding
+    assert f"A window of {report.uses} steps is enough" in report["ablation"].finding
     assert f"Send {report.uses} steps before trusting a stream that begins cold" in report["streaming"].finding
     assert spoken(report).count("before trusting a stream") == 1 + 1 + 2  # print, caption, and the words of both drawings
     states = openlstm.xray(net, d[0], lag=5)["streaming"]
@@ -148,7 +148,7 @@ def test_the_lag_that_was_asked_for_is_not_said_to_be_needed() -> None:
     x, y = data(200)
     report = openlstm.xray(Net(), (x, y), loss=squares, lag=33, before=True)
     assert (report.ladder["asked"].lag, report.ladder["needed"].lag) == (33, 0)
-    assert "Lag 33 was asked for; a linear model finds that the data need lag 0" in spoken(report)
+    assert "Lag 33 is asked about; a linear model finds that the data need lag 0" in spoken(report)
     alone = openlstm.xray(Net(), data(200)[0], lag=33, before=True)  # without a target nobody knows what the data need
     assert [r.name for r in alone.ladder.rungs if r.name in ("asked", "needed")] == ["asked"]
 

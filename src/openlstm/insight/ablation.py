@@ -79,11 +79,11 @@ class Ablation:
             return f"The network uses {most} of column {self.feature}."
         if self.better is not None:
             less = f"and does better with less: {self._with(self.better)}"
-            return f"The network uses {most}, {less}. Serve it with a window of {_steps(self.better)}."
+            return f"The network uses {most}, {less}. A window of {_steps(self.better)} is better than all of it."
         shown = self.uses if self.uses < T else int(self.contexts[-2]) if len(self.contexts) > 1 else T
         text = f"The network uses {most}: {self._with(shown)}."
         if self.uses < T:
-            text += f" Serve it with a window of {_steps(self.uses)}."
+            text += f" A window of {_steps(self.uses)} is enough."
         if self.nearly is not None and 1 < self.nearly <= 0.9 * self.uses:
             text += f" Almost all that the past tells comes from the last {_steps(self.nearly)}: its loss is "
             text += f"{number(self._loss(self.nearly), 3)} with these, {number(self._loss(1), 3)} with 1."

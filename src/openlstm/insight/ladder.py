@@ -1,8 +1,8 @@
 """D5, the ladder: the lags that matter, on one axis, each with what it means.
 
-    asked       the lag that the user asks for
+    asked       the lag that is asked about
     needed      the lag that the data ask for, as far as a linear model can tell
-    window      how far training goes back (truncated backpropagation)
+    window      how far a gradient goes back: the length of the sequences, or that of truncated backpropagation
     gradient    the longest lag that at least THRESHOLDS.share of the gradient reaches
     flip        the longest lag at which a flipped input moves the last state by at least THRESHOLDS.flip of its spread
     used        the context that a trained network uses (`insight.ablation`)
@@ -65,7 +65,7 @@ class Ladder:
             return "No lag is known."
         text = f"In steps: {', '.join(f'{name} {lag}' for name, lag in said.items())}."
         if "asked" in said and "needed" in said:
-            text += f" Lag {said['asked']} was asked for; a linear model finds that the data need lag {said['needed']}, "
+            text += f" Lag {said['asked']} is asked about; a linear model finds that the data need lag {said['needed']}, "
             text += "and cannot see a lag that matters only together with another."
         return text
 
@@ -86,9 +86,9 @@ def ladder(
     """Put together what is known; what is None has no rung.
 
     Args:
-        lag: asked for by the user.
+        lag: that is asked about.
         needed, reach, used: of the functions of these names.
-        window: steps of truncated backpropagation.
+        window: steps of the sequences, or of truncated backpropagation.
         flip_lag: of `flip_rung`.
 
     >>> ladder(lag=120, window=64).finding
@@ -96,17 +96,17 @@ def ladder(
     """
     rungs: list[Rung] = []
     if lag is not None:
-        rungs.append(Rung("asked", lag, "the lag that was asked for"))
+        rungs.append(Rung("asked", lag, "the lag that is asked about"))
     if needed is not None and needed.lag is not None and (lag is None or not needed.own):
         rungs.append(Rung("needed", needed.lag, needed.finding))
     if window is not None:
-        rungs.append(Rung("window", window, f"training goes back {window} steps"))
+        rungs.append(Rung("window", window, f"a gradient goes back {window} steps at most"))
     if reach is not None and len(reach.share):
         rungs.append(gradient_rung(reach))
     if flip_lag is not None:
         rungs.append(flip_lag)
     if used is not None:
-        rungs.append(Rung("used", used.uses, used.finding))
+        rungs.append(Rung("used", used.uses, f"from {used.uses} steps on the loss is the one with {used.contexts[-1]}"))
     return Ladder(tuple(rungs))
 
 

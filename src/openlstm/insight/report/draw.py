@@ -36,9 +36,9 @@ UNITS = 240  # at most so many units are drawn of all places together
 PLACES = len(SERIES)
 
 RUNGS = {
-    "asked": "asked for",
+    "asked": "asked about",
     "needed": "needed by the data",
-    "window": "steps that training goes back",
+    "window": "steps that a gradient can go back",
     "gradient": "gradient reaches",
     "flip": "a flipped input is felt",
     "used": "used after training",
