@@ -60,10 +60,16 @@ def forecaster(
         noise = torch.randn(NOISE, W, 1, generator=torch.Generator().manual_seed(0))
         data = torch.cat([noise, torch.zeros_like(noise)], -1)
         lag = lag if lag is not None else min(header.series.period, W - 1)
-        notes.append("No data were given: the inputs are noise, so what the data need and what the network uses is not known.")
+        notes.append(
+            "No data were given: the inputs are noise, so what the data need and what the network uses is not known. "
+            f"The lag asked about is {lag}."
+        )
     else:
         data, loss = windows(header, series), quantile_loss(header.head.quantiles)
     report = xray(net, data, lag=lag, loss=loss, before=before, features=("value", "missing"), name=name)
+    if not before and report.uses is not None:
+        W = header.series.window
+        notes.append(f"Windows are scaled by all of their {W} values before the network reads them: the model still takes {W}.")
     return report.noted(*notes)
 
 
@@ -128,6 +134,8 @@ def table(report: Report) -> Group:
     lines.add_column(style="dim", no_wrap=True)
     lines.add_column(overflow="fold")
     for section in report.sections:
+        if section.finding and section.finding == report.finding:
+            continue  # it is the verdict
         why = f"not computed: {section.error.splitlines()[0]}" if section.error else ""
         lines.add_row(section.title, escape(section.finding or why))
     parts.append(lines)

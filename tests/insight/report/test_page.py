@@ -185,7 +185,7 @@ def test_a_report_as_json_and_in_a_notebook_and_by_name() -> None:
     assert r["gates"].display is not None and "<svg" in r["gates"]._repr_html_()
     with pytest.raises(KeyError, match="there are reach, retention"):
         r["nonsense"]
-    assert repr(r).splitlines()[0] == "X-ray of a <model>, before training: blocked"
+    assert repr(r).splitlines()[0] == "X-ray of a <model>: blocked (looked at before training: what can be learnt)"
 
 
 def test_plain() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,15 @@ from openlstm._files import writable, write_whole
 
 if TYPE_CHECKING:
     from openlstm.insight.report.display import Display
+
+
+WIDTH = 120  # characters of a line where a report is printed
+
+STAGES = {
+    "before": "looked at before training: what can be learnt",
+    "after": "looked at after training: what is used",
+    "unknown": "whether it has been trained is not known",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class Report:
     """What a network remembers, for how long, and what to change.
 
     model: what was looked at: name, parameters, places and the shape of the data.
-    stage: "before" training (the verdict is what can be learnt) or "after" (the verdict is what is used).
+    stage: "before" training (the verdict is what can be learnt), "after" (the verdict is what is used), or "unknown": nobody
+        said which, no loss tells, and the verdict is what can be learnt if training begins from these weights.
     verdict: an `insight.verdict.Verdict`, None where it could not be computed (`reason` says why).
     ladder: an `insight.ladder.Ladder`.
     advice: an `insight.advice.Advice`; None after training, and where nothing is blocked.
@@ -105,6 +116,11 @@ class Report:
     sections: tuple[Section, ...]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def heading(self) -> str:
+        """What is known of the training."""
+        return STAGES[self.stage]
 
     @property
     def word(self) -> str:
@@ -184,13 +200,17 @@ class Report:
         return f'<iframe srcdoc="{escape(self.to_html())}" title="openlstm X-ray" {frame}></iframe>'
 
     def __repr__(self) -> str:
-        lines = [f"X-ray of {self.model.get('name', 'a model')}, {self.stage} training: {self.word}", f"  {self.finding}"]
+        texts = {"verdict": self.finding}
         best = getattr(self.advice, "best", None)
         if best is not None:
-            lines.append(f"  advice: {best.name}, --init {best.flag}" if best.flag else f"  advice: {best.name}")
+            texts["advice"] = f"{best.name}, --init {best.flag}" if best.flag else best.name
         said = {s.name: s.finding or f"not computed: {s.error}" for s in self.sections}
-        lines += [f"  {name:<12} {text.splitlines()[0]}" for name, text in said.items()]
-        return "\n".join(line if len(line) <= 160 else line[:157] + "..." for line in lines)
+        texts |= {name: text for name, text in said.items() if text != self.finding}  # one may be the verdict
+        lines = [f"X-ray of {self.model.get('name', 'a model')}: {self.word} ({self.heading})"]
+        for name, text in [*texts.items(), *(("note", note) for note in self.notes)]:
+            parts = [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH, break_on_hyphens=False)]
+            lines += [f"  {name if k == 0 else '':<12} {part}" for k, part in enumerate(parts)]
+        return "\n".join(lines)
 
 
 def plain(value: Any) -> Any:
