@@ -5,7 +5,7 @@ python papers/horizon.py --table     # only the tables of what is there
 python papers/horizon.py --look      # draw every network that is there again and look at it; nothing is trained
 python papers/horizon.py --jobs 2    # two processes of one thread each; default one
 
-Two looks are asked: that of the last state of the layer alone, and that of the loss, which follows it through the whole network.
+Two looks are asked: that of the last state of the layer alone, and that of the loss, followed through the whole network.
 First the networks of `recall` are looked at and trained; from them alone `freeze` draws the two thresholds of each look, which
 stand in openlstm.insight.verdict.THRESHOLDS and LOSS_THRESHOLDS. Then the networks of other tasks are judged by them, and then
 networks that read more than the last state (READERS). Every finished network is written to the JSON at once, and a run that was

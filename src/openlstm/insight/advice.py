@@ -273,7 +273,7 @@ class _Trying:
         """The measures, None where they cannot be taken."""
         places = look(model, self.data, self.loss).places
         try:
-            return seeing(model, self.data, self.loss, places).measured(self.lag), places
+            return seeing(model, self.data, self.loss, places, self.lag).measured(self.lag), places
         except Unknown:
             return None, places
 

@@ -1,7 +1,7 @@
 """A batch and a loss in whatever form they come, brought to one: a tuple with the target last, `loss(model, *data)`.
 
     data    a tensor, a PackedSequence, a tuple (.., target), a dict of keywords, a DataLoader or another iterable of these
-    loss    loss(model, *data), loss(model, **data), loss(model, data), or loss(output, target): torch.nn.MSELoss(), F.cross_entropy
+    loss    loss(model, *data), loss(model, **data), loss(model, data), or loss(output, target), as torch's own are
 
 A loss is one of outputs if it is torch's own, or if it takes two arguments where the data are two or more and the first of them
 is not called a model. Then the model is called with all but the last of the data, or of a dict with what its `forward` takes.
@@ -34,7 +34,7 @@ MODELS = ("model", "net", "network", "module", "m")
 FORMS = "loss(model, *data), or loss(output, target) with the target last in the data"
 
 
-def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Loss | None, tuple[str, ...]]:
+def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, tuple[str, ...]]:
     """Data and loss in the one form, and notes on what was taken of them.
 
     What is in that form already is given back as it is.

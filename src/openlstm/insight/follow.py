@@ -3,7 +3,7 @@
     g_bk   = dL/dx of row b, k steps before its last          x: an input of the model with rows and steps; of tokens the first
                                                               floats that come of them, as a rule their embedding
     share  = sum_b ||g_b,lag|| / max over k = 0 .. lag of sum_b ||g_bk||
-    flip   = mean_b ||y_b' - y_b|| / rms_b ||y_b - mean y||   y: what the loss reads of the output, x mirrored at the lag (`flip`)
+    flip   = mean_b ||y_b' - y_b|| / rms_b ||y_b - mean y||   y: what the loss reads; y' where x is mirrored at the lag (`flip`)
 
 Nothing here knows how the model is made: a direction, pooling, attention or a connection around the layers all count, because
 dL/dx and y do. Norms are Euclidean over what one row holds, sums over the rows that are longer than the lag; of several inputs
@@ -230,7 +230,7 @@ class Followed:
     """A model with its data and its loss, from the inputs to what is read and back.
 
     Args:
-        model, data, loss: as in `look`; without a loss the output itself is read.
+        model, data, loss: as `insight.batch.formed` gives them, two rows or more; without a loss the output itself is read.
         places: what `look` found in it.
 
     Raises:
@@ -247,8 +247,6 @@ class Followed:
         self.decided: list[bool] | None = None
         self.reads: list[_Read] = []
         self.call = 0  # the number of the outermost call whose output is read
-        if self.rows < 2:
-            raise Unknown("one row shows no spread: pass a batch of two rows or more")
         with self._still():
             self._follow()
             self.before = self._read(self._run())
@@ -350,8 +348,8 @@ class Followed:
         T, B = self.shapes[0]
         shown = ", ".join(describe(a) for a in _tensors((self.args, self.named))) or "no tensor"
         return (
-            f"no floats with {B} rows and {T} steps, as {self.places[0].name} sees them, are to be found among the inputs of the "
-            f"model ({shown}) or come of its tokens"
+            f"no floats with {B} rows and {T} steps, as {self.places[0].name} sees them, are among the inputs of the model "
+            f"({shown}) or come of its tokens"
         )
 
     def _steps_axes(self, run: _Run) -> list[int]:

@@ -103,12 +103,12 @@ def gradient_rung(seen: LastState | WholeModel) -> Rung:
     Args:
         seen: of `insight.verdict.seeing`.
     """
-    limit = seen.thresholds.share
+    limit = seen.of.thresholds.share
     shares = seen.shares()
     kept = np.flatnonzero(shares >= limit)
     longest = int(kept[-1]) if kept.size else 0
     end = len(shares) - 1
-    note = f"at least {limit:g} of the {seen.gradient} reaches lag {longest}"
+    note = f"at least {limit:g} of the {seen.of.gradient} reaches lag {longest}"
     return (
         Rung("gradient", math.inf, f"{note}, the longest looked at", end) if longest == end else Rung("gradient", longest, note)
     )
@@ -121,14 +121,14 @@ def flip_rung(seen: LastState | WholeModel, longest: int | None = None) -> Rung:
         seen: of `insight.verdict.seeing`.
         longest: the longest lag to try (default: all that the sequences have).
     """
-    limit = seen.thresholds.flip
+    limit = seen.of.thresholds.flip
     end = seen.longest if longest is None else longest
 
     def moves(lag: int) -> bool:
         return seen.flip(lag).ratio >= limit
 
     if moves(end):
-        return Rung("flip", math.inf, f"an input moves {seen.read} over {end} steps, the longest looked at", end)
+        return Rung("flip", math.inf, f"an input moves {seen.of.read} over {end} steps, the longest looked at", end)
     low, high = 0, 1
     while high < end and moves(high):
         low, high = high, 2 * high
@@ -136,7 +136,7 @@ def flip_rung(seen: LastState | WholeModel, longest: int | None = None) -> Rung:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if moves(middle) else (low, middle)
-    return Rung("flip", low, f"an input moves {seen.read} by at least {limit:g} of its spread over {low} steps")
+    return Rung("flip", low, f"an input moves {seen.of.read} by at least {limit:g} of its spread over {low} steps")
 
 
 def _lag(rung: Rung) -> str:

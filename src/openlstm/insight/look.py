@@ -250,8 +250,8 @@ def look(
     Args:
         model: a recurrent layer of openlstm or torch.nn, or any module that holds some. It runs in eval mode.
         data: its inputs: a tensor, a PackedSequence, a tuple of inputs, a dict of keywords, or a DataLoader, of which the first
-            batch is taken; with a loss all that the loss takes, the target last. For a bare layer x in the layer's own layout, or
-            (x, what the loss wants).
+            batch is taken; with a loss all that the loss takes, the target last. For a bare layer x in the layer's own layout,
+            or (x, what the loss wants).
         loss: `loss(model, *data)` or `loss(output, target)`, a scalar (`insight.batch`); adds its gradient at the outputs of
             every place.
         layers: only these, names of modules ("encoder.lstm") or of places ("encoder.lstm.0").

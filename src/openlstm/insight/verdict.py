@@ -16,8 +16,8 @@ With a loss, or a whole model, what is measured is the way from the inputs to wh
     not blocked   otherwise
 
 s_T is the state after the last step, and h_T and c_T are independent coordinates of it (`insight.reach`). Of several layers the
-one that does best speaks, since any of them may carry the lag. Of a last state at most 64 rows and the last 2 lag + 33 steps are
-looked at; a single long sequence is cut into rows. The lag is counted from the end of each row.
+one that does best speaks, since any of them may carry the lag. Of a last state at most 64 rows and the last 2 lag + 33 steps
+are looked at; a single long sequence is cut into rows. The lag is counted from the end of each row.
 
 'Blocked' is a law with exceptions that are counted (docs/horizon.md); 'not blocked' promises nothing: it means that these two
 measures saw no obstacle. Neither is asked of a trained network, whose latched bit has a vanishing gradient: there `ablation`.
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from openlstm._errors import ArgumentError, message
 from openlstm.insight import needed as needs
-from openlstm.insight.batch import RECURRENT, Loss, formed
+from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.insight.flip import Flip, flip
 from openlstm.insight.follow import Followed, Unknown
 from openlstm.insight.look import Place, look
@@ -67,6 +67,20 @@ THRESHOLDS = Thresholds(share=5e-6, flip=1e-5)
 
 LOSS_THRESHOLDS = Thresholds(share=7e-6, flip=1e-5)
 """Of the loss, drawn in the same way from the same networks before any other was judged."""
+
+
+class Subject(NamedTuple):
+    """What is looked at, whose gradient is followed, what a flip moves, and the thresholds."""
+
+    name: str
+    gradient: str
+    read: str
+    thresholds: Thresholds
+
+
+LOSS = Subject("the loss", "gradient of the loss", "what the loss reads", LOSS_THRESHOLDS)
+OUTPUT = Subject("the output", "gradient of a random probe of the output", "the output", LOSS_THRESHOLDS)
+LAST_STATE = Subject("the last state", "gradient", "the last state", THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -102,25 +116,23 @@ class Verdict:
 
 
 class Measured(NamedTuple):
-    """The two measures, which layer does best, whether any layer has gates, what was looked at, and whether what is read
-    depends on the input at the lag at all."""
+    """The two measures.
+
+    place: the layer that does best. gated: whether any layer has gates. of: what was looked at.
+    depends: whether what is read depends on the input at the lag at all.
+    """
 
     share: float
     flip: Flip
     place: str
     gated: bool
-    of: str = "the last state"
+    of: Subject = LAST_STATE
     depends: bool = True
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """Those of what was looked at."""
-        return THRESHOLDS if self.of == "the last state" else LOSS_THRESHOLDS
 
     @property
     def low(self) -> bool:
         """Below both thresholds."""
-        return self.share < self.thresholds.share and self.flip.ratio < self.thresholds.flip
+        return self.share < self.of.thresholds.share and self.flip.ratio < self.of.thresholds.flip
 
 
 def verdict(
@@ -167,7 +179,7 @@ def verdict(
             raise ArgumentError(message("verdict", "the data do not show which lag they need", got, "a lag", hint))
         lag = needed.lag
     try:
-        found = seeing(model, data, loss, places).measured(lag)
+        found = seeing(model, data, loss, places, lag).measured(lag)
     except Unknown as why:
         reason = f"{str(why)[0].upper()}{str(why)[1:]}."
         return Verdict("no verdict", lag, math.nan, math.nan, LOSS_THRESHOLDS, reason, "", needed, "nothing")
@@ -176,10 +188,9 @@ def verdict(
 
 def judge(found: Measured, lag: int, needed: Needed | None = None) -> Verdict:
     """The word for two measures."""
-    limits = found.thresholds
-    read = _read(found.of)
+    _, gradient, read, limits = found.of
     numbers = (
-        f"the share of the {_GRADIENTS[found.of]} that reaches it is {found.share:.1e} (blocked below {limits.share:g}), "
+        f"the share of the {gradient} that reaches it is {found.share:.1e} (blocked below {limits.share:g}), "
         f"a flipped input moves {read} by {found.flip.ratio:.1e} of its spread (below {limits.flip:g})"
     )
     if not found.low:
@@ -199,7 +210,7 @@ def judge(found: Measured, lag: int, needed: Needed | None = None) -> Verdict:
         reason = reason[0].upper() + reason[1:]
     else:
         word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: training hears nothing of it."
-    return Verdict(word, lag, found.share, found.flip.ratio, limits, reason, found.place, needed, found.of)
+    return Verdict(word, lag, found.share, found.flip.ratio, limits, reason, found.place, needed, found.of.name)
 
 
 def measure(model: nn.Module | Place, data: Any, lag: int, *, loss: Any = None) -> Measured:
@@ -212,46 +223,64 @@ def measure(model: nn.Module | Place, data: Any, lag: int, *, loss: Any = None) 
     if isinstance(model, Place):
         return LastState([model]).measured(lag)
     data, loss, _ = formed(model, data, loss, "measure")
-    return seeing(model, data, loss, look(model, data, loss).places).measured(lag)
+    return seeing(model, data, loss, look(model, data, loss).places, lag).measured(lag)
 
 
-def seeing(model: nn.Module | Place, data: Any, loss: Loss | None, places: Sequence[Place]) -> LastState | WholeModel:
+def seeing(
+    model: nn.Module | Place, data: Any, loss: Loss | None, places: Sequence[Place], lag: int | None = None
+) -> LastState | WholeModel:
     """What takes the measures: of the last state of a bare layer without a loss, else of the whole model.
 
     Args:
         data, loss: as `insight.batch.formed` gives them.
         places: of `look`.
+        lag: that will be asked for, by which a single long sequence is cut into rows.
 
     Raises:
+        ArgumentError: for a single sequence that is too short for it.
         Unknown: where they cannot be taken.
     """
-    if loss is not None or not isinstance(model, (Place, *RECURRENT)):
-        assert isinstance(model, nn.Module)
-        return WholeModel(getattr(model, "_orig_mod", model), data, loss, places)
+    if isinstance(model, nn.Module) and (loss is not None or not isinstance(model, RECURRENT)):
+        whole: nn.Module = getattr(model, "_orig_mod", model)
+        if places[0].rows == 1:
+            data = _in_rows(data, places[0].steps, places[0].steps // 4 if lag is None else lag)
+            places = look(whole, data, loss).places
+        return WholeModel(whole, data, loss, places)
     if any(p.reverse for p in places):
         raise Unknown("the layer runs in two directions, and which of its outputs are read is not known: pass the loss")
     return LastState(places)
 
 
+def _in_rows(data: Any, steps: int, lag: int) -> Any:
+    """A single long sequence [T, 1, ..] or [1, T, ..], and the targets of its steps, as rows that follow each other."""
+    _expect_lag(lag, steps)
+    window = max(lag + 1, min(2 * lag + 33, steps // 2))
+    rows = min(steps // window, ROWS)
+
+    def cut(a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return a
+        if rows < 2 or tuple(a.shape[:2]) not in ((steps, 1), (1, steps)):
+            raise ArgumentError(_no_spread(steps, lag))
+        first = a.shape[0] == steps
+        some = (a[:, 0] if first else a[0])[-rows * window :].unflatten(0, (rows, window))
+        return some.transpose(0, 1) if first else some
+
+    return mapped(data, cut)
+
+
+def _no_spread(steps: int, lag: int) -> str:
+    got, hint = f"1 row of {steps} steps", f"pass a batch, or a sequence of {2 * (lag + 1)} steps or more"
+    return message("verdict", "one sequence shows no spread", got, "two rows or more", hint)
+
+
 class WholeModel(Followed):
     """The measures of `insight.follow`."""
 
-    thresholds = LOSS_THRESHOLDS
-
     @property
-    def gradient(self) -> str:
-        """Whose share is measured."""
-        return _GRADIENTS[self.of]
-
-    @property
-    def of(self) -> str:
+    def of(self) -> Subject:
         """What is looked at."""
-        return "the output" if self.loss is None else "the loss"
-
-    @property
-    def read(self) -> str:
-        """What a flip moves."""
-        return _read(self.of)
+        return OUTPUT if self.loss is None else LOSS
 
     def measured(self, lag: int) -> Measured:
         """The two measures."""
@@ -269,8 +298,7 @@ class WholeModel(Followed):
 class LastState:
     """The measures of the last state of layers: the best share of any place, the best flip of any module."""
 
-    thresholds = THRESHOLDS
-    gradient, read = "gradient", "the last state"
+    of = LAST_STATE
 
     def __init__(self, places: Sequence[Place]) -> None:
         first = places[0]
@@ -302,17 +330,6 @@ class LastState:
         return max(flips, key=lambda f: f.ratio)
 
 
-_GRADIENTS = {
-    "the loss": "gradient of the loss",
-    "the output": "gradient of a random probe of the output",
-    "the last state": "gradient",
-}
-
-
-def _read(of: str) -> str:
-    return "what the loss reads" if of == "the loss" else of
-
-
 def _expect_lag(lag: int, steps: int) -> None:
     if not 0 <= lag < steps:
         raise ArgumentError(_short(f"lag={lag}, T={steps}", "0 <= lag < T"))
@@ -338,8 +355,7 @@ def rows_of(places: Sequence[Place], lag: int) -> list[Place]:
         window = min(int(last.min()), 2 * lag + 33) if len(kept) else 0
     if len(kept) < 2:
         if first.rows == 1:
-            got, hint = f"1 row of {first.steps} steps", f"pass a batch, or a sequence of {2 * (lag + 1)} steps or more"
-            raise ArgumentError(message("verdict", "one sequence shows no spread", got, "two rows or more", hint))
+            raise ArgumentError(_no_spread(first.steps, lag))
         raise ArgumentError(_short(f"lag={lag}, {len(kept)} of {first.rows} rows are longer"))
     at = last - window + torch.arange(window, device=ends.device)[:, None]  # [window, rows]
 

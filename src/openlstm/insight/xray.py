@@ -50,9 +50,9 @@ def xray(
 
     Args:
         model: a recurrent layer of openlstm or torch.nn, or any module that holds some.
-        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, a PackedSequence, a tuple whose last is
-            the target, a dict of keywords, or a DataLoader, of which the first batch is taken. A large batch is thinned out, and
-            the report says so.
+        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, a PackedSequence, a tuple whose last
+            is the target, a dict of keywords, or a DataLoader, of which the first batch is taken. A large batch is thinned out,
+            and the report says so.
         lag: steps between what has to be remembered and the answer, counted from the end of each row; None for the lag that the
             data need.
         loss: `loss(model, *data)`, a scalar, or `loss(output, target)` such as `torch.nn.CrossEntropyLoss()`. The verdict
@@ -107,7 +107,8 @@ def xray(
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
     made.lag = lag
-    made.threshold = verdict.thresholds.share if getattr(verdict, "of", "") == "the last state" else None  # of that alone
+    if getattr(verdict, "of", "") == "the last state":  # the threshold of that share, and of no other
+        made.threshold = verdict.thresholds.share  # type: ignore[union-attr]
     if needs is not None:
         made.model("needed", lambda: needs)
     for word, measure in _PLACES.items():
@@ -394,7 +395,7 @@ def _ladder(
     from openlstm.insight.ladder import flip_rung, gradient_rung, ladder
     from openlstm.insight.verdict import seeing
 
-    seen, _ = _guarded(lambda: seeing(model, data, loss, places))  # where that fails the verdict says why
+    seen, _ = _guarded(lambda: seeing(model, data, loss, places, lag))  # where that fails the verdict says why
     reached = _guarded(lambda: gradient_rung(seen))[0] if seen else None
     flipped = _guarded(lambda: flip_rung(seen))[0] if seen else None
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
