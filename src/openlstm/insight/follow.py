@@ -2,7 +2,7 @@
 
     g_bk   = dL/dx of row b, k steps before its last          x: an input of the model with rows and steps; of tokens the first
                                                               floats that come of them, as a rule their embedding
-    share  = sum_b ||g_b,lag|| / max over k = 0 .. lag of sum_b ||g_bk||
+    share  = sum_b ||g_b,lag|| / max over k of sum_b ||g_bk||
     flip   = mean_b ||y_b' - y_b|| / rms_b ||y_b - mean y||   y: what the loss reads; y' where x is mirrored at the lag (`flip`)
 
 Nothing here knows how the model is made: a direction, pooling, attention or a connection around the layers all count, because
@@ -123,11 +123,9 @@ class _Run:
         self.decided.append(own)
         if not own:
             return a
-        added = None
-        if self.gradients:
-            added = torch.zeros_like(a, requires_grad=True)
-        elif self.add is not None:
-            added = self.add(len(self.entries), a)
+        change = None if self.add is None else self.add(len(self.entries), a)
+        a = a if change is None else a + change
+        added = torch.zeros_like(a, requires_grad=True) if self.gradients else None
         self.entries.append(Entry(a.detach(), added, steps[0] if len(steps) == 1 else None))
         return a if added is None else a + added
 
@@ -248,7 +246,8 @@ class Followed:
         self.reads: list[_Read] = []
         self.call = 0  # the number of the outermost call whose output is read
         with self._still():
-            self._follow()
+            with torch.enable_grad():
+                self._follow()
             self.before = self._read(self._run())
             self._expect_the_same()
             self.ends, self.tells = self._ends()
@@ -265,13 +264,11 @@ class Followed:
 
     def share(self, lag: int) -> float:
         """Of the gradient at one lag."""
-        kept = self.ends > lag
-        return max(float(_shares(self._by_lag(k, lag, kept))[lag]) for k in self._that_differ(lag))
+        return max(float(self._shares(k, lag)[lag]) for k in self._that_differ(lag))
 
     def shares(self) -> np.ndarray:
         """[longest + 1], for every lag: the best input of each, over the rows that have the longest."""
-        kept = self.ends > self.longest
-        found = [_shares(self._by_lag(k, self.longest, kept)) for k in range(len(self.entries))]
+        found = [self._shares(k, self.longest)[: self.longest + 1] for k in range(len(self.entries))]
         return torch.stack(found).amax(0).cpu().numpy()
 
     def flip(self, lag: int) -> Flip:
@@ -304,7 +301,7 @@ class Followed:
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise Unknown("the loss has no gradient: it was detached, or computed from whole numbers")
         if not bool(value.isfinite()):
-            raise Unknown(f"the loss is {float(value)}")
+            raise Unknown(f"the loss is {float(value.detach())}")
         for self.call in reversed(range(len(run.outputs))):
             given = run.outputs[self.call]
             known = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True) if given else ()
@@ -348,8 +345,8 @@ class Followed:
         T, B = self.shapes[0]
         shown = ", ".join(describe(a) for a in _tensors((self.args, self.named))) or "no tensor"
         return (
-            f"no floats with {B} rows and {T} steps, as {self.places[0].name} sees them, are among the inputs of the model "
-            f"({shown}) or come of its tokens"
+            f"no floats with {B} rows and {T} steps, as {self.places[0].name} sees them, are among the data ({shown}) or come "
+            "of tokens in them"
         )
 
     def _steps_axes(self, run: _Run) -> list[int]:
@@ -504,13 +501,26 @@ class Followed:
         return torch.arange(self.steps, device=at.device)[:, None] == at
 
     def _reached(self, at: Tensor) -> Tensor:
-        """Which rows of what is read are not finite when these steps [T, B] are NaN."""
+        """Which rows of what is read are not finite when these steps [T, B] are NaN.
+
+        Of outputs that the loss pools itself it is the gradient that tells: which of them it reads may change with them.
+        """
 
         def nan(k: int, a: Tensor) -> Tensor:
             here = at.transpose(0, self.axes[k])[(...,) + (None,) * (a.dim() - 2)]
             return torch.zeros_like(a).masked_fill(here.to(a.device), torch.nan)
 
-        return ~self._read(self._run(nan)).isfinite().all(1)
+        if all(read.steps is None or read.at is not None for read in self.reads):
+            return ~self._read(self._run(nan)).isfinite().all(1)
+        run = self._run(nan, gradients=True)
+        given = [run.outputs[self.call][read.index] for read in self.reads]
+        found = torch.autograd.grad(run.value, given, allow_unused=True)
+        lost = [
+            ~read.rows_first(g).reshape(self.rows, -1).isfinite().all(1)
+            for read, g in zip(self.reads, found, strict=True)
+            if g is not None
+        ]
+        return torch.stack(lost).any(0) if lost else torch.zeros_like(self.before[:, 0], dtype=torch.bool)
 
     def _mirrored(self, k: int, a: Tensor, lag: int) -> Tensor:
         """What mirrors an input at the lag about its mean over the rows."""
@@ -526,17 +536,19 @@ class Followed:
 
     def _differs(self, k: int, lag: int) -> bool:
         kept, at = self._rows_and_steps(lag)
-        return differs(self.entries[k][at, kept].flatten(1))
+        return differs(self.entries[k][at, kept].reshape(len(kept), -1))
 
     def _that_differ(self, lag: int) -> list[int]:
         every = list(range(len(self.entries)))
         return [k for k in every if self._differs(k, lag)] or every
 
-    def _by_lag(self, k: int, longest: int, kept: Tensor) -> Tensor:
-        """Sums over rows of the norms at lags 0 .. longest."""
-        lags = torch.arange(longest + 1, device=kept.device)[:, None]
-        at = self.ends[kept] - 1 - lags  # [K, rows]
-        return self.norms[k][:, kept].gather(0, at).sum(1)
+    def _shares(self, k: int, lag: int) -> Tensor:
+        """[T] of one input, by lag, over the rows that are longer than this one."""
+        kept = self.ends > lag
+        at = self.ends[kept] - 1 - torch.arange(self.steps, device=kept.device)[:, None]  # [T, rows]
+        sums = torch.where(at >= 0, self.norms[k][:, kept].gather(0, at.clamp(min=0)), 0).sum(1)
+        most = sums.max()
+        return sums / most if most > 0 else sums
 
     def _expect_the_same(self) -> None:
         a, b = self.before, self.seen_first
@@ -585,11 +597,6 @@ def repacked(packed: PackedSequence, padded: Tensor) -> PackedSequence:
     index = torch.empty_like(order)
     index[at[real.to(at.device)]] = torch.arange(at.numel(), device=at.device).view_as(at)[real.to(at.device)]
     return packed._replace(data=padded.flatten(0, 1)[index])
-
-
-def _shares(sums: Tensor) -> Tensor:
-    most = sums.cummax(0).values
-    return torch.where(most > 0, sums / most, 0)
 
 
 def _last(here: Tensor) -> Tensor:
