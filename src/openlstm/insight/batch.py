@@ -37,7 +37,7 @@ FORMS = "loss(model, *data), or loss(output, target) with the target last in the
 def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, tuple[str, ...]]:
     """Data and loss in the one form, and notes on what was taken of them.
 
-    What is in that form already is given back as it is.
+    What is in that form already stays as it is; arrays become tensors.
 
     Args:
         who: is named in errors.
@@ -60,6 +60,7 @@ def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, 
             message(who, "the loss cannot be called", got, FORMS, "pass a function, or torch.nn.CrossEntropyLoss()")
         )
     _expect_arrays(data, who)
+    data = mapped(data, lambda a: torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a)
     if loss is None:
         return _inputs(model, data, bool(notes)), None, notes
     if isinstance(data, Mapping):

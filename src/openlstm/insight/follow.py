@@ -38,6 +38,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 from openlstm._errors import describe
+from openlstm.engine.operators import plain_types
 from openlstm.insight.batch import RECURRENT, Loss, mapped
 from openlstm.insight.flip import Flip, compared, differs
 from openlstm.insight.look import Place, _arguments, _Deaf, _untouched
@@ -328,7 +329,7 @@ class Followed:
         live = [k for k, g in enumerate(found) if g is not None and bool((g != 0).any())]
         live = [k for k in live if entries[k].value.shape[steps[k]] == entries[live[0]].value.shape[steps[live[0]]]]
         if not live:
-            raise Unknown("no gradient of the loss arrives at the inputs: it is cut on the way, by detach() or no_grad()")
+            raise Unknown("no gradient of the loss arrives at the inputs: it is zero, or cut on the way (detach, no_grad)")
         self.numbers = {k: n for n, k in enumerate(live)}
         self.axes = [steps[k] for k in live]
         self.entries = [entries[k].value.transpose(0, steps[k]) for k in live]  # [T, B, ..]
@@ -458,10 +459,8 @@ class Followed:
         if not parts:
             raise Unknown("what the model gives has no row for each sequence: pass the loss")
         if not whole and any(p.reverse for p in self.places):
-            raise Unknown(
-                "the model has two directions and gives an output at every step: which of them are read is not known without "
-                "the loss"
-            )
+            shown = describe(parts[0][1])
+            raise Unknown(f"the model has two directions and gives {shown}, an output at every step: which are read is not known without the loss")
         ends = self.places[0].ends() - 1
         total = torch.zeros((), device=parts[0][1].device)
         for read, out in whole or parts:
@@ -584,7 +583,7 @@ class Followed:
 
     @contextmanager
     def _still(self) -> Iterator[None]:
-        with _untouched(self.model):
+        with _untouched(self.model), plain_types(self.places[0].x):
             self.model.eval()
             yield
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
@@ -641,16 +640,10 @@ def _differentiate(value: Any, calls: list[Heard]) -> None:
 def _arguments(model: nn.Module, data: Any, loss: Loss | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments of the call."""
     if isinstance(data, Mapping):
-        return (), {name: _tensor(a) for name, a in data.items()}
+        return (), dict(data)
     if isinstance(data, PackedSequence) or not isinstance(data, (tuple, list)):
-        return (_tensor(data),), {}
-    if isinstance(model, RECURRENT) and loss is None:
-        data = data[:1]
-    return tuple(_tensor(a) for a in data), {}
-
-
-def _tensor(a: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a
+        return (data,), {}
+    return tuple(data[:1] if isinstance(model, RECURRENT) and loss is None else data), {}
 
 
 def _enter(layer: Recurrent, given: dict[str, Any]) -> tuple[Arguments, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -266,7 +266,6 @@ def _thinned(
 ) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
     parts: list[Any] = []
-    data = mapped(data, lambda a: torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a)
     mapped(data, lambda a: parts.append(a) or a)
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
     x = parts[0]
