@@ -440,8 +440,8 @@ def test_what_reads_two_directions_is_not_known_without_a_loss() -> None:
     found = verdict(Steps(bidirectional=True), x, 80)
     assert found.word == "no verdict" and np.isnan(found.share) and found.to_dict()["share"] is None
     assert found.reason == (
-        "The model has two directions and gives float32[90, 12, 3], an output at every step: which are read is not known without "
-        "the loss."
+        "The model has two directions and gives float32[90, 12, 3], an output at every step: which of them are read is not known "
+        "without the loss."
     )
     for layer in (openlstm.LSTM(2, 8, bidirectional=True), nn.GRU(2, 8, bidirectional=True)):
         bare = verdict(layer, x, 80)

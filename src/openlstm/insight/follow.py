@@ -459,8 +459,8 @@ class Followed:
         if not parts:
             raise Unknown("what the model gives has no row for each sequence: pass the loss")
         if not whole and any(p.reverse for p in self.places):
-            shown = describe(parts[0][1])
-            raise Unknown(f"the model has two directions and gives {shown}, an output at every step: which are read is not known without the loss")
+            shown = f"the model has two directions and gives {describe(parts[0][1])}, an output at every step"
+            raise Unknown(f"{shown}: which of them are read is not known without the loss")
         ends = self.places[0].ends() - 1
         total = torch.zeros((), device=parts[0][1].device)
         for read, out in whole or parts:
