@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import openlstm
 from openlstm._errors import ArgumentError, DtypeError
-from openlstm.insight.advice import advise
 from openlstm.insight.batch import formed
 from openlstm.insight.look import look
 from openlstm.insight.verdict import verdict
@@ -60,19 +59,11 @@ def standard(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def word(model: nn.Module, data: Any, loss: Any) -> tuple[str, float, float]:
-    """By every door: the words agree, and the numbers are those of the verdict."""
+    """The verdict, of the loss that is wanted."""
     found = verdict(model, data, LAG, loss=loss)
-    report = openlstm.xray(model, data, loss=loss, lag=LAG, before=True)
-    assert report.word == found.word and report.verdict.share == found.share
-    assert advise(model, data, LAG, loss, trial=1).verdict.share == found.share
-    assert look(model, data, loss).value == pytest.approx(float(wanted(model, data, loss)))
-    return found.word, found.share, found.flip
-
-
-def wanted(model: nn.Module, data: Any, loss: Any) -> Tensor:
-    """The loss of the batch, whatever form it came in."""
     own = (X, SCALE) if isinstance(model, Two) else (pack_sequence(list(X)),) if isinstance(model, Packed) else (X,)
-    return F.cross_entropy(model(*own), Y).detach()
+    assert look(model, data, loss).value == pytest.approx(float(F.cross_entropy(model(*own), Y).detach()))
+    return found.word, found.share, found.flip
 
 
 class Pair(NamedTuple):
@@ -149,6 +140,15 @@ FORMS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same(form: str) -> None:
     assert word(Net(), *FORMS[form]) == word(Net(), *FORMS["a tuple"])
+
+
+@pytest.mark.parametrize("form", ["arrays", "a module of torch", "a named tuple", "a dict by names", "a loader of dicts"])
+def test_the_report_and_the_advice_take_what_the_verdict_takes(form: str) -> None:
+    data, loss = FORMS[form]
+    found = verdict(Net(), data, LAG, loss=loss)
+    report = openlstm.xray(Net(), data, loss=loss, lag=LAG, before=True)
+    assert report.word == found.word == "blocked" and report.verdict.share == found.share
+    assert report.advice.best.share_after is not None  # a trial trains with the loss
 
 
 @pytest.mark.parametrize(

@@ -310,10 +310,14 @@ def test_tokens_are_followed_from_the_first_floats_that_come_of_them(how: str, r
 def reason(model: nn.Module, data: Any, lag: int, loss: Any = squares) -> str:
     found = verdict(model, data, lag, loss=loss)
     assert found.word == "no verdict"
-    report = openlstm.xray(model, data, loss=loss, lag=lag, before=True)
-    assert report.word == "no verdict" and report.finding == f"Lag {lag}: no verdict. {found.reason}"
-    assert report.to_dict()["verdict"]["word"] == "no verdict"
     return found.reason
+
+
+def test_the_report_says_why_there_is_no_verdict() -> None:
+    model, data = Made(before=lambda x: x.detach()), (random(20, 9, 2), random(9))
+    report = openlstm.xray(model, data, loss=squares, lag=10, before=True)
+    assert report.word == "no verdict" and report.finding == f"Lag 10: no verdict. {reason(model, data, 10)}"
+    assert report.to_dict()["verdict"]["word"] == "no verdict" and [r.name for r in report.ladder.rungs][-1] == "window"
 
 
 class Made(nn.Module):
@@ -374,8 +378,29 @@ def test_an_output_without_rows() -> None:
     one = Made(after=lambda y: y[-1].square().mean())
     said = reason(one, data, 30, lambda m, x, y: m(x))
     assert said.startswith("Float32[], what the model gives, has no axis of its own for the 9 rows: let the model return")
-    flat = Made(after=lambda y: y.flatten(0, 1))
-    assert "float32[360, 8]" in reason(flat, data, 30, lambda m, x, y: m(x).square().mean()).lower()
+    turned = Made(after=lambda y: y.flatten(0, 2))
+    assert "Float32[2880], what the model gives" in reason(turned, data, 30, lambda m, x, y: m(x).square().mean())
+
+
+@pytest.mark.parametrize("rows", [9, 40, 3])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_rows_and_steps_in_one_axis(batch_first: bool, rows: int) -> None:
+    """As in many a language model: outputs [T * B, O], or [B * T, O]."""
+    x, y = random(40, rows, 2), torch.arange(rows) % 3
+    y = y.expand(40, rows)
+
+    class Flat(Steps):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            return (out.transpose(0, 1) if batch_first else out).flatten(0, 1)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), (y.T if batch_first else y).flatten())
+
+    flat, axes = followed(Flat(), (x, y), loss), followed(Steps(), (x, y), every_step)
+    for lag in (0, 3, 20):
+        assert flat.share(lag) == pytest.approx(axes.share(lag), rel=1e-4)
+        assert flat.flip(lag).ratio == pytest.approx(axes.flip(lag).ratio, rel=1e-4)
 
 
 def test_a_model_that_keeps_a_state() -> None:
@@ -440,8 +465,8 @@ def test_what_reads_two_directions_is_not_known_without_a_loss() -> None:
     found = verdict(Steps(bidirectional=True), x, 80)
     assert found.word == "no verdict" and np.isnan(found.share) and found.to_dict()["share"] is None
     assert found.reason == (
-        "The model has two directions and gives float32[90, 12, 3], an output at every step: which of them are read is not known "
-        "without the loss."
+        "The model has two directions and gives float32[90, 12, 3], an output at every step: which of them are read is not "
+        "known without the loss."
     )
     for layer in (openlstm.LSTM(2, 8, bidirectional=True), nn.GRU(2, 8, bidirectional=True)):
         bare = verdict(layer, x, 80)

@@ -68,12 +68,8 @@ def test_a_reader_reads_more_than_the_last_state(reader: str, task: str) -> None
 
 
 def network(**changed: Any) -> Network:
-    plain = Network(
-        *("recall", "lstm", 16, 20, 1e-3, 0),
-        **{name: 1.0 for name in ("share", "flip", "loss_share", "loss_flip", "seconds")},
-        reached=100,
-        accuracy=0.9,
-    )
+    measures: dict[str, Any] = {name: 1.0 for name in ("share", "flip", "loss_share", "loss_flip", "seconds")}
+    plain = Network("recall", "lstm", 16, 20, 1e-3, 0, **measures, reached=100, accuracy=0.9)
     return replace(plain, **changed)
 
 

@@ -63,12 +63,14 @@ class Entry(NamedTuple):
 class _Read:
     """Which part of one output tensor is read.
 
+    flat: what its first axis is made of, rows and steps in either order; None where they are axes of their own.
     rows, steps: its axes; steps None where it has none.
     mask: what the loss reads of it, rows first, then steps.
     at: the one step that counts in each row [B], -1 for none; None where all that is read counts.
     """
 
     index: int
+    flat: tuple[int, int] | None
     rows: int
     steps: int | None
     mask: Tensor
@@ -76,10 +78,12 @@ class _Read:
 
     def rows_first(self, a: Tensor) -> Tensor:
         """[B, ..], or [B, T, ..] where there are steps."""
+        a = a if self.flat is None else a.unflatten(0, self.flat)
         return a.movedim(self.rows, 0) if self.steps is None else a.movedim((self.rows, self.steps), (0, 1))
 
     def as_it_was(self, a: Tensor) -> Tensor:
-        return a.movedim(0, self.rows) if self.steps is None else a.movedim((0, 1), (self.rows, self.steps))
+        a = a.movedim(0, self.rows) if self.steps is None else a.movedim((0, 1), (self.rows, self.steps))
+        return a if self.flat is None else a.flatten(0, 1)
 
     def here(self, a: Tensor) -> Tensor:
         """Where the step that counts is, to be spread over [B, T, ..]."""
@@ -371,17 +375,24 @@ class Followed:
         touched = [int((g != 0).movedim(k, 0).flatten(1).any(1).sum()) for k in (0, 1)]
         return None if touched[0] == touched[1] else int(touched[1] < touched[0])
 
-    def _rows_axis(self, run: _Run, steps: list[int], output: Tensor) -> int:
-        """The axis of rows of an output: by its size, or else the one along which a place depends on one row of the input."""
-        axes = [k for k in range(output.dim()) if output.shape[k] == self.rows]
-        if len(axes) > 1:
-            axes = [k for k in axes if self._one_row(run, steps, output.select(k, 0))]
-        if len(axes) != 1:
+    def _rows_axis(self, run: _Run, steps: list[int], output: Tensor) -> tuple[tuple[int, int] | None, int]:
+        """What the first axis of an output is made of, if it is rows and steps in one, and the axis of rows.
+
+        Where sizes leave several, it is that along which a place depends on one row of the input.
+        """
+        T, B = self.shapes[0]
+        found = [(None, output, k) for k in range(output.dim()) if output.shape[k] == B]
+        if output.dim() and output.shape[0] == T * B:
+            found += [(flat, output.unflatten(0, flat), k) for flat, k in (((T, B), 1), ((B, T), 0))]
+        if len(found) > 1:
+            known = [one for one in found if self._one_row(run, steps, one[1].select(one[2], 0))]
+            found = known[:1]
+        if not found:
             raise Unknown(
-                f"{describe(output)}, what the model gives, has no axis of its own for the {self.rows} rows: let the model "
-                "return its outputs row by row, and compute the loss from them"
+                f"{describe(output)}, what the model gives, has no axis of its own for the {B} rows: let the model return its "
+                "outputs row by row, and compute the loss from them"
             )
-        return axes[0]
+        return found[0][0], found[0][2]
 
     def _one_row(self, run: _Run, steps: list[int], part: Tensor) -> bool:
         added = [e.added for e in run.entries]
@@ -391,10 +402,11 @@ class Followed:
 
     def _reads(self, run: _Run, steps: list[int], index: int, output: Tensor, u: Tensor) -> _Read:
         """What of one output is read, by the gradient at it."""
-        rows = self._rows_axis(run, steps, output)
+        flat, rows = self._rows_axis(run, steps, output)
+        sizes = [*(flat or ()), *output.shape[1 if flat else 0 :]]
         long = {T for T, _ in self.shapes}
-        axes = [k for k in range(output.dim()) if k != rows and output.shape[k] in long]
-        read = _Read(index, rows, axes[0] if axes else None, u)
+        axes = [k for k, size in enumerate(sizes) if k != rows and size in long]
+        read = _Read(index, flat, rows, axes[0] if axes else None, u)
         read.mask = read.rows_first(u != 0)
         if read.steps is None:
             read.mask = read.mask.any(0).expand_as(read.mask)
