@@ -228,6 +228,18 @@ def test_pooling_inside_the_loss_is_followed_as_a_whole(pool: str) -> None:
     )
 
 
+def test_pooling_is_told_from_a_sum_where_rows_hardly_differ() -> None:
+    """Nothing but the first of 400 steps is different in two rows."""
+    x = torch.zeros(401, 24, 2)
+    x[0] = random(24, 2)
+    y = x[0, :, 0]
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return (model(x)[..., 0].mean(0) - y).square().mean()
+
+    assert verdict(Steps(), (x, y), 400, loss=loss).share == pytest.approx(1.0, rel=0.1)
+
+
 def test_parts_of_a_model_that_the_loss_calls_itself() -> None:
     torch.manual_seed(0)
     parts = nn.ModuleDict({"rnn": nn.LSTM(2, 16, batch_first=True), "head": nn.Linear(16, 1)})

@@ -13,8 +13,8 @@ Rows end where their output does: at the last step of x that what is read depend
 passes through whatever reads it (packed rows, `lengths=`, an output that is picked at its own step).
 
 A loss that is a sum over steps has a way from every input to the output of the same step, which says nothing of a lag: of such
-a loss the last step alone is followed. It is one if the gradient at the last outputs does not turn when the outputs of the
-other steps change places between rows; then L above is what is left of it. Pooling inside the loss is none.
+a loss the last step alone is followed. It is one if the gradient at the last outputs does not turn when the outputs of all
+other steps become another one, the most unusual of them; then L above is what is left of it. Pooling inside the loss is none.
 
 Without a loss L = sum_b v_b . y_b, v_b a random unit vector, y what the model gives for a whole row, else its last step.
 
@@ -44,7 +44,8 @@ from openlstm.insight.flip import Flip, compared, differs
 from openlstm.insight.look import Place, _arguments, _Deaf, _untouched
 
 HALF = (torch.float16, torch.bfloat16)
-TURNED = 1e-3  # of the gradient at the last outputs: a loss that is a sum over steps turns it by rounding alone
+TURNED = 1e-5  # of the gradient at the last outputs: a loss that is a sum over steps turns it by rounding alone
+SAME = 1e-3  # of what is read: two calls that differ by less are the same but for rounding
 
 
 class Unknown(Exception):
@@ -307,16 +308,7 @@ class Followed:
             raise Unknown("the loss has no gradient: it was detached, or computed from whole numbers")
         if not bool(value.isfinite()):
             raise Unknown(f"the loss is {float(value.detach())}")
-        for self.call in reversed(range(len(run.outputs))):
-            given = run.outputs[self.call]
-            known = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True) if given else ()
-            parts = [(k, u) for k, u in enumerate(known) if u is not None and bool((u != 0).any())]
-            if parts:
-                break
-        else:
-            raise Unknown("no gradient of the loss arrives at what the model gives")
-        if not all(bool(u.isfinite().all()) for _, u in parts):
-            raise Unknown("the gradient of the loss at what the model gives is not finite")
+        self.call, parts = self._what_is_read(run, value)
         outputs = run.outputs[self.call]
         self.reads = [self._reads(run, steps, k, outputs[k], u) for k, u in parts]
         flows = self._last_steps([u for _, u in parts])
@@ -327,6 +319,18 @@ class Followed:
             found = torch.autograd.grad([outputs[k] for k, _ in parts], added, flows, allow_unused=True)
         self._keep(run.entries, steps, found)
         self.seen_first = torch.cat([read(outputs[read.index]) for read in self.reads], 1)
+
+    def _what_is_read(self, run: _Run, value: Tensor) -> tuple[int, list[tuple[int, Tensor]]]:
+        """The last outermost call that the loss reads, and of each of its outputs that it reads the gradient there."""
+        for call in reversed(range(len(run.outputs))):
+            given = run.outputs[call]
+            found = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True) if given else ()
+            parts = [(k, u) for k, u in enumerate(found) if u is not None and bool((u != 0).any())]
+            if parts:
+                if not all(bool(u.isfinite().all()) for _, u in parts):
+                    raise Unknown("the gradient of the loss at what the model gives is not finite")
+                return call, parts
+        raise Unknown("no gradient of the loss arrives at what the model gives")
 
     def _keep(self, entries: list[Entry], steps: list[int], found: Sequence[Tensor | None]) -> None:
         """The inputs that a gradient comes back to, steps first, and its norms."""
@@ -357,9 +361,7 @@ class Followed:
     def _steps_axes(self, run: _Run) -> list[int]:
         """The axis of time of every input: by its size, or by what the first step of the first layer depends on."""
         found = [e.steps if e.steps is not None else self._steps_axis(run, e) for e in run.entries]
-        known = next(
-            (axis for axis in found if axis is not None), None
-        )  # one that no layer reads is taken to lie as the others
+        known = next((axis for axis in found if axis is not None), None)  # an input that no layer reads lies as the others do
         if known is None:
             shown = describe(run.entries[0].value)
             raise Unknown(f"which axis of {shown} is time cannot be told: there are as many rows as steps")
@@ -450,13 +452,14 @@ class Followed:
         return read.as_it_was(torch.where(read.here(u), u, 0))
 
     def _turned(self, call: int, outputs: list[Tensor]) -> list[Tensor]:
-        """The outputs that are read, those of all steps but the last handed on to the next row."""
+        """The outputs that are read, those of all steps but the last replaced by the one farthest from their mean."""
         outputs = list(outputs)
         for read in self.reads:
             if call == self.call and read.steps is not None and read.at is not None:
                 a = read.rows_first(outputs[read.index])
-                moved = torch.where(read.here(a), a, a.roll(1, 0))
-                outputs[read.index] = read.as_it_was(moved)
+                each = a.detach().flatten(0, 1)  # [B * T, ..]
+                far = (each - each.mean(0)).reshape(len(each), -1).norm(dim=1).nan_to_num(0, 0, 0)
+                outputs[read.index] = read.as_it_was(torch.where(read.here(a), a, each[far.argmax()]))
         return outputs
 
     def _probe(self, run: _Run, steps: list[int]) -> Tensor:
@@ -494,7 +497,8 @@ class Followed:
             reached = self._reached(self._from(high - 1))
             if bool(reached.all()):
                 return high, True
-            if not bool(self._reached(self._from(low)).any()):
+            read = self._reached(self._from(low))
+            if not bool(read.any()):
                 return own, False  # it takes NaN for something else
             low, high = torch.where(reached, T - 1, low), torch.where(reached, T, T - 1)
             while bool((high - low > 1).any()):
@@ -503,7 +507,7 @@ class Followed:
                 low, high = torch.where(reached, middle, low), torch.where(reached, high, middle)
         except Exception:  # noqa: BLE001  a model may refuse NaN with whatever error it likes
             return own, False
-        return low + 1, True
+        return torch.where(read, low + 1, 0), True
 
     def _from(self, first: Tensor) -> Tensor:
         return torch.arange(self.steps, device=first.device)[:, None] >= first
@@ -563,7 +567,7 @@ class Followed:
 
     def _expect_the_same(self) -> None:
         a, b = self.before, self.seen_first
-        if float((a - b).norm()) > TURNED * float(b.norm()):
+        if float((a - b).norm()) > SAME * float(b.norm()):
             raise Unknown("two calls with the same inputs give different outputs: the model keeps a state, or draws at random")
 
     def _run(self, add: Callable[[int, Tensor], Tensor] | None = None, *, gradients: bool = False, swap: Any = None) -> _Run:
