@@ -534,6 +534,8 @@ def test_a_single_long_sequence_is_cut_into_rows() -> None:
         "verdict: one sequence shows no spread\n  got       1 row of 150 steps\n  expected  two rows or more\n"
         "  hint      pass a batch, or a sequence of 202 steps or more"
     )
+    with pytest.raises(ArgumentError, match="one sequence shows no spread\n  got       1 row of 90 steps"):
+        verdict(nn.LSTM(2, 4), (nn.utils.rnn.pack_sequence([random(90, 2)]),), 20, loss=lambda m, x: m(x)[1][0].square().sum())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -114,15 +114,13 @@ def gradient_rung(seen: LastState | WholeModel) -> Rung:
     )
 
 
-def flip_rung(seen: LastState | WholeModel, longest: int | None = None) -> Rung:
+def flip_rung(seen: LastState | WholeModel) -> Rung:
     """The longest lag at which a flipped input still moves what is read, found by doubling and halving.
 
     Args:
         seen: of `insight.verdict.seeing`.
-        longest: the longest lag to try (default: all that the sequences have).
     """
-    limit = seen.of.thresholds.flip
-    end = seen.longest if longest is None else longest
+    limit, end = seen.of.thresholds.flip, seen.longest
 
     def moves(lag: int) -> bool:
         return seen.flip(lag).ratio >= limit

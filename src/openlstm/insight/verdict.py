@@ -245,6 +245,8 @@ def seeing(
         if places[0].rows == 1:
             data = _in_rows(data, places[0].steps, places[0].steps // 4 if lag is None else lag)
             places = look(whole, data, loss).places
+        if places[0].rows == 1:
+            raise ArgumentError(_no_spread(places[0].steps, lag or 0))
         return WholeModel(whole, data, loss, places)
     if any(p.reverse for p in places):
         raise Unknown("the layer runs in two directions, and which of its outputs are read is not known: pass the loss")

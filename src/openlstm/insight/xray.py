@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
@@ -255,8 +256,8 @@ def _check(model: Any, data: Any, lag: Any) -> None:
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
         hint = "count the steps between what has to be remembered and the answer"
         raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
-    parts = data if isinstance(data, (tuple, list)) else (data,)
-    if not parts or any(isinstance(a, (Tensor, np.ndarray)) and 0 in a.shape for a in parts):
+    parts = _leaves(data)
+    if not parts or any(isinstance(a, Tensor) and 0 in a.shape for a in parts):
         got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
         raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
 
@@ -265,8 +266,7 @@ def _thinned(
     model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
-    parts: list[Any] = []
-    mapped(data, lambda a: parts.append(a) or a)
+    parts = _leaves(data)
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
     x = parts[0]
     if not all(isinstance(a, Tensor) for a in parts) or len(firsts) != 1:
@@ -420,7 +420,9 @@ def _attribution(
     parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     x = parts[:-1] if loss is not None and len(parts) > 1 else parts
     x = x[:1] if isinstance(model, RECURRENT) else x
-    return attribution(model, _few(x, places[0]), features=features)
+    own = _few(x, places[0])
+    nested = len(own) == 1 and isinstance(own[0], (tuple, list, Mapping)) and not isinstance(own[0], PackedSequence)
+    return attribution(model, own[0] if nested else own, features=features)
 
 
 def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
@@ -448,16 +450,24 @@ def _watched(watch: Any) -> Any:
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
-    shape = (place.steps, place.rows)
-    if place.rows <= rows:
+    found = _leaves(parts)
+    if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
         return parts
-    out = []
-    for a in parts:
-        axis = next((k for k in (0, 1) if isinstance(a, Tensor) and a.dim() > k and a.shape[k] == place.rows), None)
-        if isinstance(a, Tensor) and a.shape[:2] == shape:
+
+    def few(a: Tensor) -> Tensor:
+        axis = next((k for k in (0, 1) if a.dim() > k and a.shape[k] == place.rows), None)
+        if a.shape[:2] == (place.steps, place.rows):
             axis = 1
-        out.append(a if axis is None else a.narrow(axis, 0, rows))
-    return tuple(out)
+        return a if axis is None else a.narrow(axis, 0, rows)
+
+    return mapped(parts, few)
+
+
+def _leaves(data: Any) -> list[Any]:
+    """What a batch holds, however deep."""
+    found: list[Any] = []
+    mapped(data, lambda a: found.append(a) or a)
+    return found
 
 
 def _of_place(module: str, function: str, why: str = "", **options: Any) -> Callable[[Place], Any]:
