@@ -61,24 +61,21 @@ def panels(title: str, finding: str, rows: Sequence[Panel], *, first_step: int =
 def side_by_side(title: str, finding: str, columns: Mapping[str, Sequence[Panel]], *, first_step: int = 1) -> Display:
     """Stacks of panels beside each other, row by row on one scale, so that their forms can be compared."""
     rows = [row for stack in columns.values() for row in stack]
-    names = _names(rows)
+    names, leftmost = _names(rows), next(iter(columns))
 
     def draw(width: int) -> Chart:
-        gap, left = (14, 46) if width >= PHONE else (8, 40)
-        wide = (width - left - gap * (len(columns) - 1)) / len(columns) - 2
-        lines = []
-        for k in range(len(next(iter(columns.values())))):
-            beside = []
-            for name, stack in columns.items():
-                leftmost = name == next(iter(columns))
-                last = k == len(stack) - 1
-                row = stack[k] if leftmost else stack[k]._replace(label="")
-                panel = _panel(row, wide, names, _span(rows, first_step), [], last=last, labels=leftmost, left=left)
-                if k == 0:
-                    panel = panel.properties(title=alt.Title(name, fontSize=13, fontWeight="bold", offset=26, color=INK))
-                beside.append(panel)
-            lines.append(alt.hconcat(*beside, spacing=gap))
-        return alt.vconcat(*lines, spacing=28)
+        gap, left = (18, 46) if width >= PHONE else (8, 38)
+        wide = (width - left - gap * (len(columns) - 1)) / len(columns)
+        drawn = []
+        for beside in zip(*columns.values(), strict=True):
+            last, domain = beside[0] is next(iter(columns.values()))[-1], _domain(beside)
+            for name, row in zip(columns, beside, strict=True):
+                row = row._replace(domain=domain)
+                panel = _panel(row, wide, names, _span(rows, first_step), [], last=last, left=left if name == leftmost else 0)
+                if not drawn or len(drawn) < len(columns):
+                    panel = panel.properties(title=alt.Title(name, fontSize=12.5, fontWeight="bold", offset=8, color=INK))
+                drawn.append(panel)
+        return alt.concat(*drawn, columns=len(columns), bounds="flush", spacing={"row": 38, "column": gap})
 
     return Display(title, draw, _columns(columns, first_step), finding, names)
 
@@ -111,14 +108,14 @@ def curves(
             alt.Chart(_data(points))
             .mark_line(clip=True)
             .encode(
-                alt.X("t:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickMinStep=1)),
+                alt.X("t:Q", title=x, scale=alt.Scale(nice=False), axis=_lag_axis(width)),
                 alt.Y("v:Q", title=y, scale=scale, axis=axis),
                 _color(names),
                 strokeDash=_dash(names),
             )
         )
         if rule is not None:
-            drawn = _level(rule) + drawn
+            drawn = _level(rule, scale) + drawn
         return drawn.properties(width=width - MARGIN, height=height)
 
     return Display(title, draw, _table(points, series="s", x="t", value="v"), finding, tuple(names))
@@ -138,7 +135,7 @@ def over_lags(
         up = alt.Y("v:Q", title=y, scale=scale, axis=_y_axis(tickCount=6, format=".0%"))
         line = alt.Chart(_data(means)).mark_line().encode(across, up, _color(names), strokeDash=_dash(names))
         each = alt.Chart(_data(dots)).mark_circle(size=42, opacity=0.6).encode(across, up, _color(names))
-        return (_level(rule) + line + each).properties(width=width - MARGIN, height=250)
+        return (_level(rule, scale) + line + each).properties(width=width - MARGIN, height=250)
 
     return Display(title, draw, _table(dots, series="s", lag="t", value="v"), finding, tuple(names))
 
@@ -176,10 +173,19 @@ def matrices(title: str, finding: str, named: Values) -> Display:
 
 
 def over_text(
-    title: str, finding: str, text: Sequence[str], values: np.ndarray, kinds: Sequence[str], y: str, ends: Iterable[int]
+    title: str,
+    finding: str,
+    text: Sequence[str],
+    values: np.ndarray,
+    kinds: Sequence[str],
+    names: tuple[str, ...],
+    y: str,
+    ends: Iterable[int],
 ) -> Display:
-    """A bar between 0 and 1 over every letter of a text, which runs over several lines; a thin line after the letters `ends`."""
-    names = tuple(dict.fromkeys(kinds))
+    """A bar between 0 and 1 over every letter of a text, which runs over several lines; a thin line after the letters `ends`.
+
+    kinds: of each letter, one of `names`; it gives the bar its colour.
+    """
     bars = [
         {"t": t, "letter": letter, "v": float(v), "s": kind}
         for t, (letter, v, kind) in enumerate(zip(text, values, kinds, strict=True))
@@ -215,15 +221,14 @@ def _panel(
     rules: list[Point],
     *,
     last: bool,
-    labels: bool = True,
     left: float = MARGIN,
 ) -> Chart:
     first, steps = span
-    axis = alt.Axis(labels=last, tickMinStep=1, grid=False, tickCount=max(2, min(15, round(width / 34))))
-    time = alt.Scale(domain=[first - 0.5, steps + 0.5], nice=False)
+    axis = alt.Axis(labels=last, tickMinStep=1, grid=False, tickCount=max(2, min(15, round(width / 34))), labelFlush=False)
+    time = alt.Scale(domain=[first - 0.5, steps + 0.5], nice=False, zero=False, padding=0)
     x = alt.X("t:Q", title="step t" if last else None, scale=time, axis=axis)
     scale = alt.Scale(domain=row.domain, nice=False) if row.domain else alt.Scale(nice=True)
-    y = alt.Y("v:Q", title=row.label or None, scale=scale, axis=_y_axis(left, tickCount=3, labels=labels))
+    y = alt.Y("v:Q", title=row.label, scale=scale, axis=_y_axis(left, tickCount=3, labels=left > 0))
     base = alt.Chart(_data(_points(row.values, first)))
     thick = max(2.0, 0.5 * width / (steps - first + 1))
     if row.kind == "bar":
@@ -234,7 +239,7 @@ def _panel(
         mark = base.mark_line(interpolate="step" if row.kind == "step" else "linear", clip=True)
         drawn = mark.encode(x, y, _color(names), strokeDash=_dash(names))
     if rules:
-        drawn = alt.Chart(_data(rules)).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(alt.X("t:Q")) + drawn
+        drawn = alt.Chart(_data(rules)).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x) + drawn
     return drawn.properties(width=width, height=row.height)
 
 
@@ -245,6 +250,15 @@ def _names(rows: Sequence[Panel]) -> tuple[str, ...]:
 def _span(rows: Sequence[Panel], first: int) -> tuple[int, int]:
     """The first and the last step."""
     return first, max(len(column) for row in rows for column in row.values.values()) - 1 + first
+
+
+def _domain(beside: Sequence[Panel]) -> tuple[float, float]:
+    """The scale on which panels beside each other are drawn: their own, or one that has room for all of them."""
+    if beside[0].domain:
+        return beside[0].domain
+    values = np.concatenate([column for row in beside for column in row.values.values()])
+    room = 0.06 * float(np.ptp(values))
+    return float(values.min()) - room, float(values.max()) + room
 
 
 def _columns(stacks: Mapping[str, Sequence[Panel]], first: int) -> dict[str, list[Any]]:
@@ -272,14 +286,18 @@ def _data(points: Sequence[Point]) -> alt.Data:
     return alt.Data(values=json.dumps(points), format=alt.JsonDataFormat(type="json"))
 
 
-def _level(value: float) -> Chart:
+def _level(value: float, scale: alt.Scale) -> Chart:
     """A dotted line at a height."""
-    return alt.Chart(_data([{"v": value}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(alt.Y("v:Q"))
+    return alt.Chart(_data([{"v": value}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(alt.Y("v:Q", scale=scale))
+
+
+def _lag_axis(width: float) -> alt.Axis:
+    return alt.Axis(grid=False, tickMinStep=1, tickCount=round(width / 55), labelFlush=False)
 
 
 def _y_axis(left: float = MARGIN, **options: Any) -> alt.Axis:
     """The title lies flat above the axis, where a phone has room for it."""
-    flat = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "start", "titleX": 14 - left, "titleY": -10}
+    flat = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "start", "titleX": 14 - left if left else 0, "titleY": -10}
     return alt.Axis(titleBaseline="bottom", **flat, **options)
 
 

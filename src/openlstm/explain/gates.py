@@ -69,7 +69,7 @@ def dropped_layer(seed: int = 0) -> Part:
         without[text] = np.concatenate([[0.0], np.cumsum(x)])
     apart, apart_without = (float(np.ptp([h[-1] for h in both.values()])) for both in (with_layer, without))
     second, second_without = ([float(h[2] - h[1]) for h in both.values()] for both in (with_layer, without))
-    facts = {"apart": apart, "apart_without": apart_without, "second": second, "second_without": second_without}
+    facts = {"words": WORDS, "apart": apart, "apart_without": apart_without, "second": second, "second_without": second_without}
     finding = (
         f"The same three inputs in two orders. With the layer the two states end {number(apart)} apart; without it "
         f"{number(apart_without)}. \u201cBites\u201d moves the state by {number(second[0])} after \u201cdog\u201d and by "
@@ -143,11 +143,11 @@ def running_sum(seed: int = 0) -> Part:
     summed = np.cumsum(entered)
     facts = {"difference": float(np.abs(summed - run["c"]).max()), "last": float(run["c"][-1]), "bars": T}
     finding = (
-        f"The {T} bars add up to {number(facts['last'])}, and that is what the cell holds. Bar by bar, their running sum and "
-        f"the cell differ by at most {number(facts['difference'])}."
+        f"The {T} bars add up to {number(facts['last'])}, and that is what the cell holds in the end. At every step, the sum of the bars so "
+        f"far and the cell differ by {number(facts['difference'])}."
     )
     rows = [
-        Panel("what enters: i times the candidate g", {"i g": entered}, "bar", 70),
+        Panel("what enters, i · g", {"i · g": entered}, "bar", 70),
         Panel("cell state c", {"cell state c": run["c"], "sum of the bars so far": summed}, "line", 110),
     ]
     return {"sum": panels("The cell is a running sum", finding, rows)}, facts

@@ -27,8 +27,8 @@ SOLVED = 0.95
 
 SIDE_BY_SIDE = {
     "rnn": "vanilla RNN",
-    "lstm-forget-1": "LSTM, forget bias 1",
-    "lstm-chrono": "LSTM, gates set for the lag",
+    "lstm-forget-1": "LSTM with forget bias 1",
+    "lstm-chrono": "LSTM with gates set for the lag",
 }
 """Name of an arm of the lab -> what it is called here."""
 LAGS, REPEATED, HIDDEN, LAG_STEPS, LAG_RATE = (5, 10, 20, 40, 100), 2, 16, 250, 0.01
@@ -62,8 +62,8 @@ def lags(seed: int = 0) -> Part:
     facts = {"scores": scores, "reach": reach, "longest": LAGS[-1], "steps": LAG_STEPS, "repeated": REPEATED, "hidden": HIDDEN}
     told = [f"the {name} up to lag {lag}" if lag else f"the {name} at none of these lags" for name, lag in reach.items()]
     finding = (
-        f"{LEARNT:.0%} of the answers or more are right in all {REPEATED} repetitions: {', '.join(told)}. The dotted line is "
-        "guessing."
+        f"In each of {REPEATED} repetitions, {LEARNT:.0%} of the answers or more are right for {', '.join(told)}. Dots are "
+        "repetitions, the dotted line is guessing."
     )
     title = "Trained side by side: right answers over lag"
     return {"lags": over_lags(title, finding, scores, "lag, in steps", "right answers", 0.5)}, facts
@@ -196,7 +196,7 @@ def _stack(title: str, finding: str, x: torch.Tensor, traces: dict[str, Trace]) 
 
     gate = (-0.06, 1.06)
     rows = [
-        Panel("channel 0 (dotted: marked steps)", {"x": x[:, 0, 0].numpy()}, "bar", 54),
+        Panel("noise (dotted: marked steps)", {"x": x[:, 0, 0].numpy()}, "bar", 54),
         Panel("forget gate f", of("f"), "step", 64, gate),
         Panel("input gate i", of("i"), "step", 64, gate),
         Panel("cell state c", of("c"), "line", 84),

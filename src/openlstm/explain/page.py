@@ -36,7 +36,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Callable[[int], gates.Part], ...]], ...] =
     ("input", "The input gate", (gates.running_sum, gates.input_gate)),
     ("output", "The output gate, and what the three have in common", (gates.output_gate, step.same_form)),
     ("step", "The overall step", (step.one_step, step.old_and_new)),
-    ("long", "A longer memory than a vanilla RNN's", (learning.lags, gates.for_ever, learning.learning)),
+    ("long", "A longer memory than the vanilla RNN", (learning.lags, gates.for_ever, learning.learning)),
     ("guarantee", "No guarantee", (gradients.no_guarantee,)),
 )
 """(name, heading, the functions that compute its figures and facts): one section for each statement of the lecture."""

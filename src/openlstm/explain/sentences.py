@@ -25,7 +25,7 @@ TASK = ContinualReber()
 HIDDEN, STEPS, RATE, LENGTH, BATCH, SEED = 8, 6000, 0.02, 100, 64, 3
 SHOWN, ROWS, LONG = 60, 32, 400  # letters in the figure; streams and letters of each that the numbers are taken from
 WARM = 40  # letters until the cells are as full as they become
-FIRST, OTHER = "first letter of a string", "any other letter"
+FIRST, OTHER = "first letter of a sentence", "any other letter"
 
 
 def forgetting(seed: int = 0) -> Part:
@@ -50,13 +50,14 @@ def forgetting(seed: int = 0) -> Part:
     letters = [SYMBOLS[s] for s in symbols[shown, 0]]
     kinds = [FIRST if here else OTHER for here in first[shown, 0]]
     finding = (
-        f"The forget gate of one of the {HIDDEN} units, letter by letter. At the first letter of a string it is at "
-        f"{number(facts['at_first'])} on average, at all other letters at {number(facts['elsewhere'])} ({facts['strings']:,} "
-        f"fresh strings). The network names what may follow at every letter in {facts['right']:.1%} of the strings."
+        f"The forget gate of one of the {HIDDEN} cells, letter by letter; a thin line stands between two sentences. Where a new "
+        f"one begins, the gate is at {number(facts['at_first'])} on average, at all other letters at "
+        f"{number(facts['elsewhere'])} ({facts['strings']:,} sentences). The network names what may follow at every letter of "
+        f"{facts['right']:.1%} of new sentences."
     )
     title = "A forget gate that has learnt where a sentence ends"
     ends = np.flatnonzero(last[shown, 0])
-    return {"sentences": over_text(title, finding, letters, f[shown, 0], kinds, "forget gate f", ends.tolist())}, facts
+    return {"sentences": over_text(title, finding, letters, f[shown, 0], kinds, (OTHER, FIRST), "forget gate f", ends.tolist())}, facts
 
 
 def trained() -> Reader:

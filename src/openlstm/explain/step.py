@@ -36,22 +36,21 @@ def same_form(seed: int = 0) -> Part:
     for gate, before in multiplies.items():
         value = run.gates[gate]
         columns[names[gate]] = [
-            Panel("z: the sum that the layer makes of x and h", {"z": run.z[gate]}, "line", 64),
-            Panel("σ(z): between 0 and 1", {"gate": value}, "step", 54, (-0.05, 1.05)),
-            Panel("what it multiplies, before and after", {"before": before, "after": value * before}, "line", 84),
+            Panel("sum z", {"sum z of the layer": run.z[gate]}, "line", 64),
+            Panel("gate σ(z)", {"gate, σ(z)": value}, "step", 54, (-0.05, 1.05)),
+            Panel("multiplied", {"before the multiplication": before, "after it": value * before}, "line", 84),
         ]
         wrong = max(wrong, float(np.abs(value - 1 / (1 + np.exp(-run.z[gate]))).max()))
         shares.append((float(value.min()), float(value.max())))
     after = {"f": run.gates["f"] * run.before, "i": run.gates["i"] * run.gates["g"], "o": run.h}
     larger = max(float((np.abs(after[k]) - np.abs(multiplies[k])).max()) for k in multiplies)
     facts = {"shares": dict(zip(multiplies, shares, strict=True)), "difference": wrong, "larger": larger}
-    spans = ", ".join(f"{name} from {number(low)} to {number(high)}" for name, (low, high) in facts["shares"].items())
+    spans = ", ".join(f"{name} runs from {number(low)} to {number(high)}" for name, (low, high) in facts["shares"].items())
     finding = (
-        f"Over these {STEPS} steps the gates ran: {spans}. Each is a share, so what comes after the multiplication is never "
-        "larger than before: the forget gate's column is the old cell, the input gate's the candidate, the output gate's tanh "
-        "of the new cell."
+        f"Over these {STEPS} steps {spans}. What they multiply is the old cell on the left, the candidate in the middle, and "
+        "tanh of the new cell on the right; being shares, they never make it larger."
     )
-    return {"form": side_by_side("Three gates, one form", finding, columns)}, facts
+    return {"form": side_by_side("The gates of one cell, side by side", finding, columns)}, facts
 
 
 def one_step(seed: int = 0) -> Part:
@@ -63,7 +62,7 @@ def one_step(seed: int = 0) -> Part:
     activated = {name: float(a[0, 0]) for name, a in zip(CELL.saved, gates, strict=True)}
     rows = [
         {"gate": name, "w": w[k], "u": u[k], "b": b[k], "z": w[k] * x + u[k] * h + b[k], "value": activated[name]}
-        for k, name in enumerate(CELL.gates)
+        for k, name in sorted(enumerate(CELL.gates), key=lambda at: "figo".index(at[1]))  # as in the six lines
     ]
     assert state.c is not None
     new = {"c_new": float(state.c[0, 0]), "h_new": float(state.h[0, 0])}
@@ -93,8 +92,9 @@ def old_and_new(seed: int = 0) -> Part:
 
 def _weights(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the input, of the state, and the bias, for i, f, g, o: [4] each, with two digits."""
-    w, u, b = np.random.default_rng(seed).normal(size=(3, 4)).round(2)
-    return w, u, b
+    rng = np.random.default_rng(seed)
+    w, u = rng.choice([-1, 1], size=(2, 4)) * rng.uniform(0.4, 1.6, size=(2, 4)).round(2)
+    return w, u, rng.normal(size=4).round(2)
 
 
 def _run(seed: int) -> Run:
