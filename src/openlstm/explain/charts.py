@@ -1,7 +1,7 @@
 """The few kinds of picture the lecture needs, drawn with altair.
 
-Every picture is a function of its width, so that a page can hold one for a laptop and one for a phone. Colours are stand-ins for
-CSS variables until the last moment: the page decides what they are in light and in dark.
+Every picture is a function of its width, so that a page can hold one for a laptop and one for a phone. Colours are stand-ins
+for CSS variables until the last moment: the page decides what they are in light and in dark.
 """
 
 from __future__ import annotations
@@ -11,14 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import altair as alt
 import numpy as np
-
-from openlstm._errors import missing_extra
-
-try:
-    import altair as alt
-except ModuleNotFoundError as error:
-    raise missing_extra("explain", str(error.name), "report") from error
 
 from openlstm.insight.report.display import DASHES, GRID, INK, SERIES, SOFT, Chart, Display, powers
 from openlstm.insight.report.display import number as number
@@ -34,8 +28,8 @@ Point = dict[str, Any]
 class Panel(NamedTuple):
     """One row of a stack of drawings that share their time axis.
 
-    kind: "line", "step" (a gate holds its value for the whole step), "bar" (one series, in grey) or "stack" (bars on each other,
-    in the colours of the series).
+    kind: "line", "step" (a gate holds its value for the whole step), "bar" (one series, in grey) or "stack" (bars on each
+    other, in the colours of the series).
     """
 
     label: str

@@ -36,9 +36,8 @@ class Wiring(NamedTuple):
 def rnn(*, title: str = "One step of a vanilla RNN") -> Wiring:
     """One step of the vanilla RNN: its one layer, lit, and the way of the gradient back through it."""
     box = _box(LAYER, "tanh") + _wire((LAYER, BOX[0]), (LAYER, OUT), (WIDTH - 12, OUT)) + _wire((LAYER, BUS), (LAYER, _under()))
-    back = (
-        _wire((WIDTH - 30, OUT + 13), (LAYER + 13, OUT + 13), (LAYER + 13, BOX[0] - 3), back=True)
-        + _wire((LAYER + 13, _under() + 4), (LAYER + 13, BUS + 13), (70, BUS + 13), back=True)
+    back = _wire((WIDTH - 30, OUT + 13), (LAYER + 13, OUT + 13), (LAYER + 13, BOX[0] - 3), back=True) + _wire(
+        (LAYER + 13, _under() + 4), (LAYER + 13, BUS + 13), (70, BUS + 13), back=True
     )
     words = "".join(f'<tspan x="{LAYER + 42}" dy="17">{line}</tspan>' for line in ("the gradient,", "on its way back"))
     back += f'<text y="{BOX[0] + 4}" font-size="13" fill="{_color("s2")}">{words}</text>'
@@ -61,6 +60,9 @@ def lstm(
         numbers: x, h, c, i, f, g, o, c_new, h_new of one step, written on the wires.
         title: what a screen reader says.
     """
+    def gate(name: str, x: float) -> str:
+        return _box(x, "σ" if name in known else "gate") + _wire((x, BUS), (x, _under()))
+
     shown = _wire((BRANCH + 13, OUT), (WIDTH - 12, OUT))
     parts = {
         "highway": _road() + _sign("+", LAYER, ROAD),
@@ -73,9 +75,9 @@ def lstm(
         + _inside("tanh", BRANCH, 100)
         + _wire((BRANCH, 109), (BRANCH, OUT - 13))
         + shown,
-        "forget": _gate(FORGET) + _wire((FORGET, BOX[0]), (FORGET, ROAD + 14)) + _sign("×", FORGET, ROAD),
-        "input": _gate(INPUT) + _wire((INPUT, BOX[0]), (INPUT, RAMP), (LAYER - 14, RAMP)) + _sign("×", LAYER, RAMP),
-        "output": _gate(OUTPUT) + _wire((OUTPUT, BOX[0]), (OUTPUT, OUT), (BRANCH - 14, OUT)) + _sign("×", BRANCH, OUT) + shown,
+        "forget": gate("forget", FORGET) + _wire((FORGET, BOX[0]), (FORGET, ROAD + 14)) + _sign("×", FORGET, ROAD),
+        "input": gate("input", INPUT) + _wire((INPUT, BOX[0]), (INPUT, RAMP), (LAYER - 14, RAMP)) + _sign("×", LAYER, RAMP),
+        "output": gate("output", OUTPUT) + _wire((OUTPUT, BOX[0]), (OUTPUT, OUT), (BRANCH - 14, OUT)) + _sign("×", BRANCH, OUT) + shown,
     }
     order = sorted(parts, key=lambda name: name != "highway" and 1 + (name in lit))  # the road below, what is lit above
     body = _ends(OUTPUT) + "".join(_part(parts[name], name in lit) for name in order)
@@ -106,10 +108,6 @@ def _ends(last: float) -> str:
 def _part(drawn: str, lit: bool) -> str:
     color, words = (_color("accent"), _color("ink")) if lit else (PALE, PALE)
     return f'<g stroke="{color}" color="{words}" fill="none" stroke-width="{1.9 if lit else 1.3}">{drawn}</g>'
-
-
-def _gate(x: float) -> str:
-    return _box(x, "σ") + _wire((x, BUS), (x, _under()))
 
 
 def _box(x: float, squeeze: str) -> str:
@@ -156,7 +154,7 @@ def _letter(text: str, x: float, y: float, *, end: bool = False) -> str:
     below = re.sub(r"[{}]", "", below).replace("-", "−")
     inner = f'{base}<tspan font-size="11.5" dy="4">{below}</tspan>'
     anchor = ' text-anchor="end"' if end else ""
-    style = f'font-size="17" font-style="italic" fill="currentColor" stroke="none"'
+    style = 'font-size="17" font-style="italic" fill="currentColor" stroke="none"'
     return f'<text class="letter" x="{x:g}" y="{y:g}"{anchor} {style}>{inner}</text>'
 
 
@@ -181,5 +179,6 @@ def _color(name: str) -> str:
 
 def _whole(title: str, body: str, top: float = 8) -> Wiring:
     size = f'viewBox="0 {top:g} {WIDTH} {HEIGHT - top:g}" font-family="system-ui, sans-serif"'
-    words = escape(title, quote=True)
-    return Wiring(f'<svg xmlns="http://www.w3.org/2000/svg" class="wiring" role="img" aria-label="{words}" {size}><g color="{_color("ink")}">{body}</g></svg>')
+    says = f'role="img" aria-label="{escape(title, quote=True)}"'
+    inked = f'<g color="{_color("ink")}">{body}</g>'
+    return Wiring(f'<svg xmlns="http://www.w3.org/2000/svg" class="wiring" {says} {size}>{inked}</svg>')

@@ -19,11 +19,10 @@ from markupsafe import Markup
 
 UPRIGHT = {"tanh", "diag", "log", "sign"}
 BETWEEN = {"=", "+", "-", "⊙", "⟹"}  # two terms: there is room around it, and a line may end before it
-DRAWN = {
-    "⊙": '<svg class="drawn" viewBox="0 0 12 12"><circle cx="6" cy="6" r="5"/><circle class="dot" cx="6" cy="6" r="1.2"/></svg>',
-    "⋯": "···",
-    "⟹": '<svg class="drawn" viewBox="0 0 22 12"><path d="M1 4H17M1 8H17M13 1 20 6 13 11"/></svg>',
-}
+SIGNS = {"⊙": (12, '<circle cx="6" cy="6" r="5"/><circle class="dot" cx="6" cy="6" r="1.2"/>')}
+SIGNS["⟹"] = (22, '<path d="M1 4H17M1 8H17M13 1 20 6 13 11"/>')
+DRAWN = {sign: f'<svg class="drawn" viewBox="0 0 {width} 12">{shape}</svg>' for sign, (width, shape) in SIGNS.items()}
+DRAWN["⋯"] = "···"
 _TOKEN = re.compile(r"[A-Za-zσ]+|∂[A-Za-z]|[0-9]+(?:\.[0-9]+)?|\S")
 
 

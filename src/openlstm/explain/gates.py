@@ -73,8 +73,8 @@ def dropped_layer(seed: int = 0) -> Part:
     finding = (
         f"The same three inputs in two orders. With the layer the two states end {number(apart)} apart; without it "
         f"{number(apart_without)}. \u201cBites\u201d moves the state by {number(second[0])} after \u201cdog\u201d and by "
-        f"{number(second[1])} after \u201cman\u201d; without the layer by {number(second_without[0])} both times, whatever came "
-        "before."
+        f"{number(second[1])} after \u201cman\u201d; without the layer by {number(second_without[0])} both times, whatever "
+        "came before."
     )
     rows = [
         Panel("state h, with the layer", with_layer, height=84),
@@ -90,10 +90,10 @@ def squashed(seed: int = 0) -> Part:
     run = on_wires(OPEN, OPEN, signal, OPEN)
     c, h = run["c"], run["h"]
     slope = 1 - h**2
-    facts = {"c": float(c.max()), "h": float(np.abs(h).max()), "slope": float(slope.min()), "slope_zero": 1.0}
+    facts = {"c": float(c.max()), "h": float(np.abs(h).max()), "slope": float(slope.min())}
     finding = (
-        f"The cell climbs to {number(facts['c'])}; tanh of it never leaves \u22121\u20261. Where the cell is that full, tanh is "
-        f"nearly flat: its slope is {number(facts['slope'])} there, and 1 where the cell is empty."
+        f"The cell climbs to {number(facts['c'])}; tanh of it never leaves \u22121\u20261. Where the cell is that full, tanh "
+        f"is nearly flat: its slope is {number(facts['slope'])} there, and 1 where the cell is empty."
     )
     rows = [
         Panel("input to the cell", {"input": signal}, "bar", 44),
@@ -143,8 +143,8 @@ def running_sum(seed: int = 0) -> Part:
     summed = np.cumsum(entered)
     facts = {"difference": float(np.abs(summed - run["c"]).max()), "last": float(run["c"][-1]), "bars": T}
     finding = (
-        f"The {T} bars add up to {number(facts['last'])}, and that is what the cell holds in the end. At every step, the sum of the bars so "
-        f"far and the cell differ by {number(facts['difference'])}."
+        f"The {T} bars add up to {number(facts['last'])}, and that is what the cell holds in the end. At every step, the sum "
+        f"of the bars so far and the cell differ by {number(facts['difference'])}."
     )
     rows = [
         Panel("what enters, i · g", {"i · g": entered}, "bar", 70),

@@ -70,12 +70,13 @@ def highway(seed: int = 0) -> Part:
     """What comes back along the cell state alone while nothing stands on the road, beside the vanilla RNN."""
     T = 100
     signal = np.random.default_rng(seed).normal(size=T)
-    lines = {"along the highway": _along_the_highway(1.0, signal, 1.0), "through the layer of the vanilla RNN": _vanilla(seed, signal)}
+    lines = {"along the highway": _along_the_highway(1.0, signal, 1.0)}
+    lines["through the layer of the vanilla RNN"] = _vanilla(seed, signal)
     road, layer = (float(line[T]) for line in lines.values())
     facts = {"T": T, "road": road, "rnn": layer}
     finding = f"After {T} steps the highway brings back {number(road)} of the gradient, the layer {number(layer)}."
-    draw = curves("The highway beside the layer", finding, lines, "steps back, k", "what comes back", log=(1e-12, 10.0), height=220)
-    return {"highway": draw}, facts
+    title, x, y = "The highway beside the layer", "steps back, k", "what comes back"
+    return {"highway": curves(title, finding, lines, x, y, log=(1e-12, 10.0), height=220)}, facts
 
 
 def leaking(seed: int = 0) -> Part:

@@ -99,8 +99,8 @@ def learning(seed: int = 0) -> Part:
     verdict = f"The unit learnt it {luck}." if facts["solved"] else f"None of {tries} attempts learnt it; this is the last one."
     learnt = (
         f"At the last mark, step {EARLY + 1}, f goes from {number(before.f_mark)} to {number(after.f_mark)} and i from "
-        f"{number(before.i_mark)} to {number(after.i_mark)}: forget and write. On average over the {LAG} steps after it, f goes "
-        f"from {number(before.f_after)} to {number(after.f_after)} and i from {number(before.i_after)} to "
+        f"{number(before.i_mark)} to {number(after.i_mark)}: forget and write. On average over the {LAG} steps after it, f "
+        f"goes from {number(before.f_after)} to {number(after.f_after)} and i from {number(before.i_after)} to "
         f"{number(after.i_after)}: keep. Over these steps the cell now keeps {number(after.kept)} of itself instead of "
         f"{number(before.kept)}. Of {FRESH} fresh sequences {after.accuracy:.1%} are answered right instead of "
         f"{before.accuracy:.1%}. {verdict}"

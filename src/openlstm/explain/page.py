@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._errors import ArgumentError, message
 from openlstm.engine import choose
 from openlstm.engine.threads import torch_aside
 from openlstm.explain import diagram, gates, gradients, learning, sentences, step
 from openlstm.explain.charts import NARROW, WIDE, Display, number, to_svg
 from openlstm.explain.formulas import equation, inline
-from openlstm.insight.report.display import DARK, LIGHT
+from openlstm.insight.report.page import environment, made
 from openlstm.model_file import write_whole
-
-try:
-    import jinja2
-    from markupsafe import Markup
-except ModuleNotFoundError as error:
-    raise missing_extra("explain", str(error.name), "report") from error
 
 TITLE = "What an LSTM is, and why"
 SECTIONS: tuple[tuple[str, str, tuple[Callable[[int], gates.Part], ...]], ...] = (
@@ -96,14 +89,7 @@ def compute(seed: int = 0, on_progress: Callable[[str], None] | None = None) -> 
 
 def render(sections: list[dict[str, Any]], seed: int) -> str:
     """The page."""
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("openlstm.explain", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters["n"] = number
+    env = environment("openlstm.explain")
     env.filters["factor"] = lambda value: f"({number(value)})" if value < 0 else number(value)
     env.globals.update(math=equation, m=inline, svg=_svg, rnn=_wiring(diagram.rnn), lstm=_wiring(diagram.lstm))
     return env.get_template("page.html.jinja").render(
@@ -112,9 +98,7 @@ def render(sections: list[dict[str, Any]], seed: int) -> str:
         figures={name: figure for s in sections for name, figure in s["figures"].items()},
         facts={s["name"]: s["facts"] for s in sections},
         seed=seed,
-        light=LIGHT,
-        dark=DARK,
-        made=_made(),
+        made=made() | {"backend": choose("auto", cells.LSTM(), np.zeros((1, 1, 1)))},
     )
 
 
@@ -128,9 +112,3 @@ def _svg(figure: Display, name: str) -> dict[str, Markup]:
 
 def _wiring(draw: Callable[..., diagram.Wiring]) -> Callable[..., Markup]:
     return lambda *args, **options: Markup(draw(*args, **options).svg)
-
-
-def _made() -> dict[str, str]:
-    backend = choose("auto", cells.LSTM(), np.zeros((1, 1, 1)))
-    now = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime())
-    return {"version": openlstm.__version__, "when": now, "backend": backend, "machine": platform.machine()}

@@ -50,14 +50,15 @@ def forgetting(seed: int = 0) -> Part:
     letters = [SYMBOLS[s] for s in symbols[shown, 0]]
     kinds = [FIRST if here else OTHER for here in first[shown, 0]]
     finding = (
-        f"The forget gate of one of the {HIDDEN} cells, letter by letter; a thin line stands between two sentences. Where a new "
-        f"one begins, the gate is at {number(facts['at_first'])} on average, at all other letters at "
+        f"The forget gate of one of the {HIDDEN} cells, letter by letter; a thin line stands between two sentences. Where a "
+        f"new one begins, the gate is at {number(facts['at_first'])} on average, at all other letters at "
         f"{number(facts['elsewhere'])} ({facts['strings']:,} sentences). The network names what may follow at every letter of "
         f"{facts['right']:.1%} of new sentences."
     )
     title = "A forget gate that has learnt where a sentence ends"
-    ends = np.flatnonzero(last[shown, 0])
-    return {"sentences": over_text(title, finding, letters, f[shown, 0], kinds, (OTHER, FIRST), "forget gate f", ends.tolist())}, facts
+    ends = np.flatnonzero(last[shown, 0]).tolist()
+    drawn = over_text(title, finding, letters, f[shown, 0], kinds, (OTHER, FIRST), "forget gate f", ends)
+    return {"sentences": drawn}, facts
 
 
 def trained() -> Reader:
