@@ -5,11 +5,9 @@ python tools/sentences.py
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from safetensors.torch import save
 
 from openlstm.explain import sentences
 
 if __name__ == "__main__":
-    (Path(sentences.__file__).parent / sentences.WEIGHTS).write_bytes(save(sentences.train().state_dict()))
+    sentences.WEIGHTS.write_bytes(save(sentences.train().state_dict()))

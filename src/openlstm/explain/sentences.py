@@ -6,11 +6,11 @@ weights were trained beforehand, since that takes longer than a page may; `tools
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 
 from openlstm.explain.charts import number, over_text
 from openlstm.explain.gates import Part
@@ -20,7 +20,7 @@ from openlstm.lab.tasks.task import one_hot
 from openlstm.lab.trial import Learner, generator
 from openlstm.nn import LSTM, init, trace
 
-WEIGHTS = "sentences.safetensors"
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
 TASK = ContinualReber()
 HIDDEN, STEPS, RATE, LENGTH, BATCH, SEED = 8, 6000, 0.02, 100, 64, 3
 SHOWN, ROWS, LONG = 60, 32, 400  # letters in the figure; streams and letters of each that the numbers are taken from
@@ -64,7 +64,7 @@ def forgetting(seed: int = 0) -> Part:
 def trained() -> Reader:
     """The network with the weights that ship with the package."""
     model = _fresh()
-    model.load_state_dict(load((files("openlstm.explain") / WEIGHTS).read_bytes()))
+    model.load_state_dict(load_file(WEIGHTS))
     return model
 
 
