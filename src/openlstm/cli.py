@@ -304,7 +304,7 @@ def explain(
     writable(output, (".html", ".htm"))
     from openlstm import explain as explain_
 
-    with _err().status("computing the figures ...") if not quiet else _Nothing() as status, torch_aside():
+    with _err().status("computing the figures ...") if not quiet else _Nothing() as status:
         explain_.write(output, seed=seed, on_progress=lambda what, *_: status.update(f"{what} ...") if status else None)
     if as_json:
         return _print_json({"page": str(output), "bytes": output.stat().st_size})
