@@ -2,8 +2,8 @@
 
     LSTM, GRU, RNN                 drop-ins for torch.nn, with any cell, lengths, resets, noise and the gates open
     LSTMCell, GRUCell, RNNCell     one step of them
-    replace                        every torch.nn.LSTM, GRU and RNN inside a model swapped for ours, weights kept
-    trace, Trace                   gates, states and per-step gradients of a layer by name
+    replace                        every such layer and cell of torch.nn inside a model swapped for ours, weights kept
+    trace, Trace                   gates, states and per-step gradients of a layer, or of all layers of a model, by name
     xray                           what a network remembers, for how long, and what to change, as a report
     edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
