@@ -40,7 +40,7 @@ except ImportError as error:
     # the interpreter puts the package's path behind the reason
     _why_missing = "it was not built" if "cannot import name" in str(error) else str(error).split(" (")[0]
 
-KERNELS: frozenset[str] = frozenset(_native.cells()) if _native is not None else frozenset()
+KERNELS: frozenset[str] = frozenset() if _why_missing else frozenset(_native.cells())
 """The kernels that this build has: the names that `Cell.kernel` may take."""
 
 PROJECTED = KERNELS - {"fgr"}

@@ -82,7 +82,7 @@ def old_and_new(seed: int = 0) -> Part:
         f"miss it by at most {number(facts['difference'])}."
     )
     names = ("old that stays, f · c(t−1)", "new that enters, i · g")
-    shares = dict(zip(names, (run.gates["f"], run.gates["i"]), strict=True))
+    shares: dict[str, Any] = dict(zip(names, (run.gates["f"], run.gates["i"]), strict=True))
     rows = [
         Panel("how much of each: f and i", shares, "step", 60, (-0.05, 1.05)),
         Panel("the two parts of c", dict(zip(names, (stays, enters), strict=True)), "stack", 90),
