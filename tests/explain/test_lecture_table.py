@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from explain.lecture import computed
 from openlstm.explain import gates, gradients, learning, page, sentences, step
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def test_no_row_is_open_and_the_sections_are_those_of_the_page() -> None:
 @pytest.mark.slow
 def test_every_python_command_runs() -> None:
     commands = set(re.findall(r"`((?:gates|gradients|learning|sentences|step)\.[^`]+)`", TABLE))
-    assert len(commands) == 21
+    assert len(commands) == 23
     once = SimpleNamespace(learning=cache(learning.learning), lags=learning.lags)  # train networks: commands share them
     for command in commands:
         names = {"gates": gates, "gradients": gradients, "learning": once, "sentences": sentences, "step": step}
@@ -48,10 +49,4 @@ def test_every_python_command_runs() -> None:
 @pytest.mark.slow
 def test_every_figure_of_the_page_is_in_the_table() -> None:
     named = set(re.findall(r'\[0\]\["([\w-]+)"\]', TABLE))
-    made = {
-        name
-        for _, _, parts in page.SECTIONS
-        for part in parts
-        for name in (learning.lags if part is learning.lags else part)(0)[0]
-    }
-    assert named == made
+    assert named == {name for section in computed()[0] for name in section["figures"]}
