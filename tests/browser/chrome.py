@@ -59,6 +59,10 @@ class Page:
         """The marks in a figure's drawing for a laptop: symbols, bars, cells, and the corners of its lines."""
         return self.ask(COUNT, figure)
 
+    def collisions(self) -> list[Any]:
+        """The labels of figures that touch each other or leave their card, in the drawings that are seen."""
+        return self.ask(COLLISIONS)
+
     def _clip(self, whole: bool) -> dict[str, Any]:
         if not whole:
             return {}
@@ -75,10 +79,33 @@ COUNT = """((id) => {
       const n = kind === 'line' ? (d.match(/[ML]/g) || []).length : 1;
       count[kind] = (count[kind] || 0) + n;
     }
-    if (kind === 'rule') count.rule = (count.rule || 0) + group.querySelectorAll(':scope > line').length;
+    for (const [mark, element] of [['rule', 'line'], ['text', 'text']]) {
+      if (kind === mark) count[kind] = (count[kind] || 0) + group.querySelectorAll(`:scope > ${element}`).length;
+    }
   }
   return count;
 })(arguments[0])"""
+
+
+COLLISIONS = """(() => {
+  const found = [];
+  for (const figure of document.querySelectorAll('figure')) {
+    const card = figure.getBoundingClientRect();
+    for (const svg of figure.querySelectorAll('svg')) {
+      const labels = [...svg.querySelectorAll('text')].map((t) => [t.textContent.trim(), t.getBoundingClientRect()])
+        .filter(([words, r]) => words && r.width > 0);
+      labels.forEach(([words, r], k) => {
+        if (r.left < card.left || r.right > card.right) found.push([figure.id, words, 'leaves its card']);
+        for (const [other, q] of labels.slice(k + 1)) {
+          const across = Math.min(r.right, q.right) - Math.max(r.left, q.left);
+          const down = Math.min(r.bottom, q.bottom) - Math.max(r.top, q.top);
+          if (across > -2 && down > 3) found.push([figure.id, words, other]);
+        }
+      });
+    }
+  }
+  return found;
+})()"""
 
 
 @contextmanager

@@ -16,10 +16,13 @@ from torch import nn
 
 import openlstm
 from browser.chrome import DESKTOP, MISSING, PHONE, Page, chrome
+from explain.lecture import computed, figure
 from insight import char_model
-from openlstm import explain
+from openlstm import lab
 from openlstm.data import from_arrays
+from openlstm.explain import page as lecture_page
 from openlstm.insight.report import Report
+from openlstm.lab import picture
 from openlstm.tasks import look
 from openlstm.tasks.forecast import Forecaster
 from openlstm.train import Options
@@ -72,7 +75,15 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def lecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "explain.html"
-    explain.write(path)
+    path.write_text(lecture_page.render(computed()[0], 0), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of the lab, with the networks whose names are longest."""
+    path = tmp_path_factory.mktemp("page") / "recall.html"
+    picture.save(lab.run("recall", 5, seeds=2, steps=20, arms=["rnn-identity", "gru", "lstm-advice", "lstm-chrono"]), path)
     return path
 
 
@@ -89,6 +100,63 @@ def test_a_report_is_quiet_asks_for_nothing_and_fits(
 @pytest.mark.parametrize(("size", "dark"), SETTINGS, ids=["desktop", "desktop dark", "phone", "phone dark"])
 def test_the_lecture_is_quiet_asks_for_nothing_and_fits(page: Page, lecture: Path, size: tuple[int, int], dark: bool) -> None:
     opens_quietly(page, lecture, size, dark)
+
+
+@pytest.mark.parametrize(("size", "dark"), SETTINGS, ids=["desktop", "desktop dark", "phone", "phone dark"])
+def test_an_experiment_is_quiet_asks_for_nothing_and_fits(
+    page: Page, experiment: Path, size: tuple[int, int], dark: bool
+) -> None:
+    opens_quietly(page, experiment, size, dark)
+
+
+@pytest.mark.parametrize("which", ["lecture", "experiment"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_label_touches_another_or_leaves_its_card(
+    page: Page, which: str, size: tuple[int, int], request: pytest.FixtureRequest
+) -> None:
+    page.open(request.getfixturevalue(which), size=size)
+    assert page.collisions() == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_equations_are_set_as_equations_and_none_is_cut_off(page: Page, lecture: Path, size: tuple[int, int]) -> None:
+    page.open(lecture, size=size)
+    cut = "[...document.querySelectorAll('.equations')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    assert page.ask(cut) == []
+    boxes = "(s) => [...document.querySelectorAll(s)].map(e => [...e.children].map(c => c.getBoundingClientRect().toJSON()))"
+    fractions, scripts = (page.ask(f"({boxes})(arguments[0])", s) for s in (".equation .fraction", ".equation .scripts"))
+    assert len(fractions) > 8 and scripts
+    for above, below in [*fractions, *scripts]:
+        assert above["bottom"] <= below["top"] + 1 and above["height"] > 5 and below["height"] > 5
+    entries = page.ask(f"({boxes})('.matrix')")
+    for a, b, c, d in entries:
+        assert a["right"] < b["left"] and a["bottom"] < c["top"] and b["bottom"] < d["top"] and c["right"] < d["left"]
+    lowered = page.ask(
+        "[...document.querySelectorAll('.equation > i + sub')].map(e => [e.getBoundingClientRect().bottom, "
+        "e.previousElementSibling.getBoundingClientRect().bottom, e.getBoundingClientRect().height, "
+        "e.previousElementSibling.getBoundingClientRect().height])"
+    )
+    assert len(lowered) > 20 and all(sub - base > -0.35 * size_ and low < size_ for sub, base, low, size_ in lowered)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_larger_an_entry_of_a_matrix_the_farther_is_its_colour_from_the_paper(
+    page: Page, lecture: Path, dark: bool
+) -> None:
+    page.open(lecture, dark=dark)
+    words = page.ask("document.querySelector('#section-vanishing').innerText")
+    assert "the stronger the colour, the larger the entry" in words and "pale" not in words
+    seen = page.ask(
+        "[...document.querySelectorAll('#jacobians .wide [data-mark=mark-rect] > path')].map(e => "
+        "[Number(e.getAttribute('fill-opacity') ?? 1), getComputedStyle(e).fill])"
+    )
+    card = page.ask("getComputedStyle(document.querySelector('#jacobians')).backgroundColor")
+    data = figure("jacobians").data
+    assert len(seen) == len(data["value"])
+    largest = max(map(abs, data["value"]))
+    for (opacity, fill), value in zip(seen, data["value"], strict=True):
+        assert opacity == pytest.approx(abs(value) / largest, abs=0.01)
+        assert abs(luminance(fill) - luminance(card)) > 0.15  # the full colour stands out from the card in this theme
 
 
 def opens_quietly(page: Page, path: Path, size: tuple[int, int], dark: bool) -> None:
@@ -250,16 +318,15 @@ def in_spec(spec: dict[str, Any], data: Any = None) -> Counter[str]:
             found += in_spec(part, data)
     if "mark" in spec:
         mark, rows = spec["mark"], len(json.loads(data["values"]))
-        kind = str({"bar": "rect"}.get(mark["type"], mark["type"]))
+        kind = str({"bar": "rect", "circle": "symbol"}.get(mark["type"], mark["type"]))
         found[kind] += 2 * rows if mark.get("interpolate") == "step" else rows
     return found
 
 
 def test_the_lecture_shows_as_many_marks_as_it_has_figures(page: Page, lecture: Path) -> None:
     page.open(lecture)
-    figures = [f for section in explain.compute() for f in section["figures"]]
-    ids = page.ask("[...document.querySelectorAll('figure[id]')].map(f => f.id)")
-    assert len(figures) == len(ids) == 12
-    for figure, name in zip(figures, ids, strict=True):
-        wanted, found = in_spec(figure.draw(660).to_dict(validate=False)), page.marks(name)
-        assert {kind: found.get(kind, 0) for kind in wanted} == dict(wanted), figure.title
+    figures = {name: f for section in computed()[0] for name, f in section["figures"].items()}
+    assert page.ask("[...document.querySelectorAll('figure[id]')].map(f => f.id)") == list(figures)
+    for name, drawn in figures.items():
+        wanted, found = in_spec(drawn.draw(660).to_dict(validate=False)), page.marks(name)
+        assert {kind: found.get(kind, 0) for kind in wanted} == dict(wanted), name

@@ -185,6 +185,41 @@ def test_the_findings_are_on_the_page_as_they_were_computed(made: tuple[dict, st
             assert figure["finding"].replace("'", "&#39;") in html
 
 
+SAID = (
+    (1, "how else could information, or a gradient, travel between steps that are far apart?"),
+    (1, "each time it was multiplied by the same W hh"),
+    (2, "a sum knows no relation between the two"),
+    (2, "The layer relates the input to the past. It cannot be dropped."),
+    (2, "a highway is laid around it: a second hidden state, the cell state c t"),
+    (2, "On the branch that leads from the sum to h t stands one more non-linearity, tanh ( c t )"),
+    (3, "even a long memory has to be controlled. Think of reading several sentences."),
+    (3, "When one ends and the next begins, what went before has to be forgotten"),
+    (3, "From the input and the hidden state it decides"),
+    (4, "The same can be done on the side of the input."),
+    (4, "The cell state is basically the sum of the previous state and the input"),
+    (5, "controls what of the cell reaches h t"),
+    (5, "All three gates are built alike: a fully connected layer of h t −1 and x t"),
+    (5, "a sigmoid, so that the result lies between zero and one; and a multiplication. They are ratios"),
+    (6, "they determine h t and c t . The gates say how much of the old stays and how much of the new enters."),
+    (7, "the cell is kept, indefinitely"),
+    (7, "it forgets completely and takes only what is new: a new sentence begins"),
+    (7, "The model learns it from the data, if it is needed"),
+    (8, "does not guarantee that no gradient vanishes or explodes"),
+    (8, "long dependencies easier to learn"),
+    (8, "practical in the range that one is interested in"),
+    (8, "nine in ten answers were right for the vanilla RNN up to a lag of"),
+)
+"""Number of the section -> what is said there, of all that the lecture states."""
+
+
+@pytest.mark.slow
+def test_every_statement_of_the_lecture_is_said(made: tuple[dict, str, list[str]]) -> None:
+    parts = [Words(part).text for part in re.findall(r'<section id="section-.*?</section>', made[1], re.DOTALL)]
+    assert len(parts) == 8
+    missing = [(number, words) for number, words in SAID if words not in parts[number - 1]]
+    assert missing == []
+
+
 DEFINED = {
     "t": r"We count the steps with t\b",
     "x": r"call the input at that step x\b",

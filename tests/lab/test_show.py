@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -76,14 +77,15 @@ def values(chart: dict) -> list[dict]:
     return [v for key in ("layer", "hconcat") for part in chart.get(key, []) for v in values(part)]
 
 
-def test_the_picture_has_a_dot_a_seed_a_tick_an_arm_and_a_line_in_both_panels() -> None:
-    left, right = picture.draw(result()).to_dict()["hconcat"]
-    for panel in (left, right):
+@pytest.mark.parametrize(("width", "way"), [(680, "hconcat"), (330, "vconcat")])
+def test_the_picture_has_a_dot_a_seed_a_tick_an_arm_and_a_line_in_both_panels(width: int, way: str) -> None:
+    first, second = picture.draw(result(), width).to_dict()[way]
+    for panel in (first, second):
         assert [len(layer["data"]["values"]) for layer in panel["layer"]] == [1, 4, 2]
-    dots = right["layer"][1]["data"]["values"]
+    dots = second["layer"][1]["data"]["values"]
     assert [d["score"] for d in dots] == [0.5, 0.52, 0.98, 0.97]
     assert [d["share"] for d in dots] == [picture.FLOOR, picture.FLOOR, 0.2, 0.3]  # zero has no place on a log axis
-    assert right["layer"][0]["data"]["values"] == [{"score": 0.5}]
+    assert second["layer"][0]["data"]["values"] == [{"score": 0.5}]
 
 
 @pytest.mark.parametrize("kind", picture.KINDS)
@@ -94,9 +96,31 @@ def test_the_picture_in_every_form(kind: str, tmp_path: Path) -> None:
     if kind == ".png":
         assert data[:4] == b"\x89PNG"
     elif kind == ".svg":
-        assert b"LSTM + advice" in data and data.count(b"<path") > 8
+        assert b"LSTM + advice" in data and data.count(b"<path") > 8 and b"lag 120, H = 32, 2 seeds" in data
+        assert b"#0505" not in data and b"#0101" not in data  # no stand-in for a colour
     else:
-        assert b"</html>" in data and not re.search(rb'(src|href)="http', data)
+        assert b"</html>" in data and b"<script" not in data and not re.search(rb'(src|href)="http', data)
+
+
+def test_the_page_is_like_the_others_and_says_all_that_the_table_says() -> None:
+    page = picture.page(result())
+    assert (
+        "prefers-color-scheme: dark" in page and page.count('class="drawing wide"') == page.count('class="drawing narrow"') == 1
+    )
+    assert not re.search(r'(?:fill|stroke)="#', page)  # the theme gives the colours
+    said = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
+    for words in (show.verdict(result()), "Lag 120 is blocked; best of 1 changes", "51.0%", "97.5%", "97.0%–98.0%", "25 %"):
+        assert words in said, words
+    assert "50 % is guessing" in said and "no number" in said
+    again = "openlstm lab latch --lag 120 --seeds 2 --steps 1000 --hidden 32 --seed 0 --arms rnn,lstm-advice -o latch.html"
+    assert again in said
+
+
+@pytest.mark.parametrize("task", lab.tasks.TASKS)
+def test_every_task_has_a_page_with_what_was_published(task: str) -> None:
+    page = html.unescape(picture.page(result(task=task, advice=None)))
+    assert lab.tasks.TASKS[task].question in page
+    assert all(p.number in page and p.source in page for p in lab.tasks.TASKS[task].published)
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def _level(value: float, scale: alt.Scale) -> Chart:
 
 
 def _lag_axis(width: float) -> alt.Axis:
-    return alt.Axis(grid=False, tickMinStep=1, tickCount=round(width / 55), labelFlush=False)
+    return alt.Axis(grid=False, tickMinStep=1, tickCount=round(width / 55), labelFlush=False, labelPadding=9)
 
 
 def _y_axis(left: float = MARGIN, **options: Any) -> alt.Axis:

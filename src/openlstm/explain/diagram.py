@@ -30,7 +30,8 @@ class Wiring(NamedTuple):
     svg: str
 
     def _repr_svg_(self) -> str:
-        return self.svg
+        """On a white card, as a notebook may be dark."""
+        return self.svg.replace("<svg ", f'<svg style="max-width:31em;background:{LIGHT["card"]}" ', 1)
 
 
 def rnn(*, title: str = "One step of a vanilla RNN") -> Wiring:
