@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
-from openlstm.insight.look import RECURRENT, Loss, Place, first_non_finite, look
+from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
+from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
 from openlstm.insight.words import number
 
@@ -35,7 +37,7 @@ def xray(
     data: Any,
     *,
     lag: int | None = None,
-    loss: Loss | None = None,
+    loss: Any = None,
     before: bool | None = None,
     tokens: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -51,11 +53,14 @@ def xray(
 
     Args:
         model: a recurrent layer of openlstm or torch.nn, or any module that holds some.
-        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, or a tuple whose last is the target.
-            A large batch is thinned out, and the report says so.
-        lag: steps between what has to be remembered and the answer; None for the lag that the data need.
-        loss: `loss(model, *data) -> scalar`. Without it what the network uses cannot be measured, and the gradient is that of a
-            random probe of the last state.
+        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, a PackedSequence, a tuple whose last
+            is the target, a dict of keywords, or a DataLoader, of which the first batch is taken. A large batch is thinned out,
+            and the report says so.
+        lag: steps between what has to be remembered and the answer, counted from the end of each row; None for the lag that the
+            data need.
+        loss: `loss(model, *data)`, a scalar, or `loss(output, target)` such as `torch.nn.CrossEntropyLoss()`. The verdict
+            follows it to wherever it leads; without it a random probe of the model's output, or of the last state of a layer.
+            What the network uses cannot be measured without it.
         before: True for a network before training, False after it. None asks the loss: a network that does better with its past
             than without is looked at as a trained one. Of any other it is not known, and the report says so: its verdict is
             that of a training that begins from these weights.
@@ -79,9 +84,10 @@ def xray(
     >>> report.word, report["reach"].error is None
     ('blocked', True)
     """
-    _check(model, data, lag)
     begin = time.perf_counter()
-    notes: list[str] = []
+    data, loss, taken = formed(model, data, loss, "xray")
+    _check(model, data, lag)
+    notes = list(taken)
     data, columns, rows = _thinned(model, data, columns, notes)
     looked = look(model, data, loss, layers=layers, finite=False)
     places = looked.places
@@ -95,11 +101,7 @@ def xray(
     stage = _stage(before, ablated, notes)
     if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
-    verdict, reason = (
-        _guarded(lambda: _verdict(model, data, lag, loss, target, places, layers is not None))
-        if stage != "after"
-        else (None, "")
-    )
+    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage != "after" else (None, "")
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
@@ -108,7 +110,9 @@ def xray(
         advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target, places))
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
-    made.lag, made.threshold = lag, getattr(getattr(verdict, "thresholds", None), "share", None)
+    made.lag = lag
+    if getattr(verdict, "of", "") == "the last state":  # the threshold of that share, and of no other
+        made.threshold = verdict.thresholds.share  # type: ignore[union-attr]
     if needs is not None:
         made.model("needed", lambda: needs)
     for word, measure in _PLACES.items():
@@ -122,7 +126,7 @@ def xray(
         made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
         made.model("training", lambda: _watched(watch))
-    ladder, why = _guarded(lambda: _ladder(places, verdict, needs, ablated, lag, stage))
+    ladder, why = _guarded(lambda: _ladder(model, data, loss, places, needs, ablated, lag, stage))
     if why:
         notes.append(f"No ladder: {why.splitlines()[0]}.")
     order = _ORDER if stage != "after" else ("ablation", *(w for w in _ORDER if w != "ablation"))
@@ -269,8 +273,8 @@ def _check(model: Any, data: Any, lag: Any) -> None:
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
         hint = "count the steps between what has to be remembered and the answer"
         raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
-    parts = data if isinstance(data, (tuple, list)) else (data,)
-    if not parts or any(isinstance(a, (Tensor, np.ndarray)) and 0 in a.shape for a in parts):
+    parts = _leaves(data)
+    if not parts or any(isinstance(a, Tensor) and 0 in a.shape for a in parts):
         got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
         raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
 
@@ -279,20 +283,18 @@ def _thinned(
     model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
-    parts = list(data) if isinstance(data, (tuple, list)) else [data]
-    if not all(isinstance(a, (Tensor, np.ndarray)) for a in parts):
-        return data, columns, None
-    parts = [torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in parts]
+    parts = _leaves(data)
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
-    whole = tuple(parts) if isinstance(data, (tuple, list)) else parts[0]
     x = parts[0]
-    if len(firsts) != 1 or x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
-        return whole, columns, None
+    if not all(isinstance(a, Tensor) for a in parts) or len(firsts) != 1:
+        return data, columns, None
+    if x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
+        return data, columns, None
     axis = 0 if firsts.pop() else 1
     rows, steps = x.shape[axis], x.shape[1 - axis]
     most = max(2, min(ROWS, STEPS // max(steps, 1)))
     if rows <= most:
-        return whole, columns, None
+        return data, columns, None
     kept = torch.from_numpy(np.unique(np.linspace(0, rows - 1, most).round().astype(np.int64)))
 
     def thin(a: Any) -> Any:
@@ -303,8 +305,8 @@ def _thinned(
         return a if at is None else a.index_select(at, kept.to(a.device))
 
     notes.append(f"{len(kept):,} of {rows:,} rows were looked at, spread evenly.")
-    thinner = tuple(thin(a) for a in parts) if isinstance(data, (tuple, list)) else thin(parts[0])
-    return thinner, None if columns is None else {name: thin(a) for name, a in columns.items()}, kept.tolist()
+    thinner = None if columns is None else {name: thin(a) for name, a in columns.items()}
+    return mapped(data, thin), thinner, kept.tolist()
 
 
 def _about(model: nn.Module, name: str | None, places: Sequence[Place]) -> dict[str, Any]:
@@ -375,15 +377,10 @@ def _stage(before: bool | None, ablated: Any, notes: list[str]) -> str:
     return "unknown"
 
 
-def _verdict(
-    model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, places: Sequence[Place], part: bool
-) -> Any:
+def _verdict(model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, layers: Any) -> Any:
     from openlstm.insight.verdict import verdict
 
-    if not part:
-        return verdict(model, data, lag, loss=loss, target=target)
-    ahead = [verdict(p, None, lag, target=target) for p in places if not p.reverse]  # of the layers asked for alone
-    return min(ahead, key=lambda v: ("not blocked", "no verdict", "blocked").index(v.word))
+    return verdict(model, data, lag, loss=loss, target=target, layers=layers)
 
 
 def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any, places: Sequence[Place]) -> Any:
@@ -401,25 +398,33 @@ def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target
 
 def _needed(place: Place, target: Any) -> Any:
     from openlstm.insight.needed import needed
+    from openlstm.insight.verdict import aligned
 
     if target is None:
         raise _Nothing("there is no target to tell of")
-    return needed(place.x, target)
+    return needed(*aligned(place, target))
 
 
-def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag: int | None, stage: str) -> Any:
-    from openlstm.insight.ladder import flip_rung, ladder
-    from openlstm.insight.reach import reach
-    from openlstm.insight.verdict import THRESHOLDS, forward_places
+def _ladder(
+    model: nn.Module,
+    data: Any,
+    loss: Loss | None,
+    places: Sequence[Place],
+    needs: Any,
+    ablated: Any,
+    lag: int | None,
+    stage: str,
+) -> Any:
+    from openlstm.insight.ladder import flip_rung, gradient_rung, ladder
+    from openlstm.insight.verdict import seeing
 
-    ahead = [p for p in places if not p.reverse]
-    reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
-    best = max(reaches, key=lambda r: (np.asarray(r.share) >= THRESHOLDS.share).sum(), default=None)
-    flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p, None)]))
+    seen, _ = _guarded(lambda: seeing(model, data, loss, places, lag))  # where that fails the verdict says why
+    reached = _guarded(lambda: gradient_rung(seen))[0] if seen else None
+    flipped = _guarded(lambda: flip_rung(seen))[0] if seen else None
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
     window = max(p.steps for p in places)
     used = ablated if stage == "after" else None
-    return ladder(lag=asked, needed=needs, window=window, reach=best, flip_lag=flipped, used=used)
+    return ladder(lag=asked, needed=needs, window=window, gradient=reached, flip_lag=flipped, used=used)
 
 
 def _ablation(model: nn.Module, data: Any, loss: Loss | None) -> Any:
@@ -439,7 +444,9 @@ def _attribution(
     parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     x = parts[:-1] if loss is not None and len(parts) > 1 else parts
     x = x[:1] if isinstance(model, RECURRENT) else x
-    return attribution(model, _few(x, places[0]), features=features)
+    own = _few(x, places[0])
+    nested = len(own) == 1 and isinstance(own[0], (tuple, list, Mapping)) and not isinstance(own[0], PackedSequence)
+    return attribution(model, own[0] if nested else own, features=features)
 
 
 def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
@@ -467,16 +474,24 @@ def _watched(watch: Any) -> Any:
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
-    shape = (place.steps, place.rows)
-    if place.rows <= rows:
+    found = _leaves(parts)
+    if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
         return parts
-    out = []
-    for a in parts:
-        axis = next((k for k in (0, 1) if isinstance(a, Tensor) and a.dim() > k and a.shape[k] == place.rows), None)
-        if isinstance(a, Tensor) and a.shape[:2] == shape:
+
+    def few(a: Tensor) -> Tensor:
+        axis = next((k for k in (0, 1) if a.dim() > k and a.shape[k] == place.rows), None)
+        if a.shape[:2] == (place.steps, place.rows):
             axis = 1
-        out.append(a if axis is None else a.narrow(axis, 0, rows))
-    return tuple(out)
+        return a if axis is None else a.narrow(axis, 0, rows)
+
+    return mapped(parts, few)
+
+
+def _leaves(data: Any) -> list[Any]:
+    """What a batch holds, however deep."""
+    found: list[Any] = []
+    mapped(data, lambda a: found.append(a) or a)
+    return found
 
 
 def _of_place(module: str, function: str, why: str = "", **options: Any) -> Callable[[Place], Any]:

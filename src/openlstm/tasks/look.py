@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from openlstm._files import writable
 from openlstm.data import Series
 from openlstm.insight.report import Report
 from openlstm.insight.xray import xray
@@ -83,6 +84,8 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
         return None
     from openlstm.runtime import load
 
+    place = path.with_name(f"{path.stem}-{best.flag.replace('=', '-')}{path.suffix}")
+    writable(place)
     old = load(path)
     training, shape = header.training, header.network
     holdout = int((series.times > np.datetime64(training.last)).sum())
@@ -104,7 +107,6 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
             seed=training.seed,
         ),
     ).fit(series, holdout=holdout, quiet=quiet)
-    place = path.with_name(f"{path.stem}-{best.flag.replace('=', '-')}{path.suffix}")
     again.save(place)
     mase: dict[str, float] = {}
     if holdout:

@@ -11,12 +11,11 @@ import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openlstm._errors import ArgumentError, message
+from openlstm._files import writable, write_whole
 
 if TYPE_CHECKING:
     from openlstm.insight.report.display import Display
@@ -186,18 +185,17 @@ class Report:
             The page.
 
         Raises:
-            ArgumentError: if the folder does not exist, or the path is a folder.
+            ArgumentError: if the place cannot be written, as a folder that does not exist; found before the page is made.
             OSError: if the place cannot be written; nothing is left behind.
             MissingExtraError: without altair, vl-convert or jinja2.
         """
         if path is not None:
             writable(path)
         from openlstm.insight.report.page import render
-        from openlstm.model_file import write_whole
 
         page = render(self)
         if path is not None:
-            write_whole(Path(path), page.encode())
+            write_whole(path, page.encode())
         return page
 
     def _repr_html_(self) -> str:
@@ -219,22 +217,6 @@ class Report:
             parts = [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH, break_on_hyphens=False)]
             lines += [f"  {name if k == 0 else '':<12} {part}" for k, part in enumerate(parts)]
         return "\n".join(lines)
-
-
-def writable(path: str | os.PathLike[str]) -> None:
-    """Refuse a place that a page cannot be written to.
-
-    Raises:
-        ArgumentError: if the folder does not exist, or the path is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        hint = f"for example {path / 'report.html'}"
-        raise ArgumentError(message("Report.to_html", "the path is a folder", str(path), "the name of a file", hint))
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        got, expected = str(path), "a file in an existing folder"
-        raise ArgumentError(message("Report.to_html", "the folder does not exist", got, expected, hint))
 
 
 def plain(value: Any) -> Any:
