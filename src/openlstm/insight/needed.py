@@ -77,7 +77,7 @@ class Needed:
             return f"No linear model of up to {self.contexts[-1]} steps tells anything of {what}: its lag is not to be seen."
         steps = "the last step" if self.lag == 0 else f"the last {self.lag + 1} steps"
         need = f"To tell the next step of the inputs takes lag {self.lag}" if self.own else f"The data need lag {self.lag}"
-        return f"{need}: a linear model of {steps} tells {self.explained:.0%} of {told}, a longer one no more."
+        return f"{need}: a linear model of {steps} tells {self.explained:.0%} of {told}, a longer one hardly more."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

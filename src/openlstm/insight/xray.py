@@ -138,7 +138,8 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     "needed": (
         "What the data need",
         "A linear model sees the last steps only, more and more of them, and is judged on rows it has not seen. Where its "
-        "error stops falling is the lag that the data ask for, as far as a linear model can tell.",
+        "error stops falling is the lag that the data ask for, as far as a linear model can tell. Without a target it is asked "
+        "for the next step of the inputs.",
     ),
     "reach": (
         "Gradient by lag",
@@ -161,7 +162,7 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     "stability": (
         "Stability",
         "The Lyapunov exponents say how fast a small difference of the state grows or fades from step to step. Above zero it "
-        "grows, and gradients explode; far below zero it fades, and so does every memory.",
+        "grows, and gradients explode; far below zero it fades, and with it every memory that is not latched.",
     ),
     "ledger": (
         "Where the learning signal comes from",
@@ -174,13 +175,14 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "ablation": (
         "What the network uses",
-        "The loss of the same network when it sees the last steps only. The smallest context that loses nothing is what it "
-        "uses, and what it has to be served with.",
+        "The loss of the same network when it sees the last steps only. What it uses is the smallest context from which on the "
+        "loss is the one with all steps, within 1 % on either side.",
     ),
     "attribution": (
         "Attribution",
-        "Integrated gradients: how much each input at each lag moved the output away from what it is for an input of zeros. "
-        "The sum must give the whole difference; the completeness gap says how closely it does.",
+        "Integrated gradients: how much each input at each lag moved the output away from what it is for a baseline: zeros, or "
+        "for tokens other tokens of the row. The sum must give the whole difference; the completeness gap says how closely it "
+        "does.",
     ),
     "tracking": (
         "What the units follow",
@@ -193,8 +195,8 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "streaming": (
         "Streaming",
-        "Step by step must give what the whole sequence gives. The warm-up is how many steps a cold start needs until it "
-        "agrees with a warm one; the drift is how far the cell wanders on long input.",
+        "Step by step must give what the whole sequence gives. Shown is how far the state of a cold start is from a warm one. "
+        "What has to be sent first is said by the loss, where there is one: answers may agree before states do.",
     ),
     "training": (
         "During training",

@@ -54,10 +54,11 @@ def ladder(ladder: Any, lag: int | None = None) -> Display:
     """The lags on one axis: what the data need, what the network can reach, what it uses."""
     rungs = list(ladder.rungs)
     known = [float(r.lag) for r in rungs if r.lag is not None and math.isfinite(r.lag) and r.lag > 0]
-    top = 2.0 * max([10.0, *known, float(lag or 1)])
-    rows = [_rung(k, r, top) for k, r in enumerate(rungs)]
+    longest = max([10.0, *known, float(lag or 1)])
 
     def drawn(width: int) -> Chart:
+        top = longest * (2.0 if width > 500 else 6.0)  # room for the numbers, right of the longest bar
+        rows = [_rung(k, r, top) for k, r in enumerate(rungs)]
         scale = alt.Scale(type="log", domain=[1, top], nice=False)
         axis = alt.Axis(values=_decades(1, top, dense=width > 500), format=",", grid=True)
         x = alt.X("v:Q", title="steps", scale=scale, axis=axis)
@@ -455,7 +456,8 @@ def streaming(results: Results, advice: str = "") -> Display:
 
     table = _curve_table(curves, "difference")
     said = _told(results) + _rest(left)
-    return Display("How long a cold start is felt", drawn, table, f"{said} {advice}".strip(), _series(list(curves)))
+    said += advice and ("\n" if len(results) > 1 else " ") + advice
+    return Display("How long a cold start is felt", drawn, table, said, _series(list(curves)))
 
 
 def ablation(result: Any, lag: int | None = None) -> Display:

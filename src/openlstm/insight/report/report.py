@@ -138,6 +138,12 @@ class Report:
         return None if uses is None else int(uses)
 
     @property
+    def serving(self) -> str:
+        """What to send to a stream that begins cold; "" where that was not measured."""
+        found = next((s for s in self.sections if s.name == "streaming"), None)
+        return "" if found is None else str(found.extra.get("advice", ""))
+
+    @property
     def finding(self) -> str:
         """The verdict as a sentence."""
         if self.stage == "after":
