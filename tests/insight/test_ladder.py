@@ -14,6 +14,7 @@ from openlstm.insight.ablation import Ablation
 from openlstm.insight.flip import flip
 from openlstm.insight.ladder import Ladder, flip_rung, gradient_rung, ladder
 from openlstm.insight.look import look
+from openlstm.insight.needed import needed
 from openlstm.insight.reach import reach
 from openlstm.insight.verdict import THRESHOLDS, LastState, final_state
 from openlstm.nn import init
@@ -25,13 +26,29 @@ def test_rungs_stand_for_what_was_given() -> None:
     seen = LastState(look(layer, x).places)
     used = Ablation("cut", np.array([1, 24, 90]), np.array([1.0, 0.1, 0.1]), 0.1, 24)
     found = ladder(lag=80, window=64, gradient=gradient_rung(seen), flip_lag=flip_rung(seen), used=used)
-    assert [r.name for r in found.rungs] == ["needed", "window", "gradient", "flip", "used"]
-    assert found["used"].lag == 24 and found["window"].lag == 64 and found["needed"].lag == 80
+    assert [r.name for r in found.rungs] == ["asked", "window", "gradient", "flip", "used"]
+    assert found["used"].lag == 24 and found["window"].lag == 64 and found["asked"].lag == 80
     assert "used 24" in found.finding
     assert len(json.loads(json.dumps(found.to_dict()))["rungs"]) == 5
-    with pytest.raises(KeyError, match="there is needed"):
+    with pytest.raises(KeyError, match="there is asked"):
         found["half-life"]
     assert Ladder(()).finding == "No lag is known."
+
+
+def test_a_lag_that_was_asked_for_and_another_one_that_the_data_need_are_told_apart() -> None:
+    noise = np.random.default_rng(0).normal(size=2000)
+    x = noise.copy()
+    for t in range(7, 2000):
+        x[t] += 0.9 * x[t - 7]
+    data = needed(x[:-1], x[1:], longest=40)
+    found = ladder(lag=33, needed=data)
+    assert [(r.name, r.lag) for r in found.rungs] == [("asked", 33), ("needed", 6)]
+    assert found["needed"].note == data.finding
+    assert found.finding == (
+        "In steps: asked 33, needed 6. Lag 33 is asked about; a linear model finds that the data need lag 6, "
+        "and cannot see a lag that matters only together with another."
+    )
+    assert ladder(needed=data).finding == "In steps: needed 6."
 
 
 def test_the_gradient_rung_is_the_longest_lag_above_the_threshold() -> None:

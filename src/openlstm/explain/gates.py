@@ -1,4 +1,4 @@
-"""The lecture's sections on the gates: each one opened and closed on a small signal, one step with numbers, and for ever.
+"""The lecture's figures on the cell and its gates: what the layer is for, each gate opened and closed, kept for ever.
 
 A single LSTM cell with every gate on its own wire: the four inputs are z_i, z_f, z_g, z_o, the input weights are the identity
 and the recurrent weights are zero, so that a switch (open, closed or half open) sets each gate at each step. The cell itself is
@@ -14,12 +14,16 @@ import numpy as np
 
 from openlstm import cells, reference
 from openlstm.engine import choose, recur
-from openlstm.explain.charts import Figure, Panel, number, panels
+from openlstm.explain.charts import Display, Panel, number, panels
 from openlstm.reference import Saved, State, Weights
 
 CELL = cells.LSTM()
 WIRES = Weights(np.eye(4), np.zeros((4, 1)))
 OPEN, CLOSED = 1.0, 0.0
+WORDS = {"dog": 0.75, "bites": 0.25, "man": -0.5}  # numbers whose sums are exact in any order
+
+Part = tuple[dict[str, Display], dict[str, Any]]
+"""What every function of the lecture gives: its figures by name, and the numbers that the page's sentences state."""
 
 
 def switch(gate: Any) -> np.ndarray:
@@ -53,7 +57,52 @@ def pulses(T: int, at: dict[int, float]) -> np.ndarray:
     return x
 
 
-def forget_gate() -> tuple[Figure, dict[str, Any]]:
+def dropped_layer(seed: int = 0) -> Part:
+    """Three inputs in two orders: the state of a vanilla RNN with one unit, and what is left of it without its layer."""
+    texts = ("dog bites man", "man bites dog")
+    layer = Weights(np.array([[1.6]]), np.array([[0.9]]))
+    with_layer, without = {}, {}
+    for text in texts:
+        x = np.array([WORDS[word] for word in text.split()])
+        h = saved_by(cells.VanillaRNN(), x[:, None, None], layer, State(np.zeros((1, 1)))).h[:, 0, 0]
+        with_layer[text] = np.concatenate([[0.0], h])
+        without[text] = np.concatenate([[0.0], np.cumsum(x)])
+    apart, apart_without = (float(np.ptp([h[-1] for h in both.values()])) for both in (with_layer, without))
+    second, second_without = ([float(h[2] - h[1]) for h in both.values()] for both in (with_layer, without))
+    facts = {"words": WORDS, "apart": apart, "apart_without": apart_without, "second": second, "second_without": second_without}
+    finding = (
+        f"The same three inputs in two orders. With the layer the two states end {number(apart)} apart; without it "
+        f"{number(apart_without)}. \u201cBites\u201d moves the state by {number(second[0])} after \u201cdog\u201d and by "
+        f"{number(second[1])} after \u201cman\u201d; without the layer by {number(second_without[0])} both times, whatever "
+        "came before."
+    )
+    rows = [
+        Panel("state h, with the layer", with_layer, height=84),
+        Panel("state h, without it: a mere sum", without, height=84),
+    ]
+    return {"dropped": panels("What is lost without the layer", finding, rows, first_step=0)}, facts
+
+
+def squashed(seed: int = 0) -> Part:
+    """tanh(c): the cell counts up and down without bound, what is shown of it stays between -1 and 1."""
+    up, rest, down = 10, 6, 16
+    signal = np.concatenate([np.full(up, 0.8), np.zeros(rest), np.full(down, -0.8), np.zeros(rest)])
+    run = on_wires(OPEN, OPEN, signal, OPEN)
+    c, h = run["c"], run["h"]
+    slope = 1 - h**2
+    facts = {"c": float(c.max()), "h": float(np.abs(h).max()), "slope": float(slope.min())}
+    finding = (
+        f"The cell climbs to {number(facts['c'])}; tanh of it never leaves \u22121\u20261. Where the cell is that full, tanh "
+        f"is nearly flat: its slope is {number(facts['slope'])} there, and 1 where the cell is empty."
+    )
+    rows = [
+        Panel("input to the cell", {"input": signal}, "bar", 44),
+        Panel("the cell, and what is shown of it", {"cell state c": c, "tanh(c)": h}, "line", 110),
+    ]
+    return {"squashed": panels("A sum has no bounds, its tanh has", finding, rows)}, facts
+
+
+def forget_gate(seed: int = 0) -> Part:
     """Closed for one step, half closed for ever, and open."""
     T, closed_at = 30, 16
     signal = pulses(T, {4: 1.0, 9: 0.6, 22: -0.8})
@@ -80,10 +129,31 @@ def forget_gate() -> tuple[Figure, dict[str, Any]]:
         f"from {number(before)} to {number(after)}, and h from {number(facts['h_before'])} to {number(facts['h_after'])}. "
         f"With f = 0.9 at every step, {number(facts['leaky'])} is left of it."
     )
-    return _stack("The forget gate decides what stays", runs, signal, "f", finding, [closed_at]), facts
+    return {"forget": _stack("The forget gate decides what stays", runs, signal, "f", finding, [closed_at])}, facts
 
 
-def input_gate() -> tuple[Figure, dict[str, Any]]:
+def running_sum(seed: int = 0) -> Part:
+    """c is the sum of what came in: with f = 1, the bars of i g up to a step add up to the cell at that step."""
+    T = 30
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=T)
+    gate = rng.choice([CLOSED, 0.5, OPEN], size=T)
+    run = on_wires(gate, OPEN, signal, OPEN)
+    entered = run["i"] * run["g"]
+    summed = np.cumsum(entered)
+    facts = {"difference": float(np.abs(summed - run["c"]).max()), "last": float(run["c"][-1]), "bars": T}
+    finding = (
+        f"The {T} bars add up to {number(facts['last'])}, and that is what the cell holds in the end. At every step, the sum "
+        f"of the bars so far and the cell differ by {number(facts['difference'])}."
+    )
+    rows = [
+        Panel("what enters, i · g", {"i · g": entered}, "bar", 70),
+        Panel("cell state c", {"cell state c": run["c"], "sum of the bars so far": summed}, "line", 110),
+    ]
+    return {"sum": panels("The cell is a running sum", finding, rows)}, facts
+
+
+def input_gate(seed: int = 0) -> Part:
     """Open all the time, and open for three steps only."""
     T, first, last = 30, 8, 10
     steps = np.arange(1, T + 1)
@@ -107,10 +177,10 @@ def input_gate() -> tuple[Figure, dict[str, Any]]:
         f"{number(facts['moved_closed'])}; it stays at {number(facts['end'])}. With the gate open all the time, c "
         f"wanders over a range of {number(facts['moved_open'])}."
     )
-    return _stack("The input gate decides what enters", runs, signal, "i", finding, [first, last]), facts
+    return {"input": _stack("The input gate decides what enters", runs, signal, "i", finding, [first, last])}, facts
 
 
-def output_gate() -> tuple[Figure, dict[str, Any]]:
+def output_gate(seed: int = 0) -> Part:
     """Open all the time, and open for four steps only."""
     T, first, last = 30, 19, 22
     steps = np.arange(1, T + 1)
@@ -134,32 +204,16 @@ def output_gate() -> tuple[Figure, dict[str, Any]]:
         f"step {first}, it shows h = tanh(c) = {number(facts['h_open'])}. The cell does not notice: the two c curves differ by "
         f"{number(facts['c_difference'])}."
     )
-    return _stack("The output gate decides what is shown", runs, signal, "o", finding, [first, last]), facts
+    return {"output": _stack("The output gate decides what is shown", runs, signal, "o", finding, [first, last])}, facts
 
 
-def one_step(seed: int) -> dict[str, Any]:
-    """One step of a cell with one unit and one input; weights of two digits, so that a pocket calculator can follow."""
-    rng = np.random.default_rng(seed)
-    w, u, b = (rng.normal(size=4).round(2) for _ in range(3))
-    x, h, c = rng.normal(size=3).round(2)
-    weights = Weights(w[:, None], u[:, None], b, np.zeros(4))
-    state, gates = reference.step(CELL, np.array([[x]]), State(np.array([[h]]), np.array([[c]])), weights)
-    activated = {name: float(a[0, 0]) for name, a in zip(CELL.saved, gates, strict=True)}
-    rows = [
-        {"gate": name, "w": w[k], "u": u[k], "b": b[k], "z": w[k] * x + u[k] * h + b[k], "value": activated[name]}
-        for k, name in enumerate(CELL.gates)
-    ]
-    assert state.c is not None
-    return {"x": x, "h": h, "c": c, "rows": rows, **activated, "c_new": float(state.c[0, 0]), "h_new": float(state.h[0, 0])}
-
-
-def for_ever(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+def for_ever(seed: int = 0) -> Part:
     """f = 1, i = 0 keeps every bit; f = 0, i = 1 forgets every bit, both under a live input."""
     starts = (0.9, 0.0, -0.6)
     T = 40
     signal = np.random.default_rng(seed).normal(size=T)
-    keep = {f"c₀ = {number(c0)}": on_wires(CLOSED, OPEN, signal, OPEN, c0)["c"] for c0 in starts}
-    fresh = {f"c₀ = {number(c0)}": on_wires(OPEN, CLOSED, signal, OPEN, c0)["c"] for c0 in starts}
+    keep = {f"begins at {number(c0)}": on_wires(CLOSED, OPEN, signal, OPEN, c0)["c"] for c0 in starts}
+    fresh = {f"begins at {number(c0)}": on_wires(OPEN, CLOSED, signal, OPEN, c0)["c"] for c0 in starts}
     kept_steps, same = _keeps_for(seed, starts)
     gradient = _gradient_through(signal, starts[0])
     bits = "exactly the bits" if same else "other bits than"
@@ -171,26 +225,22 @@ def for_ever(seed: int) -> tuple[list[Figure], dict[str, Any]]:
         "first": after_one[0],
         "apart": float(np.ptp(list(fresh.values()), axis=0).max()),
     }
-    figures = [
-        Figure(
-            "f = 1, i = 0: kept for ever",
-            _with_start(keep, starts, signal),
-            f"After {kept_steps:,} steps of live input every cell holds {bits} it began with. "
-            f"A gradient comes back through {T} steps multiplied by {number(gradient)}.",
-            tuple(keep),
-        ),
-        Figure(
-            "f = 0, i = 1: started afresh",
-            _with_start(fresh, starts, signal),
-            f"One step is enough: wherever the cell began, it now holds tanh of the input, {number(facts['first'])}. "
-            f"From there on the three curves differ by {number(facts['apart'])}.",
-            tuple(fresh),
-        ),
-    ]
+    kept = (
+        f"After {kept_steps:,} steps of live input every cell holds {bits} it began with. "
+        f"A gradient comes back through {T} steps multiplied by {number(gradient)}."
+    )
+    afresh = (
+        f"One step is enough: wherever the cell began, it now holds tanh of the input, {number(facts['first'])}. "
+        f"From there on the three curves differ by {number(facts['apart'])}."
+    )
+    figures = {
+        "kept": _with_start("f = 1, i = 0: kept for ever", kept, keep, starts, signal),
+        "afresh": _with_start("f = 0, i = 1: forgotten completely", afresh, fresh, starts, signal),
+    }
     return figures, facts
 
 
-def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, finding: str, marks: Sequence[int]) -> Figure:
+def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, finding: str, marks: Sequence[int]) -> Display:
     names = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
     rows = [
         Panel("signal into the candidate g", {"signal": signal}, "bar", 54),
@@ -198,15 +248,18 @@ def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, fin
         Panel("cell state c", {name: run["c"] for name, run in runs.items()}, "line", 84),
         Panel("output h", {name: run["h"] for name, run in runs.items()}, "line", 84),
     ]
-    return Figure(title, panels(rows, marks=marks), finding, tuple(runs))
+    return panels(title, finding, rows, marks=marks)
 
 
-def _with_start(cells_over_time: dict[str, np.ndarray], starts: Sequence[float], signal: np.ndarray) -> Any:
+def _with_start(
+    title: str, finding: str, cells_over_time: dict[str, np.ndarray], starts: Sequence[float], signal: np.ndarray
+) -> Display:
     lines = {name: np.concatenate([[c0], c]) for (name, c), c0 in zip(cells_over_time.items(), starts, strict=True)}
-    live = {"signal": np.concatenate([[0.0], signal])}
-    return panels(
-        [Panel("signal into the candidate g", live, "bar", 54), Panel("cell state c", lines, "line", 130)], first_step=0
-    )
+    rows = [
+        Panel("signal into the candidate g", {"signal": np.concatenate([[0.0], signal])}, "bar", 54),
+        Panel("cell state c", lines, "line", 110),
+    ]
+    return panels(title, finding, rows, first_step=0)
 
 
 def _keeps_for(seed: int, starts: Sequence[float]) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""The lecture's sections on gradients: why a vanilla RNN's vanish, the highway, and that nothing is guaranteed."""
+"""The lecture's figures on gradients: why a vanilla RNN's vanish, the highway, and that nothing is guaranteed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from openlstm import cells, reference
-from openlstm.explain.charts import Figure, curves, matrices, number
-from openlstm.explain.gates import CELL, WIRES, saved_by, switch
+from openlstm.explain.charts import curves, matrices, number
+from openlstm.explain.gates import CELL, WIRES, Part, saved_by, switch
 from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
 from openlstm.lab.arms import Reader
 from openlstm.lab.tasks.latch import latch_batch
@@ -18,9 +18,10 @@ from openlstm.nn import LSTM, RNN, init
 from openlstm.reference import State, Weights
 
 BLOCKED = 1e-3  # below this share of the gradient a lag was hardly ever learnt
+FACTORS = (1, 4, 8, 12)  # by which recurrent weights are multiplied until a gradient explodes
 
 
-def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+def vanishing(seed: int = 0) -> Part:
     """The product of the Jacobians of a vanilla RNN as torch begins it, step by step."""
     T, H = 40, 8
     default, orthogonal = (_rnn(H, seed, make) for make in (None, init.orthogonal))
@@ -31,7 +32,7 @@ def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
     shown = (1, 3, 6, 12)
     back = [
         {"k": k, "slope": float((1 - h[T - k] ** 2).mean()), "step": size_of_step[T - k], "product": size[k]}
-        for k in range(1, 9)
+        for k in range(1, 7)
     ]
     facts = {
         "rows": back,
@@ -44,33 +45,48 @@ def vanishing(seed: int) -> tuple[list[Figure], dict[str, Any]]:
         "w_size": float(np.linalg.norm(default.w_hh, 2)),
         "w_radius": float(np.abs(np.linalg.eigvals(default.w_hh)).max()),
     }
-    product = Figure(
+    product = matrices(
         "The product of the Jacobians fades",
-        matrices({"1 step back" if k == 1 else f"{k} steps back": P[k, 0] for k in shown}),
         f"The largest entry shrinks from {number(np.abs(P[1]).max())} after one step to {number(np.abs(P[shown[-1]]).max())} "
         f"after {shown[-1]}. Backpropagation through the same network gives the same numbers; they differ by at most "
         f"{number(facts['difference'])}.",
+        {"1 step back" if k == 1 else f"{k} steps back": P[k, 0] for k in shown},
     )
     lags = {"recurrent weights as torch draws them": size, "orthogonal recurrent weights": sizes(P_orthogonal)[:, 0]}
-    curve = Figure(
+    curve = curves(
         "How much of a gradient can come back",
-        curves(lags, "steps back, k", "size of the product, ‖ds(T)/ds(T−k)‖", log=(1e-12, 10.0)),
         f"After 20 steps at most {number(facts['at20'])} of a gradient is left. Far back, each further step multiplies it by "
         f"about {number(facts['per_step'])}. Orthogonal weights shrink nothing by themselves, yet tanh does: "
         f"{number(facts['orthogonal20'])} after 20 steps.",
-        tuple(lags),
+        lags,
+        "steps back, k",
+        "size of the product",
+        log=(1e-12, 10.0),
     )
-    return [product, curve], facts
+    return {"jacobians": product, "vanishing": curve}, facts
 
 
-def highway(seed: int) -> tuple[Figure, dict[str, Any]]:
+def highway(seed: int = 0) -> Part:
+    """What comes back along the cell state alone while nothing stands on the road, beside the vanilla RNN."""
+    T = 100
+    signal = np.random.default_rng(seed).normal(size=T)
+    lines = {"along the highway": _along_the_highway(1.0, signal, 1.0)}
+    lines["through the layer of the vanilla RNN"] = _vanilla(seed, signal)
+    road, layer = (float(line[T]) for line in lines.values())
+    facts = {"T": T, "road": road, "rnn": layer}
+    finding = f"After {T} steps the highway brings back {number(road)} of the gradient, the layer {number(layer)}."
+    title, x, y = "The highway beside the layer", "steps back, k", "what comes back"
+    return {"highway": curves(title, finding, lines, x, y, log=(1e-12, 10.0), height=220)}, facts
+
+
+def leaking(seed: int = 0) -> Part:
     """What comes back along the cell state alone, for forget gates held at four values, beside the vanilla RNN."""
     T = 100
     held = (1.0, 0.99, 0.9, 0.5)
     signal = np.random.default_rng(seed).normal(size=T)
     lines = {f"LSTM, f = {f:g}": _along_the_highway(f, signal) for f in held}
     half = {f: float(half_life(retention(np.full((T, 1, 1), f)))[0]) for f in held}
-    lines["vanilla RNN"] = sizes(_run_rnn(_rnn(8, seed, None), signal[:, None, None])[1])[:, 0]
+    lines["vanilla RNN"] = _vanilla(seed, signal)
     at_end = {f: lines[f"LSTM, f = {f:g}"][T] for f in held}
     facts = {"half": half, "at_end": at_end, "rnn": lines["vanilla RNN"][T], "T": T}
     finding = (
@@ -78,48 +94,61 @@ def highway(seed: int) -> tuple[Figure, dict[str, Any]]:
         f"{number(at_end[0.9])} with f = 0.9; the vanilla RNN {number(facts['rnn'])}. Half is lost after {number(half[0.99])}, "
         f"{number(half[0.9])} and {number(half[0.5])} steps with f = 0.99, 0.9 and 0.5, and never with f = 1."
     )
-    draw = curves(lines, "steps back, k", "what comes back, dc(T)/dc(T−k)", log=(1e-12, 10.0))
-    return Figure("The highway beside the vanilla RNN", draw, finding, tuple(lines)), facts
+    title = "How far back the highway reaches, for four openings of the gate"
+    return {"leaking": curves(title, finding, lines, "steps back, k", "what comes back", log=(1e-12, 10.0))}, facts
 
 
-def no_guarantee(seed: int) -> tuple[list[Figure], dict[str, Any]]:
+def no_guarantee(seed: int = 0) -> Part:
     """Where gradients of LSTMs still vanish and where they explode, before any training, on the inputs of `latch`."""
     H, lag = 32, 150
     data = latch_batch(lag, 32, torch.Generator().manual_seed(seed))
     starts = {
-        "default": lambda m: m,
+        "as torch begins it": lambda m: m,
         "forget bias 1": lambda m: init.forget_bias(m, 1.0),
         "forget bias 3": lambda m: init.forget_bias(m, 3.0),
         f"gates set for a lag of {lag} (chrono)": lambda m: init.chrono(m, lag),
     }
     vanish = {name: _share(lambda make=make: make(LSTM(2, H)), data, seed)[: lag + 1] for name, make in starts.items()}
-    wild = {
-        "LSTM, forget bias 1, recurrent weights × 4": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 4.0),
-        "LSTM, forget bias 1, recurrent weights × 8": lambda: _scaled(init.forget_bias(LSTM(2, H), 1.0), 8.0),
-        "RNN with relu, recurrent weights 1.05 × identity": lambda: init.identity(RNN(2, H, nonlinearity="relu"), 1.05),
+    explode = {
+        f"recurrent weights × {factor}": _share(
+            lambda factor=factor: _scaled(init.forget_bias(LSTM(2, H), 1.0), factor), data, seed
+        )[: lag + 1]
+        for factor in FACTORS
     }
-    explode = {name: _share(make, data, seed)[: lag + 1] for name, make in wild.items()}
     reach = {name: first_below(share, BLOCKED) for name, share in vanish.items()}
     blocked = [f"{name} after {k} steps" for name, k in reach.items() if k is not None]
     open_ = [name for name, k in reach.items() if k is None]
-    largest = {name: float(share.max()) for name, share in explode.items()}
-    facts = {"lag": lag, "reach": reach, "vanish": {n: float(s[lag]) for n, s in vanish.items()}, "explode": largest}
-    where = "gradient's share, ‖dL/ds(T−k)‖ / ‖dL/ds(T)‖"
-    first = Figure(
+    largest = dict(zip(FACTORS, (float(share.max()) for share in explode.values()), strict=True))
+    facts = {
+        "lag": lag,
+        "H": H,
+        "reach": reach,
+        "vanish": {n: float(s[lag]) for n, s in vanish.items()},
+        "explode": largest,
+        "bias": 1.0,
+    }
+    where = "gradient k steps back, beside its size at the end"
+    first = curves(
         "Where an LSTM's gradient still vanishes",
-        curves(vanish, "lag k, in steps", where, log=(1e-12, 100.0), rule=BLOCKED),
         f"Below a thousandth of the gradient (dotted): {'; '.join(blocked) or 'none'}. "
         f"Not within {lag} steps: {'; '.join(open_) or 'none'}.",
-        tuple(vanish),
+        vanish,
+        "lag k, in steps",
+        where,
+        log=(1e-12, 100.0),
+        rule=BLOCKED,
     )
-    second = Figure(
-        "Where a gradient explodes",
-        curves(explode, "lag k, in steps", where, log=(1e-3, 1e6), rule=1.0),
+    second = curves(
+        "Where an LSTM's gradient explodes",
         f"At its largest within {lag} steps, the gradient is so many times as large as where it began: "
-        f"{'; '.join(f'{name}: {number(value)}' for name, value in largest.items())}.",
-        tuple(explode),
+        f"{'; '.join(f'{number(value)} with {name}' for name, value in zip(explode, largest.values(), strict=True))}.",
+        explode,
+        "lag k, in steps",
+        where,
+        log=(1e-6, 1e14),
+        rule=1.0,
     )
-    return [first, second], facts
+    return {"still-vanishing": first, "exploding": second}, facts
 
 
 def _rnn(hidden: int, seed: int, make: Any) -> Weights:
@@ -149,9 +178,14 @@ def _against_backward(w: Weights, x: np.ndarray, P: np.ndarray) -> float:
     return float(np.abs(steps[::-1, 0] - P[:-1, 0].sum(1)).max())
 
 
-def _along_the_highway(f: float, signal: np.ndarray) -> np.ndarray:
-    """dc_T/dc_{T-k} of the cell on wires, with its forget gate held at f and its input gate half open: [T+1]."""
-    z = np.stack(np.broadcast_arrays(switch(0.5), switch(f), signal, switch(1.0)), -1)[:, None]
+def _vanilla(seed: int, signal: np.ndarray) -> np.ndarray:
+    """The size of ds_T/ds_{T-k} of a vanilla RNN with eight units: [T+1]."""
+    return sizes(_run_rnn(_rnn(8, seed, None), signal[:, None, None])[1])[:, 0]
+
+
+def _along_the_highway(f: float, signal: np.ndarray, i: float = 0.5) -> np.ndarray:
+    """dc_T/dc_{T-k} of the cell on wires, with its forget and input gate held at f and i: [T+1]."""
+    z = np.stack(np.broadcast_arrays(switch(i), switch(f), signal, switch(1.0)), -1)[:, None]
     begin = State(np.zeros((1, 1)), np.zeros((1, 1)))
     saved = saved_by(CELL, z, WIRES, begin)
     return products(step_jacobians(CELL, saved, WIRES, begin))[:, 0, 1, 1]

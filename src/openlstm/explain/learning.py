@@ -1,35 +1,47 @@
-"""The lecture's section on learning: one LSTM unit, asked to overwrite and keep, finds f=0, i=1 and f=1, i=0 by itself.
+"""The lecture's figures on learning: an LSTM beside a vanilla RNN at growing lags, and one LSTM unit that finds its gates.
 
-The same unit with the same first weights is also trained on a question for which nothing has to be kept.
+The one unit, asked to overwrite and keep, finds f = 0, i = 1 and f = 1, i = 0 by itself; with the same first weights it is also
+trained on a question for which nothing has to be kept.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from openlstm.explain.charts import Figure, Panel, number, panels
+from openlstm.explain.charts import Display, Panel, Values, number, over_lags, panels
+from openlstm.explain.gates import Part
 from openlstm.insight import retention
-from openlstm.lab.arms import Reader
+from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks.latch import EARLY, latch_batch
-from openlstm.lab.trial import Learner, accuracy_of
-from openlstm.nn import LSTM, init, trace
+from openlstm.lab.trial import Learner, accuracy_of, generator
+from openlstm.nn import LSTM, Trace, init, trace
 
 LAG, STEPS, BATCH, RATE, TRIES = 8, 500, 64, 0.05, 6
 FRESH = 500
 SOLVED = 0.95
 
+SIDE_BY_SIDE = {
+    "rnn": "vanilla RNN",
+    "lstm-forget-1": "LSTM with forget bias 1",
+    "lstm-chrono": "LSTM with gates set for the lag",
+}
+"""Name of an arm of the lab -> what it is called here."""
+LAGS, REPEATED, HIDDEN, LAG_STEPS, LAG_RATE = (5, 10, 20, 40, 100), 2, 16, 250, 0.01
+LEARNT = 0.9  # of the answers right, in every repetition
+
 Task = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Gates(NamedTuple):
-    """What the one unit does on fresh sequences, on average.
+    """What the one unit does on the sequence that is drawn.
 
-    at the last mark, and at the steps after it; `kept` is the share of the cell that survives the lag.
+    at the last mark, and on average at the steps after it; `kept` is the share of the cell that survives the lag. accuracy is
+    that of fresh sequences.
     """
 
     f_mark: float
@@ -40,21 +52,42 @@ class Gates(NamedTuple):
     accuracy: float
 
 
+@cache
+def lags(seed: int = 0) -> Part:
+    """A vanilla RNN and an LSTM, trained alike on `latch` at a few lags: how often each answers right."""
+    scores = {
+        name: {lag: [_score(arm, lag, seed + k) for k in range(REPEATED)] for lag in LAGS} for arm, name in SIDE_BY_SIDE.items()
+    }
+    reach = {name: _reach(row) for name, row in scores.items()}
+    facts = {"scores": scores, "reach": reach, "longest": LAGS[-1], "steps": LAG_STEPS, "repeated": REPEATED, "hidden": HIDDEN}
+    told = [f"the {name} up to lag {lag}" if lag else f"the {name} at none of these lags" for name, lag in reach.items()]
+    finding = (
+        f"In each of {REPEATED} repetitions, {LEARNT:.0%} of the answers or more are right for {', '.join(told)}. Dots are "
+        "repetitions, the dotted line is guessing."
+    )
+    title = "Trained side by side: right answers over lag"
+    return {"lags": over_lags(title, finding, scores, "lag, in steps", "right answers", 0.5)}, facts
+
+
 def newest(lag: int, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """The same sequences with another question, for which nothing has to be kept: the sign at the very last step."""
     x, _ = latch_batch(lag, batch, generator)
     return x, (x[-1, :, 0] > 0).float()
 
 
-def learning(seed: int) -> tuple[list[Figure], dict[str, Any]]:
-    """Gates before and after training: where keeping is needed, and where it is not."""
+def learning(seed: int = 0) -> Part:
+    """Gates before and after training: where keeping is needed, and where it is not. The numbers are those of the curves."""
     begin, needed, tries = _train_until_solved(seed)
     not_needed = _train(copy.deepcopy(begin), newest, seed)
     models = {"before training": begin, "after training on latch": needed, "after training on the newest sign": not_needed}
-    look = {name: _gates(m, newest if m is not_needed else latch_batch, seed) for name, m in models.items()}
-    before, after, other = look.values()
+    first, second, third = models
+    x = _clear_sequence(seed)
+    traces = {name: trace(model.layer, x) for name, model in models.items()}
+    right = {name: _accuracy(m, newest if m is not_needed else latch_batch, seed) for name, m in models.items()}
+    before, after, other = (_gates(traces[name], right[name]) for name in models)
     facts = {
         "lag": LAG,
+        "mark": EARLY + 1,
         "steps": STEPS,
         "tries": tries,
         "solved": after.accuracy >= SOLVED,
@@ -62,31 +95,45 @@ def learning(seed: int) -> tuple[list[Figure], dict[str, Any]]:
         "after": after,
         "other": other,
     }
-    x = _clear_sequence(seed)
-    traces = {name: trace(m.layer, x) for name, m in models.items()}
-    first, second, third = models
-    marks = [int(t) + 1 for t in torch.nonzero(x[:, 0, 1]).ravel()]
     luck = "at the first attempt" if tries == 1 else f"at attempt {tries}; the attempts before it did not"
     verdict = f"The unit learnt it {luck}." if facts["solved"] else f"None of {tries} attempts learnt it; this is the last one."
-    learnt = Figure(
-        "Gates before and after training on latch",
-        _stack(x, {name: traces[name] for name in (first, second)}, marks),
-        f"At the last mark, f goes from {number(before.f_mark)} to {number(after.f_mark)} and i from {number(before.i_mark)} "
-        f"to {number(after.i_mark)}: start afresh. After it, f goes from {number(before.f_after)} to {number(after.f_after)} "
-        f"and i from {number(before.i_after)} to {number(after.i_after)}: keep. Over the lag of {LAG} steps the cell now keeps "
-        f"{number(after.kept)} of itself instead of {number(before.kept)}, and {after.accuracy:.1%} of fresh answers are right "
-        f"instead of {before.accuracy:.1%}. {verdict}",
-        (first, second),
+    learnt = (
+        f"At the last mark, step {EARLY + 1}, f goes from {number(before.f_mark)} to {number(after.f_mark)} and i from "
+        f"{number(before.i_mark)} to {number(after.i_mark)}: forget and write. On average over the {LAG} steps after it, f "
+        f"goes from {number(before.f_after)} to {number(after.f_after)} and i from {number(before.i_after)} to "
+        f"{number(after.i_after)}: keep. Over these steps the cell now keeps {number(after.kept)} of itself instead of "
+        f"{number(before.kept)}. Of {FRESH} fresh sequences {after.accuracy:.1%} are answered right instead of "
+        f"{before.accuracy:.1%}. {verdict}"
     )
-    free = Figure(
-        "The same unit where nothing has to be kept",
-        _stack(x, {name: traces[name] for name in (first, third)}, marks),
+    free = (
         f"Asked for the newest sign only, the unit answers {other.accuracy:.1%} right and keeps {number(other.kept)} of its "
-        f"cell over {LAG} steps, against {number(after.kept)} where keeping was needed. Its forget gate is at "
-        f"{number(other.f_after)}, its input gate at {number(other.i_after)}.",
-        (first, third),
+        f"cell over the last {LAG} steps, against {number(after.kept)} where keeping was needed. There its forget gate is at "
+        f"{number(other.f_after)} and its input gate at {number(other.i_after)} on average."
     )
-    return [learnt, free], facts
+    figures = {
+        "learnt": _stack("Gates before and after training on latch", learnt, x, {k: traces[k] for k in (first, second)}),
+        "free": _stack("The same unit where nothing has to be kept", free, x, {k: traces[k] for k in (first, third)}),
+    }
+    return figures, facts
+
+
+def _score(arm: str, lag: int, seed: int) -> float:
+    """Right answers on fresh sequences of `latch` after a short training."""
+    model = build(arm, HIDDEN, lag, seed)
+    learner, data = Learner(model, LAG_RATE), generator(seed, 1)
+    for _ in range(LAG_STEPS):
+        learner.step(*latch_batch(lag, BATCH, data))
+    return accuracy_of(model, *latch_batch(lag, 1000, generator(seed, 2)))
+
+
+def _reach(scores: dict[int, list[float]]) -> int:
+    """The longest lag up to which every lag was learnt in every repetition; 0 if the shortest was not."""
+    reach = 0
+    for lag, column in scores.items():
+        if min(column) < LEARNT:
+            break
+        reach = lag
+    return reach
 
 
 def _train_until_solved(seed: int) -> tuple[Reader, Reader, int]:
@@ -94,7 +141,7 @@ def _train_until_solved(seed: int) -> tuple[Reader, Reader, int]:
     for attempt in range(TRIES):
         begin = _begin(seed * TRIES + attempt)
         after = _train(copy.deepcopy(begin), latch_batch, seed)
-        if _gates(after, latch_batch, seed).accuracy >= SOLVED:
+        if _accuracy(after, latch_batch, seed) >= SOLVED:
             break
     return begin, after, attempt + 1
 
@@ -112,18 +159,21 @@ def _train(model: Reader, task: Task, seed: int) -> Reader:
     return model
 
 
-def _gates(model: Reader, task: Task, seed: int) -> Gates:
-    x, answer = task(LAG, FRESH, torch.Generator().manual_seed(seed + 2))
-    t = trace(model.layer, x)
-    i, f = t["0.i"].numpy(), t["0.f"].numpy()  # [T, B, 1]
+def _accuracy(model: Reader, task: Task, seed: int) -> float:
+    return accuracy_of(model, *task(LAG, FRESH, torch.Generator().manual_seed(seed + 2)))
+
+
+def _gates(t: Trace, accuracy: float) -> Gates:
+    """Of the trace of one sequence."""
+    i, f = t["0.i"].numpy(), t["0.f"].numpy()  # [T, 1, 1]
     after = slice(EARLY + 1, None)
     return Gates(
-        f_mark=float(f[EARLY].mean()),
-        i_mark=float(i[EARLY].mean()),
+        f_mark=float(f[EARLY, 0, 0]),
+        i_mark=float(i[EARLY, 0, 0]),
         f_after=float(f[after].mean()),
         i_after=float(i[after].mean()),
         kept=float(retention(f[after], LAG)[LAG, 0]),
-        accuracy=accuracy_of(model, x, answer),
+        accuracy=accuracy,
     )
 
 
@@ -140,15 +190,16 @@ def _clear_sequence(seed: int) -> torch.Tensor:
     return x[:, row : row + 1]
 
 
-def _stack(x: torch.Tensor, traces: dict[str, Any], marks: list[int]) -> Any:
-    def of(name: str) -> dict[str, np.ndarray]:
+def _stack(title: str, finding: str, x: torch.Tensor, traces: dict[str, Trace]) -> Display:
+    def of(name: str) -> Values:
         return {key: t[f"0.{name}"][:, 0, 0].numpy() for key, t in traces.items()}
 
     gate = (-0.06, 1.06)
     rows = [
-        Panel("channel 0 (dotted: marked steps)", {"x": x[:, 0, 0].numpy()}, "bar", 54),
+        Panel("noise (dotted: marked steps)", {"x": x[:, 0, 0].numpy()}, "bar", 54),
         Panel("forget gate f", of("f"), "step", 64, gate),
         Panel("input gate i", of("i"), "step", 64, gate),
         Panel("cell state c", of("c"), "line", 84),
     ]
-    return panels(rows, marks=marks)
+    marks = [int(t) + 1 for t in torch.nonzero(x[:, 0, 1]).ravel()]
+    return panels(title, finding, rows, marks=marks)

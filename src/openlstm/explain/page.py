@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import platform
-import tempfile
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._errors import ArgumentError, message
+from openlstm._files import writable, write_whole
 from openlstm.engine import choose
-from openlstm.explain import gates, gradients, learning
-from openlstm.explain.charts import NARROW, WIDE, Figure, number, to_svg
-from openlstm.explain.formulas import mathml
-
-try:
-    import jinja2
-    from markupsafe import Markup
-except ModuleNotFoundError as error:
-    raise missing_extra("explain", str(error.name), "report") from error
+from openlstm.engine.threads import torch_aside
+from openlstm.explain import diagram, gates, gradients, learning, sentences, step
+from openlstm.explain.charts import NARROW, WIDE, Display, number, to_svg
+from openlstm.explain.formulas import equation, inline
+from openlstm.insight.report.page import environment, made
 
 TITLE = "What an LSTM is, and why"
-SECTIONS: tuple[tuple[str, str, Callable[[int], tuple[Any, dict[str, Any]]]], ...] = (
-    ("vanishing", "The vanilla RNN, and why its gradient vanishes", gradients.vanishing),
-    ("highway", "The highway and the cell state", gradients.highway),
-    ("forget", "The forget gate", lambda seed: gates.forget_gate()),
-    ("input", "The input gate", lambda seed: gates.input_gate()),
-    ("output", "The output gate", lambda seed: gates.output_gate()),
-    ("step", "The overall step", lambda seed: ([], gates.one_step(seed))),
-    ("ever", "Kept for ever, and started afresh", gates.for_ever),
-    ("learning", "The model learns it from the data, if it is needed", learning.learning),
-    ("guarantee", "No guarantee", gradients.no_guarantee),
+SECTIONS: tuple[tuple[str, str, tuple[Callable[[int], gates.Part], ...]], ...] = (
+    ("vanishing", "The vanilla RNN, and why its gradient vanishes", (gradients.vanishing,)),
+    ("highway", "The layer has to stay: a highway around it", (gates.dropped_layer, gradients.highway, gates.squashed)),
+    ("forget", "The forget gate", (gates.forget_gate, gradients.leaking, sentences.forgetting)),
+    ("input", "The input gate", (gates.running_sum, gates.input_gate)),
+    ("output", "The output gate, and what the three have in common", (gates.output_gate, step.same_form)),
+    ("step", "The overall step", (step.one_step, step.old_and_new)),
+    ("long", "A longer memory than the vanilla RNN", (learning.lags, gates.for_ever, learning.learning)),
+    ("guarantee", "No guarantee", (gradients.no_guarantee,)),
 )
-"""(name, heading, the function that computes its figures and facts), in the order of the lecture."""
+"""(name, heading, the functions that compute its figures and facts): one section for each statement of the lecture."""
 
 
 def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -55,61 +47,60 @@ def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[
         What the page says, as plain text and numbers: path, seconds, and per section its figures' titles and findings.
 
     Raises:
-        ArgumentError: if the folder does not exist, or the seed is negative.
+        ArgumentError: if the place cannot be written, as a folder that does not exist, or the seed is negative.
         MissingExtraError: without altair, vl-convert or jinja2 (when `openlstm.explain` is imported).
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        raise ArgumentError(message("explain", "the folder does not exist", str(path), "a file in an existing folder", hint))
+    writable(path)
     if seed < 0:
         raise ArgumentError(message("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more"))
     begin = time.perf_counter()
     sections = compute(seed, on_progress)
-    html = render(sections, seed)
-    _write_whole(path, html)
+    html = render(sections, seed).encode()
+    write_whole(path, html)
     summary = [
-        {"title": s["title"], "figures": [{"title": f.title, "finding": f.finding} for f in s["figures"]]} for s in sections
+        {"title": s["title"], "figures": [{"title": f.title, "finding": f.finding} for f in s["figures"].values()]}
+        for s in sections
     ]
-    return {"path": str(path), "bytes": len(html.encode()), "seconds": time.perf_counter() - begin, "sections": summary}
+    return {"path": str(path), "bytes": len(html), "seconds": time.perf_counter() - begin, "sections": summary}
 
 
 def compute(seed: int = 0, on_progress: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Figures and facts of every section: {"name", "title", "figures": [Figure], "facts": dict}."""
+    """Figures and facts of every section.
+
+    Returns:
+        For each {"name", "title", "figures": name -> Display, "facts": name of the function -> its numbers}.
+    """
     sections = []
-    for name, title, make in SECTIONS:
-        if on_progress:
-            on_progress(title)
-        figures, facts = make(seed)
-        figures = [figures] if isinstance(figures, Figure) else figures
-        sections.append({"name": name, "title": title, "figures": figures, "facts": facts})
+    with torch_aside(threads=1):  # networks as small as these gain nothing from a second one
+        for name, title, parts in SECTIONS:
+            if on_progress:
+                on_progress(title)
+            figures: dict[str, Display] = {}
+            facts = {}
+            for part in parts:
+                drawn, facts[part.__name__] = part(seed)
+                figures |= drawn
+            sections.append({"name": name, "title": title, "figures": figures, "facts": facts})
     return sections
 
 
 def render(sections: list[dict[str, Any]], seed: int) -> str:
     """The page."""
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("openlstm.explain", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters["n"] = number
+    env = environment("openlstm.explain")
     env.filters["factor"] = lambda value: f"({number(value)})" if value < 0 else number(value)
-    env.globals.update(math=mathml, svg=_svg)
+    env.globals.update(math=equation, m=inline, svg=_svg, rnn=_wiring(diagram.rnn), lstm=_wiring(diagram.lstm))
     return env.get_template("page.html.jinja").render(
         title=TITLE,
         sections=sections,
+        figures={name: figure for s in sections for name, figure in s["figures"].items()},
         facts={s["name"]: s["facts"] for s in sections},
-        figures={s["name"]: s["figures"] for s in sections},
-        source=textwrap.dedent(inspect.getsource(cells.LSTM.forward)),
         seed=seed,
-        made=_made(),
+        made=made() | {"backend": choose("auto", cells.LSTM(), np.zeros((1, 1, 1)))},
     )
 
 
-def _svg(figure: Figure, name: str) -> dict[str, Markup]:
+def _svg(figure: Display, name: str) -> dict[str, Markup]:
     """The drawing for a laptop and the one for a phone."""
     return {
         kind: Markup(to_svg(figure.draw(width), f"{name}-{kind}", speaking=False))
@@ -117,26 +108,5 @@ def _svg(figure: Figure, name: str) -> dict[str, Markup]:
     }
 
 
-def _made() -> dict[str, str]:
-    backend = choose("auto", cells.LSTM(), np.zeros((1, 1, 1)))
-    now = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime())
-    return {"version": openlstm.__version__, "when": now, "backend": backend, "machine": platform.machine()}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Beside its place first, so that a page is there as a whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _wiring(draw: Callable[..., diagram.Wiring]) -> Callable[..., Markup]:
+    return lambda *args, **options: Markup(draw(*args, **options).svg)

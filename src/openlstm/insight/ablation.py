@@ -6,18 +6,29 @@ Legend: T time, B batch, I input size, k context: the last k steps, k = 1 .. T.
     shuffle   loss with the steps before the last k in random order: how far back their order matters
     feature   loss with one column replaced by its mean before the last k: how far back that column matters
 
-    uses = the smallest k from which on   loss(k) - loss(T) <= 0.01 max(loss(T), loss(1) - loss(T))
+    uses    = the smallest k from which on   |loss(k) - loss(T)| <= max(0.01 |loss(T)|, 4 eps max |loss|)
+    nearly  = the smallest k from which on   |loss(k) - loss(T)| <= 0.01 |loss(1) - loss(T)|
+    better  = the k with the smallest loss of those that lie below the full one by more than that and by more than chance
 
-The tolerance is 1 % of the full loss, or of what the context is worth where the full loss is nearly zero. It is the answer
-of the trained network; a gradient or a retention curve is not (a latched bit has a vanishing gradient).
+The same loss is one within 1 % of the full one, above it or below. Where the full loss is nearly zero 1 % of it would be less
+than what float32 can tell: the other term is 4 units in the last place of the largest loss. No larger share of that will do,
+since a small part of the answer may lie far back: 10 x[-2] + 0.6 x[-20] without its second term costs a third of a percent of
+its square. Such a shorter window, with nearly all of what the past is worth, is told with its loss, and not called the same.
+
+Every longer context that was measured has to hold, the one behind the answer among them, so that one which is right by accident
+is not taken. A better one has to be better together with the next longer one that was measured, and by three standard errors of
+the difference over groups of rows (or over the steps asked).
+
+It is the answer of the trained network; a gradient or a retention curve is not (a latched bit has a vanishing gradient).
 
 Source: Khandelwal et al. 2018 ("Sharp nearby, fuzzy far away").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +37,13 @@ from torch import Tensor, nn
 
 from openlstm._errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight.look import Loss
+from openlstm.insight.words import number
 
 Mode = Literal["cut", "shuffle", "feature"]
 WITHIN = 0.01
-ENDS = 16  # places at which a network with a target for every step is asked
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of the largest loss: differences below it are none
+CHANCE = 3.0  # standard errors by which a shorter context has to be better
+ENDS = 16  # places at which a network with a target for every step is asked; groups of rows otherwise
 
 
 @dataclass(frozen=True)
@@ -37,8 +51,10 @@ class Ablation:
     """Loss by context.
 
     contexts: [n], rising, the last one T. losses: [n]. full: the loss with all of it.
-    uses: the smallest context from which on the loss is the full one, within 1 %.
+    uses: the smallest context from which on the loss is the full one, within 1 % on either side.
     feature: the column, in mode "feature".
+    nearly: the smallest context from which on 99 % is there of what the past is worth, loss(1) - full.
+    better: in mode "cut" a shorter context with a smaller loss; None where there is none.
     """
 
     mode: str
@@ -47,20 +63,52 @@ class Ablation:
     full: float
     uses: int
     feature: int | None = None
+    nearly: int | None = None
+    better: int | None = None
 
     @property
     def finding(self) -> str:
-        """One sentence."""
-        if self.uses == self.contexts[-1] and len(self.contexts) > 1:
-            most = f"all {self.uses} steps it was given, perhaps more"
-        else:
-            most = "the last step" if self.uses == 1 else f"the last {self.uses} steps"
+        """What it uses, and in mode "cut" the losses that say so and the window to serve it with."""
+        T = int(self.contexts[-1])
+        most = "no more than the last step" if self.uses == 1 else f"the last {self.uses} steps"
+        if self.uses == T and len(self.contexts) > 1:
+            most = f"{_steps(T)}, the longest context that was measured, perhaps more"
         if self.mode == "shuffle":
             return f"The network minds the order of {most}."
         if self.mode == "feature":
             return f"The network uses {most} of column {self.feature}."
-        window = f": a window of {self.uses} {'step' if self.uses == 1 else 'steps'} gives the same loss, serve with it"
-        return f"The network uses {most}{'' if 'perhaps' in most else window}."
+        if self.better is not None:
+            less = f"and does better with less: {self._with(self.better)}"
+            return f"The network uses {most}, {less}. A window of {_steps(self.better)} is better than all of it."
+        shown = self.uses if self.uses < T else int(self.contexts[-2]) if len(self.contexts) > 1 else T
+        text = f"The network uses {most}: {self._with(shown)}."
+        if self.uses < T:
+            text += f" A window of {_steps(self.uses)} is enough."
+        if self.nearly is not None and 1 < self.nearly <= 0.9 * self.uses:
+            text += f" Almost all that the past tells comes from the last {_steps(self.nearly)}: its loss is "
+            text += f"{number(self._loss(self.nearly), 3)} with these, {number(self._loss(1), 3)} with 1."
+        return text
+
+    @property
+    def serving(self) -> str:
+        """How to begin in the middle of a stream: the same answer as `finding`, for one who keeps a state."""
+        if self.better is not None:
+            window = f"a window of {_steps(self.better)}, begun anew for each answer"
+            shown = (
+                f"its loss is {number(self._loss(self.better), 3)} with these, {number(self.full, 3)} with {self.contexts[-1]}"
+            )
+            return f"It does better with {window}, than in a stream that goes on: {shown}."
+        if self.uses == self.contexts[-1]:
+            return f"Begun cold its loss is not the full one before {_steps(self.uses)}, the longest context: keep its state."
+        return f"Send {_steps(self.uses)} before trusting a stream that begins cold: from there on its loss is the full one."
+
+    def _loss(self, k: int) -> float:
+        return float(self.losses[self.contexts == k][0])
+
+    def _with(self, k: int) -> str:
+        T = int(self.contexts[-1])
+        text = f"with {_steps(k)} its loss is {number(self._loss(k), 3)}"
+        return text if k == T else f"{text}, with {T} it is {number(self.full, 3)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -68,6 +116,8 @@ class Ablation:
             "mode": self.mode,
             "feature": self.feature,
             "uses": self.uses,
+            "nearly": self.nearly,
+            "better": self.better,
             "full": self.full,
             "contexts": self.contexts.tolist(),
             "losses": self.losses.tolist(),
@@ -119,39 +169,101 @@ def ablation(
     if not given or given[0] < 1 or given[-1] > T:
         hint = "name contexts within the sequences"
         raise ArgumentError(message("ablation", "a context outside the sequences", f"{given}", f"1 .. {T}", hint))
-    found = {k: asked(k) for k in sorted({*given, T})}
+    found = _Found(asked, T, [*given, T])
     if contexts is None:
-        _refine(found, asked, T)
-    ks = sorted(found)
-    return Ablation(mode, np.array(ks), np.array([found[k] for k in ks]), found[T], _uses(found), feature)
+        found.narrow(found.same)
+        found.narrow(found.nearly)
+        if mode == "cut":
+            found.descend()
+    ks = np.array(sorted(found.losses))
+    losses = np.array([found.losses[k] for k in ks.tolist()])
+    uses = _from_there(ks, losses, found.same)
+    nearly = _from_there(ks, losses, found.nearly) if losses[0] > losses[-1] and ks[0] == 1 else None
+    return Ablation(mode, ks, losses, found.losses[T], uses, feature, nearly, found.better() if mode == "cut" else None)
 
 
 def _powers(T: int) -> list[int]:
     return [*(2**n for n in range(T.bit_length()) if 2**n < T), T]
 
 
-def _uses(found: dict[int, float]) -> int:
-    """The smallest context from which on every loss is the full one."""
-    ks = sorted(found, reverse=True)
-    full, worst = found[ks[0]], found[ks[-1]]
-    most = full + WITHIN * max(abs(full), worst - full)
-    uses = ks[0]
-    for k in ks:
-        if not found[k] <= most:
-            break
-        uses = k
-    return uses
+def _from_there(contexts: np.ndarray, losses: np.ndarray, most: float) -> int:
+    """The smallest context from which on every loss differs from the last one by at most so much."""
+    apart = np.flatnonzero(~(np.abs(losses - losses[-1]) <= most))
+    return int(contexts[apart[-1] + 1 if len(apart) else 0])
 
 
-def _refine(found: dict[int, float], asked: Callable[[int], float], T: int) -> None:
-    """Halve between the last context that does not do and the first that does."""
-    while True:
-        uses = _uses(found)
-        below = max((k for k in found if k < uses), default=0)
-        if uses - below <= 1:
-            return
-        middle = (uses + below) // 2
-        found[middle] = asked(middle)
+def _steps(k: int) -> str:
+    return f"{k} step{'s' * (k != 1)}"
+
+
+class _Found:
+    """The losses that are known, and which contexts to ask for next."""
+
+    def __init__(self, asked: _Asked, T: int, contexts: Iterable[int]) -> None:
+        self.asked, self.T = asked, T
+        self.losses: dict[int, float] = {}
+        for k in contexts:
+            self.ask(k)
+
+    def ask(self, k: int) -> float:
+        if k not in self.losses:
+            self.losses[k] = self.asked(k)
+        return self.losses[k]
+
+    @property
+    def full(self) -> float:
+        return self.losses[self.T]
+
+    @property
+    def same(self) -> float:
+        """How far a loss may be from the full one and still be the same."""
+        return max(WITHIN * abs(self.full), ROUNDING * max(map(abs, self.losses.values())))
+
+    @property
+    def nearly(self) -> float:
+        """A hundredth of what the past is worth."""
+        return WITHIN * abs(self.ask(1) - self.full)
+
+    def narrow(self, most: float) -> None:
+        """Halve between the last context that differs by more and the first that does not, together with the one behind it."""
+        holds = self.T
+        while True:
+            below = max((k for k in self.losses if k < holds and not self._within(k, most)), default=0)
+            known = [k for k in self.losses if below < k < holds]
+            k = max(known) if known else (below + holds) // 2
+            if k == below:
+                return
+            if all([self._within(k, most), self._within(k + 1, most)]):  # both are asked
+                holds = k
+
+    def descend(self) -> None:
+        """Where a shorter context is better, halve on both sides of the best one."""
+        while True:
+            ks = sorted(self.losses)
+            at = ks.index(min(ks, key=lambda k: self.losses[k]))
+            near = ks[max(at - 1, 0) : at + 2]
+            beside = [(a + b) // 2 for a, b in pairwise(near) if b - a > 1]
+            if not beside or not self._lower(ks[at]):
+                return
+            for k in beside:
+                self.ask(k)
+
+    def better(self) -> int | None:
+        """The context with the smallest loss of those that are better together with the next longer one."""
+        firm = [a for a, b in pairwise(sorted(self.losses)) if self._lower(a) and self._lower(b)]
+        best = min(firm, key=lambda k: self.losses[k], default=None)
+        return best if best is not None and self._beyond_chance(best) else None
+
+    def _within(self, k: int, most: float) -> bool:
+        return abs(self.ask(k) - self.full) <= most
+
+    def _lower(self, k: int) -> bool:
+        return self.losses[k] < self.full - self.same
+
+    def _beyond_chance(self, k: int) -> bool:
+        """Whether a smaller loss is one in nearly all of the data."""
+        gains = self.asked.samples(self.T) - self.asked.samples(k)
+        return len(gains) > 1 and bool(gains.mean() > CHANCE * gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
 class _Asked:
@@ -195,21 +307,45 @@ class _Asked:
 
     def __call__(self, k: int) -> float:
         """The loss with a context of k."""
-        model = _LastStep(self.model, self.time) if self.every else self.model
-        parts = [self._part(int(end), k) for end in self.ends]
-        modes = [(m, m.training) for m in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng():
-                values = [float(self.loss(model, *part)) for part in parts]
-        finally:
-            for m, training in modes:
-                m.training = training
-        value = float(np.mean(values))
+        value = float(np.mean(self._losses([self._part(int(end), k) for end in self.ends])))
         if not np.isfinite(value):
             hint = "look for the first number that is not finite: openlstm.insight.look"
             raise ArgumentError(message("ablation", "the loss is not finite", f"{value} with context {k}", "a number", hint))
         return value
+
+    def samples(self, k: int) -> np.ndarray:
+        """The loss with a context of k in parts of the data: the steps that are asked, or groups of rows.
+
+        Empty where the rows cannot be taken apart: one alone, or a model that takes the whole batch and nothing else.
+        """
+        if self.every:
+            return self._losses([self._part(int(end), k) for end in self.ends])
+        rows, whole = self.x.shape[1 - self.time], self._part(self.longest, k)
+        groups = np.array_split(np.arange(rows), min(rows, ENDS)) if rows > 1 else []
+        try:
+            return self._losses([tuple(self._rows(a, group) for a in whole) for group in groups])
+        except Exception:  # noqa: BLE001  of the user's model, which was not asked for such a call
+            return np.zeros(0)
+
+    def _losses(self, parts: list[tuple[Any, ...]]) -> np.ndarray:
+        model = _LastStep(self.model, self.time) if self.every else self.model
+        modes = [(m, m.training) for m in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                return np.array([float(self.loss(model, *part)) for part in parts])
+        finally:
+            for m, training in modes:
+                m.training = training
+
+    def _rows(self, a: Any, group: np.ndarray) -> Any:
+        """Some rows of what has rows: on the axis that x has them on where it has both axes, else on the first of that size."""
+        if not isinstance(a, Tensor):
+            return a
+        rows, chosen = self.x.shape[1 - self.time], torch.from_numpy(group).to(a.device)
+        axes = (1 - self.time, self.time) if a.shape[:1] != (rows,) or a.dim() > 1 and a.shape[1] == rows else (0,)
+        axis = next((k for k in axes if k < a.dim() and a.shape[k] == rows), None)
+        return a if axis is None else a.index_select(axis, chosen)
 
     def _part(self, end: int, k: int) -> tuple[Any, ...]:
         """The data of one end: a longest context before it, of which the last k steps are left."""

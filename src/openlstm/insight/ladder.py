@@ -1,7 +1,8 @@
 """D5, the ladder: the lags that matter, on one axis, each with what it means.
 
-    needed      the lag that the data (or the user) ask for
-    window      how far training goes back (truncated backpropagation)
+    asked       the lag that is asked about
+    needed      the lag that the data ask for, as far as a linear model can tell
+    window      how far a gradient goes back: the length of the sequences, or that of truncated backpropagation
     gradient    the longest lag at which the share of the gradient is not below the threshold of `insight.verdict`
     flip        the longest lag at which the input flip is not below it
     used        the context that a trained network uses (`insight.ablation`)
@@ -56,8 +57,14 @@ class Ladder:
     @property
     def finding(self) -> str:
         """One sentence."""
-        said = [f"{r.name} {_lag(r)}" for r in self.rungs]
-        return f"In steps: {', '.join(said)}." if said else "No lag is known."
+        said = {r.name: _lag(r) for r in self.rungs}
+        if not said:
+            return "No lag is known."
+        text = f"In steps: {', '.join(f'{name} {lag}' for name, lag in said.items())}."
+        if "asked" in said and "needed" in said:
+            text += f" Lag {said['asked']} is asked about; a linear model finds that the data need lag {said['needed']}, "
+            text += "and cannot see a lag that matters only together with another."
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -76,24 +83,24 @@ def ladder(
     """Put together what is known; what is None has no rung.
 
     Args:
-        lag: asked for by the user; stands in for `needed`.
+        lag: that is asked about.
         needed, used: of the functions of these names.
-        window: steps of truncated backpropagation.
+        window: steps of the sequences, or of truncated backpropagation.
         gradient, flip_lag: of `gradient_rung` and `flip_rung`.
 
     >>> ladder(lag=120, window=64).finding
-    'In steps: needed 120, window 64.'
+    'In steps: asked 120, window 64.'
     """
     rungs: list[Rung] = []
     if lag is not None:
-        rungs.append(Rung("needed", lag, "the lag that was asked for"))
-    elif needed is not None and needed.lag is not None:
+        rungs.append(Rung("asked", lag, "the lag that is asked about"))
+    if needed is not None and needed.lag is not None and (lag is None or not needed.own):
         rungs.append(Rung("needed", needed.lag, needed.finding))
     if window is not None:
-        rungs.append(Rung("window", window, f"training goes back {window} steps"))
+        rungs.append(Rung("window", window, f"a gradient goes back {window} steps at most"))
     rungs += [rung for rung in (gradient, flip_lag) if rung is not None]
     if used is not None:
-        rungs.append(Rung("used", used.uses, used.finding))
+        rungs.append(Rung("used", used.uses, f"from {used.uses} steps on the loss is the one with {used.contexts[-1]}"))
     return Ladder(tuple(rungs))
 
 

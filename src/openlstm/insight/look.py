@@ -26,6 +26,7 @@ from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import scan
 from openlstm.engine.op import Ran
+from openlstm.engine.operators import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
 from openlstm.engine.support import brief
 from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
@@ -452,12 +453,14 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
     """Every direction of every layer of one call, and whether what it gave is finite.
 
     The module runs again with what it was given, and with a loss goes back from the gradients at its outputs to those of its
-    inner layers.
+    inner layers. What torch.autocast rounded on the way there is as it was; here nothing is rounded any more.
     """
     layer = ours(call.module)
-    given, spread, spread_state = _enter(layer, call.given)
+    own: Any = layer.weight_ih_l0
+    floats = {name: _widened(call.given.get(name), own.dtype) for name in ("input", "hx", "reset_state")}
+    given, spread, spread_state = _enter(layer, {**call.given, **floats})
     inner = layer.num_layers * layer.num_directions > 1 and with_loss
-    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(inner):
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(inner), plain_types(own):
         if call.random is not None:
             torch.set_rng_state(call.random)
         given = given._replace(x=given.x.detach().requires_grad_(inner))
@@ -478,6 +481,16 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
     ]
     sound = [all(bool(t.isfinite().all()) for t in r.result[:3] if t is not None) for r in ran]
     return list(zip(places, sound, strict=True))
+
+
+def _widened(a: Any, dtype: torch.dtype) -> Any:
+    """What a layer of float32 was given in a half type, under autocast, as float32."""
+    if isinstance(a, (tuple, list)) and not isinstance(a, PackedSequence):
+        return tuple(_widened(one, dtype) for one in a)
+    if isinstance(a, PackedSequence):
+        return a._replace(data=_widened(a.data, dtype))
+    half = isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16)
+    return a.to(dtype) if half else a
 
 
 def ours(module: nn.Module) -> Recurrent:

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from openlstm._errors import ArgumentError, message
+from openlstm.engine.operators import plain_types
 from openlstm.insight import needed as needs
 from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.insight.flip import Flip, flip
@@ -403,7 +404,7 @@ def final_state(places: Sequence[Place], x: Tensor) -> Tensor:
             c[p.index * D] = p.state.c
     own = next(module.parameters()).dtype  # of a module in half precision too, whose places are kept in float32
     begin = State(torch.stack(h).to(own), torch.stack(c).to(own) if c else None)
-    with torch.no_grad():
+    with torch.no_grad(), plain_types(x):  # a flip of 1e-5 is less than bfloat16 can tell
         return module.layers(Arguments(x.to(own), begin, None, places[0].reset, None))[1].h[-D].to(x.dtype)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
+from openlstm.insight.words import number
 
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
 FEW = 8  # rows for the diagnostics that cost many passes
 HEAVY = 2e9  # steps times rows times units squared: from here on candidates are tried on LIGHT rows
 LIGHT = 8
-LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
+LEARNT = 0.9  # of the loss with the last step alone: a network below it has learnt to use its past
 
 
 def xray(
@@ -59,8 +61,9 @@ def xray(
         loss: `loss(model, *data)`, a scalar, or `loss(output, target)` such as `torch.nn.CrossEntropyLoss()`. The verdict
             follows it to wherever it leads; without it a random probe of the model's output, or of the last state of a layer.
             What the network uses cannot be measured without it.
-        before: True for a network before training, False after it; None finds out by the loss: a network that does no better
-            with its past than without is looked at as before training.
+        before: True for a network before training, False after it. None asks the loss: a network that does better with its past
+            than without is looked at as a trained one. Of any other it is not known, and the report says so: its verdict is
+            that of a training that begins from these weights.
         tokens: the strings of the token ids that the model reads (or an `insight.text.TokenText`, or (ids, strings)): the text
             is shown in the colours of the units that track something in it.
         columns: name -> array [T, B] (or as the inputs are laid out), what the units are compared with.
@@ -96,14 +99,14 @@ def xray(
     made = _Sections(places)
     ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss))
     stage = _stage(before, ablated, notes)
-    if stage == "before":  # what an untrained network uses says nothing
+    if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
-    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage == "before" else (None, "")
+    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage != "after" else (None, "")
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
     advice = None
-    if stage == "before" and verdict is not None:
+    if stage != "after" and verdict is not None:
         advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target, places))
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
@@ -114,9 +117,11 @@ def xray(
         made.model("needed", lambda: needs)
     for word, measure in _PLACES.items():
         made.places(word, measure)
+    if stage != "before":
+        made.send(ablated)
     made.model("attribution", lambda: _attribution(model, data, loss, places, features))
     if columns:
-        made.places("tracking", lambda p: _tracking(p, columns))
+        made.places("tracking", lambda p: _tracking(p, columns, target))
     if tokens is not None:
         made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
@@ -124,7 +129,7 @@ def xray(
     ladder, why = _guarded(lambda: _ladder(model, data, loss, places, needs, ablated, lag, stage))
     if why:
         notes.append(f"No ladder: {why.splitlines()[0]}.")
-    order = _ORDER if stage == "before" else ("ablation", *(w for w in _ORDER if w != "ablation"))
+    order = _ORDER if stage != "after" else ("ablation", *(w for w in _ORDER if w != "ablation"))
     sections = tuple(made.found[w] for w in order if w in made.found)
     return Report(about, stage, lag, verdict, reason, ladder, advice, sections, tuple(notes), time.perf_counter() - begin)
 
@@ -227,6 +232,16 @@ class _Sections:
                 errors.append(error if error.startswith(place.name) else f"{place.name}: {error}")
         self._add(word, results, "\n".join(dict.fromkeys(errors)) or None)
 
+    def send(self, used: Any) -> None:
+        """What to send to a stream that begins cold: as much as the network uses, where that is known."""
+        from openlstm.insight.streaming import sending
+
+        section = self.found["streaming"]
+        advice = sending(section.results.values(), used)
+        if advice:
+            finding = "\n".join([section.finding, advice]) if section.finding else advice
+            self.found["streaming"] = replace(section, finding=finding, extra={"advice": advice})
+
     def _add(self, word: str, results: Mapping[str, Any], error: str | None) -> None:
         title, about = _SECTIONS[word]
         finding = told({n: str(getattr(r, "finding", "") or "") for n, r in results.items()})
@@ -322,7 +337,7 @@ def _broken(
     sections = tuple(
         Section(w, *_SECTIONS[w], results={}, finding="", error=error) for w in ("reach", "retention", "gates", "ledger")
     )
-    stage = "after" if before is False else "before"
+    stage = "unknown" if before is None else "before" if before else "after"
     return Report(about, stage, lag, None, f"{why} {hint}", None, None, sections, tuple(notes), seconds)
 
 
@@ -344,13 +359,20 @@ def _stage(before: bool | None, ablated: Any, notes: list[str]) -> str:
     """Whether to look at what can be learnt or at what is used."""
     if before is not None:
         return "before" if before else "after"
+    begins = "The verdict is about a training that begins from these weights"
+    ask = "Pass before=True or before=False where you know whether it has been trained"
     if ablated is None:
-        return "before"
-    none, full = float(ablated.losses[0]), float(ablated.full)
-    if full < LEARNT * none:
+        notes.append(f"{begins}, and does not say what a trained network uses. {ask}, and loss= to measure what it uses.")
+        return "unknown"
+    at = int(ablated.losses.argmin())
+    first, best, k = float(ablated.losses[0]), float(ablated.losses[at]), int(ablated.contexts[at])
+    if first - best > (1 - LEARNT) * abs(first):
+        seen = f"Its loss is {number(best, 3)} with the last {k} steps and {number(first, 3)} with the last one alone"
+        notes.append(f"{seen}: it is looked at as a trained network. before=True asks what can be learnt.")
         return "after"
-    notes.append("With its past the network does no better than without, so it is looked at as one before training.")
-    return "before"
+    seen = f"With more than the last step its loss is hardly better than with that alone, {number(first, 3)}"
+    notes.append(f"{seen}: it has not been trained, or does not use its past. {begins}. {ask}.")
+    return "unknown"
 
 
 def _verdict(model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, layers: Any) -> Any:
@@ -425,7 +447,7 @@ def _attribution(
     return attribution(model, own[0] if nested else own, features=features)
 
 
-def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
+def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
     from openlstm.insight.tracking import tracking
 
     def steps_first(a: Any) -> Any:
@@ -433,7 +455,7 @@ def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
         turned = place.module.batch_first and tuple(a.shape[:2]) == (place.rows, place.steps)
         return a.transpose(0, 1) if turned else a
 
-    return tracking(place, {name: steps_first(a) for name, a in columns.items()})
+    return tracking(place, {name: steps_first(a) for name, a in columns.items()}, target=target)
 
 
 def _text(data: Any, tokens: Any, places: Sequence[Place], rows: Sequence[int] | None) -> Any:

@@ -1,105 +1,117 @@
-"""The one picture of an experiment: what the look before training saw, beside what came of the training."""
+"""The picture of an experiment: what the look before training saw, beside what came of the training; as a file or as a page."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._errors import missing_extra
+from openlstm._files import writable, write_whole
+from openlstm.lab import show
 from openlstm.lab.arms import ADVISED
 from openlstm.lab.experiment import Result, Row
 
 try:
     import altair as alt
     import vl_convert
+
+    from openlstm.insight.report.display import INK, SERIES, SOFT, Chart, Display, powers
+    from openlstm.insight.report.page import environment, figures, made
 except ModuleNotFoundError as error:
     raise missing_extra("openlstm lab -o", str(error.name), "report") from error
 
 KINDS = (".svg", ".png", ".html")
 FLOOR = 1e-12  # of the log axis; smaller shares stand at it
 REACHES = 1e-3  # a share below this was hardly ever learnt from
-WIDTH, ROW = 230, 26  # px
-FAMILIES = {"RNN": "#b45309", "GRU": "#6d28d9", "LSTM": "#1d4ed8", "LSTM + advice": "#15803d"}
-INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dee4"
+NAMES, ROW, GAP, EDGE = 205, 26, 24, 20  # px: what the names of the networks take, a row, between the panels, at the right
+PHONE = 500  # px; below, the panels stand below each other
+FAMILIES = dict(zip(("RNN", "GRU", "LSTM", "LSTM + advice"), (SERIES[1], SERIES[3], SERIES[0], SERIES[2]), strict=True))
 
 
-def draw(result: Result) -> alt.HConcatChart:
-    """Left the share of the gradient that reached the lag before training, right the score after it: a dot a seed, a tick the
-    mean (the median on the left), a dotted line where guessing or too little lies.
+def display(result: Result) -> Display:
+    """The share of the gradient that reached the lag before training, and the score after it: a dot a seed, a tick the mean
+    (the median of the shares), a dotted line where guessing or too little lies.
     """
+    task = result.task
+    points = [point for row in result.rows for point in _points(row)]
+    columns = {"network": "arm", "seed": "seed", "share of the gradient before": "share", f"{task.answer} after": "score"}
+    data = {name: [point[key] for point in points] for name, key in columns.items()}
+    seeds = "a dot a seed, a tick their mean" if result.seeds > 1 else "one seed"
+    note = f"{seeds[0].upper()}{seeds[1:]}; dotted: too little gradient, and guessing."
+    return Display(f"{task.name}: {task.question}", lambda width: draw(result, width), data, note)
+
+
+def draw(result: Result, width: int) -> Chart:
+    """Both panels side by side, or one below the other where there is too little room."""
     points = [point for row in result.rows for point in _points(row)]
     means = [_mean(row) for row in result.rows]
     order = [row.title for row in result.rows]
-    task = result.task
-    left = _panel(
+    beside = width >= PHONE
+    left = NAMES if beside else 0.86 * NAMES
+    room = (width - left - GAP - EDGE) / 2 if beside else width - left - EDGE
+    highest = max(10.0, *(p["share"] for p in points))
+    exponents = range(-12, 13, 6 if room < 180 else 3)
+    share = _panel(
         points,
         means,
         order,
         "share",
-        alt.Scale(type="log", domain=[FLOOR, max(10.0, *(p["share"] for p in points))], nice=False),
-        alt.Axis(values=[10.0**n for n in range(-12, 1, 3)], format="~e", grid=True),
-        f"share of the gradient that reaches lag {result.lag}, before training",
+        alt.Scale(type="log", domain=[FLOOR, highest], nice=False),
+        alt.Axis(values=[10.0**n for n in exponents if 10.0**n <= highest], labelExpr=powers(exponents), labelFlush=False),
+        ["share of the gradient", f"at lag {result.lag}, before training"],
         REACHES,
-        labels=True,
+        names=left,
+        width=room,
     )
-    right = _panel(
+    score = _panel(
         points,
         means,
         order,
         "score",
         alt.Scale(domain=[0, 1], nice=False),
-        alt.Axis(format=".0%", tickCount=5, grid=True),
-        f"{task.answer}, after {result.steps:,} steps",
-        task.guessing,
-        labels=False,
+        alt.Axis(format=".0%", tickCount=3 if room < 180 else 5, labelFlush=False),
+        [f"{result.task.answer},", f"after {result.steps:,} steps"],
+        result.task.guessing,
+        names=0 if beside else left,
+        width=room,
     )
-    seeds = f"{result.seeds} seeds, one dot each" if result.seeds > 1 else "one seed"
-    title = alt.TitleParams(
-        f"{task.name}: {task.question}",
-        subtitle=f"{task.size_name} {result.size}, H = {result.hidden}, {seeds}; dotted: guessing, and too little gradient",
-        color=INK,
-        subtitleColor=SOFT,
-        anchor="start",
-    )
-    picture = alt.hconcat(left, right, spacing=24).properties(title=title)
+    return alt.hconcat(share, score, spacing=GAP) if beside else alt.vconcat(share, score, spacing=GAP)
+
+
+def page(result: Result) -> str:
+    """The whole experiment as one HTML page that needs nothing but itself."""
     return (
-        picture.configure(background="white", padding=8).configure_view(stroke=None).configure_axis(domain=False, ticks=False)
+        environment("openlstm.lab")
+        .get_template("page.html.jinja")
+        .render(
+            result=result,
+            picture=figures((display(result),), "picture")[0],
+            show=show,
+            command=_command(result),
+            made=made(),
+        )
     )
 
 
 def save(result: Result, path: Path) -> None:
-    """Write the picture as SVG, PNG or HTML (which needs no network), by the ending of the path.
+    """Write the picture as SVG or PNG, or the page as HTML, by the ending of the path.
 
     Raises:
-        ArgumentError: for another ending, or a folder that does not exist.
+        ArgumentError: for another ending, or a place that cannot be written.
     """
-    from openlstm.model_file import write_whole
-
-    check(path)
-    text = draw(result).to_json()
-    if path.suffix == ".svg":
-        data = vl_convert.vegalite_to_svg(text).encode()
-    elif path.suffix == ".png":
-        data = vl_convert.vegalite_to_png(text, scale=2)
-    else:
-        data = vl_convert.vegalite_to_html(text, bundle=True).encode()
+    writable(path, KINDS)
+    if path.suffix.lower() == ".html":
+        write_whole(path, page(result).encode())
+        return
+    shown = display(result)
+    chart = shown.chart
+    many = f"{result.seeds} seeds" if result.seeds > 1 else "one seed"
+    below = f"{result.task.size_name} {result.size}, H = {result.hidden}, {many}. {shown.finding}"
+    chart.title = alt.TitleParams(shown.title, subtitle=below, anchor="start")
+    text = chart.to_json(validate=False)
+    svg = path.suffix.lower() == ".svg"
+    data = vl_convert.vegalite_to_svg(text).encode() if svg else vl_convert.vegalite_to_png(text, scale=2)
     write_whole(path, data)
-
-
-def check(path: Path) -> None:
-    """Refuse a place that `save` could not write, before the work is done."""
-    if path.suffix not in KINDS:
-        hint = f"for example {path.with_suffix('.svg').name}"
-        raise ArgumentError(
-            message(str(path), "has an ending that is not known here", repr(path.suffix), " or ".join(KINDS), hint)
-        )
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
-        hint = f"mkdir -p {folder}" if not folder.exists() else "choose another place"
-        raise ArgumentError(
-            message(str(path), "cannot be written", str(folder), "a file in a folder that can be written", hint)
-        )
 
 
 def _panel(
@@ -109,25 +121,23 @@ def _panel(
     value: str,
     scale: alt.Scale,
     axis: alt.Axis,
-    title: str,
+    title: list[str],
     level: float,
-    labels: bool,
-) -> alt.LayerChart | alt.FacetChart:
-    axis.gridColor, axis.labelColor, axis.titleColor, axis.titleFontWeight = GRID, SOFT, INK, "normal"  # type: ignore[assignment]
+    *,
+    names: float,
+    width: float,
+) -> Chart:
     x = alt.X(f"{value}:Q", title=title, scale=scale, axis=axis)
-    names = alt.Axis(labels=labels, labelLimit=300, labelColor=INK, labelFontSize=12, labelPadding=8)
-    y = alt.Y("arm:N", title=None, sort=order, axis=names)
+    # room for the names is taken here, because a browser's letters may be wider than those this is laid out with
+    left = alt.Axis(labels=names > 0, minExtent=names, labelFontSize=12 * (names or NAMES) / NAMES, labelColor=INK, grid=False)
+    y = alt.Y("arm:N", title=None, sort=order, axis=left)
     color = alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES), range=list(FAMILIES.values())), legend=None)
-    tip = [
-        alt.Tooltip("arm:N"),
-        alt.Tooltip("seed:Q"),
-        alt.Tooltip("share:Q", format=".2e"),
-        alt.Tooltip("score:Q", format=".1%"),
-    ]
-    dots = alt.Chart(alt.Data(values=points)).mark_circle(size=46, opacity=0.55).encode(x, y, color, tooltip=tip)
+    says = [alt.Tooltip("arm:N"), alt.Tooltip("seed:Q"), alt.Tooltip("share:Q", format=".2e")]
+    says.append(alt.Tooltip("score:Q", format=".1%"))
+    dots = alt.Chart(alt.Data(values=points)).mark_circle(size=46, opacity=0.55).encode(x, y, color, tooltip=says)
     ticks = alt.Chart(alt.Data(values=means)).mark_tick(thickness=3, size=17).encode(x, y, color)
-    rule = alt.Chart(alt.Data(values=[{value: level}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(alt.X(f"{value}:Q"))
-    return alt.layer(rule, dots, ticks).properties(width=WIDTH, height=ROW * len(order))
+    rule = alt.Chart(alt.Data(values=[{value: level}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x)
+    return alt.layer(rule, dots, ticks).properties(width=width, height=ROW * len(order))
 
 
 def _points(row: Row) -> list[dict[str, Any]]:
@@ -147,3 +157,11 @@ def _who(row: Row) -> dict[str, str]:
 def _shown(share: float) -> float:
     """Where a share stands on the log axis: zero, infinity and NaN have no place there of their own."""
     return min(max(share, FLOOR), 1e12) if share == share else FLOOR
+
+
+def _command(result: Result) -> str:
+    """What makes this page again."""
+    task = result.task
+    numbers = {task.size_name: result.size, "seeds": result.seeds, "steps": result.steps, "hidden": result.hidden}
+    options = "".join(f" --{name} {value}" for name, value in (numbers | {"seed": result.first_seed}).items())
+    return f"openlstm lab {task.name}{options} --arms {','.join(row.name for row in result.rows)} -o {task.name}.html"

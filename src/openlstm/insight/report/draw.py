@@ -36,8 +36,9 @@ UNITS = 240  # at most so many units are drawn of all places together
 PLACES = len(SERIES)
 
 RUNGS = {
-    "needed": "needed",
-    "window": "steps that training goes back",
+    "asked": "asked about",
+    "needed": "needed by the data",
+    "window": "steps that a gradient can go back",
     "gradient": "gradient reaches",
     "flip": "a flipped input is felt",
     "used": "used after training",
@@ -439,8 +440,8 @@ def important(results: Results) -> Display:
     return Display("The units that matter most", drawn, table, said)
 
 
-def streaming(results: Results) -> Display:
-    """D11: how far a cold start is from a warm one, step by step."""
+def streaming(results: Results, advice: str = "") -> Display:
+    """D11: how far a cold start is from a warm one, step by step; and what to send."""
     results, left = _first(results)
     curves = {n: (np.arange(1, len(r.difference) + 1), np.asarray(r.difference, dtype=float)) for n, r in results.items()}
     low, high = _decade_span([v for _, values in curves.values() for v in values], floor=1e-9)
@@ -453,7 +454,8 @@ def streaming(results: Results) -> Display:
         return _curves(rows, list(curves), y, width, level=level, title="steps since a cold start", word="1 %")
 
     table = _curve_table(curves, "difference")
-    return Display("How long a cold start is felt", drawn, table, _told(results) + _rest(left), _series(list(curves)))
+    said = _told(results) + _rest(left)
+    return Display("How long a cold start is felt", drawn, table, f"{said} {advice}".strip(), _series(list(curves)))
 
 
 def ablation(result: Any, lag: int | None = None) -> Display:
@@ -474,8 +476,9 @@ def ablation(result: Any, lag: int | None = None) -> Display:
         whole = alt.Chart(_data([{"v": full}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(y)
         drawn = whole + base.mark_line(color=SERIES[0]).encode(x, y)
         drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[0]).encode(x, y, description="d:N")
-        if result.uses:
-            drawn = _column(float(result.uses), "used", FINE, x) + drawn
+        for word, k in (("used", result.uses), ("better", result.better)):
+            if k is not None:
+                drawn = _column(float(k), word, FINE, x) + drawn
         return _with_lag(drawn, lag, x).properties(width=width - MARGIN, height=230)
 
     table = {"context": [int(k) for k in contexts], "loss": [float(v) for v in losses], "full": [full] * len(losses)}
@@ -501,8 +504,8 @@ def needed(result: Any) -> Display:
         base = alt.Chart(_data(rows))
         drawn = base.mark_line(color=SERIES[2]).encode(x, y)
         drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[2]).encode(x, y, description="d:N")
-        if result.lag:
-            drawn = _column(float(result.lag), "enough", FINE, x) + drawn
+        if result.lag is not None:
+            drawn = _column(float(result.lag + 1), "enough", FINE, x) + drawn
         return drawn.properties(width=width - MARGIN, height=210)
 
     table = {"context": [int(k) for k in contexts], "error": [float(v) for v in errors]}

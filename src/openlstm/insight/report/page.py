@@ -31,30 +31,40 @@ MARKS = {"blocked": "■", "not blocked": "●", "no verdict": "○"}
 
 def render(report: Report) -> str:
     """The page of a report."""
+    sections = [{"section": s, "figures": figures(s.displays, s.name), "reading": _reading(s)} for s in report.sections]
+    page = (
+        environment("openlstm.insight.report")
+        .get_template("page.html.jinja")
+        .render(
+            report=report,
+            mark=MARKS.get(report.word, "●"),
+            ladder=next(iter(_ladder(report)), None),
+            tried=next(iter(_tried(report)), None),
+            sections=sections,
+            made=made(),
+        )
+    )
+    return page
+
+
+def environment(package: str) -> jinja2.Environment:
+    """Where the templates of a page are found: in its own package, and what all pages share in this one."""
     env = jinja2.Environment(
-        loader=jinja2.PackageLoader("openlstm.insight.report", "."),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, "."), jinja2.PackageLoader("openlstm.insight.report", ".")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     env.filters["n"] = number
-    sections = [{"section": s, "figures": _figures(s.displays, s.name), "reading": _reading(s)} for s in report.sections]
-    page = env.get_template("page.html.jinja").render(
-        report=report,
-        mark=MARKS.get(report.word, "●"),
-        ladder=next(iter(_ladder(report)), None),
-        tried=next(iter(_tried(report)), None),
-        sections=sections,
-        light=LIGHT,
-        dark=DARK,
-        made={
-            "version": __version__,
-            "when": time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()),
-            "machine": platform.machine(),
-        },
-    )
-    return page
+    env.globals.update(light=LIGHT, dark=DARK)
+    return env
+
+
+def made() -> dict[str, str]:
+    """With what, when and where a page was made."""
+    now = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime())
+    return {"version": __version__, "when": now, "machine": platform.machine()}
 
 
 def _reading(section: Section) -> dict[str, Any] | None:
@@ -73,7 +83,7 @@ def _ladder(report: Report) -> list[dict[str, Any]]:
         return []
     from openlstm.insight.report import draw
 
-    return _figures((draw.ladder(report.ladder, report.lag),), "ladder")
+    return figures((draw.ladder(report.ladder, report.lag),), "ladder")
 
 
 def _tried(report: Report) -> list[dict[str, Any]]:
@@ -82,10 +92,10 @@ def _tried(report: Report) -> list[dict[str, Any]]:
     from openlstm.insight.report import draw
 
     display = draw.candidates(report.advice, getattr(report.verdict, "thresholds", None))
-    return _figures((display,), "advice")
+    return figures((display,), "advice")
 
 
-def _figures(displays: tuple[Display, ...], name: str) -> list[dict[str, Any]]:
+def figures(displays: tuple[Display, ...], name: str) -> list[dict[str, Any]]:
     """What the page needs of each picture: two drawings, its table, and its figures as a file inside the link."""
     out = []
     for k, display in enumerate(displays):
