@@ -468,8 +468,15 @@ def test_without_a_loss_the_output_is_probed() -> None:
 
 def test_without_a_loss_an_output_at_every_step_is_asked_at_its_last() -> None:
     x = random(90, 12, 2)
-    assert verdict(Steps(), x, 80).word == "blocked"
+    found = verdict(Steps(), x, 80)
+    assert found.word == "blocked" and found.of == "the last output"
+    assert found.reason.endswith(
+        "training that reads the last output alone hears nothing of it. Where more is read, pass the loss."
+    )
     assert verdict(init.apply(Steps(), "chrono=80"), x, 80).word == "not blocked"
+    bare = verdict(openlstm.LSTM(2, 8), x, 80)
+    assert bare.word == "blocked" and "training that reads the last state alone hears nothing of it." in bare.reason
+    assert "alone" not in verdict(Steps(), (x, random(90, 12, 3)), 80, loss=squares).reason
 
 
 def test_what_reads_two_directions_is_not_known_without_a_loss() -> None:

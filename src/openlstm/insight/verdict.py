@@ -81,6 +81,7 @@ class Subject(NamedTuple):
 
 LOSS = Subject("the loss", "gradient of the loss", "what the loss reads", LOSS_THRESHOLDS)
 OUTPUT = Subject("the output", "gradient of a random probe of the output", "the output", LOSS_THRESHOLDS)
+LAST_OUTPUT = Subject("the last output", "gradient of a random probe of the last output", "the last output", LOSS_THRESHOLDS)
 LAST_STATE = Subject("the last state", "gradient", "the last state", THRESHOLDS)
 
 
@@ -90,7 +91,7 @@ class Verdict:
 
     word: "blocked", "not blocked" or "no verdict".
     share, flip: as defined above; NaN where they could not be taken.
-    of: what was looked at: "the loss", "the output" (a random probe of it) or "the last state".
+    of: what was looked at: "the loss"; "the output" or, of one at every step, "the last output"; "the last state"; "nothing".
     place: the layer whose last state does best; "" where the whole model was followed.
     needed: what a linear model says of the data; None where there was too little of them.
     """
@@ -210,7 +211,9 @@ def judge(found: Measured, lag: int, needed: Needed | None = None) -> Verdict:
         reason = f"{told}, so that a network can learn its way back step by step; {numbers}."
         reason = reason[0].upper() + reason[1:]
     else:
-        word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: training hears nothing of it."
+        who = "training" if found.of is LOSS else f"training that reads {read} alone"
+        more = "" if found.of is LOSS else " Where more is read, pass the loss."
+        word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: {who} hears nothing of it.{more}"
     return Verdict(word, lag, found.share, found.flip.ratio, limits, reason, found.place, needed, found.of.name)
 
 
@@ -283,7 +286,9 @@ class WholeModel(Followed):
     @property
     def of(self) -> Subject:
         """What is looked at."""
-        return OUTPUT if self.loss is None else LOSS
+        if self.loss is not None:
+            return LOSS
+        return OUTPUT if all(read.steps is None for read in self.reads) else LAST_OUTPUT
 
     def measured(self, lag: int) -> Measured:
         """The two measures."""
