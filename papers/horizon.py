@@ -15,7 +15,8 @@ A network counts as trained as soon as one of the checks, every 100 steps on 512
 way from guessing to no error (75 % of two classes, 62.5 % of four). Half way is chosen because results come in two heaps, at
 guessing and above, with little between them: a bar at 90 % would call slow learners failures and so make 'blocked' look better.
 A network that fails within the budget of its task goes on to three times that budget, whatever the look said. Of the readers
-only those that learn within READERS_BUDGET are counted: the question is how many of them the look calls blocked.
+only those that learn within READERS_BUDGET are counted: the question is how many of them the look calls blocked. That it calls
+any blocked is seen on `middle`, where what counts is far from all that two of the readers read.
 """
 
 from __future__ import annotations
@@ -85,6 +86,12 @@ def first(lag: int, batch: int, g: torch.Generator) -> Data:
     return x, x[0]
 
 
+def middle(lag: int, batch: int, g: torch.Generator) -> Data:
+    """Keep which of eight tokens stood in the middle, as far from the first step as from the last. Token ids [T, B]."""
+    x = torch.randint(8, (2 * lag + 1, batch), generator=g)
+    return x, x[lag]
+
+
 class Task(NamedTuple):
     """A generator, its sizes, and the steps of training after which a network is asked for the first time to have learnt it.
 
@@ -104,6 +111,7 @@ TASKS = {
     "latch": Task(latch, 2, 2, 1000),
     "symbol": Task(symbol, 8, 4, 500),
     "first": Task(first, 8, 8, READERS_BUDGET, tokens=True),
+    "middle": Task(middle, 8, 8, READERS_BUDGET, tokens=True),
 }
 FROZEN_ON = "recall"
 
@@ -213,6 +221,8 @@ READERS_TASKS = ("first", "symbol", "marked")
 READERS_CELLS = {"lstm": openlstm.LSTM, "gru": openlstm.GRU}
 READERS_DRAWS = 11  # networks of each reader, task and cell
 EMBEDDED = 16  # floats of a token
+FAR = ("both ends", "skip")  # readers that do not read the middle either
+FAR_DRAWS = 5  # networks of each of them and cell
 
 
 def _readers() -> list[Plan]:
@@ -232,6 +242,12 @@ def _readers() -> list[Plan]:
                             break
                     rate, seed = float(rng.choice(RATES[1:])), 10_000 + 1000 * r + 100 * t + 50 * b + k
                     out.append(Plan(task, beginning, hidden, lag, rate, seed, reader))
+    for r, reader in enumerate(FAR):
+        for b, beginning in enumerate(READERS_CELLS):
+            for k in range(FAR_DRAWS):
+                rng = np.random.default_rng([9, r, b, k])
+                hidden, rate = int(rng.choice([16, 32])), float(rng.choice(RATES))
+                out.append(Plan("middle", beginning, hidden, 60, rate, 20_000 + 100 * r + 50 * b + k, reader))
     return out
 
 
@@ -314,7 +330,8 @@ def _train(model: Reader, task: Task, plan: Plan) -> tuple[int | None, float]:
     adam = torch.optim.Adam(model.parameters(), plan.rate, fused=True)  # one pass over all weights
     enough = (1 + 1 / task.classes) / 2
     accuracy = math.nan
-    budget, check_every = (MORE * task.budget, CHECK_EVERY) if plan.reader == "last" else (READERS_BUDGET, CHECK_EVERY // 2)
+    quick = plan.reader != "last" and plan.task != "middle"
+    budget, check_every = (READERS_BUDGET, CHECK_EVERY // 2) if quick else (MORE * task.budget, CHECK_EVERY)
     for step in range(1, budget + 1):
         x, answer = task.batch(plan.lag, BATCH, data)
         adam.zero_grad()
@@ -462,7 +479,11 @@ def show(networks: list[Network]) -> None:
     print("", "By the loss:", table(by_loss, verdict.LOSS_THRESHOLDS), "By the last state:", table(last, limits), sep="\n\n")
     print("", rules(last, limits), beginnings(last, limits), sep="\n\n")
     print("\nNever learnt and called blocked by the last state, and by the loss too:", _per(*kept(last)))
-    print("", readers([n for n in networks if n.reader != "last"]), sep="\n\n")
+    print("", readers([n for n in networks if n.reader != "last" and n.task != "middle"]), sep="\n\n")
+    far = [n.by_loss for n in networks if n.task == "middle"]
+    blocked = [n for n in far if n.blocked(verdict.LOSS_THRESHOLDS)]
+    print(f"\nThe middle, read at both ends: {len(far)} networks, {_per(len(blocked), len(far))} called blocked by the loss,")
+    print(f"{_per(sum(not n.trained for n in blocked), len(blocked))} of these failed")
     for n in networks:
         if n.task != FROZEN_ON and n.trained and n.by_loss.blocked(verdict.LOSS_THRESHOLDS):
             print(f"\nwrongly called blocked by the loss: {n}")
