@@ -47,6 +47,8 @@ struct Products {
   index numbers;        // in a factor
   index align;          // factors of a row or panel are a multiple of it, padded with zeros
   index gradient_rows;  // of weights that one WeightGradient takes
+  index rows_ahead;     // where a step has fewer rows than a register tile: rows of so many steps are multiplied at once
+  index rows_in_large;  // rows of a thread that hide how weights beyond its own cache are fetched; 0: do not ask
 
   void (*tiles)(const TileProduct<T>&);
   // out[m][0 .. columns) = x[m] . panels, for n rows of K numbers.
@@ -69,6 +71,9 @@ struct Products {
   const T* (*factors_of_given)(const X* row, index n, T* room);
   const T* (*numbers_of_given)(const X* row, index n, T* room);
   void (*give)(const T* from, X* to, index n);
+
+  void (*end)();                 // to be called when a thread makes no more products for now; null: nothing to do
+  double (*peak)(index rounds);  // multiplies and adds in registers alone, gives the number of operations
 
   OPENLSTM_INLINE index factors(index n) const { return ((n + numbers - 1) / numbers + align - 1) / align * align; }
   OPENLSTM_INLINE index vectors(index columns) const { return (columns + width - 1) / width; }
@@ -93,7 +98,6 @@ struct RowFunctions {
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
-  double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
 };
 
 // What a cell is to the loops.

@@ -334,6 +334,7 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
   const Backward<T, X>& b = plan.b;
   const Shared<T>& shared = plan.shared;
   const Products<T, X>& products = *plan.kernels.products;
+  const Multiplying<T, X> multiplying{products};
   const Traits& cell = plan.cell.traits;
   const index H = b.hidden, rows = cell.gates * H, R = b.fed_back(), wide = cell.sums() * H, most = products.gradient_rows;
   const Slice gates(rows, part), projected(b.projected, part), peepholes(cell.peepholes * H, part), norms(cell.whole ? 4 * rows + 2 * H : 0, part);

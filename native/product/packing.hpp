@@ -146,6 +146,12 @@ static void pack_columns(const Given<T>* rows, index n, index K, T* out, index s
   }
 }
 
+// Zeros from the end of K numbers on, in a panel whose factors end at `out`.
+template <class T>
+OPENLSTM_INLINE void pad_panel(T* out, index K, index vectors) {
+  if constexpr (align > 1) clear(out, (factors(K) - (K + in_factor - 1) / in_factor) * vectors * width<T>);
+}
+
 // Panels [first, last) of a matrix whose K rows are reached through pointers.
 template <class T>
 static void pack_rows(const Given<T>* const* rows, index K, index first, index last, index columns, T* panels) {
@@ -161,6 +167,7 @@ static void pack_rows(const Given<T>* const* rows, index K, index first, index l
           store(out + at, side_by_side(load(source + at, lanes), next ? load(next + at, lanes) : Vec<T>{}));
       }
     }
+    pad_panel(out, K, vectors);
   });
 }
 
@@ -179,6 +186,7 @@ static void pack_row(const T* source, index k, index K, index columns, T* panels
       else
         store_half(out + n * width<T>, v, k % 2);
     }
+    if (k + 1 == K) pad_panel(out + vectors * width<T>, K, vectors);
   });
 }
 
@@ -191,6 +199,37 @@ static void pack_transposed(const Given<T>* w, index K, index first, index last,
     if (columns - column < vectors * W) clear(out, factors(K) * vectors * W);
     pack_columns<T>(w + column * K, min(columns - column, vectors * W), K, out, vectors * W);
   });
+}
+
+// For the gradients of weights the tokens become the axis that is summed over: [rows, tokens] in factors, `gradient_stride` apart.
+constexpr index gradient_rows = 16 * max_rows;  // that are turned at once: their tokens stay in the cache
+
+OPENLSTM_INLINE index gradient_stride(index tokens) { return (factors(tokens) + 15) / 16 * 16 + 16; }
+
+template <class T>
+static index gradient_room(index tokens) {
+  return gradient_rows * (gradient_stride(tokens) + (in_factor > 1 ? factors(tokens) : 0));
+}
+
+template <class T>
+static const T* turn_tokens(const WeightGradient<T>& g) {
+  const index stride = gradient_stride(g.tokens);
+  T* turned = g.room;
+  if constexpr (in_factor == 1) {
+    transpose([&](index token) { return g.d + token * g.between_tokens; }, g.tokens, 0, g.rows, turned, stride);
+  } else {
+    T* paired = turned + gradient_rows * stride;  // [tokens, rows], two tokens' numbers in one
+    for (index k = 0; k < in_factor * factors(g.tokens); k += 2) {
+      const T *even = g.d + k * g.between_tokens, *odd = even + g.between_tokens;
+      for (index r = 0; r < g.rows; r += width<T>) {
+        const index lanes = g.rows - r;
+        store(paired + k / 2 * gradient_rows + r,
+              side_by_side(k < g.tokens ? load(even + r, lanes) : Vec<T>{}, k + 1 < g.tokens ? load(odd + r, lanes) : Vec<T>{}), lanes);
+      }
+    }
+    transpose([&](index k) { return static_cast<const T*>(paired) + k * gradient_rows; }, factors(g.tokens), 0, g.rows, turned, stride);
+  }
+  return turned;
 }
 
 }  // namespace openlstm::OPENLSTM_ISA

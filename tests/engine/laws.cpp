@@ -2,7 +2,7 @@
 //
 // Built with the loops, the runtime and the kernels of one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
-// ends of sigmoid are exact. Exit status 1 where one is broken.
+// ends of sigmoid are exact, no thread keeps the tiles of AMX. Exit status 1 where one is broken.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -14,6 +14,9 @@
 namespace openlstm::OPENLSTM_ISA {
 #ifdef OPENLSTM_BFLOAT16
 extern const Kernels<float, bfloat16> kernels;
+#ifdef OPENLSTM_EMULATE_TILES
+int tiles_in_use();
+#endif
 #else
 extern const InstructionSet kernels;
 #endif
@@ -242,8 +245,8 @@ void problems(const char* type) {
   for (int n = 0; n < drawn; n++) {
     Random random{uint64_t(n) * 7919 + 1234567};
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
-    Sizes s{n % cells, draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
-            draw(2) == 1,        draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
+    Sizes s{n % cells,    draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
+            draw(2) == 1, draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
     if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
     if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
     if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
@@ -257,6 +260,9 @@ void problems(const char* type) {
     flush_to_zero(true);
     law(run.go(1) == h, "flush to zero", where);
     flush_to_zero(false);
+#ifdef OPENLSTM_EMULATE_TILES
+    law(openlstm::OPENLSTM_ISA::tiles_in_use() == 0, "tiles are released", where);
+#endif
     if (!s.reset && !(s.training && (s.zoneout || s.drop)))  // a row's noise depends on its place
       for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
   }
