@@ -40,6 +40,7 @@ def test_errors_are_also_what_python_users_catch() -> None:
         "DataError": ValueError,
         "ModelFileError": ValueError,
         "BackendError": RuntimeError,
+        "BusyError": RuntimeError,
         "MissingExtraError": ImportError,
         "TrainingError": RuntimeError,
     }

@@ -5,10 +5,10 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -96,7 +96,7 @@ std::optional<std::string> use_bfloat16(const std::string& name) {
   return std::nullopt;
 }
 std::pair<std::string, std::string> bfloat16_in_use() { return {name_of(which_bfloat16()), why_bfloat16()}; }
-bool has_bfloat16() { return for_bfloat16() != nullptr; }
+bool has_bfloat16(const std::string& cell) { return for_bfloat16() && for_bfloat16()->cell(cell.c_str()); }
 
 // What would be chosen elsewhere, for tests.
 std::pair<std::string, std::string> choose_for(const std::string& isa, bool amx_built, bool avx512bf16_built, bool amx, bool avx512bf16, bool intel,
@@ -109,7 +109,8 @@ std::pair<std::string, std::string> choose_for(const std::string& isa, bool amx_
 nb::object empty(nb::tuple shape, bool float64) {
   std::vector<std::size_t> sizes;
   std::size_t n = float64 ? sizeof(double) : sizeof(float);
-  for (nb::handle size : shape) n *= sizes.emplace_back(nb::cast<std::size_t>(size));
+  for (nb::handle size : shape)
+    if (__builtin_mul_overflow(n, sizes.emplace_back(nb::cast<std::size_t>(size)), &n)) throw std::bad_alloc();
   void* block = allocate(n ? n : 1);
   nb::capsule owner(block, [](void* p) noexcept { release(p); });
   if (float64) return nb::cast(nb::ndarray<nb::numpy, double>(static_cast<double*>(block), sizes.size(), sizes.data(), owner));
@@ -199,5 +200,6 @@ NB_MODULE(_native, m) {
   m.def("workspace_limit", workspace_limit);
   m.def("workspace_bytes", workspace_bytes);
   m.def("set_poison", set_poison);
+  m.def("refuse_block", refuse_block);
   bind_stepper(m);
 }

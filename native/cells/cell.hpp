@@ -13,8 +13,9 @@
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Vectors that are worked on together: one alone is a chain of operations that wait for each other.
-constexpr int at_once = OPENLSTM_ROWS >= 6 ? 4 : 2;
+// Vectors that are worked on together: one alone is a chain of operations that wait for each other. As many as registers hold;
+// without multiply-adds in hardware nothing is gained.
+constexpr int at_once = OPENLSTM_ROWS >= 6 ? 4 : OPENLSTM_ROWS == 3 ? 2 : 1;
 
 // What a step's derivative starts from. The candidate that was saved is the product with its mask, 0 or 1 / (1 - p), where there
 // is recurrent dropout; elsewhere the mask is 1.

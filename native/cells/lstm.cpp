@@ -106,6 +106,7 @@ struct Lstm {
 template <class T>
 constexpr CellKernel<T> cells[] = {
     cell_kernel<Lstm<T>, T>("lstm"),
+#ifndef OPENLSTM_FEW_CELLS  // an instruction set for tests alone
     cell_kernel<Lstm<T, Variant::none, true>, T>("peephole"),
     cell_kernel<Lstm<T, Variant::nig, true>, T>("nig"),
     cell_kernel<Lstm<T, Variant::nig>, T>("nig_np"),
@@ -120,6 +121,7 @@ constexpr CellKernel<T> cells[] = {
     cell_kernel<Lstm<T, Variant::cifg, true>, T>("cifg"),
     cell_kernel<Lstm<T, Variant::cifg>, T>("cifg_np"),
     cell_kernel<Lstm<T, Variant::fgr, true>, T>("fgr"),
+#endif
 };
 
 OPENLSTM_FAMILY(lstm)

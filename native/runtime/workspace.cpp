@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -24,6 +26,21 @@ std::size_t rounded(std::size_t bytes) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+// Memory that has run out: a MemoryError in Python.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(std::size_t bytes) {
+    std::snprintf(text_, sizeof text_,
+                  "openlstm: memory has run out\n  got       no room for %zu bytes\n  expected  that much memory to be free\n"
+                  "  hint      fewer rows or steps in one call, or checkpoint=64 in the layer",
+                  bytes);
+  }
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[256];
+};
+
 std::size_t default_limit() {
   std::size_t memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
   std::size_t most = std::size_t(2) << 30;
@@ -35,6 +52,7 @@ struct Workspace {
   std::multimap<std::size_t, void*> free;  // by size
   std::size_t free_bytes = 0, limit = default_limit();
   bool poison = false;
+  long refused = 0;  // how many blocks from now
 
   void shrink(std::size_t most) {  // the largest first
     while (free_bytes > most) {
@@ -58,15 +76,27 @@ Workspace& the_workspace() {
   return *workspace;
 }
 
+// A new block of the system's, or null.
+void* fresh(std::size_t size) {
+  void* block = nullptr;
+  bool large = size >= 2 * huge_page;
+  if (posix_memalign(&block, large ? huge_page : header, size) != 0) return nullptr;
+  if (large) madvise(block, size, MADV_HUGEPAGE);
+  std::memcpy(block, &size, sizeof size);
+  return block;
+}
+
 }  // namespace
 
 void* allocate(std::size_t bytes) {
+  if (bytes > PTRDIFF_MAX) throw NoMemory(bytes);  // its size could not be rounded
   std::size_t size = rounded(bytes + header);
   Workspace& w = the_workspace();
   void* block = nullptr;
   bool poison;
   {
     std::lock_guard lock(w.lock);
+    if (w.refused > 0 && --w.refused == 0) throw NoMemory(bytes);
     poison = w.poison;
     auto found = w.free.find(size);
     if (found != w.free.end()) {
@@ -75,12 +105,13 @@ void* allocate(std::size_t bytes) {
       w.free.erase(found);
     }
   }
-  if (!block) {
-    bool large = size >= 2 * huge_page;
-    if (posix_memalign(&block, large ? huge_page : header, size) != 0) throw std::bad_alloc();
-    if (large) madvise(block, size, MADV_HUGEPAGE);
-    std::memcpy(block, &size, sizeof size);
+  if (!block) block = fresh(size);
+  if (!block) {  // what is kept for later may be in its place
+    std::lock_guard lock(w.lock);
+    w.shrink(0);
+    block = fresh(size);
   }
+  if (!block) throw NoMemory(bytes);
   char* data = static_cast<char*>(block) + header;
   if (poison) std::memset(data, 0xff, size - header);
   return data;
@@ -95,8 +126,12 @@ void release(void* data) {
   std::lock_guard lock(w.lock);
   if (size > w.limit) return std::free(block);
   w.shrink(w.limit - size);
-  w.free.emplace(size, block);
-  w.free_bytes += size;
+  try {
+    w.free.emplace(size, block);
+    w.free_bytes += size;
+  } catch (const std::bad_alloc&) {  // no memory to remember it by
+    std::free(block);
+  }
 }
 
 void set_workspace_limit(std::size_t bytes) {
@@ -122,6 +157,12 @@ void set_poison(bool on) {
   Workspace& w = the_workspace();
   std::lock_guard lock(w.lock);
   w.poison = on;
+}
+
+void refuse_block(long n) {
+  Workspace& w = the_workspace();
+  std::lock_guard lock(w.lock);
+  w.refused = n;
 }
 
 }  // namespace openlstm

@@ -12,5 +12,6 @@ void set_workspace_limit(std::size_t bytes);  // of memory that is kept though n
 std::size_t workspace_limit();
 std::size_t workspace_bytes();  // kept at this moment
 void set_poison(bool on);       // tests: fill every block handed out with NaN
+void refuse_block(long n);      // tests: the n-th block asked for from now on is refused, as if memory had run out; 0 for none
 
 }  // namespace openlstm

@@ -74,16 +74,27 @@ OPENLSTM_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Lane<T>::Unaligned*>(p) = v;
 }
 // The first n lanes only: the others are read as zero, and memory beyond is neither read nor written.
+#if !defined(__AVX512F__)
+template <class T>
+__attribute__((noinline)) static Vec<T> load_lanes(const T* p, index n) {
+  Vec<T> v{};
+  std::memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(T));
+  return v;
+}
+template <class T>
+__attribute__((noinline)) static void store_lanes(T* p, Vec<T> v, index n) {
+  std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+}
+#endif
 template <class T>
 OPENLSTM_INLINE Vec<T> load(const T* p, index n) {
   if (n >= width<T>) return load(p);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
   if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+#else
+  return load_lanes(p, n);
 #endif
-  Vec<T> v{};
-  for (index k = 0; k < n; k++) v[k] = p[k];
-  return v;
 }
 template <class T>
 OPENLSTM_INLINE void store(T* p, Vec<T> v, index n) {
@@ -91,8 +102,9 @@ OPENLSTM_INLINE void store(T* p, Vec<T> v, index n) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
   if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), (__m512d)v);
+#else
+  store_lanes(p, v, n);
 #endif
-  for (index k = 0; k < n; k++) p[k] = v[k];
 }
 template <class T>
 OPENLSTM_INLINE Vec<T> splat(T x) {
@@ -142,11 +154,11 @@ OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { r
 OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return (Vec<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return (Vec<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
 #else  // in software where the processor has none: slow, and right
-OPENLSTM_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+__attribute__((noinline)) static Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
   for (int k = 0; k < width<float>; k++) c[k] = __builtin_fmaf(a[k], b[k], c[k]);
   return c;
 }
-OPENLSTM_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+__attribute__((noinline)) static Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
   for (int k = 0; k < width<double>; k++) c[k] = __builtin_fma(a[k], b[k], c[k]);
   return c;
 }

@@ -35,6 +35,10 @@ class BackendError(OpenLSTMError, RuntimeError):
     """The backend that was asked for cannot run this; another is never taken in silence."""
 
 
+class BusyError(OpenLSTMError, RuntimeError):
+    """Something that serves one call at a time is serving another one."""
+
+
 class TrainingError(OpenLSTMError, RuntimeError):
     """Training went wrong in a way that no further step can mend."""
 

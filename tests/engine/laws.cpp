@@ -2,14 +2,30 @@
 //
 // Built with the loops, the runtime and the kernels of one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
-// ends of sigmoid are exact, no thread keeps the tiles of AMX. Exit status 1 where one is broken.
+// ends of sigmoid are exact, memory that runs out is an exception and changes no bit of the next run, no thread keeps the tiles of
+// AMX. Exit status 1 where one is broken.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "loop/loop.hpp"
+#include "runtime/workspace.hpp"
+
+// `new`, whose n-th call by a kernel may be refused.
+static std::atomic<long> calls_left{0};
+static std::atomic<bool> in_kernel{false};
+void* operator new(std::size_t bytes) {
+  if (in_kernel && calls_left > 0 && --calls_left == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(bytes ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace openlstm::OPENLSTM_ISA {
 #ifdef OPENLSTM_BFLOAT16
@@ -95,6 +111,11 @@ static const Shape shapes[] = {{"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0
                                {"cifg_np", 3, 3, 0, 1, true},  {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true}};
 constexpr int cells = sizeof shapes / sizeof *shapes;
 
+struct Inside {
+  Inside() { in_kernel = true; }
+  ~Inside() { in_kernel = false; }
+};
+
 struct Sizes {
   int cell;
   index T, B, I, H, P;
@@ -170,7 +191,10 @@ struct Run {
     if (has_cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
     if (s.P) f.m = {m.data(), s.B * s.H, s.H};
     f.h_n = h_n.data();
-    openlstm::forward(table(), cell(), f);
+    {
+      const Inside kernel;
+      openlstm::forward(table(), cell(), f);
+    }
 
     const bool gru = S && !s.shape().has_cell;
     make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, s.normed() ? 0 : G * s.H), make(db_hh, gru ? G * s.H : 0);
@@ -191,7 +215,10 @@ struct Run {
     if (s.P) b.m = {m.data(), s.B * s.H, s.H};
     if (s.reset_state) b.dreset_h = {dreset_h.data(), 0, R};
     if (s.reset_state && has_cell) b.dreset_c = {dreset_c.data(), 0, s.H};
-    openlstm::backward(table(), cell(), b);
+    {
+      const Inside kernel;
+      openlstm::backward(table(), cell(), b);
+    }
     Hash h = 14695981039346656037u;
     for (auto* v : {&y, &dx}) h = hash(*v, h);
     for (auto* v : {&gates, &c, &m, &h_n, &c_n, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dnorm, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
@@ -237,6 +264,12 @@ static void law(bool holds, const char* what, const char* where) {
   if (!holds) std::printf("BROKEN %s %s\n", what, where), broken++;
 }
 
+static void tiles_released([[maybe_unused]] const char* where) {
+#ifdef OPENLSTM_EMULATE_TILES
+  law(openlstm::OPENLSTM_ISA::tiles_in_use() == 0, "tiles are released", where);
+#endif
+}
+
 constexpr int drawn = 144;
 
 template <class T, class X = T>
@@ -260,11 +293,47 @@ void problems(const char* type) {
     flush_to_zero(true);
     law(run.go(1) == h, "flush to zero", where);
     flush_to_zero(false);
-#ifdef OPENLSTM_EMULATE_TILES
-    law(openlstm::OPENLSTM_ISA::tiles_in_use() == 0, "tiles are released", where);
-#endif
+    tiles_released(where);
     if (!s.reset && !(s.training && (s.zoneout || s.drop)))  // a row's noise depends on its place
       for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
+  }
+}
+
+// Every request for memory is refused once, of `new` and of work memory. (What a thread of the pool, or its place, would have
+// taken may be done without.)
+template <class T, class X = T>
+void starved(const char* type) {
+  const Sizes all[] = {{0, 6, 13, 20, 40, 0, false, true, true, true, true, false, false, false, true},
+                       {0, 3, 1, 256, 300, 0, false, false, false, false, true, false, false, false, true},
+                       {0, 6, 13, 20, 40, 9, true, false, false, false, true, false, true, false, true},
+                       {1, 12, 13, 20, 60, 0, false, false, false, false, true, false, false, false, true},
+                       {3, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, true, true},
+                       {17, 4, 13, 20, 40, 0, false, false, false, false, true, false, true, false, true},
+                       {18, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, false, true}};
+  for (const Sizes& s : all) {
+    Run<T, X> run(s, 5, 1.);
+    char where[64];
+    const Hash h = run.go(1);
+    for (int threads : {3, 1})
+      for (bool blocks : {false, true}) {
+        std::snprintf(where, sizeof where, "%s %s T%td, %d threads, %s", type, s.shape().name, s.T, threads, blocks ? "blocks" : "new");
+        long ran_out = 0;
+        for (long n = 1;; n++) {
+          bool thrown = false;
+          blocks ? openlstm::refuse_block(n) : void(calls_left = n);
+          try {
+            law(run.go(threads) == h, "memory done without", where);
+          } catch (const std::bad_alloc&) {
+            thrown = true, ran_out++;
+          }
+          const bool refused = blocks ? thrown : calls_left <= 0;
+          openlstm::refuse_block(0), calls_left = 0;
+          tiles_released(where);
+          if (!refused) break;
+          law(run.go(threads) == h, "after memory ran out", where);
+        }
+        if (blocks) law(ran_out >= 8, "memory asked for", where);
+      }
   }
 }
 
@@ -297,9 +366,11 @@ void functions(const char* type) {
 
 int main() {
 #ifdef OPENLSTM_BFLOAT16
+  laws::starved<float, openlstm::bfloat16>("bfloat16");
   laws::problems<float, openlstm::bfloat16>("bfloat16");
 #else
   std::fprintf(stderr, "instruction set %s\n", laws::kernels.name);
+  laws::starved<float>("float32");  // first, while the pool has no thread
   laws::functions<float>("float32");
   laws::functions<double>("float64");
   laws::problems<float>("float32");

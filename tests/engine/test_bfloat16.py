@@ -22,7 +22,7 @@ from openlstm.weights import expand
 
 
 @pytest.fixture(autouse=True, params=cpu.bfloat16s())
-def which(request: pytest.FixtureRequest) -> Iterator[str]:
+def products(request: pytest.FixtureRequest) -> Iterator[str]:
     with cpu.use_bfloat16(request.param):
         yield request.param
 
@@ -233,9 +233,9 @@ def links(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("B", "inputs", "H"), [(1, 1, 1), (16, 32, 64), (17, 33, 65), (40, 100, 20), (3, 64, 130)])
-def test_the_order_of_a_tiles_sums(which: str, B: int, inputs: int, H: int) -> None:
+def test_the_order_of_a_tiles_sums(products: str, B: int, inputs: int, H: int) -> None:
     """h = max(0, z) shows the sums of one step to the last bit."""
-    if which != "amxtest":
+    if products != "amxtest":
         pytest.skip("of the tiles in plain loops alone")
     p = problem(Case(cells.VanillaRNN("relu"), dtype="float32", T=1, B=B, I=inputs, H=H))
     w: Any = p.weights

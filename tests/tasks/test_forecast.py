@@ -265,7 +265,6 @@ def test_errors(fitted: Forecaster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_co2_with_honest_training() -> None:
     """Weekly CO2, last 104 weeks held out, two origins of 52 weeks: what the demo shows, and what h = 0 leaves of it."""
     series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")

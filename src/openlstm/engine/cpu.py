@@ -120,7 +120,7 @@ def stepper(*arguments: Any) -> Any:
 
 def has_bfloat16(cell: Cell) -> bool:
     """Whether a cell has kernels that multiply in bfloat16 here; `bfloat16` says which and why."""
-    return available() and cell.kernel in KERNELS and _native.has_bfloat16()
+    return available() and cell.kernel in KERNELS and _native.has_bfloat16(cell.kernel)
 
 
 def bfloat16() -> str:
