@@ -29,12 +29,11 @@ struct TileProduct {
 // dw[r] += sum over the tokens k, in order, of d[k][r] * x[k], for r < rows; the whole sum is added as one number.
 template <class T>
 struct WeightGradient {
-  const T* d;
-  index between_tokens, tokens, rows;  // rows <= gradient_rows
-  const T* panels;                     // x [tokens, columns]
-  T* dw;                               // [rows, columns]
+  const T* turned;     // d, by `turn`
+  index tokens, rows;  // rows <= gradient_rows
+  const T* panels;     // x [tokens, columns]
+  T* dw;               // [rows, columns]
   index columns;
-  T* room;  // gradient_room(tokens) elements
 };
 
 // The products of numbers of type X with sums of type T. What is multiplied lies in factors: a number, or a pair of bfloat16 in
@@ -55,7 +54,9 @@ struct Products {
   void (*multiply)(const T* const* x, T* const* out, index n, index K, const T* panels, index columns);
   void (*multiply_given)(const T* const* x, X* const* out, index n, index K, const T* panels, index columns);
   void (*add_gradient)(const WeightGradient<T>&);
-  index (*gradient_room)(index tokens);
+  // d [tokens, rows] as add_gradient wants it: put into room, of turned_size(tokens) elements.
+  void (*turn)(const T* d, index between_tokens, index tokens, index rows, T* room);
+  index (*turned_size)(index tokens);
 
   // out[k * stride + r] = factor k of row r, for r < n rows of K numbers each.
   void (*pack_columns)(const X* rows, index n, index K, T* out, index stride);

@@ -173,10 +173,9 @@ static void multiply(const float* const* x, Out* const* out, index rows, index K
 }
 
 static void add_gradient(const WeightGradient<float>& g) {
-  const float* turned = turn_tokens(g);
   const float* in[gradient_rows];
   float* out[gradient_rows];
-  for (index r = 0; r < g.rows; r++) in[r] = turned + r * gradient_stride(g.tokens), out[r] = g.dw + r * g.columns;
+  for (index r = 0; r < g.rows; r++) in[r] = g.turned + r * turned_stride(g.tokens), out[r] = g.dw + r * g.columns;
   multiply_panels(static_cast<const float* const*>(in), static_cast<float* const*>(out), g.rows, g.tokens, g.panels, g.columns, true);
 }
 
@@ -205,7 +204,8 @@ const Products<float, bfloat16> products_float32 = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                     multiply<float>,
                                                     multiply<bfloat16>,
                                                     add_gradient,
-                                                    gradient_room<float>,
+                                                    turn<float>,
+                                                    turned_size<float>,
                                                     pack_columns<float>,
                                                     pack_transposed<float>,
                                                     pack_rows<float>,

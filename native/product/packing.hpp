@@ -201,35 +201,34 @@ static void pack_transposed(const Given<T>* w, index K, index first, index last,
   });
 }
 
-// For the gradients of weights the tokens become the axis that is summed over: [rows, tokens] in factors, `gradient_stride` apart.
+// For the gradients of weights the tokens become the axis that is summed over: d [tokens, rows] is turned into [rows, tokens] in
+// factors, `turned_stride` apart.
 constexpr index gradient_rows = 16 * max_rows;  // that are turned at once: their tokens stay in the cache
 
-OPENLSTM_INLINE index gradient_stride(index tokens) { return (factors(tokens) + 15) / 16 * 16 + 16; }
+OPENLSTM_INLINE index turned_stride(index tokens) { return (factors(tokens) + 15) / 16 * 16 + 16; }
 
 template <class T>
-static index gradient_room(index tokens) {
-  return gradient_rows * (gradient_stride(tokens) + (in_factor > 1 ? factors(tokens) : 0));
+static index turned_size(index tokens) {
+  return gradient_rows * (turned_stride(tokens) + (in_factor > 1 ? factors(tokens) : 0));
 }
 
 template <class T>
-static const T* turn_tokens(const WeightGradient<T>& g) {
-  const index stride = gradient_stride(g.tokens);
-  T* turned = g.room;
+static void turn(const T* d, index between_tokens, index tokens, index rows, T* room) {
+  const index stride = turned_stride(tokens);
   if constexpr (in_factor == 1) {
-    transpose([&](index token) { return g.d + token * g.between_tokens; }, g.tokens, 0, g.rows, turned, stride);
+    transpose([&](index token) { return d + token * between_tokens; }, tokens, 0, rows, room, stride);
   } else {
-    T* paired = turned + gradient_rows * stride;  // [tokens, rows], two tokens' numbers in one
-    for (index k = 0; k < in_factor * factors(g.tokens); k += 2) {
-      const T *even = g.d + k * g.between_tokens, *odd = even + g.between_tokens;
-      for (index r = 0; r < g.rows; r += width<T>) {
-        const index lanes = g.rows - r;
-        store(paired + k / 2 * gradient_rows + r,
-              side_by_side(k < g.tokens ? load(even + r, lanes) : Vec<T>{}, k + 1 < g.tokens ? load(odd + r, lanes) : Vec<T>{}), lanes);
+    T* paired = room + gradient_rows * stride;  // [tokens, rows], two tokens' numbers in one
+    for (index k = 0; k < in_factor * factors(tokens); k += 2) {
+      const T *even = d + k * between_tokens, *odd = even + between_tokens;
+      for (index r = 0; r < rows; r += width<T>) {
+        const index lanes = rows - r;
+        store(paired + k / 2 * gradient_rows + r, side_by_side(k < tokens ? load(even + r, lanes) : Vec<T>{}, k + 1 < tokens ? load(odd + r, lanes) : Vec<T>{}),
+              lanes);
       }
     }
-    transpose([&](index k) { return static_cast<const T*>(paired) + k * gradient_rows; }, factors(g.tokens), 0, g.rows, turned, stride);
+    transpose([&](index k) { return static_cast<const T*>(paired) + k * gradient_rows; }, factors(tokens), 0, rows, room, stride);
   }
-  return turned;
 }
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -156,11 +156,10 @@ static void multiply(const T* const* x, Out* const* out, index n, index K, const
 
 template <class T>
 static void add_gradient(const WeightGradient<T>& g) {
-  const index stride = gradient_stride(g.tokens);
-  const T* turned = turn_tokens(g);
+  const index stride = turned_stride(g.tokens);
   const T* in[gradient_rows];
   T* out[gradient_rows];
-  for (index k = 0; k < g.rows; k++) in[k] = turned + k * stride, out[k] = g.dw + k * g.columns;
+  for (index k = 0; k < g.rows; k++) in[k] = g.turned + k * stride, out[k] = g.dw + k * g.columns;
   multiply_panels(static_cast<const T* const*>(in), static_cast<T* const*>(out), g.rows, g.tokens, g.panels, g.columns, true);
 }
 
@@ -216,7 +215,8 @@ constexpr Products<T, Given<T>> products_of = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                multiply<T, T>,
                                                multiply<T, Given<T>>,
                                                add_gradient<T>,
-                                               gradient_room<T>,
+                                               turn<T>,
+                                               turned_size<T>,
                                                pack_columns<T>,
                                                pack_transposed<T>,
                                                pack_rows<T>,
