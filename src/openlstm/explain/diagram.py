@@ -60,6 +60,7 @@ def lstm(
         numbers: x, h, c, i, f, g, o, c_new, h_new of one step, written on the wires.
         title: what a screen reader says.
     """
+
     def gate(name: str, x: float) -> str:
         return _box(x, "σ" if name in known else "gate") + _wire((x, BUS), (x, _under()))
 
@@ -77,7 +78,10 @@ def lstm(
         + shown,
         "forget": gate("forget", FORGET) + _wire((FORGET, BOX[0]), (FORGET, ROAD + 14)) + _sign("×", FORGET, ROAD),
         "input": gate("input", INPUT) + _wire((INPUT, BOX[0]), (INPUT, RAMP), (LAYER - 14, RAMP)) + _sign("×", LAYER, RAMP),
-        "output": gate("output", OUTPUT) + _wire((OUTPUT, BOX[0]), (OUTPUT, OUT), (BRANCH - 14, OUT)) + _sign("×", BRANCH, OUT) + shown,
+        "output": gate("output", OUTPUT)
+        + _wire((OUTPUT, BOX[0]), (OUTPUT, OUT), (BRANCH - 14, OUT))
+        + _sign("×", BRANCH, OUT)
+        + shown,
     }
     order = sorted(parts, key=lambda name: name != "highway" and 1 + (name in lit))  # the road below, what is lit above
     body = _ends(OUTPUT) + "".join(_part(parts[name], name in lit) for name in order)

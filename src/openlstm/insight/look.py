@@ -456,7 +456,7 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
     inner layers. What torch.autocast rounded on the way there is as it was; here nothing is rounded any more.
     """
     layer = ours(call.module)
-    own = layer.weight_ih_l0
+    own: Any = layer.weight_ih_l0
     floats = {name: _widened(call.given.get(name), own.dtype) for name in ("input", "hx", "reset_state")}
     given, spread, spread_state = _enter(layer, {**call.given, **floats})
     inner = layer.num_layers * layer.num_directions > 1 and with_loss
