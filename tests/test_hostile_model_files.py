@@ -290,7 +290,9 @@ NUMBERS = st.one_of(
     st.floats(allow_nan=True),
     st.sampled_from([0.0, 1e30, 1e308, 5e-324, -1e308, 0.5, math.inf]),
 )
-WORDS = st.one_of(st.text(st.characters(), max_size=8), st.sampled_from(["lstm", "gru", "month", "second", "NaT", "0001-01-01", "F8_E5M2"]))
+WORDS = st.one_of(
+    st.text(st.characters(), max_size=8), st.sampled_from(["lstm", "gru", "month", "second", "NaT", "0001-01-01", "F8_E5M2"])
+)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, WORDS),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
