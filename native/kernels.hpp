@@ -30,12 +30,11 @@ struct TileProduct {
 // dw[r] += sum over the tokens k, in order, of d[k][r] * x[k], for r < rows; the whole sum is added as one number.
 template <class T>
 struct WeightGradient {
-  const T* d;
-  index between_tokens, tokens, rows;  // rows <= gradient_rows
-  const T* panels;                     // x [tokens, columns]
-  T* dw;                               // [rows, columns]
+  const T* turned;     // d, by `turn`
+  index tokens, rows;  // rows <= gradient_rows
+  const T* panels;     // x [tokens, columns]
+  T* dw;               // [rows, columns]
   index columns;
-  T* room;  // gradient_room(tokens) elements
 };
 
 // The products of numbers of type X with sums of type T. What is multiplied lies in factors: a number, or a pair of bfloat16 in
@@ -48,13 +47,17 @@ struct Products {
   index numbers;        // in a factor
   index align;          // factors of a row or panel are a multiple of it, padded with zeros
   index gradient_rows;  // of weights that one WeightGradient takes
+  index rows_ahead;     // where a step has fewer rows than a register tile: rows of so many steps are multiplied at once
+  index rows_in_large;  // rows of a thread that hide how weights beyond its own cache are fetched; 0: do not ask
 
   void (*tiles)(const TileProduct<T>&);
   // out[m][0 .. columns) = x[m] . panels, for n rows of K numbers.
   void (*multiply)(const T* const* x, T* const* out, index n, index K, const T* panels, index columns);
   void (*multiply_given)(const T* const* x, X* const* out, index n, index K, const T* panels, index columns);
   void (*add_gradient)(const WeightGradient<T>&);
-  index (*gradient_room)(index tokens);
+  // d [tokens, rows] as add_gradient wants it: put into room, of turned_size(tokens) elements.
+  void (*turn)(const T* d, index between_tokens, index tokens, index rows, T* room);
+  index (*turned_size)(index tokens);
 
   // out[k * stride + r] = factor k of row r, for r < n rows of K numbers each.
   void (*pack_columns)(const X* rows, index n, index K, T* out, index stride);
@@ -70,6 +73,9 @@ struct Products {
   const T* (*factors_of_given)(const X* row, index n, T* room);
   const T* (*numbers_of_given)(const X* row, index n, T* room);
   void (*give)(const T* from, X* to, index n);
+
+  void (*end)();                 // to be called when a thread makes no more products for now; null: nothing to do
+  double (*peak)(index rounds);  // multiplies and adds in registers alone, gives the number of operations
 
   OPENLSTM_INLINE index factors(index n) const { return ((n + numbers - 1) / numbers + align - 1) / align * align; }
   OPENLSTM_INLINE index vectors(index columns) const { return (columns + width - 1) / width; }
@@ -94,7 +100,6 @@ struct RowFunctions {
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
-  double (*peak)(index rounds);  // runs a register-only multiply-add loop, gives the number of operations
 };
 
 // What a cell is to the loops.

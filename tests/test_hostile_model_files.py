@@ -145,6 +145,8 @@ HOSTILE: dict[str, bytes] = {
     "more-keys": whole({**RAW, **{f"k{n}": 0 for n in range(300_000)}}),
     "deep": whole(None, text="[" * 200_000),
     "deep-index": len(deep := b"[" * 10**6).to_bytes(8, "little") + deep,
+    "half-a-character": whole(None, text=json.dumps(RAW).replace("co2", "\ud800")),
+    "half-a-character-escaped": whole(None, text=json.dumps(RAW).replace("co2", "\\ud800")),
     "lists": whole(None, text="[" + "[]," * 60_000 + "[]]"),
     "lists-in-the-index": len(lists := b"[" + b"[]," * 1_300_000 + b"[]]").to_bytes(8, "little") + lists,
     "empty-tensors": whole(RAW, {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(300_000)}, b""),
@@ -288,7 +290,9 @@ NUMBERS = st.one_of(
     st.floats(allow_nan=True),
     st.sampled_from([0.0, 1e30, 1e308, 5e-324, -1e308, 0.5, math.inf]),
 )
-WORDS = st.one_of(st.text(max_size=8), st.sampled_from(["lstm", "gru", "month", "second", "NaT", "0001-01-01", "F8_E5M2"]))
+WORDS = st.one_of(
+    st.text(st.characters(), max_size=8), st.sampled_from(["lstm", "gru", "month", "second", "NaT", "0001-01-01", "F8_E5M2"])
+)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, WORDS),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=4), inner, max_size=3)),

@@ -1,12 +1,16 @@
 // The module openlstm._native: addresses and strides in, nothing else; src/openlstm/engine/cpu.py gives it its shape.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bind/fields.hpp"
@@ -71,7 +75,32 @@ std::vector<std::string> cells() {
   return names;
 }
 
-bool has_bfloat16() { return for_bfloat16() != nullptr; }
+constexpr const char* bfloat16_names[] = {"", "avx512bf16", "amx", "amxtest"};
+std::string name_of(Bfloat16 which) { return bfloat16_names[static_cast<int>(which)]; }
+
+// Those that run here.
+std::vector<std::string> bfloat16s() {
+  std::vector<std::string> names;
+  for (int k = 1; k < 4; k++)
+    if (runs_here(static_cast<Bfloat16>(k))) names.emplace_back(bfloat16_names[k]);
+  return names;
+}
+// The name of those that were asked for before; None if these do not run here, and then nothing has changed.
+std::optional<std::string> use_bfloat16(const std::string& name) {
+  const std::string before = name_of(asked_bfloat16());
+  for (int k = 0; k < 4; k++)
+    if (name == bfloat16_names[k] && use(static_cast<Bfloat16>(k))) return before;
+  return std::nullopt;
+}
+std::pair<std::string, std::string> bfloat16_in_use() { return {name_of(which_bfloat16()), why_bfloat16()}; }
+bool has_bfloat16(const std::string& cell) { return for_bfloat16() && for_bfloat16()->cell(cell.c_str()); }
+
+// What would be chosen elsewhere, for tests.
+std::pair<std::string, std::string> choose_for(const std::string& isa, bool amx_built, bool avx512bf16_built, bool amx, bool avx512bf16, bool intel,
+                                               int refused) {
+  const Bfloat16Facts facts{isa.c_str(), amx_built, avx512bf16_built, amx, avx512bf16, intel, refused};
+  return {name_of(choose_bfloat16(facts)), why_bfloat16(facts)};
+}
 
 // An array over a block of the workspace, which it gives back when nothing refers to it any more.
 nb::object empty(nb::tuple shape, bool float64) {
@@ -117,7 +146,7 @@ double peak(int threads, double seconds, const std::string& type) {
     double seconds;
     double rates[256];
   } job{nullptr, seconds, {}};
-  with_kernels(type, [&](const auto& kernels) { job.peak = kernels.rows->peak; });
+  with_kernels(type, [&](const auto& kernels) { job.peak = kernels.products->peak; });
   if (threads < 1 || threads > 256) throw nb::value_error("openlstm._native.peak: expected 1 to 256 threads");
   Unlocked unlocked;
   parallel(
@@ -129,7 +158,7 @@ double peak(int threads, double seconds, const std::string& type) {
         double done = 0, elapsed = 0;
         auto start = Clock::now();
         do {
-          done += job.peak(100000);
+          done += job.peak(10000);
           elapsed = std::chrono::duration<double>(Clock::now() - start).count();
         } while (elapsed < job.seconds);
         job.rates[part.id] = done / elapsed;
@@ -150,6 +179,11 @@ NB_MODULE(_native, m) {
   m.def("backward", run_backward);
   m.def("cells", cells);
   m.def("has_bfloat16", has_bfloat16);
+  m.def("bfloat16", bfloat16_in_use);
+  m.def("bfloat16s", bfloat16s);
+  m.def("use_bfloat16", use_bfloat16);
+  m.def("choose_bfloat16", choose_for, nb::arg("isa"), nb::arg("amx_built"), nb::arg("avx512bf16_built"), nb::arg("amx"), nb::arg("avx512bf16"),
+        nb::arg("intel"), nb::arg("refused"));
   m.def("empty", empty);
   m.def("isa", [] { return std::string(in_use().name); });
   m.def("isas", isas);

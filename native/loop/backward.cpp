@@ -338,6 +338,7 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
   const Backward<T, X>& b = plan.b;
   const Shared<T>& shared = plan.shared;
   const Products<T, X>& products = *plan.kernels.products;
+  const Multiplying<T, X> multiplying{products};
   const Traits& cell = plan.cell.traits;
   const index H = b.hidden, rows = cell.gates * H, R = b.fed_back(), wide = cell.sums() * H, most = products.gradient_rows;
   const Slice gates(rows, part), projected(b.projected, part), peepholes(cell.peepholes * H, part), norms(cell.whole ? 4 * rows + 2 * H : 0, part);
@@ -364,7 +365,7 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
   part.wait();
 
   RowsBackward<T, X> mine(plan, part);
-  Scratch<T> room(products.gradient_room(plan.tokens.most));
+  Scratch<T> turned(products.turned_size(plan.tokens.most));
   int turn = 0;
   for (index last = b.taken(); last > 0; last -= plan.tokens.steps, turn = !turn) {
     const index first = last > plan.tokens.steps ? last - plan.tokens.steps : 0;
@@ -377,13 +378,17 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
       plan.kernels.rows->add_tokens(d, between, c, between_c, tokens, out, n);
     };
     in_runs(gates, H, most, [&](index r, index n) {
-      products.add_gradient({dz + in_x(r), wide, K, n, shared.x[turn], b.dw_ih + r * b.inputs, b.inputs, room});
-      products.add_gradient({dz + in_h(r), wide, K, n, shared.h[turn], b.dw_hh + r * R, R, room});
+      products.turn(dz + in_x(r), wide, K, n, turned);
+      products.add_gradient({turned, K, n, shared.x[turn], b.dw_ih + r * b.inputs, b.inputs});
+      if (in_h(r) != in_x(r)) products.turn(dz + in_h(r), wide, K, n, turned);
+      products.add_gradient({turned, K, n, shared.h[turn], b.dw_hh + r * R, R});
       if (b.db_ih) add_tokens(dz + in_x(r), wide, nullptr, 0, K, b.db_ih + r, n);
       if (b.db_hh) add_tokens(dz + in_h(r), wide, nullptr, 0, K, b.db_hh + r, n);
     });
-    in_runs(projected, b.projected, most,
-            [&](index r, index n) { products.add_gradient({shared.g[turn] + r, b.projected, K, n, shared.m[turn], b.dw_hr + r * H, H, room}); });
+    in_runs(projected, b.projected, most, [&](index r, index n) {
+      products.turn(shared.g[turn] + r, b.projected, K, n, turned);
+      products.add_gradient({turned, K, n, shared.m[turn], b.dw_hr + r * H, H});
+    });
     in_runs(peepholes, H, H, [&](index r, index n) {
       const index which = r / H, unit = r % H, after = which == cell.after ? H : 0;
       add_tokens(dz + cell.sees[which] * H + unit, wide, shared.c[turn] + after + unit, 2 * H, K, b.dw_ch + r, n);

@@ -304,6 +304,7 @@ void pack_part(const Tiles<T, X>& tiles, T* packed, const Part& part) {
 
 template <class T, class X>
 void forward_part(const Plan<T, X>& plan, const Part& part) {
+  const Multiplying<T, X> multiplying{*plan.kernels.products};
   if (plan.to_pack) {
     pack_part(plan.tiles, plan.to_pack, part);
     if (!plan.by_units) part.wait();  // a part that takes its own units needs no more than it packed
@@ -314,10 +315,18 @@ void forward_part(const Plan<T, X>& plan, const Part& part) {
 // How many steps' inputs to sum at once: a full register tile where rows are few; where the weights do not stay in a processor's
 // own cache (1 to 2 MB), so many that W_ih is fetched rarely, and so few that their sums stay there.
 template <class T, class X>
-index steps_ahead(const Problem<T, X>& p, index tile_rows, index rows, index weights) {
+index steps_ahead(const Problem<T, X>& p, const Products<T, X>& products, index rows, index weights) {
   if (p.taken() == 1 || rows == 0) return 1;
   const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
-  return std::min<index>(rows < tile_rows ? 4 * tile_rows / rows : large ? 4 : 1, p.taken());
+  return std::min<index>(rows < products.rows ? products.rows_ahead / rows : large ? 4 : 1, p.taken());
+}
+
+// Whether rows are too few to be shared: none for some threads; or, of weights that are fetched from beyond a thread's own cache at
+// every step, fewer than hide the way. Where units are shared instead, each thread keeps its own part of the weights.
+template <class T, class X>
+bool few_rows(const Problem<T, X>& p, const Products<T, X>& products, index weights, int threads) {
+  const bool large = weights * static_cast<index>(sizeof(T)) > 3 << 19;
+  return p.batch < threads * std::max<index>(4, large ? products.rows_in_large : 0);
 }
 
 }  // namespace
@@ -340,7 +349,9 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
   int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
   const bool whole = f.projected || traits.whole;  // a row's units cannot be shared out
   bool by_units = !whole && f.taken() == 1;
-  if (!whole && f.taken() > 1 && f.batch < 4 * threads) {  // too few rows to share
+  const Tiles<T, X> tiles(*kernels.products, traits, f);
+  const index weights = tiles.count * tiles.size, projection = f.projected ? kernels.products->panel_size(f.hidden, f.projected) : 0;
+  if (!whole && f.taken() > 1 && few_rows(f, *kernels.products, weights, threads)) {
     int with_barriers = useful_threads(f, per_step, f.batch == 1 ? work_of_one_row : work_per_barrier);
     by_units = with_barriers > 1 && with_barriers * 2 > std::min<index>(threads, f.batch);
     threads = by_units ? std::min(threads, with_barriers) : static_cast<int>(std::min<index>(threads, f.batch > 1 ? f.batch : 1));
@@ -348,9 +359,7 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
   const Order order(f);
   const bool one_step = by_units && f.taken() == 1 && !f.packed;
   const bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
-  const Tiles<T, X> tiles(*kernels.products, traits, f);
-  const index weights = tiles.count * tiles.size, projection = f.projected ? kernels.products->panel_size(f.hidden, f.projected) : 0;
-  const index ahead = steps_ahead(f, kernels.products->rows, by_units ? f.batch : f.batch / threads, weights);
+  const index ahead = steps_ahead(f, *kernels.products, by_units ? f.batch : f.batch / threads, weights);
   Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : weights + projection);
   Scratch<T> c(keep || !traits.has_cell ? 0 : f.batch * f.hidden), h(std::is_same_v<T, X> ? 0 : 2 * f.batch * f.fed_back());
   clear<T>(zeros, f.fed_back() + f.hidden);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels.hpp"
 #include "noise.hpp"
 #include "runtime/scratch.hpp"
 #include "runtime/threads.hpp"
@@ -96,6 +97,15 @@ struct Begin {
   const T* reset_h(index t, index b) const { return p.reset_h ? p.reset_h.at(crossed(t), b) : zeros; }
   const T* reset_c(index t, index b) const { return p.reset_c ? p.reset_c.at(crossed(t), b) : zeros; }
   index crossed(index t) const { return p.reverse ? t + 1 : t; }
+};
+
+// Around a part's products: what they hold of the processor is given back, however the part ends.
+template <class T, class X>
+struct Multiplying {
+  const Products<T, X>& products;
+  ~Multiplying() {
+    if (products.end) products.end();
+  }
 };
 
 // The step that is processed as the n-th.

@@ -146,6 +146,12 @@ static void pack_columns(const Given<T>* rows, index n, index K, T* out, index s
   }
 }
 
+// Zeros from the end of K numbers on, in a panel whose factors end at `out`.
+template <class T>
+OPENLSTM_INLINE void pad_panel(T* out, index K, index vectors) {
+  if constexpr (align > 1) clear(out, (factors(K) - (K + in_factor - 1) / in_factor) * vectors * width<T>);
+}
+
 // Panels [first, last) of a matrix whose K rows are reached through pointers.
 template <class T>
 static void pack_rows(const Given<T>* const* rows, index K, index first, index last, index columns, T* panels) {
@@ -161,6 +167,7 @@ static void pack_rows(const Given<T>* const* rows, index K, index first, index l
           store(out + at, side_by_side(load(source + at, lanes), next ? load(next + at, lanes) : Vec<T>{}));
       }
     }
+    pad_panel(out, K, vectors);
   });
 }
 
@@ -179,6 +186,7 @@ static void pack_row(const T* source, index k, index K, index columns, T* panels
       else
         store_half(out + n * width<T>, v, k % 2);
     }
+    if (k + 1 == K) pad_panel(out + vectors * width<T>, K, vectors);
   });
 }
 
@@ -191,6 +199,36 @@ static void pack_transposed(const Given<T>* w, index K, index first, index last,
     if (columns - column < vectors * W) clear(out, factors(K) * vectors * W);
     pack_columns<T>(w + column * K, min(columns - column, vectors * W), K, out, vectors * W);
   });
+}
+
+// For the gradients of weights the tokens become the axis that is summed over: d [tokens, rows] is turned into [rows, tokens] in
+// factors, `turned_stride` apart.
+constexpr index gradient_rows = 16 * max_rows;  // that are turned at once: their tokens stay in the cache
+
+OPENLSTM_INLINE index turned_stride(index tokens) { return (factors(tokens) + 15) / 16 * 16 + 16; }
+
+template <class T>
+static index turned_size(index tokens) {
+  return gradient_rows * (turned_stride(tokens) + (in_factor > 1 ? factors(tokens) : 0));
+}
+
+template <class T>
+static void turn(const T* d, index between_tokens, index tokens, index rows, T* room) {
+  const index stride = turned_stride(tokens);
+  if constexpr (in_factor == 1) {
+    transpose([&](index token) { return d + token * between_tokens; }, tokens, 0, rows, room, stride);
+  } else {
+    T* paired = room + gradient_rows * stride;  // [tokens, rows], two tokens' numbers in one
+    for (index k = 0; k < in_factor * factors(tokens); k += 2) {
+      const T *even = d + k * between_tokens, *odd = even + between_tokens;
+      for (index r = 0; r < rows; r += width<T>) {
+        const index lanes = rows - r;
+        store(paired + k / 2 * gradient_rows + r, side_by_side(k < tokens ? load(even + r, lanes) : Vec<T>{}, k + 1 < tokens ? load(odd + r, lanes) : Vec<T>{}),
+              lanes);
+      }
+    }
+    transpose([&](index k) { return static_cast<const T*>(paired) + k * gradient_rows; }, factors(tokens), 0, rows, room, stride);
+  }
 }
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -150,36 +150,30 @@ static void multiply(const T* const* x, Out* const* out, index n, index K, const
 
 // Gradients of weights ----------------------------------------------------------------------------------------------------
 
-constexpr index gradient_rows = 16 * max_rows;  // that are turned at once: their tokens stay in the cache
-
-OPENLSTM_INLINE index gradient_stride(index tokens) { return (factors(tokens) + 15) / 16 * 16 + 16; }
-
-template <class T>
-static index gradient_room(index tokens) {
-  return gradient_rows * (gradient_stride(tokens) + (in_factor > 1 ? factors(tokens) : 0));
-}
-
 template <class T>
 static void add_gradient(const WeightGradient<T>& g) {
-  const index stride = gradient_stride(g.tokens);
-  T* turned = g.room;  // [rows, tokens] in factors
-  if constexpr (in_factor == 1) {
-    transpose([&](index token) { return g.d + token * g.between_tokens; }, g.tokens, 0, g.rows, turned, stride);
-  } else {
-    T* paired = turned + gradient_rows * stride;  // [tokens, rows], two tokens' numbers in one
-    for (index k = 0; k < g.tokens; k += 2) {
-      const T *even = g.d + k * g.between_tokens, *odd = even + g.between_tokens;
-      for (index r = 0; r < g.rows; r += width<T>) {
-        const Vec<T> two = side_by_side(load(even + r, g.rows - r), k + 1 < g.tokens ? load(odd + r, g.rows - r) : Vec<T>{});
-        store(paired + k / 2 * gradient_rows + r, two, g.rows - r);
-      }
-    }
-    transpose([&](index k) { return static_cast<const T*>(paired) + k * gradient_rows; }, factors(g.tokens), 0, g.rows, turned, stride);
-  }
+  const index stride = turned_stride(g.tokens);
   const T* in[gradient_rows];
   T* out[gradient_rows];
-  for (index k = 0; k < g.rows; k++) in[k] = turned + k * stride, out[k] = g.dw + k * g.columns;
+  for (index k = 0; k < g.rows; k++) in[k] = g.turned + k * stride, out[k] = g.dw + k * g.columns;
   multiply_panels(static_cast<const T* const*>(in), static_cast<T* const*>(out), g.rows, g.tokens, g.panels, g.columns, true);
+}
+
+// Multiply-adds on registers alone, in as many chains as the product's tile has: the limit of what the product can reach.
+template <class T>
+static double peak(index rounds) {
+  constexpr int chains = 4 * max_rows;
+  Vec<T> acc[chains], a = splat(T(0.999)), b = splat(T(1e-3));
+#pragma GCC unroll 24
+  for (int n = 0; n < chains; n++) acc[n] = splat(T(n));  // all different, lest the compiler work out one of them only
+  for (index k = 0; k < rounds; k++)
+#pragma GCC unroll 24
+    for (int n = 0; n < chains; n++) acc[n] = multiply_add(a, b, acc[n]);
+  Vec<T> sum{};
+  for (int n = 0; n < chains; n++) sum = sum + acc[n];
+  volatile T sink = sum[0];
+  (void)sink;
+  return 2. * in_factor * chains * static_cast<double>(width<T>) * static_cast<double>(rounds);
 }
 
 // The table ---------------------------------------------------------------------------------------------------------------
@@ -209,13 +203,16 @@ constexpr Products<T, Given<T>> products_of = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                width<T>,
                                                max_rows,
                                                in_factor,
-                                               1,
+                                               align,
                                                gradient_rows,
+                                               4 * max_rows,
+                                               0,
                                                tiles<T>,
                                                multiply<T, T>,
                                                multiply<T, Given<T>>,
                                                add_gradient<T>,
-                                               gradient_room<T>,
+                                               turn<T>,
+                                               turned_size<T>,
                                                pack_columns<T>,
                                                pack_transposed<T>,
                                                pack_rows<T>,
@@ -223,7 +220,9 @@ constexpr Products<T, Given<T>> products_of = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                factors_of<T>,
                                                factors_of_given<T>,
                                                numbers_of_given<T>,
-                                               give<T>};
+                                               give<T>,
+                                               nullptr,
+                                               peak<T>};
 
 extern const Products<float, Given<float>> products_float32;
 const Products<float, Given<float>> products_float32 = products_of<float>;

@@ -3,6 +3,15 @@
 
 #include <atomic>
 #include <cstring>
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#endif
 
 #define OPENLSTM_ISAS(with) OPENLSTM_WIDE(with) OPENLSTM_SCALAR(with) OPENLSTM_AVX2(with) OPENLSTM_AVX512(with) OPENLSTM_NEON(with)
 #ifdef OPENLSTM_HAVE_wide
@@ -39,9 +48,20 @@ namespace openlstm {
   }
 OPENLSTM_ISAS(OPENLSTM_DECLARE)
 
+// Kernels for bfloat16: none of their own, of all that there is, or the products alone.
+#define OPENLSTM_DECLARE_KERNELS(isa)            \
+  namespace isa {                                \
+  extern const Kernels<float, bfloat16> kernels; \
+  }
 #ifdef OPENLSTM_HAVE_avx512bf16
-namespace avx512bf16 {
-extern const Kernels<float, bfloat16> kernels;
+OPENLSTM_DECLARE_KERNELS(avx512bf16)
+#endif
+#ifdef OPENLSTM_HAVE_amxtest
+OPENLSTM_DECLARE_KERNELS(amxtest)
+#endif
+#ifdef OPENLSTM_HAVE_amx
+namespace amx {
+extern const Products<float, bfloat16> products_float32;
 }
 #endif
 
@@ -93,11 +113,116 @@ bool use(const char* name) {
   return false;
 }
 
-const Kernels<float, bfloat16>* for_bfloat16() {
+// bfloat16 ----------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr Bfloat16Facts built = {
+#ifdef OPENLSTM_HAVE_amx
+    .amx_built = true,
+#endif
 #ifdef OPENLSTM_HAVE_avx512bf16
-  if (!std::strcmp(in_use().name, "avx512") && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
+    .avx512bf16_built = true,
+#endif
+};
+
+#if defined(__x86_64__)
+bool has_amx() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);  // AMX-BF16, AMX-TILE
+}
+
+// Linux gives a process the tiles' registers when it asks for them, once for all of its threads; 0 or the error.
+int ask_for_tiles() {
+  constexpr int request = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tiles) == 0 ? 0 : errno;
+}
+
+// Nothing is asked for before somebody wants to multiply in bfloat16, or to know.
+Bfloat16Facts look() {
+  Bfloat16Facts facts = built;
+  facts.amx = has_amx();
+  facts.avx512bf16 = __builtin_cpu_supports("avx512bf16");
+  facts.intel = __builtin_cpu_is("intel");
+  if (facts.amx && facts.amx_built) facts.refused = ask_for_tiles();
+  return facts;
+}
+#else
+Bfloat16Facts look() { return built; }
+#endif
+
+Bfloat16Facts here() {
+  static const Bfloat16Facts found = look();
+  Bfloat16Facts facts = found;
+  facts.isa = in_use().name;
+  return facts;
+}
+
+bool amx_runs(const Bfloat16Facts& facts) { return facts.amx && facts.amx_built && !facts.refused && facts.avx512bf16; }
+
+const Kernels<float, bfloat16>* kernels_of(Bfloat16 which) {
+#ifdef OPENLSTM_HAVE_amx
+  static const Kernels<float, bfloat16> with_amx = {&amx::products_float32, avx512bf16::kernels.rows, avx512bf16::kernels.families,
+                                                    avx512bf16::kernels.family_count};
+  if (which == Bfloat16::amx) return &with_amx;
+#endif
+#ifdef OPENLSTM_HAVE_avx512bf16
+  if (which == Bfloat16::avx512bf16) return &avx512bf16::kernels;
+#endif
+#ifdef OPENLSTM_HAVE_amxtest
+  if (which == Bfloat16::amxtest) return &amxtest::kernels;
 #endif
   return nullptr;
+}
+
+std::atomic<Bfloat16> asked{Bfloat16::none};
+
+}  // namespace
+
+Bfloat16 choose_bfloat16(const Bfloat16Facts& facts) {
+  if (std::strcmp(facts.isa, "avx512")) return Bfloat16::none;
+  if (amx_runs(facts)) return Bfloat16::amx;
+  if (facts.avx512bf16 && facts.avx512bf16_built && !facts.intel) return Bfloat16::avx512bf16;
+  return Bfloat16::none;
+}
+
+std::string why_bfloat16(const Bfloat16Facts& facts) {
+  if (std::strcmp(facts.isa, "avx512")) return std::string("it goes with the instruction set avx512, and ") + facts.isa + " is in use";
+  if (amx_runs(facts)) return "this processor has it";
+  std::string why = !facts.amx         ? "no AMX in this processor"
+                    : !facts.amx_built ? "no AMX in this build"
+                    : facts.refused    ? std::string("AMX refused by Linux: ") + std::strerror(facts.refused)
+                                       : "AMX without AVX512-BF16 in this processor";
+  if (choose_bfloat16(facts) == Bfloat16::avx512bf16) return why;
+  return why + (!facts.avx512bf16         ? "; no AVX512-BF16 in this processor"
+                : !facts.avx512bf16_built ? "; no AVX512-BF16 in this build"
+                                          : "; AVX512-BF16 slower than float32 on Intel's");
+}
+
+const Kernels<float, bfloat16>* for_bfloat16() { return kernels_of(which_bfloat16()); }
+
+Bfloat16 which_bfloat16() {
+  const Bfloat16 which = asked;
+  return which == Bfloat16::none ? choose_bfloat16(here()) : which;
+}
+Bfloat16 asked_bfloat16() { return asked; }
+
+std::string why_bfloat16() { return asked == Bfloat16::none ? why_bfloat16(here()) : "asked for"; }
+
+bool runs_here(Bfloat16 which) {
+  if (!kernels_of(which)) return false;
+  if (which == Bfloat16::amx) return amx_runs(here());
+#if defined(__x86_64__)
+  if (which == Bfloat16::avx512bf16) return here().avx512bf16;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return false;
+}
+
+bool use(Bfloat16 which) {
+  if (which != Bfloat16::none && !runs_here(which)) return false;
+  asked = which;
+  return true;
 }
 
 }  // namespace openlstm

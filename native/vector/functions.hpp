@@ -89,7 +89,7 @@ OPENLSTM_INLINE void reciprocal(const Vec<double> (&d)[N], Vec<double> (&r)[N]) 
   OPENLSTM_EACH(k) r[k] = splat(1.) / d[k];
 }
 
-#ifdef OPENLSTM_BFLOAT16
+#if defined(OPENLSTM_BFLOAT16) && defined(__AVX512F__)
 // Beside products of 8 bits' accuracy the last bits of the gates are not worth half of their cost: sigmoid and tanh within 4e-6 of
 // their value, by 2^y = 2^n (1 + r q(r)), y = n + r (minimax q of degree 4, relative error 4.3e-7), and the processor's own
 // powers of two and reciprocals, with one Newton step so that an open gate is exactly 1; a closed one is 2^-100.

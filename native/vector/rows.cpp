@@ -5,6 +5,17 @@
 #include "vector/functions.hpp"
 #include "vector/noise.hpp"
 
+// The instruction set whose cells these rows go with; amxtest borrows those of another one.
+#ifndef OPENLSTM_CELLS
+#define OPENLSTM_CELLS OPENLSTM_ISA
+#endif
+namespace openlstm::OPENLSTM_CELLS {
+#define OPENLSTM_DECLARE(family)               \
+  extern const Family<float> family##_float32; \
+  extern const Family<double> family##_float64;
+OPENLSTM_FAMILIES(OPENLSTM_DECLARE)
+}  // namespace openlstm::OPENLSTM_CELLS
+
 namespace openlstm::OPENLSTM_ISA {
 
 template <class T, class F>
@@ -26,23 +37,6 @@ static void apply_sigmoid(const T* in, T* out, index n) {
 template <class T>
 static void apply_tanh(const T* in, T* out, index n) {
   elementwise(in, out, n, [](Vec<T>(&x)[1]) { tanh<T>(x); });
-}
-
-// Multiply-adds on registers alone, in as many chains as the product's tile has: the limit of what the product can reach.
-template <class T>
-static double peak(index rounds) {
-  constexpr int chains = 4 * max_rows;
-  Vec<T> acc[chains], a = splat(T(0.999)), b = splat(T(1e-3));
-#pragma GCC unroll 24
-  for (int n = 0; n < chains; n++) acc[n] = splat(T(n));  // all different, lest the compiler work out one of them only
-  for (index k = 0; k < rounds; k++)
-#pragma GCC unroll 24
-    for (int n = 0; n < chains; n++) acc[n] = multiply_add(a, b, acc[n]);
-  Vec<T> sum{};
-  for (int n = 0; n < chains; n++) sum = sum + acc[n];
-  volatile T sink = sum[0];
-  (void)sink;
-  return 2. * in_factor * chains * static_cast<double>(width<T>) * static_cast<double>(rounds);
 }
 
 template <class T>
@@ -91,17 +85,13 @@ static void add_tokens(const T* d, index between_d, const T* c, index between_c,
 }
 
 template <class T>
-constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,    add<Given<T>, T>, any<T>,        zoneout_row<T>, split_zoneout<T>,
-                                               add_tokens<T>,    apply_exp<T>, apply_sigmoid<T>, apply_tanh<T>, peak<T>};
+constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,     add<Given<T>, T>, any<T>,           zoneout_row<T>,
+                                               split_zoneout<T>, add_tokens<T>, apply_exp<T>,     apply_sigmoid<T>, apply_tanh<T>};
 
-#define OPENLSTM_DECLARE(family)               \
-  extern const Family<float> family##_float32; \
-  extern const Family<double> family##_float64;
-OPENLSTM_FAMILIES(OPENLSTM_DECLARE)
 extern const Products<float, Given<float>> products_float32;
 extern const Products<double, double> products_float64;
 
-#define OPENLSTM_FLOAT32(family) &family##_float32,
+#define OPENLSTM_FLOAT32(family) &OPENLSTM_CELLS::family##_float32,
 constexpr const Family<float>* float32[] = {OPENLSTM_FAMILIES(OPENLSTM_FLOAT32)};
 constexpr int families = sizeof float32 / sizeof *float32;
 

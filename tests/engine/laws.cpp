@@ -2,8 +2,8 @@
 //
 // Built with the loops, the runtime and the kernels of one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
-// ends of sigmoid are exact, memory that runs out is an exception and changes no bit of the next run. Exit status 1 where one is
-// broken.
+// ends of sigmoid are exact, memory that runs out is an exception and changes no bit of the next run, no thread keeps the tiles of
+// AMX. Exit status 1 where one is broken.
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -30,6 +30,9 @@ void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 namespace openlstm::OPENLSTM_ISA {
 #ifdef OPENLSTM_BFLOAT16
 extern const Kernels<float, bfloat16> kernels;
+#ifdef OPENLSTM_EMULATE_TILES
+int tiles_in_use();
+#endif
 #else
 extern const InstructionSet kernels;
 #endif
@@ -261,6 +264,12 @@ static void law(bool holds, const char* what, const char* where) {
   if (!holds) std::printf("BROKEN %s %s\n", what, where), broken++;
 }
 
+static void tiles_released([[maybe_unused]] const char* where) {
+#ifdef OPENLSTM_EMULATE_TILES
+  law(openlstm::OPENLSTM_ISA::tiles_in_use() == 0, "tiles are released", where);
+#endif
+}
+
 constexpr int drawn = 144;
 
 template <class T, class X = T>
@@ -269,8 +278,8 @@ void problems(const char* type) {
   for (int n = 0; n < drawn; n++) {
     Random random{uint64_t(n) * 7919 + 1234567};
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
-    Sizes s{n % cells, draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
-            draw(2) == 1,        draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
+    Sizes s{n % cells,    draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
+            draw(2) == 1, draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
     if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
     if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
     if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
@@ -284,6 +293,7 @@ void problems(const char* type) {
     flush_to_zero(true);
     law(run.go(1) == h, "flush to zero", where);
     flush_to_zero(false);
+    tiles_released(where);
     if (!s.reset && !(s.training && (s.zoneout || s.drop)))  // a row's noise depends on its place
       for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
   }
@@ -318,6 +328,7 @@ void starved(const char* type) {
           }
           const bool refused = blocks ? thrown : calls_left <= 0;
           openlstm::refuse_block(0), calls_left = 0;
+          tiles_released(where);
           if (!refused) break;
           law(run.go(threads) == h, "after memory ran out", where);
         }

@@ -205,7 +205,7 @@ SAID = (
     (7, "it forgets completely and takes only what is new: a new sentence begins"),
     (7, "The model learns it from the data, if it is needed"),
     (8, "does not guarantee that no gradient vanishes or explodes"),
-    (8, "long dependencies easier to learn"),
+    (8, "it makes long dependencies easier to learn"),
     (8, "practical in the range that one is interested in"),
     (8, "nine in ten answers were right for the vanilla RNN up to a lag of"),
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import openlstm
 from insight import char_model
@@ -283,6 +284,95 @@ def test_a_character_model_is_not_given_a_window_that_costs_it_something() -> No
     assert (np.abs(again.losses - found.full) <= 0.0101 * found.full).all()
 
 
+class Ends(nn.Module):
+    """The sum of the last `n` steps before the end of every row. x [T, B, I] and lengths [B], or packed -> [B, I]."""
+
+    def __init__(self, n: int, batch_first: bool = False) -> None:
+        super().__init__()
+        self.n, self.batch_first = n, batch_first
+
+    def forward(self, x: Any, lengths: Tensor | None = None) -> Tensor:
+        if isinstance(x, PackedSequence):
+            x, lengths = pad_packed_sequence(x, batch_first=self.batch_first)
+        x = x.transpose(0, 1) if self.batch_first else x
+        assert lengths is not None
+        back = lengths - 1 - torch.arange(len(x))[:, None]  # [T, B]
+        return torch.where(((back >= 0) & (back < self.n))[..., None], x, 0).sum(0)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("n", [1, 6, 13])
+def test_rows_of_different_lengths_are_cut_before_their_own_ends(n: int, packed: bool, batch_first: bool) -> None:
+    lengths = torch.randint(5, 41, (64,), generator=torch.Generator().manual_seed(2))
+    lengths[3] = 40
+    x = data(40)
+    y = Ends(n)(x, lengths)
+    x = x.transpose(0, 1) if batch_first else x
+    rows: tuple[Any, ...] = (x, lengths)
+    if packed:
+        rows = (pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False),)
+    model = Ends(n, batch_first)
+
+    def loss(m: nn.Module, *parts: Any) -> Tensor:
+        return (m(*parts[:-1]) - parts[-1]).square().mean()
+
+    found = ablation(model, (*rows, y), loss, lengths=None if packed else lengths)
+    assert found.uses == n and found.contexts[-1] == 40
+    half = ablation(model, (*rows, y + 1), loss, lengths=None if packed else lengths)
+    assert half.full == pytest.approx(1, rel=1e-5)
+    if n == 13:  # rows that are shorter have all they ever had
+        some = (lengths[None] - 1 - torch.arange(40)[:, None] >= 4)[..., None]
+        x = data(40)
+        lost = torch.where(some, x, 0).sum(0) - torch.where(
+            (lengths - 14 - torch.arange(40)[:, None] >= 0)[..., None], x, 0
+        ).sum(0)
+        assert found.losses[found.contexts == 4].item() == pytest.approx(lost.square().mean().item(), rel=1e-4)
+
+
+def test_rows_of_different_lengths_may_be_grouped() -> None:
+    lengths = torch.arange(20, 52)
+    x = data(51)[:, :32]
+
+    class Hurt(Ends):
+        def forward(self, x: Any, lengths: Tensor | None = None) -> Tensor:
+            long = x.batch_sizes.numel() if isinstance(x, PackedSequence) else len(x)
+            return super().forward(x, lengths) + (0.0 if long < 20 else 0.5)
+
+    y = Ends(5)(x, lengths)
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    for rows in ((x, lengths), (packed,)):
+        found = ablation(Hurt(5), (*rows, y), lambda m, *a: (m(*a[:-1]) - a[-1]).square().mean(), lengths=lengths)
+        assert found.better is not None and 5 <= found.better < 20
+
+
+def test_other_forms_of_data_and_losses() -> None:
+    x = data()
+    y = Last(9)(x)
+    assert ablation(Last(9), (x, y), nn.MSELoss()).uses == 9
+    assert ablation(Last(9), {"x": x, "target": y}, nn.functional.mse_loss).uses == 9
+
+    class Two(nn.Module):
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            return Last(4)(x) + Last(11)(z)
+
+    both = (x, data().flip(0))
+    assert ablation(Two(), (both, Two()(*both)), nn.MSELoss()).uses == 11
+
+
+def test_a_target_of_as_many_columns_as_there_are_steps_is_one_for_each_row() -> None:
+    """A forecast of 50 steps from 50: [B, 50], and no output for every step."""
+    x = data(50, 1)[..., 0].T  # [B, T]
+
+    class Ahead(nn.Module):
+        batch_first = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, -8:].sum(1, keepdim=True).expand(-1, 50)
+
+    assert ablation(Ahead(), (x, Ahead()(x)), nn.MSELoss()).uses == 8
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(Last(3), nn.Dropout(0.5))
     model.train()
@@ -310,6 +400,32 @@ def test_refusals() -> None:
         ablation(Last(2), (x, x[-1]), error, mode="feature", feature=2)
     with pytest.raises(ArgumentError, match="loss is not finite"):
         ablation(Last(2), (x, x[-1]), lambda m, x, y: m(x).sum() * float("nan"))
+
+
+def test_refusals_of_lengths() -> None:
+    x, lengths = data(20), torch.arange(64) % 19 + 2
+    with pytest.raises(ArgumentError) as told:
+        ablation(Last(2), (x, x[-1]), error, lengths=lengths)
+    assert str(told.value) == (
+        "ablation: rows of different lengths\n"
+        "  got       lengths [2, 3, 4, 5, 6], x: float32[20, 64, 2]\n"
+        "  expected  the lengths among the data\n"
+        "  hint      hand the lengths to the model as an input, or pass a PackedSequence"
+    )
+
+    def loss(m: Any, x: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
+        return (m(x, lengths) - y).square().mean()
+
+    with pytest.raises(ArgumentError, match="rows with lengths in mode 'shuffle'"):
+        ablation(Ends(2), (x, lengths, x[-1]), loss, mode="shuffle", lengths=lengths)
+
+    class Every(nn.Module):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            return x.cumsum(0)
+
+    with pytest.raises(ArgumentError, match="a target for every step of rows that have lengths"):
+        ablation(Every(), (x, lengths, x), loss, lengths=lengths)
+    assert ablation(Last(2), (x, x[-1]), error, lengths=torch.full((64,), 20)).uses >= 1  # all of them whole
 
 
 def test_a_recurrent_layer_uses_what_it_latched() -> None:

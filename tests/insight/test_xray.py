@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import openlstm
 from openlstm._errors import ArgumentError, DtypeError
@@ -131,6 +132,35 @@ def test_what_is_used_and_what_is_to_be_sent_to_a_stream_are_one_answer(layers: 
     states = openlstm.xray(net, d[0], lag=5)["streaming"]
     slowest = max(s.warm_up for s in states.results.values())
     assert f"Send {slowest} steps before trusting" in states.finding
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_used_of_rows_that_end_where_they_end(packed: bool) -> None:
+    """Packed rows and a loss of outputs and targets: the first three minutes of a PyTorch user."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core, self.head = nn.LSTM(2, 6, batch_first=True), nn.Linear(6, 1)
+
+        def forward(self, x: Any, lengths: Tensor | None = None) -> Tensor:
+            x = x if lengths is None else pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.head(self.core(x)[1][0][-1])[:, 0]
+
+    torch.manual_seed(0)
+    x, lengths = data(64, 40)[0], torch.randint(8, 41, (64,))
+    lengths[0] = 40
+    y = x[torch.arange(64), lengths - 1, 0] + x[torch.arange(64), lengths - 2, 1]
+    net: Any = Rows()
+    rows = (pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False),) if packed else (x, lengths)
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(80):
+        optimiser.zero_grad()
+        nn.functional.mse_loss(net(*rows), y).backward()
+        optimiser.step()
+    report = openlstm.xray(net, (*rows, y), loss=nn.MSELoss())
+    assert report.stage == "after" and report.uses is not None and 1 < report.uses < 40
+    assert report["ablation"].error is None
 
 
 def test_no_sentence_is_cut_and_stacked_layers_have_a_line_each() -> None:

@@ -46,6 +46,13 @@ KERNELS: frozenset[str] = frozenset() if _why_missing else frozenset(_native.cel
 PROJECTED = KERNELS - {"fgr"}
 """The kernels that a projection may follow."""
 
+_BFLOAT16 = {
+    "": "float32, rounded once",
+    "avx512bf16": "AVX512-BF16",
+    "amx": "AMX",
+    "amxtest": "the tiles of AMX in plain loops",
+}
+
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
 _isa_error: str | None = None
@@ -112,8 +119,42 @@ def stepper(*arguments: Any) -> Any:
 
 
 def has_bfloat16(cell: Cell) -> bool:
-    """Whether a cell has kernels that multiply in bfloat16: with AVX-512 in use, on a processor with AVX512-BF16."""
-    return available() and cell.kernel in KERNELS and _native.has_bfloat16()
+    """Whether a cell has kernels that multiply in bfloat16 here; `bfloat16` says which and why."""
+    return available() and cell.kernel in KERNELS and _native.has_bfloat16(cell.kernel)
+
+
+def bfloat16() -> str:
+    """What makes the products of layers in bfloat16, and why.
+
+    "AMX"; else "AVX512-BF16" where that is faster than float32; else "float32", whose results are rounded once. It follows from
+    the processor, from the instruction set in use and from Linux, which lets a process use AMX or does not: never from a layer
+    or its input, so that a row has the same bits in every batch.
+    """
+    name, why = _native.bfloat16()
+    return f"{_BFLOAT16[name]} ({why})"
+
+
+def bfloat16s() -> list[str]:
+    """The kernels for bfloat16 that this build has and this processor runs; `amxtest` exists for tests."""
+    return _native.bfloat16s() if available() else []
+
+
+@contextmanager
+def use_bfloat16(name: str) -> Iterator[None]:
+    """Multiply in bfloat16 with these kernels, for all threads, until the block ends.
+
+    Raises:
+        BackendError: if this build or this processor has them not.
+    """
+    before = _native.use_bfloat16(name) if name else None
+    if before is None:
+        hint = "name one of these" if bfloat16s() else "bfloat16 runs as float32 here"
+        what = f"the kernels for bfloat16 {name!r} are not available"
+        raise BackendError(message("use_bfloat16", what, repr(name), ", ".join(bfloat16s()) or "none", hint))
+    try:
+        yield
+    finally:
+        _native.use_bfloat16(before)
 
 
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
@@ -413,7 +454,7 @@ def _type(cell: Cell, x: Array) -> str:
 
 def _no_type(got: str, dtype: str) -> BackendError:
     what = f"no kernel multiplies in {dtype} here (instruction set {isa()})"
-    expected = "float32 or float64; bfloat16 on a processor with AVX512-BF16"
+    expected = "float32 or float64; bfloat16 where AMX or AVX512-BF16 multiplies it (see openlstm doctor)"
     return BackendError(message("cpu", what, got, expected, "use float32, as the layers do by themselves"))
 
 

@@ -74,7 +74,7 @@ def highway(seed: int = 0) -> Part:
     lines["through the layer of the vanilla RNN"] = _vanilla(seed, signal)
     road, layer = (float(line[T]) for line in lines.values())
     facts = {"T": T, "road": road, "rnn": layer}
-    finding = f"After {T} steps the highway brings back {number(road)} of the gradient, the layer {number(layer)}."
+    finding = f"Of a gradient of size 1 the highway brings back {number(road)} over {T} steps, the layer {number(layer)}."
     title, x, y = "The highway beside the layer", "steps back, k", "what comes back"
     return {"highway": curves(title, finding, lines, x, y, log=(1e-12, 10.0), height=220)}, facts
 

@@ -31,7 +31,7 @@ SIDE_BY_SIDE = {
     "lstm-chrono": "LSTM with gates set for the lag",
 }
 """Name of an arm of the lab -> what it is called here."""
-LAGS, REPEATED, HIDDEN, LAG_STEPS, LAG_RATE = (5, 10, 20, 40, 100), 2, 16, 250, 0.01
+LAGS, REPEATED, HIDDEN, LAG_STEPS, LAG_RATE = (5, 10, 20, 40, 100), 2, 16, 300, 0.01
 LEARNT = 0.9  # of the answers right, in every repetition
 
 Task = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]

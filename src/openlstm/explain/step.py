@@ -81,11 +81,10 @@ def old_and_new(seed: int = 0) -> Part:
         f"{most_new}, where i is {number(run.gates['i'][most_new - 1])}. At every step the two bars add up to the cell; they "
         f"miss it by at most {number(facts['difference'])}."
     )
-    names = ("old that stays, f · c(t−1)", "new that enters, i · g")
-    shares: dict[str, Any] = dict(zip(names, (run.gates["f"], run.gates["i"]), strict=True))
+    old, new = "old that stays, f · c(t−1)", "new that enters, i · g"
     rows = [
-        Panel("how much of each: f and i", shares, "step", 60, (-0.05, 1.05)),
-        Panel("the two parts of c", dict(zip(names, (stays, enters), strict=True)), "stack", 90),
+        Panel("how much of each: f and i", {old: run.gates["f"], new: run.gates["i"]}, "step", 60, (-0.05, 1.05)),
+        Panel("the two parts of c", {old: stays, new: enters}, "stack", 90),
         Panel("cell state c", {"c": run.c}, "bar", 70),
     ]
     return {"parts": panels("How much of the old stays, how much of the new enters", finding, rows)}, facts
@@ -95,7 +94,7 @@ def _weights(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the input, of the state, and the bias, for i, f, g, o: [4] each, with two digits."""
     rng = np.random.default_rng(seed)
     w, u = rng.choice([-1, 1], size=(2, 4)) * rng.uniform(0.4, 1.6, size=(2, 4)).round(2)
-    return w, u, rng.normal(size=4).round(2)
+    return w, u, (0.6 * rng.normal(size=4)).round(2)
 
 
 def _run(seed: int) -> Run:

@@ -102,6 +102,13 @@ def mapped(value: Any, f: Callable[[Any], Any]) -> Any:
     return f(value)
 
 
+def leaves(data: Any) -> list[Any]:
+    """What a batch holds, however deep."""
+    found: list[Any] = []
+    mapped(data, lambda a: found.append(a) or a)
+    return found
+
+
 class _Outputs:
     """A loss of outputs and targets as one of the model and the data."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
-from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
+from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
 from openlstm.insight.words import number
@@ -97,7 +97,7 @@ def xray(
         return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
     target = _target(data, loss, places)
     made = _Sections(places)
-    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss))
+    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0]))
     stage = _stage(before, ablated, notes)
     if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
@@ -273,7 +273,7 @@ def _check(model: Any, data: Any, lag: Any) -> None:
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
         hint = "count the steps between what has to be remembered and the answer"
         raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
-    parts = _leaves(data)
+    parts = leaves(data)
     if not parts or any(isinstance(a, Tensor) and 0 in a.shape for a in parts):
         got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
         raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
@@ -283,7 +283,7 @@ def _thinned(
     model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
-    parts = _leaves(data)
+    parts = leaves(data)
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
     x = parts[0]
     if not all(isinstance(a, Tensor) for a in parts) or len(firsts) != 1:
@@ -427,13 +427,13 @@ def _ladder(
     return ladder(lag=asked, needed=needs, window=window, gradient=reached, flip_lag=flipped, used=used)
 
 
-def _ablation(model: nn.Module, data: Any, loss: Loss | None) -> Any:
+def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place) -> Any:
     from openlstm.insight.ablation import ablation
 
     if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
         how = "xray(model, (x, y), loss=...), or openlstm xray MODEL DATA"
         raise _Nothing(f"What a network uses is measured on data with targets and a loss: {how}.")
-    return ablation(model, data, loss)
+    return ablation(model, data, loss, lengths=place.lengths)
 
 
 def _attribution(
@@ -474,7 +474,7 @@ def _watched(watch: Any) -> Any:
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
-    found = _leaves(parts)
+    found = leaves(parts)
     if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
         return parts
 
@@ -485,13 +485,6 @@ def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ..
         return a if axis is None else a.narrow(axis, 0, rows)
 
     return mapped(parts, few)
-
-
-def _leaves(data: Any) -> list[Any]:
-    """What a batch holds, however deep."""
-    found: list[Any] = []
-    mapped(data, lambda a: found.append(a) or a)
-    return found
 
 
 def _of_place(module: str, function: str, why: str = "", **options: Any) -> Callable[[Place], Any]:

@@ -62,7 +62,7 @@ def _command(name: str, entry: Entry) -> Callable[..., None]:
         ] = None,
         output: Annotated[
             Path | None,
-            typer.Option("--output", "-o", help="Draw the picture: a .svg, .png or .html file.", show_default=False),
+            typer.Option("--output", "-o", help="Where a picture (.svg, .png) or a page (.html) goes.", show_default=False),
         ] = None,
         as_json: Annotated[
             bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")

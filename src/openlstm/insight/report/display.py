@@ -23,7 +23,7 @@ from openlstm._errors import missing_extra
 from openlstm._files import write_whole
 
 try:
-    import altair as alt
+    import altair  # noqa: F401  vl_convert draws what it describes
     import vl_convert
 except ModuleNotFoundError as error:
     raise missing_extra("xray", str(error.name), "report") from error
