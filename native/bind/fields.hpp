@@ -70,38 +70,84 @@ class Fields {
   std::unordered_map<std::string, Read> by_name_;
 };
 
-#define OPENLSTM_FIELD(name) fields.add(#name, [](auto& call, PyObject* value) { read_value(value, call.name); });
-#define OPENLSTM_NOISE(name) fields.add(#name, [](auto& call, PyObject* value) { read_value(value, call.noise.name); });
+#define OPENLSTM_FIELD(name) fields.add(#name, [](auto& call, PyObject* value) { read_value(value, call.name); })
+#define OPENLSTM_NOISE(name) fields.add(#name, [](auto& call, PyObject* value) { read_value(value, call.noise.name); })
 
 template <class Call>
 void add_problem_fields(Fields<Call>& fields) {
-  OPENLSTM_FIELD(steps)
-  OPENLSTM_FIELD(batch)
-  OPENLSTM_FIELD(inputs)
-  OPENLSTM_FIELD(hidden)
-  OPENLSTM_FIELD(projected) OPENLSTM_FIELD(reverse) OPENLSTM_FIELD(first) OPENLSTM_FIELD(last) OPENLSTM_FIELD(w_ih) OPENLSTM_FIELD(w_hh) OPENLSTM_FIELD(b_ih)
-      OPENLSTM_FIELD(b_hh) OPENLSTM_FIELD(w_hr) OPENLSTM_FIELD(w_ch) OPENLSTM_FIELD(norm) OPENLSTM_FIELD(x) OPENLSTM_FIELD(h0) OPENLSTM_FIELD(c0)
-          OPENLSTM_FIELD(lengths) OPENLSTM_FIELD(reset) OPENLSTM_FIELD(reset_h) OPENLSTM_FIELD(reset_c) OPENLSTM_FIELD(threads) OPENLSTM_FIELD(clip)
-              OPENLSTM_FIELD(hidden_mask) OPENLSTM_FIELD(feedback) OPENLSTM_FIELD(has_cell) OPENLSTM_NOISE(zoneout_h) OPENLSTM_NOISE(zoneout_c)
-                  OPENLSTM_NOISE(candidate) OPENLSTM_NOISE(seed) OPENLSTM_NOISE(stream) OPENLSTM_NOISE(training)
+  OPENLSTM_FIELD(steps);
+  OPENLSTM_FIELD(batch);
+  OPENLSTM_FIELD(inputs);
+  OPENLSTM_FIELD(hidden);
+  OPENLSTM_FIELD(projected);
+  OPENLSTM_FIELD(reverse);
+  OPENLSTM_FIELD(first);
+  OPENLSTM_FIELD(last);
+  OPENLSTM_FIELD(w_ih);
+  OPENLSTM_FIELD(w_hh);
+  OPENLSTM_FIELD(b_ih);
+  OPENLSTM_FIELD(b_hh);
+  OPENLSTM_FIELD(w_hr);
+  OPENLSTM_FIELD(w_ch);
+  OPENLSTM_FIELD(norm);
+  OPENLSTM_FIELD(x);
+  OPENLSTM_FIELD(h0);
+  OPENLSTM_FIELD(c0);
+  OPENLSTM_FIELD(lengths);
+  OPENLSTM_FIELD(reset);
+  OPENLSTM_FIELD(reset_h);
+  OPENLSTM_FIELD(reset_c);
+  OPENLSTM_FIELD(threads);
+  OPENLSTM_FIELD(clip);
+  OPENLSTM_FIELD(hidden_mask);
+  OPENLSTM_FIELD(feedback);
+  OPENLSTM_FIELD(has_cell);
+  OPENLSTM_NOISE(zoneout_h);
+  OPENLSTM_NOISE(zoneout_c);
+  OPENLSTM_NOISE(candidate);
+  OPENLSTM_NOISE(seed);
+  OPENLSTM_NOISE(stream);
+  OPENLSTM_NOISE(training);
 }
 template <class T, class X>
 Fields<Forward<T, X>> fields_of(const Forward<T, X>*) {
   Fields<Forward<T, X>> fields;
   add_problem_fields(fields);
-  OPENLSTM_FIELD(y) OPENLSTM_FIELD(gates) OPENLSTM_FIELD(c) OPENLSTM_FIELD(m) OPENLSTM_FIELD(h_n) OPENLSTM_FIELD(c_n) return fields;
+  OPENLSTM_FIELD(y);
+  OPENLSTM_FIELD(gates);
+  OPENLSTM_FIELD(c);
+  OPENLSTM_FIELD(m);
+  OPENLSTM_FIELD(h_n);
+  OPENLSTM_FIELD(c_n);
+  return fields;
 }
 template <class T, class X>
 Fields<Backward<T, X>> fields_of(const Backward<T, X>*) {
   Fields<Backward<T, X>> fields;
   add_problem_fields(fields);
-  OPENLSTM_FIELD(y)
-  OPENLSTM_FIELD(gates)
-  OPENLSTM_FIELD(c)
-  OPENLSTM_FIELD(m)
-  OPENLSTM_FIELD(dy) OPENLSTM_FIELD(dh_n) OPENLSTM_FIELD(dc_n) OPENLSTM_FIELD(dx) OPENLSTM_FIELD(dw_ih) OPENLSTM_FIELD(dw_hh) OPENLSTM_FIELD(db_ih)
-      OPENLSTM_FIELD(db_hh) OPENLSTM_FIELD(dw_hr) OPENLSTM_FIELD(dw_ch) OPENLSTM_FIELD(dnorm) OPENLSTM_FIELD(go_on) OPENLSTM_FIELD(dh0) OPENLSTM_FIELD(dc0)
-          OPENLSTM_FIELD(dreset_h) OPENLSTM_FIELD(dreset_c) OPENLSTM_FIELD(h_steps) OPENLSTM_FIELD(c_steps) return fields;
+  OPENLSTM_FIELD(y);
+  OPENLSTM_FIELD(gates);
+  OPENLSTM_FIELD(c);
+  OPENLSTM_FIELD(m);
+  OPENLSTM_FIELD(dy);
+  OPENLSTM_FIELD(dh_n);
+  OPENLSTM_FIELD(dc_n);
+  OPENLSTM_FIELD(dx);
+  OPENLSTM_FIELD(dw_ih);
+  OPENLSTM_FIELD(dw_hh);
+  OPENLSTM_FIELD(db_ih);
+  OPENLSTM_FIELD(db_hh);
+  OPENLSTM_FIELD(dw_hr);
+  OPENLSTM_FIELD(dw_ch);
+  OPENLSTM_FIELD(dnorm);
+  OPENLSTM_FIELD(go_on);
+  OPENLSTM_FIELD(dh0);
+  OPENLSTM_FIELD(dc0);
+  OPENLSTM_FIELD(dreset_h);
+  OPENLSTM_FIELD(dreset_c);
+  OPENLSTM_FIELD(h_steps);
+  OPENLSTM_FIELD(c_steps);
+  return fields;
 }
 
 // A call as Python described it.
