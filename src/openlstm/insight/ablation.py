@@ -45,6 +45,7 @@ Mode = Literal["cut", "shuffle", "feature"]
 WITHIN = 0.01
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of the largest loss: differences below it are none
 CHANCE = 3.0  # standard errors by which a shorter context has to be better
+FEWEST = 4  # groups of rows by which chance can be told
 ENDS = 16  # places at which a network with a target for every step is asked; groups of rows otherwise
 
 
@@ -270,7 +271,7 @@ class _Found:
     def _beyond_chance(self, k: int) -> bool:
         """Whether a smaller loss is one in nearly all of the data."""
         full, less = self.asked.samples(self.T), self.asked.samples(k)
-        if len(full) < 2 or len(less) != len(full):
+        if len(full) < FEWEST or len(less) != len(full):
             return False
         gains = full - less
         return bool(gains.mean() > CHANCE * gains.std(ddof=1) / np.sqrt(len(gains)))
