@@ -249,7 +249,7 @@ def onnxruntime(job: Job, threads: int) -> Built:
         raise Missing("only the plain LSTM, forward")
     T, B, I, H = job.shape
     given = inputs(job)
-    w, r, *b = (reorder(a, "openlstm", "onnx") for a in (given.w_ih, given.w_hh, given.b_ih, given.b_hh))
+    w, r, *b = (reorder(a, "openlstm", "onnx", H) for a in (given.w_ih, given.w_hh, given.b_ih, given.b_hh))
     weights = {"W": w[None], "R": r[None], "B": np.concatenate(b)[None]}
     node = helper.make_node("LSTM", ["X", *weights, "", "h0", "c0"], ["Y", "h", "c"], hidden_size=H)
 

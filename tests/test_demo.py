@@ -36,14 +36,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_small_demo(tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "-o", str(tmp_path / "a"), "--json"]) == 0
     check(json.loads(capsys.readouterr().out), tmp_path / "a")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_model_that_loses_is_said_to_lose(
     tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +65,6 @@ def test_a_missing_extra_names_its_pip_command(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_the_whole_demo(tmp_path: Path) -> None:
     code = "import sys; from openlstm.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", "-o", str(tmp_path / "a"), "--json"]

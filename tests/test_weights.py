@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError
+from openlstm._errors import ArgumentError, ShapeError
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, LayerNormLSTM, VanillaRNN
 from openlstm.weights import Weights
 
@@ -170,11 +170,11 @@ def test_every_order_holds_each_gate_once() -> None:
 def test_reorder_moves_each_block_to_its_place_and_back(source: str, target: str, kind: str) -> None:
     numbers = np.arange(24.0).reshape(12, 2)  # H = 3: rows 3k .. 3k+2 belong to the k-th gate
     array = torch.from_numpy(numbers) if kind == "torch" else numbers
-    moved = weights.reorder(array, source, target)
+    moved = weights.reorder(array, source, target, 3)
     for gate in "ifgo":
         was, is_now = weights.GATE_ORDERS[source].index(gate), weights.GATE_ORDERS[target].index(gate)
         assert (moved[3 * is_now : 3 * is_now + 3] == array[3 * was : 3 * was + 3]).all()
-    back = weights.reorder(moved, target, source)
+    back = weights.reorder(moved, target, source, 3)
     assert type(back) is type(array) and back.tolist() == array.tolist()
 
 
@@ -187,3 +187,59 @@ def test_unknown_order() -> None:
         "  expected  coreml, equinox, flax, haiku, haste, keras, onnx, openlstm, openvino, torch\n"
         "  hint      name one of these packages"
     )
+
+
+@pytest.mark.parametrize("kind", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+def test_reorder_takes_nothing_but_four_gates(kind: Any) -> None:
+    """Rows that would be dropped, or mixed, in silence: a GRU has three blocks, and 12 rows may be either."""
+    for n in range(1, 40):
+        whole = n % 4 == 0 and n % 3 != 0
+        for shape in ((n,), (n, 5)):
+            if whole:
+                assert weights.reorder(kind(shape), "torch", "onnx").shape == shape
+            else:
+                with pytest.raises(ShapeError):
+                    weights.reorder(kind(shape), "torch", "onnx")
+        for H in range(12):
+            if H and n == 4 * H:
+                assert weights.reorder(kind((n, 5)), "torch", "onnx", H).shape == (n, 5)
+            else:
+                with pytest.raises(ShapeError):
+                    weights.reorder(kind((n, 5)), "torch", "onnx", H)
+    with pytest.raises(ShapeError):
+        weights.reorder(kind(()), "torch", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden", "text"),
+    [
+        (
+            (9,),
+            None,
+            "weights.reorder: 9 rows are not the four gates of an LSTM\n"
+            "  got       array: float64[9]\n"
+            "  expected  [4*H, ...]\n"
+            "  hint      pass weight_ih, weight_hh or a bias of an LSTM; the gates of a GRU are others",
+        ),
+        (
+            (12, 4),
+            4,
+            "weights.reorder: 12 rows are not the four gates of an LSTM\n"
+            "  got       array: float64[12, 4], hidden_size=4\n"
+            "  expected  [16, ...] = [4*H, ...]\n"
+            "  hint      pass weight_ih, weight_hh or a bias of an LSTM; the gates of a GRU are others",
+        ),
+        (
+            (12, 4),
+            None,
+            "weights.reorder: 12 rows are an LSTM of 3 units or a GRU of 4\n"
+            "  got       array: float64[12, 4]\n"
+            "  expected  [4*H, ...], and H\n"
+            "  hint      pass hidden_size=3 if they are an LSTM's",
+        ),
+    ],
+)
+def test_what_reorder_says(shape: tuple[int, ...], hidden: int | None, text: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        weights.reorder(np.zeros(shape), "openlstm", "onnx", hidden)
+    assert str(caught.value) == text

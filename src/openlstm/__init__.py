@@ -2,8 +2,8 @@
 
     LSTM, GRU, RNN                 drop-ins for torch.nn, with any cell, lengths, resets, noise and the gates open
     LSTMCell, GRUCell, RNNCell     one step of them
-    replace                        every torch.nn.LSTM, GRU and RNN inside a model swapped for ours, weights kept
-    trace, Trace                   gates, states and per-step gradients of a layer by name
+    replace                        every such layer and cell of torch.nn inside a model swapped for ours, weights kept
+    trace, Trace                   gates, states and per-step gradients of a layer, or of all layers of a model, by name
     xray                           what a network remembers, for how long, and what to change, as a report
     edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
@@ -11,13 +11,15 @@
     Forecaster                     fit, predict, evaluate, save: one series out of a table
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
 
-Names are imported on first use: `import openlstm` alone loads neither torch nor a plot library.
+Names and submodules are imported on first use: `import openlstm` alone loads neither torch nor a plot library.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from openlstm._submodules import submodule
 
 __version__ = "0.1.0"
 
@@ -95,18 +97,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'openlstm' has no attribute {name!r}; it has {', '.join(__all__)}")
-    home = _LAZY[name]
+    """Import a public name, or a submodule, on first use."""
+    home = _LAZY.get(name)
     try:
-        value = import_module(f"openlstm.{name}") if not home else getattr(import_module(f"openlstm.{home}"), name)
+        value = getattr(import_module(f"openlstm.{home}"), name) if home else submodule("openlstm", name)
     except ImportError as error:
         if error.name != "torch":
             raise
         from openlstm._errors import missing_extra
 
         raise missing_extra(f"openlstm.{name}", "torch", "torch") from error
+    if value is None:
+        raise AttributeError(f"module 'openlstm' has no attribute {name!r}; it has {', '.join(__all__)}")
     globals()[name] = value
     return value
 

@@ -11,15 +11,19 @@ class OpenLSTMError(Exception):
     """The root of all errors raised on purpose by this package."""
 
 
-class ShapeError(OpenLSTMError, ValueError):
+# torch raises a RuntimeError here and a ValueError there for what is one kind of mistake: those below are both, so that
+# whatever was caught around a layer of torch.nn is caught around ours.
+
+
+class ShapeError(OpenLSTMError, ValueError, RuntimeError):
     """An array has the wrong number of axes or the wrong size."""
 
 
-class DtypeError(OpenLSTMError, TypeError):
+class DtypeError(OpenLSTMError, TypeError, ValueError, RuntimeError):
     """An argument has the wrong type or the wrong element type."""
 
 
-class ArgumentError(OpenLSTMError, ValueError):
+class ArgumentError(OpenLSTMError, ValueError, RuntimeError):
     """An argument has a value outside what is allowed."""
 
 
@@ -33,6 +37,10 @@ class ModelFileError(OpenLSTMError, ValueError):
 
 class BackendError(OpenLSTMError, RuntimeError):
     """The backend that was asked for cannot run this; another is never taken in silence."""
+
+
+class BusyError(OpenLSTMError, RuntimeError):
+    """Something that serves one call at a time is serving another one."""
 
 
 class TrainingError(OpenLSTMError, RuntimeError):

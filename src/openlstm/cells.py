@@ -125,7 +125,7 @@ class Cell(ABC):
 
     @property
     def kernel(self) -> str:
-        """The name of the struct in `native/cells.hpp` that runs this cell, "" for a user's own, also one derived from ours."""
+        """The name in a table of `native/cells/` of what runs this cell, "" for a user's own, also one derived from ours."""
         return self._kernel if type(self).__module__ == __name__ else ""
 
     @property

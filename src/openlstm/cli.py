@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from openlstm import __version__
 from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
+from openlstm._files import writable, write_whole
 from openlstm.doctor import extra_of
 from openlstm.engine.threads import torch_aside
 from openlstm.lab.command import app as lab_app
@@ -61,13 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if e.code == INTERRUPTED:
                 _err().print("stopped")
             return int(e.code or 0)
-        except (OpenLSTMError, OSError, ModuleNotFoundError) as e:
-            if isinstance(e, ModuleNotFoundError) and not isinstance(e, OpenLSTMError):
-                extra = extra_of(e.name)
-                if extra is None:
-                    raise  # a fault of ours, not of the installation
-                e = missing_extra("openlstm", str(e.name), extra)
-            _err().print(f"[bold red]error[/] {_plain(e)}", highlight=False, soft_wrap=True)
+        except (OpenLSTMError, OSError, ImportError, MemoryError, RuntimeError) as e:
+            told = _in_form(e)
+            if told is None:
+                raise  # a fault of ours
+            _err().print(f"[bold red]error[/] {escape(told)}", highlight=False, soft_wrap=True)
             return 1
     return 0
 
@@ -118,7 +116,7 @@ def fit_forecast(
     quiet: Quiet = False,
 ) -> None:
     """Train a forecaster of one column and score it beside honest baselines."""
-    _writable(output, (".safetensors",), (data,))
+    writable(output, (".safetensors",), (data,))
     from openlstm.data import read_series
     from openlstm.tasks.forecast import Forecaster
     from openlstm.train import Options
@@ -177,19 +175,20 @@ def predict(
     from openlstm.tasks import scoring
 
     if output is not None:
-        _writable(output, (".csv", ".parquet"), (data, model))
+        writable(output, (".csv", ".parquet"), (data, model))
     loaded = load(model)
     series = _series_for(loaded.header.series, data, time, target, time_format)
-    rows = scoring.predict(loaded, series).rows()
+    prediction = scoring.predict(loaded, series)
+    rows = prediction.rows()
     if output is not None:
-        _write_rows(output, rows)
+        write_whole(output, _as_csv(rows).encode() if output.suffix.lower() == ".csv" else _as_parquet(prediction))
         _tell([f"wrote {len(rows)} rows to {output}"])
     if as_json:
         return _print_json(
             {"model": str(model), "target": series.name, "notes": [n._asdict() for n in series.notes], "forecast": rows}
         )
     if output is None:
-        sys.stdout.write(_as_csv(rows))
+        print(_as_csv(rows), end="")
 
 
 @app.command()
@@ -246,7 +245,7 @@ def xray(
     """What a network remembers, for how long, and what to change, as one self-contained page."""
     page = output or (None if as_json else Path("xray.html"))
     if page is not None:
-        _writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
+        writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
     if apply and data is None:
         raise ArgumentError(
             message("xray", "--apply trains, so it needs the data", "no DATA", "DATA", f"openlstm xray {model} DATA --apply")
@@ -302,7 +301,7 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Write the lecture on the LSTM as one self-contained page, every figure computed now."""
-    _writable(output, (".html", ".htm"))
+    writable(output, (".html", ".htm"))
     from openlstm import explain as explain_
 
     with _err().status("computing the figures ...") if not quiet else _Nothing() as status:
@@ -352,58 +351,20 @@ def _describe(data: Path, series: Any) -> list[str]:
     return [head, *(f"note: {note.text}" for note in series.notes)]
 
 
-def _writable(path: Path, kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse a place that cannot be written, or that holds what is read, before the work is done, not after."""
-    for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given):
-            raise ArgumentError(
-                message(
-                    str(path),
-                    "is what is read; it would be lost",
-                    f"{given} as input and as output",
-                    "another file",
-                    f"for example {path.with_name('new-' + path.name).name}",
-                )
-            )
-    if not path.parent.is_dir():
-        raise ArgumentError(
-            message(str(path), "its folder does not exist", str(path.parent), "an existing folder", f"mkdir -p {path.parent}")
-        )
-    if path.is_dir():
-        raise ArgumentError(
-            message(str(path), "is a folder", str(path), "the name of a file", f"for example {path / 'model.safetensors'}")
-        )
-    if kinds and path.suffix.lower() not in kinds:
-        raise ArgumentError(
-            message(
-                str(path),
-                "has an ending that is not known here",
-                repr(path.suffix),
-                " or ".join(kinds),
-                f"for example {path.with_suffix(kinds[0]).name}",
-            )
-        )
-
-
 def _as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
-    # the network computes in float32: more digits than that would be noise
-    writer.writerows([str(np.float32(v)) if isinstance(v, float) else v for v in row.values()] for row in rows)
+    writer.writerows(row.values() for row in rows)  # numbers as Python writes them, so that they are read back the same
     return text.getvalue()
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    from openlstm.model_file import write_whole
-
-    if path.suffix.lower() == ".csv":
-        return write_whole(path, _as_csv(rows).encode())
+def _as_parquet(prediction: Any) -> bytes:
     import polars as pl
 
     buffer = io.BytesIO()
-    pl.DataFrame(rows).with_columns(pl.col("date").str.to_datetime()).write_parquet(buffer)
-    write_whole(path, buffer.getvalue())
+    pl.DataFrame(prediction.rows()).with_columns(pl.Series("date", prediction.times)).write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def _print_json(result: Any) -> None:
@@ -419,17 +380,30 @@ def _tell(lines: list[str], quiet: bool = False) -> None:
         _err().print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
-    text = (
-        str(error)
-        if isinstance(error, OpenLSTMError)
-        else f"{error.strerror or error}: {error.filename}"
-        if isinstance(error, OSError) and error.filename
-        else str(error)
-    )
-    return escape(text)
+def _in_form(error: Exception) -> str | None:
+    """What a user is told of an error that is none of ours; None where nobody but us can do something about it."""
+    if isinstance(error, OpenLSTMError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)) is not None:
+        return str(missing_extra("openlstm", str(error.name), extra))
+    if isinstance(error, OSError):
+        return message(
+            str(error.filename or "openlstm"),
+            "cannot be read or written",
+            error.strerror or str(error),
+            "a place that can be read and written",
+            "check the path, the rights to it, and the space that is left",
+        )
+    first = (str(error) or "no memory left").splitlines()[0]
+    if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first:  # torch raises RuntimeError
+        return message(
+            "openlstm",
+            "the memory does not suffice",
+            first,
+            "room for the table and the network",
+            "a smaller window, network or table",
+        )
+    return None
 
 
 def _show_warning(text: Any, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:

@@ -12,11 +12,17 @@ from rich.console import Console
 from rich.live import Live
 
 from openlstm._errors import missing_extra
+from openlstm._files import writable
 from openlstm.engine.threads import torch_aside
 
 HORIZON, HELD_OUT = 52, 104  # weeks
 MEMBERS, EPOCHS = 3, 40
 LAG, STEPS, ARMS = 120, 1000, ("rnn", "lstm", "lstm-chrono")
+FILES = {
+    "forecast.png": "the picture",
+    "model.safetensors": "the model",
+    "explain.html": "the LSTM explained; open it in a browser",
+}
 NEEDS = ("torch", "lightning_fabric", "polars", "statsmodels", "altair", "vl_convert", "jinja2")
 
 
@@ -33,6 +39,8 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
         Everything as plain numbers, ready for JSON.
 
     Raises:
+        ArgumentError: if a file cannot be written there.
+        OSError: if the folder cannot be made.
         MissingExtraError: if a package of the extra `demo` is not installed.
     """
     for package in NEEDS:
@@ -40,6 +48,8 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
             raise missing_extra("openlstm demo", package, "demo")
     out = out or Console(quiet=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        writable(folder / name)
     begin = time.perf_counter()
     co2 = _co2(folder, seed, quiet, out)
     with torch_aside():
@@ -47,11 +57,7 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
         page = _explain(folder, seed, quiet, out)
     seconds = time.perf_counter() - begin
     out.print(f"\nAll of it took {seconds:.0f} s. It lies in {folder}:", highlight=False, markup=False)
-    for name, what in (
-        ("forecast.png", "the picture"),
-        ("model.safetensors", "the model"),
-        ("explain.html", "the LSTM explained; open it in a browser"),
-    ):
+    for name, what in FILES.items():
         out.print(f"  {folder / name}   {what}", highlight=False, soft_wrap=True, markup=False)
     return {"co2": co2, "latch": latch, "explain": page, "folder": str(folder), "seconds": seconds}
 

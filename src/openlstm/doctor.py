@@ -62,7 +62,7 @@ def examine() -> dict[str, Any]:
             "backends": [name for name in SUPPORT if name != "cpu" or native],
             "instruction set": isa,
             "instruction sets available": [name for name in cpu.isas() if name != "wide"] if native else [],
-            "bfloat16": None if isa is None else "multiplies in it" if cpu.has_bfloat16(LSTM()) else "runs as float32",
+            "bfloat16": None if isa is None else cpu.bfloat16(),
             "threads": count,
         },
         "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},

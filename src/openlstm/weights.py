@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, message
+from openlstm._errors import ArgumentError, ShapeError, describe, message
 from openlstm.cells import Cell
 
 GATE_ORDERS: dict[str, str] = {
@@ -224,28 +224,39 @@ def _each(weights: Weights, f: Any) -> Weights:
     return weights._replace(**{name: None if a is None else f(a, at[name]) for name, a in named.items()})
 
 
-def reorder(array: Array, source: str, target: str) -> Array:
+def reorder(array: Array, source: str, target: str, hidden_size: int | None = None) -> Array:
     """Rows of LSTM weights [4*H, ...] or biases [4*H] from one package's gate order to another's.
 
     Args:
         array: the blocks of H rows in the order of `source`.
         source, target: names in `GATE_ORDERS`.
+        hidden_size: H; None for a quarter of the rows, where that is the only reading (12 rows are an LSTM of 3 units or a
+            GRU of 4).
 
     Raises:
         ArgumentError: for a name that is not there.
+        ShapeError: for rows that are not, or need not be, the four gates of H units.
 
     >>> import numpy as np
     >>> reorder(np.array([1, 2, 3, 4]), "openlstm", "onnx").tolist()
     [1, 4, 2, 3]
     """
+    who = "weights.reorder"
     for name in (source, target):
         if name not in GATE_ORDERS:
             known = ", ".join(sorted(GATE_ORDERS))
-            raise ArgumentError(
-                message("weights.reorder", f"unknown gate order {name!r}", repr(name), known, "name one of these packages")
-            )
-    n = array.shape[0] // 4
-    blocks = {gate: array[k * n : (k + 1) * n] for k, gate in enumerate(GATE_ORDERS[source])}
+            raise ArgumentError(message(who, f"unknown gate order {name!r}", repr(name), known, "name one of these packages"))
+    rows = array.shape[0] if len(array.shape) else 0
+    H = rows // 4 if hidden_size is None else hidden_size
+    got = f"array: {describe(array)}" + ("" if hidden_size is None else f", hidden_size={H}")
+    if H < 1 or rows != 4 * H:
+        expected = "[4*H, ...]" if hidden_size is None else f"[{4 * H}, ...] = [4*H, ...]"
+        hint = "pass weight_ih, weight_hh or a bias of an LSTM; the gates of a GRU are others"
+        raise ShapeError(message(who, f"{rows} rows are not the four gates of an LSTM", got, expected, hint))
+    if hidden_size is None and rows % 3 == 0:
+        what = f"{rows} rows are an LSTM of {H} units or a GRU of {rows // 3}"
+        raise ShapeError(message(who, what, got, "[4*H, ...], and H", f"pass hidden_size={H} if they are an LSTM's"))
+    blocks = {gate: array[k * H : (k + 1) * H] for k, gate in enumerate(GATE_ORDERS[source])}
     ordered = [blocks[gate] for gate in GATE_ORDERS[target]]
     xp = A.namespace(array)
     return xp.cat(ordered, 0) if A.is_torch(array) else xp.concatenate(ordered, 0)

@@ -15,6 +15,7 @@ import pytest
 
 import openlstm
 from openlstm import cli
+from openlstm.data import read_series, read_table
 from openlstm.engine import cpu
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
@@ -143,13 +144,116 @@ def test_predict_writes_a_table(place: Path, capsys: pytest.CaptureFixture[str])
 
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.parquet", "--json")
     found = json.loads(ran.out)
-    assert [np.float32(r["forecast"]) for r in found["forecast"]] == [np.float32(v) for v in table["forecast"]]
+    assert [r["forecast"] for r in found["forecast"]] == table["forecast"].to_list()
 
     for name in ("out.csv", "out.parquet"):
         ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / name)
         assert ran.status == 0 and ran.out == "" and f"wrote 7 rows to {place / name}" in ran.err
     assert pl.read_csv(place / "out.csv").equals(table)
-    np.testing.assert_allclose(pl.read_parquet(place / "out.parquet")["forecast"], table["forecast"], rtol=1e-6)
+    assert pl.read_parquet(place / "out.parquet").equals(table.with_columns(pl.col("date").str.to_datetime()))
+
+
+@pytest.mark.parametrize(("level", "unit"), [(0.0, 1.0), (1e9, 1.0), (0.0, 1e39), (0.0, 1e90), (0.0, 1e-60)])
+def test_every_output_gives_the_numbers_of_the_model(
+    level: float, unit: float, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written is read back bit for bit, at any level and in any unit."""
+    model = openlstm.load(place / "m.safetensors")
+    table = pl.read_csv(place / "a.csv").with_columns(level + unit * pl.col("sales"))
+    table.write_csv(place / "level.csv")
+    expected = np.array(model.predict(table["sales"].fill_null(float("nan")).to_numpy()))
+    assert len(np.unique(expected[0])) == 7 and np.isfinite(expected).all()
+    command = ("predict", place / "m.safetensors", place / "level.csv")
+    for name in ("level-out.csv", "level-out.parquet"):
+        assert Ran(capsys, *command, "-o", place / name).status == 0
+    columns = ["forecast", "lower_80", "upper_80"]
+    lines = [line.split(",")[1:] for line in Ran(capsys, *command).out.splitlines()[1:]]
+    rows = json.loads(Ran(capsys, *command, "--json").out)["forecast"]
+    written = {
+        "stdout": np.array([[float(v) for v in line] for line in lines]).T,
+        "json": np.array([[row[name] for name in columns] for row in rows]).T,
+        "csv": np.array([read_table(place / "level-out.csv").numbers(name) for name in columns]),
+        "parquet": np.array([read_table(place / "level-out.parquet").numbers(name) for name in columns]),
+    }
+    for name, values in written.items():
+        assert (values == expected).all(), name
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_dates_of_a_forecast_can_be_read_back(place: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
+    """Of hours, some at midnight: all in one form."""
+    t = np.datetime64("2001-01-01T00", "us") + np.arange(300) * np.timedelta64(1, "h")
+    pl.DataFrame({"date": t, "sales": np.sin(np.arange(300.0))}).write_csv(place / "hours.csv")
+    fit = ("fit", "forecast", place / "hours.csv", "--time", "date", "--target", "sales", *FIT, "--window", 9, "-q")
+    assert Ran(capsys, *fit, "--horizon", 30, "-o", place / "hours.safetensors").status == 0
+    out = place / f"hours-out{ending}"
+    assert Ran(capsys, "predict", place / "hours.safetensors", place / "hours.csv", "-o", out).status == 0
+    read = read_series(out, "date", "forecast")
+    assert (read.times == t[-1] + np.arange(1, 31) * np.timedelta64(1, "h")).all() and not read.notes
+
+
+@pytest.mark.parametrize("power", [100, 101, 154, 200, 300])
+def test_numbers_of_any_size_give_a_forecast_or_an_error(power: int, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pl.read_csv(place / "a.csv").with_columns(pl.col("sales") * 10.0**power / 100)
+    table.write_csv(place / "large.csv")
+    largest = float(table["sales"].max())  # type: ignore[arg-type]
+    fit = ("fit", "forecast", place / "large.csv", "--time", "date", "--target", "sales", *FIT, "-q", "--json")
+    commands = [
+        (*fit, "-o", place / "large.safetensors"),
+        ("predict", place / "m.safetensors", place / "large.csv", "--json"),
+        ("evaluate", place / "m.safetensors", place / "large.csv", "-q", "--json"),
+        ("xray", place / "m.safetensors", place / "large.csv", "-q", "--json"),
+    ]
+    for command in commands:
+        ran = Ran(capsys, *command)
+        if largest <= 1e100:
+            assert ran.status == 0, ran.err
+            json.loads(ran.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        else:
+            assert ran.status == 1 and ran.out == "" and "is too large to compute with" in ran.err
+
+
+def test_a_wrong_time_format_is_one_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for told in ("%m/%d", "%Q", "%Y-%m-%d %H", "", "%d.%m.%Y"):
+        ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "--time-format", told)
+        assert ran.status == 1 and ran.out == "" and "Traceback" not in ran.err, told
+        assert ran.err.startswith("error ") and "hint" in ran.err and "format" in ran.err, told
+
+
+@pytest.mark.parametrize(
+    ("error", "first"),
+    [
+        (MemoryError("Unable to allocate 8.00 TiB"), "error openlstm: the memory does not suffice"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "error openlstm: the memory does not"),
+        (PermissionError(13, "Permission denied", "a.csv"), "error a.csv: cannot be read or written\n  got       Permission"),
+        (OSError(28, "No space left on device"), "error openlstm: cannot be read or written\n  got       No space left"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_our_form(
+    error: Exception, first: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("openlstm.data.read_series", fail)
+    ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv")
+    assert ran.status == 1 and ran.out == "" and ran.err.startswith(first) and "\n  hint      " in ran.err
+
+
+def test_a_fault_of_ours_is_not_hidden(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("openlstm.data.read_series", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        cli.main(["predict", str(place / "m.safetensors"), str(place / "a.csv")])
+
+
+def test_a_network_beyond_the_memory_is_one_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", "--horizon", 7, "-q")
+    ran = Ran(capsys, *fit, "--hidden-size", 10**8, "-o", place / "big.safetensors")  # beyond any address
+    assert ran.status == 1 and "hint" in ran.err and "Traceback" not in ran.err
+    assert not (place / "big.safetensors").exists()
 
 
 def test_predict_needs_no_torch(place: Path) -> None:
@@ -241,6 +345,48 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, 
     )
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place)
     assert ran.status == 1 and "is a folder" in ran.err
+
+
+@pytest.mark.parametrize("folder", ["file", "/proc"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "forecast", "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", "m.safetensors"],
+        ["predict", "m.safetensors", "a.csv", "-o", "out.csv"],
+        ["predict", "m.safetensors", "a.csv", "-o", "out.parquet"],
+        ["xray", "m.safetensors", "a.csv", "-o", "page.html"],
+        ["explain", "-o", "page.html"],
+        ["lab", "latch", "-o", "picture.svg"],
+        ["demo", "-o", "folder"],
+    ],
+    ids=lambda c: " ".join(c[:2]),
+)
+def test_every_output_is_tried_before_the_work(
+    command: list[str], folder: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file as a folder, and a folder in which not even root makes a file."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no such folder here")
+    monkeypatch.chdir(place)
+    Path("file").touch()
+    for work in ("data.read_series", "lab.run", "explain.page.compute", "demo._co2"):
+        monkeypatch.setattr(f"openlstm.{work}", lambda *_, **__: pytest.fail("worked before the output was tried"))
+    ran = Ran(capsys, *command[:-1], Path(folder) / command[-1])
+    assert ran.status == 1 and ran.out == ""
+    assert ran.err.startswith(f"error {Path(folder) / command[-1]}: ") and "\n  hint      " in ran.err
+
+
+def test_an_output_that_is_replaced_keeps_its_rights_and_its_link(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("kept.safetensors", "kept.csv", "kept.html"):
+        (place / name).touch(0o600)
+        (place / f"link-{name}").symlink_to(name)
+    fit = ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-q")
+    assert Ran(capsys, *fit, "-o", place / "link-kept.safetensors").status == 0
+    assert Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / "link-kept.csv").status == 0
+    assert Ran(capsys, "xray", place / "m.safetensors", "-q", "-o", place / "link-kept.html").status == 0
+    for name in ("kept.safetensors", "kept.csv", "kept.html"):
+        assert (place / f"link-{name}").is_symlink() and (place / name).stat().st_size > 0
+        assert (place / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_read_is_never_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,24 @@ def test_the_page_and_the_summary(place: Path, capsys: pytest.CaptureFixture[str
     assert "X-ray of m.safetensors" in html and "looked at after training" in html
 
 
+def test_terminal_page_and_json_say_the_same(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = place / "same.html"
+    command = ("xray", place / "m.safetensors", place / "a.csv", "--lag", 33, "-q")
+    found = json.loads(Ran(capsys, *command, "--json").out)
+    shown = "".join(Ran(capsys, *command, "-o", page).out.split())
+    html = "".join(page.read_text(encoding="utf-8").split())
+    by = {s["name"]: s for s in found["sections"]}
+    uses = by["ablation"]["results"]["model"]["uses"]
+    assert found["word"] == f"uses {uses} step{'s' * (uses != 1)}" and found["finding"] == by["ablation"]["finding"]
+    assert by["streaming"]["finding"].splitlines()[-1].startswith((f"Send {uses} step", "It does better", "Begun cold"))
+    for sentence in (found["finding"], by["streaming"]["finding"].splitlines()[-1], *found["notes"]):
+        assert "".join(sentence.split()) in shown and "".join(sentence.split()) in html
+    assert shown.count("".join(found["finding"].split())) == 1
+    rungs = {r["name"]: r["lag"] for r in found["ladder"]["rungs"]}
+    assert rungs["asked"] == 33 and rungs["used"] == uses
+    assert any("Windows are scaled by all of their" in note for note in found["notes"])
+
+
 def test_before_is_the_same_network_before_its_first_step(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("xray", place / "m.safetensors", place / "a.csv", "--json", "-q")
     after, before = (json.loads(Ran(capsys, *command, *more).out) for more in ((), ("--before",)))

@@ -1,11 +1,11 @@
-"""PyTorch's ModuleInfo of LSTM, GRU and RNN, the inputs and references of its own module tests, run on other classes.
+"""PyTorch's ModuleInfo of LSTM, GRU, RNN and their cells, the inputs and references of its own module tests, on other classes.
 
     python -m tests.conformance.moduleinfo openlstm:LSTM torch.nn:LSTM    # prints JSON: class -> test -> "" or the error
 
 A process of its own, since importing `torch.testing._internal` changes how the process tests. The inputs, references and
 error cases come from the installed torch; the bodies below do with them what PyTorch's test/test_modules.py, which no wheel
 has, does on CPU: forward beside the reference, factory arguments, repr, saving, pickling, non-contiguous inputs,
-first and second derivatives, train and eval, and the device context.
+first and second derivatives, train and eval, the device context, and what it refuses.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+KINDS = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 STRIDE = 1  # every so many samples have their derivatives checked: 5 in a brief run
 
 Body = Callable[[Any, Any, torch.dtype, bool], None]  # info, torch.testing's assert_close, dtype, training
@@ -142,6 +143,19 @@ def train_and_eval(info: Any, close: Any, dtype: torch.dtype, training: bool) ->
         close(module.train(not training)(*given.args, **given.kwargs), first)  # no sample has dropout
 
 
+def refusals(info: Any, close: Any, dtype: torch.dtype, training: bool) -> None:
+    """What torch refuses raises an error of torch's type, though in words of our own."""
+    torch.manual_seed(0)
+    for case in info.module_error_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=training):
+        sample = case.module_error_input
+        try:
+            made = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs)
+            made.to("cpu", dtype)(*sample.forward_input.args, **sample.forward_input.kwargs)
+        except case.error_type:
+            continue
+        raise AssertionError(f"no {case.error_type.__name__} where torch says {case.error_regex!r}")
+
+
 BODIES: tuple[Body, ...] = (
     forward,
     factory,
@@ -152,6 +166,7 @@ BODIES: tuple[Body, ...] = (
     train_and_eval,
     derivatives,
     second_derivatives,
+    refusals,
 )
 
 
@@ -172,17 +187,22 @@ def filled(a: Any, flat: list[Tensor]) -> tuple[Any, list[Tensor]]:
 
 
 def run(classes: list[type], brief: bool = False) -> dict[str, dict[str, str]]:
-    """Every class through every body, dtype and mode; `brief`: in training alone, fewer derivatives, to the first failure."""
+    """Every class through every body, dtype and mode.
+
+    Args:
+        brief: in training alone, with fewer derivatives, to the first failure, and without refusals.
+    """
     global STRIDE
     STRIDE = 5 if brief else 1
     common = infos()
     found: dict[str, dict[str, str]] = {}
     for cls in classes:
-        kind = next(k for k in ("LSTM", "GRU", "RNN") if any(k == base.__name__ for base in cls.__mro__))
+        kind = next(k for k in KINDS if any(k == base.__name__ for base in cls.__mro__))
         known = next(info for info in common.module_db if info.module_cls is getattr(torch.nn, kind))
-        info = common.ModuleInfo(cls, module_inputs_func=known.module_inputs_func)
+        functions = {name: getattr(known, name) for name in ("module_inputs_func", "module_error_inputs_func")}
+        info = common.ModuleInfo(cls, **functions)
         results = found[f"{cls.__module__}:{cls.__name__}"] = {}
-        for body in BODIES:
+        for body in BODIES[:-1] if brief else BODIES:
             for dtype in (torch.float32, torch.float64):
                 for training in (True,) if brief else (True, False):
                     word = ""

@@ -84,7 +84,7 @@ def run(
         for d in range(D):
             end = "_l0_reverse" if d or back else "_l0"
             for name, a in names.items():
-                getattr(layer, name + end).copy_(torch.from_numpy(_rows(op_type, a[d])))
+                getattr(layer, name + end).copy_(torch.from_numpy(_rows(op_type, a[d], hidden_size)))
             if "P" in given:
                 i, o, f = np.split(given["P"][d], 3)
                 getattr(layer, "weight_ch" + end).copy_(torch.from_numpy(np.concatenate([i, f, o])))
@@ -106,10 +106,10 @@ def run(
     return {name: _numpy(a) for name, a in zip(("Y", "Y_h", "Y_c"), [y, *ends], strict=False)}
 
 
-def _rows(op_type: str, a: np.ndarray) -> np.ndarray:
+def _rows(op_type: str, a: np.ndarray, hidden_size: int) -> np.ndarray:
     """Rows in the order of ONNX -> in ours: its LSTM has i, o, f, c, its GRU z, r, h."""
     if op_type == "LSTM":
-        return reorder(a, "onnx", "openlstm")
+        return reorder(a, "onnx", "openlstm", hidden_size)
     if op_type == "GRU":
         z, r, n = np.split(a, 3)
         return np.concatenate([r, z, n])

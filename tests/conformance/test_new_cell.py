@@ -52,7 +52,7 @@ def laws(folder: Path, backward: str = "") -> tuple[int, str]:
     command += [*SUITES, "-k", "leaky", "-vv", "--no-header", "--tb=line", "-W", "ignore"]
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

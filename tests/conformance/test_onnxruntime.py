@@ -71,7 +71,7 @@ def _inputs(cell: Cell, directions: list[Weights], H: int) -> dict[str, list[np.
             turn = _gru_rows if cell.name == "gru" else lambda a: a
             rows = [turn(a) for a in (w.w_ih, w.w_hh, *biases)]
         else:
-            rows = [reorder(_all_gates(cell, a, H), "openlstm", "onnx") for a in (w.w_ih, w.w_hh, *biases)]
+            rows = [reorder(_all_gates(cell, a, H), "openlstm", "onnx", H) for a in (w.w_ih, w.w_hh, *biases)]
             # CIFG needs nothing: ONNX does not read f there
             for gate in {"i", "f", "o"} - set(cell.gates) - ({"f"} if cell.name == "cifg" else set()):
                 at = "iofg".index(gate) * H

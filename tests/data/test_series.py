@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from openlstm._errors import DataError
 from openlstm.data import cut, from_arrays, origins, read_series, split_by_time
-from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time
+from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time, show_times
 from openlstm.model_file import Step
 
 SECOND = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800}
@@ -126,10 +127,105 @@ def test_errors(tmp_path: Path) -> None:
     )
 
 
+def test_the_first_row_is_named_if_it_is_the_one_that_is_off(tmp_path: Path) -> None:
+    fails(
+        tmp_path / "a.csv",
+        "20010103,1\n20010113,2\n20010120,3\n20010127,4\n20010203,5\n",
+        "a.csv, row 1 (line 2), column 't': lies off the grid of 1 week\n  got       2001-01-03; 1 of 5 rows are off\n"
+        "  expected  2001-01-20 plus a whole number of weeks\n"
+        "  hint      resample the table to equal intervals, and leave out what was not measured",
+    )
+
+
 def test_a_given_interval_is_held_to() -> None:
     times = np.datetime64("2001-01-01") + np.arange(10)
     with pytest.raises(DataError, match="lies off the grid of 1 week"):
         from_arrays(times, np.arange(10.0), step=Step(unit="second", count=SECOND["week"]))
+
+
+STEPS = [("month", 1), ("month", 3), ("second", 60), ("second", 86400), ("second", 604800)]
+
+
+@given(st.sampled_from(STEPS), st.integers(2, 15), st.sets(st.integers(3, 30), max_size=9))
+def test_a_longer_interval_is_refused_and_gaps_are_not(kind: tuple[str, int], factor: int, hidden: set[int]) -> None:
+    """Every k-th step of the grid is another interval, whatever is absent besides; k = 1 with gaps is the same."""
+    step = Step(unit=kind[0], count=kind[1])  # type: ignore[arg-type]
+    kept = np.array([k for k in range(40) if k not in hidden])
+    start = np.datetime64("1999-03-31", "us")
+    assert from_arrays(add_steps(start, step, kept), np.ones(len(kept)), step=step).step == step
+    with pytest.raises(DataError) as e:
+        from_arrays(add_steps(start, step, factor * kept), np.ones(len(kept)), step=step)
+    assert str(e.value) == (
+        f"the arrays, column 'time': has a longer interval than {name_step(step)}\n"
+        f"  got       most rows are {name_step(step, factor)} apart\n  expected  most rows {name_step(step)} apart\n"
+        "  hint      give data of that interval, or fit a model to these"
+    )
+
+
+def test_a_grid_out_of_proportion_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    """One year of 120 seconds is mistyped: a grid of 946 million steps, 7.6 GB an array."""
+    seconds = [str(t) for t in np.datetime64("2001-01-01T00:00:00") + np.arange(120)]
+    seconds[50] = "2031" + seconds[50][4:]
+    (tmp_path / "a.csv").write_text("t,y\n" + "".join(f"{t},{k}\n" for k, t in enumerate(seconds)))
+    tracemalloc.start()
+    with pytest.raises(DataError) as e:
+        read_series(tmp_path / "a.csv", "t", "y")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10e6
+    assert str(e.value) == (
+        "a.csv, row 51 (line 52), column 't': lies too far from the other rows\n"
+        "  got       2031-01-01 00:00:50, 946684731 seconds from 2001-01-01 00:01:59; "
+        "a series of 946,684,851 steps out of 120 rows\n"
+        "  expected  at most 6,000 steps, 50 for each row\n"
+        "  hint      correct the date, or resample the table to a longer interval"
+    )
+
+
+@pytest.mark.parametrize("at", [0, 17, 39])
+@pytest.mark.parametrize("year", ["1000", "9999"])
+def test_a_mistyped_year_is_named_wherever_it_stands(tmp_path: Path, at: int, year: str) -> None:
+    weeks = [str(t) for t in np.datetime64("2001-01-06") + 7 * np.arange(40)]
+    weeks[at] = year + weeks[at][4:]
+    (tmp_path / "a.csv").write_text("t,y\n" + "".join(f"{t},{k}\n" for k, t in enumerate(weeks)))
+    with pytest.raises(
+        DataError, match=rf"a.csv, row {at + 1} \(line {at + 2}\), column 't': lies too far from the other rows"
+    ):
+        read_series(tmp_path / "a.csv", "t", "y")
+
+
+@pytest.mark.parametrize("rows", [3, 7, 20])
+def test_fifty_steps_a_row_are_allowed_and_one_more_is_not(rows: int) -> None:
+    first = np.datetime64("2001-01-01") + np.arange(rows - 1)
+    for last, fits in ((50 * rows - 1, True), (50 * rows, False)):
+        times = np.append(first, first[0] + last)
+        if fits:
+            assert len(from_arrays(times, np.ones(rows))) == 50 * rows
+        else:
+            with pytest.raises(DataError, match=f"a series of {50 * rows + 1:,} steps out of {rows} rows"):
+                from_arrays(times, np.ones(rows))
+
+
+@pytest.mark.parametrize("years", [999, 1100, 4000])
+def test_an_interval_of_more_than_a_thousand_years_is_refused(years: int) -> None:
+    times = [f"{1000 + k * years}" for k in range(3)]
+    if years < 1000:
+        assert from_arrays(times, np.ones(3)).step == Step(unit="month", count=12 * years)
+    else:
+        with pytest.raises(DataError, match="the times are too far apart\n  got       1000-01-01, "):
+            from_arrays(times, np.ones(3))
+
+
+def test_one_column_cannot_be_both() -> None:
+    from openlstm.data import Table
+    from openlstm.data.series import from_table
+
+    with pytest.raises(DataError) as e:
+        from_table(Table(pl.DataFrame({"t": [20010106, 20010113, 20010120]}), "a"), "t", "t")
+    assert str(e.value) == (
+        "a, column 't': is the column of dates and the column of numbers\n  got       't' twice\n  expected  two columns\n"
+        "  hint      name the column of what was measured as the target"
+    )
 
 
 def test_words() -> None:
@@ -138,6 +234,15 @@ def test_words() -> None:
     assert name_step(Step(unit="month", count=2), 4) == "4 steps of 2 months"
     assert show_time(np.datetime64("2001-01-06T10:00:00")) == "2001-01-06 10:00"
     assert show_time(np.datetime64("2001-01-06T00:00:30")) == "2001-01-06 00:00:30"
+
+
+@given(st.lists(st.integers(0, 4 * 10**12), min_size=1, max_size=5), st.sampled_from([1, 10**6, 60 * 10**6, 86400 * 10**6]))
+def test_times_in_words_are_read_back(micros: list[int], unit: int) -> None:
+    """All in one form, so that a column of them can be read, and none loses anything."""
+    times = np.array([np.datetime64(0, "us") + m // unit * unit for m in micros])
+    words = show_times(times)
+    assert len({len(w) for w in words}) == 1
+    assert (np.array([w.replace(" ", "T") for w in words], "datetime64[us]") == times).all()
 
 
 def test_splits_are_in_the_order_of_time_and_targets_never_cross_a_cut() -> None:

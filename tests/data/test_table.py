@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from openlstm._errors import DataError
+from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Table, read_table
 
 
@@ -53,7 +53,7 @@ def test_dates_of_other_kinds(tmp_path: Path) -> None:
     ):
         assert (frame(t=column).times("t") == DAYS).all()
     assert (frame(t=["2001-03", "2001-04"]).times("t") == np.array(["2001-03", "2001-04"], "datetime64[us]")).all()
-    assert (frame(t=[200103, 200104]).times("t") == np.array(["2001-03", "2001-04"], "datetime64[us]")).all()
+    assert (frame(t=[199903, 199904]).times("t") == np.array(["1999-03", "1999-04"], "datetime64[us]")).all()
     assert (frame(t=[2001, 2002]).times("t") == np.array(["2001", "2002"], "datetime64[us]")).all()
     assert (frame(t=["03/04/2001", "03/05/2001"]).times("t", "%m/%d/%Y") == DAYS).all()
 
@@ -121,10 +121,166 @@ def test_an_unreadable_date_names_its_row(tmp_path: Path) -> None:
     assert "row 1 (line 2)" in str(pytest.raises(DataError, csv(tmp_path, "t,y\n,1\n20010304,1\n").times, "t").value)
 
 
-def test_a_date_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
-    table = csv(tmp_path, "t,y\n03/04/2001,1\n")
-    with pytest.raises(DataError, match="is not a date that can be read"):
-        table.times("t")
+@pytest.mark.parametrize(
+    ("written", "formats"),
+    [
+        (["01/01/2001", "03/04/2001", "12/12/2001"], "'%d/%m/%Y' or '%m/%d/%Y'"),
+        (["03-04-2001 05:00", "03-04-2001 06:00"], "'%d-%m-%Y %H:%M' or '%m-%d-%Y %H:%M'"),
+        (["200101", "200102"], "'%Y%m' or '%y%m%d' or '%d%m%y'"),
+    ],
+)
+def test_what_the_whole_column_leaves_open_is_refused(written: list[str], formats: str) -> None:
+    with pytest.raises(DataError) as e:
+        frame(t=written).times("t")
+    at = next(k for k, text in enumerate(written) if text != "01/01/2001")  # the first that differs
+    assert str(e.value) == (
+        f"a.parquet, row {at + 1}, column 't': is a date that can be read in more than one way\n  got       {written[at]!r}\n"
+        "  expected  dates such as 2001-12-29 or 20011229\n"
+        f"  hint      say how they are written: --time-format {formats}"
+    )
+    for told in formats.replace("'", "").split(" or "):
+        assert len(frame(t=written).times("t", told)) == len(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "formats"),
+    [
+        (["31.12.99", "01.01.00"], "'%d.%m.%y'"),
+        (["01-01-20", "01-01-21"], "'%y-%m-%d' or '%d-%m-%y' or '%m-%d-%y'"),
+        (["12/31/99", "01/01/00"], "'%m/%d/%y'"),
+        (["31.12.99 23:00", "01.01.00 00:00"], "'%d.%m.%y %H:%M'"),
+        (["991231", "000101"], "'%y%m%d'"),
+        (["311299", "010100"], "'%d%m%y'"),
+    ],
+)
+def test_years_of_two_digits_are_refused_until_the_format_is_told(written: list[str], formats: str) -> None:
+    with pytest.raises(DataError) as e:
+        frame(t=written).times("t")
+    assert "is a date whose year has two digits\n" in str(e.value)
+    assert str(e.value).endswith(f"say how they are written: --time-format {formats}")
+    told = frame(t=written).times("t", formats.split("'")[1])
+    assert ((told >= np.datetime64("1999-12-31")) & (told < np.datetime64("2022"))).all()
+
+
+@pytest.mark.parametrize("order", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y %H:%M"])
+def test_a_day_above_twelve_anywhere_settles_the_order(order: str) -> None:
+    days = [date(2001, 3, k) for k in range(1, 32)]
+    read = frame(t=[d.strftime(order) for d in days]).times("t")
+    assert (read == np.array(days, "datetime64[us]")).all()
+    with pytest.raises(DataError, match="more than one way"):
+        frame(t=[d.strftime(order) for d in days[:12]]).times("t")
+
+
+@pytest.mark.parametrize("written", ["0099-12-31", "201-03-04", "1.3.201", "99"])
+def test_a_year_that_is_mistyped_is_no_date(written: str) -> None:
+    with pytest.raises(DataError, match="row 2, column 't': is not a date that can be read"):
+        frame(t=["2001-03-04", written, "2001-03-05"]).times("t")
+
+
+def test_a_format_has_to_be_one() -> None:
+    table = frame(t=["01/02", "01/03"])
+    for told in ("%m/%d", "%H:%M", "", "%", "abc", "%Q"):
+        with pytest.raises(ArgumentError) as e:
+            table.times("t", told)
+        assert str(e.value) == (
+            f"a.parquet, column 't': the format of the dates has no year\n  got       --time-format {told!r}\n"
+            "  expected  a format with %Y, or %y for two digits\n"
+            "  hint      write the year into the table, since no date is complete without it"
+        )
+    fails(
+        lambda: table.times("t", "%Y-%m-%d"),
+        "a.parquet, row 1, column 't': does not fit the format of the dates\n  got       '01/02'\n  expected  %Y-%m-%d\n"
+        "  hint      correct it, or give --time-format, for example '%d/%m/%Y'",
+    )
+    with pytest.raises(ArgumentError, match=r"^--time-format '%Y-%m-%d %H': cannot be read\n  got       Invalid format"):
+        frame(t=["2001-01-02 05"]).times("t", "%Y-%m-%d %H")
+    with pytest.raises(ArgumentError, match="the name of a time zone cannot be read"):
+        frame(t=["2001-01-02 CET"]).times("t", "%Y-%m-%d %Z")
+    with pytest.raises(DataError, match="row 2, column 't': is not a date that can be read"):  # %Y is no year of two digits
+        frame(t=["2001-12-31", "99-12-31"]).times("t", "%Y-%m-%d")
+
+
+def test_formats_beyond_the_usual_ones() -> None:
+    for written, told, day in [
+        ("1234567890", "%s", "2009-02-13T23:31:30"),
+        ("2001-W05-1", "%G-W%V-%u", "2001-01-29"),
+        ("2001-032", "%Y-%j", "2001-02-01"),
+        ("Feb 2001", "%b %Y", "2001-02-01"),
+        ("2001-02-03T04:05:06+0200", "%Y-%m-%dT%H:%M:%S%z", "2001-02-03T02:05:06"),
+    ]:
+        assert frame(t=[written]).times("t", told).tolist() == [np.datetime64(day, "us").item()]
+
+
+def test_local_times_are_not_mixed_with_utc(tmp_path: Path) -> None:
+    table = csv(tmp_path, "t,y\n2001-03-04T00:00:00Z,1\n2001-03-04T01:00:00,1\n2001-03-04T02:00:00Z,1\n")
+    fails(
+        lambda: table.times("t"),
+        "a.csv, row 2 (line 3), column 't': is a local time, and others are not\n  got       '2001-03-04T01:00:00'\n"
+        "  expected  a time zone in every row, as in row 1 (line 2): 2001-03-04T00:00:00Z, or in none\n"
+        "  hint      write all of them in UTC",
+    )
+    table = frame(t=["2001-03-04T00:00:00Z", "2001-03-04T01:00:00+02:00"])
+    fails(
+        lambda: table.times("t"),
+        "a.parquet, row 2, column 't': is not a time in UTC\n  got       '2001-03-04T01:00:00+02:00'\n"
+        "  expected  times in UTC, or without a time zone\n"
+        "  hint      write all times in UTC, or give a --time-format with %z, for example '%Y-%m-%dT%H:%M:%S%z'",
+    )
+    assert len(frame(t=["2001-03-04T00:00:00Z", "2001-03-04T01:00:00 +00:00"]).times("t")) == 2
+
+
+@pytest.mark.parametrize("header", ["t,y,y", "t,y, y", "y,t,y,", '"y","t",y'])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, header: str) -> None:
+    columns = [k + 1 for k, name in enumerate(header.split(",")) if name.strip(' "') == "y"]
+    fails(
+        lambda: csv(tmp_path, f"{header}\n20010304,1,2\n"),
+        f"a.csv: several columns are called 'y'\n  got       columns {columns[0]} and {columns[1]}\n"
+        "  expected  a name for each column\n  hint      rename one of them in the first line",
+    )
+
+
+def test_columns_without_a_name_are_left_alone(tmp_path: Path) -> None:
+    assert csv(tmp_path, "t,y,,\n20010304,1,,\n").numbers("y").tolist() == [1]
+
+
+def test_a_row_is_found_by_its_line(tmp_path: Path) -> None:
+    text = '\n\nt,y,note\n20010304,1,"two\nlines"\n20010305,x,\n'
+    with pytest.raises(DataError) as e:
+        csv(tmp_path, text).numbers("y")
+    line = int(str(e.value).split("(line ")[1].split(")")[0])
+    assert text.splitlines()[line - 1] == "20010305,x,"
+
+
+def test_a_number_that_is_too_large_names_its_row(tmp_path: Path) -> None:
+    assert csv(tmp_path, "t,y\n1,1e100\n2,-1e100\n3,1e-300\n").numbers("y").tolist() == [1e100, -1e100, 1e-300]
+    fails(
+        lambda: csv(tmp_path, "t,y\n1,1\n2,-1.1e100\n").numbers("y"),
+        "a.csv, row 2 (line 3), column 'y': is too large to compute with\n  got       '-1.1e100'\n"
+        "  expected  at most 1e+100 in size\n  hint      take another unit",
+    )
+
+
+def test_a_long_cell_is_cut_in_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as e:
+        csv(tmp_path, f"t,y\n1,{'x' * 5000}\n").numbers("y")
+    assert len(str(e.value)) < 400 and "... (5002 characters)" in str(e.value)
+
+
+def test_a_panic_of_polars_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no Exception, so that nobody catches it by chance."""
+    panic = pl.exceptions.PanicException
+    assert not issubclass(panic, Exception)
+
+    def fail(*_: object, **__: object) -> None:
+        raise panic("assertion failed: range.end <= self.size\nin a crate")
+
+    monkeypatch.setattr(pl, "read_parquet", fail)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    fails(
+        lambda: read_table(tmp_path / "a.parquet"),
+        "a.parquet: cannot be read\n  got       assertion failed: range.end <= self.size\n"
+        "  expected  a CSV file in UTF-8 or a Parquet file\n  hint      open it in an editor and look at this place",
+    )
 
 
 def test_text_among_the_numbers_names_its_row(tmp_path: Path) -> None:
@@ -157,6 +313,9 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         lambda: read_table(tmp_path / "no.csv"),
         "no.csv: there is no such file\n  got       nothing\n  expected  a CSV or Parquet file\n  hint      check the path",
     )
+    for path, got in ((tmp_path, "a folder"), ("/dev/null", "a device or a pipe")):
+        with pytest.raises(DataError, match=f": is not a file\n  got       {got}\n"):
+            read_table(path)
     (tmp_path / "a.xlsx").write_bytes(b"PK")
     fails(
         lambda: read_table(tmp_path / "a.xlsx"),

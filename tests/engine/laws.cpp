@@ -1,21 +1,40 @@
 // Prints a hash of everything the kernels compute on drawn problems, so that two machines can be compared line by line.
 //
-// Built with the kernels, threads.cpp and workspace.cpp for one instruction set, named by OPENLSTM_ISA. It keeps some laws
+// Built with the loops, the runtime and the kernels of one instruction set, named by OPENLSTM_ISA. It keeps some laws
 // itself: more threads and flush to zero change no bit, a row alone gives the bits of the row in its batch, NaN passes, the
-// ends of sigmoid are exact. Exit status 1 where one is broken.
+// ends of sigmoid are exact, memory that runs out is an exception and changes no bit of the next run, no thread keeps the tiles of
+// AMX. Exit status 1 where one is broken.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <vector>
 
-#include "engine.hpp"
+#include "loop/loop.hpp"
+#include "runtime/workspace.hpp"
+
+// `new`, whose n-th call by a kernel may be refused.
+static std::atomic<long> calls_left{0};
+static std::atomic<bool> in_kernel{false};
+void* operator new(std::size_t bytes) {
+  if (in_kernel && calls_left > 0 && --calls_left == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(bytes ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace openlstm::OPENLSTM_ISA {
 #ifdef OPENLSTM_BFLOAT16
-extern const KernelsOf<float, bfloat16> kernels;
+extern const Kernels<float, bfloat16> kernels;
+#ifdef OPENLSTM_EMULATE_TILES
+int tiles_in_use();
+#endif
 #else
-extern const Kernels kernels;
+extern const InstructionSet kernels;
 #endif
 }  // namespace openlstm::OPENLSTM_ISA
 
@@ -79,7 +98,7 @@ static void flush_to_zero(bool on) {
 #endif
 }
 
-// The cells in the order of KERNELS in engine/cpu.py; a GRU has a cell state only under a projection.
+// What Python knows of the cells; a GRU has a cell state only under a projection.
 struct Shape {
   const char* name;
   index gates, saved, peepholes, feedback;
@@ -90,7 +109,12 @@ static const Shape shapes[] = {{"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0
                                {"nfg_np", 3, 3, 0, 1, true},   {"nog", 3, 3, 2, 1, true},       {"nog_np", 3, 3, 0, 1, true},    {"niaf", 4, 4, 3, 1, true},
                                {"niaf_np", 4, 4, 0, 1, true},  {"noaf", 4, 4, 3, 1, true},      {"noaf_np", 4, 4, 0, 1, true},   {"cifg", 3, 3, 2, 1, true},
                                {"cifg_np", 3, 3, 0, 1, true},  {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true}};
-static_assert(sizeof shapes / sizeof *shapes == openlstm::cells);
+constexpr int cells = sizeof shapes / sizeof *shapes;
+
+struct Inside {
+  Inside() { in_kernel = true; }
+  ~Inside() { in_kernel = false; }
+};
 
 struct Sizes {
   int cell;
@@ -153,27 +177,30 @@ struct Run {
 
   Hash go(int threads) {
     const index S = s.shape().saved;
-    const bool cell = s.has_cell();
+    const bool has_cell = s.has_cell();
     auto make = [](auto& v, index n) {
       v.resize(n);
       for (auto& a : v) put(a, std::nan(""));
     };
-    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, cell ? s.T * s.B * s.H : 0), make(m, s.P ? s.T * s.B * s.H : 0);
-    make(h_n, s.B * R), make(c_n, cell ? s.B * s.H : 0);
+    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, has_cell ? s.T * s.B * s.H : 0), make(m, s.P ? s.T * s.B * s.H : 0);
+    make(h_n, s.B * R), make(c_n, has_cell ? s.B * s.H : 0);
     openlstm::Forward<T, X> f{};
     problem(f, threads, -1);
     f.y = {y.data(), s.B * R, R};
     if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H};
-    if (cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
+    if (has_cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
     if (s.P) f.m = {m.data(), s.B * s.H, s.H};
     f.h_n = h_n.data();
-    table().of(s.cell)->forward(f);
+    {
+      const Inside kernel;
+      openlstm::forward(table(), cell(), f);
+    }
 
     const bool gru = S && !s.shape().has_cell;
     make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, s.normed() ? 0 : G * s.H), make(db_hh, gru ? G * s.H : 0);
     make(dnorm, norm.size());
     make(dw_hr, w_hr.size()), make(dw_ch, w_ch.size()), make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0);
-    dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && cell ? s.B * s.H : 0, T(0));
+    dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && has_cell ? s.B * s.H : 0, T(0));
     make(h_steps, y.size()), make(c_steps, c.size());
     openlstm::Backward<T, X> b{};
     problem(b, threads, -1);
@@ -184,11 +211,14 @@ struct Run {
     b.db_hh = gru ? db_hh.data() : nullptr;
     b.dw_hr = s.P ? dw_hr.data() : nullptr, b.dw_ch = dw_ch.data();
     if (S) b.gates = {gates.data(), s.B * S * s.H, S * s.H};
-    if (cell) b.c = {c.data(), s.B * s.H, s.H}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
+    if (has_cell) b.c = {c.data(), s.B * s.H, s.H}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
     if (s.P) b.m = {m.data(), s.B * s.H, s.H};
     if (s.reset_state) b.dreset_h = {dreset_h.data(), 0, R};
-    if (s.reset_state && cell) b.dreset_c = {dreset_c.data(), 0, s.H};
-    table().of(s.cell)->backward(b);
+    if (s.reset_state && has_cell) b.dreset_c = {dreset_c.data(), 0, s.H};
+    {
+      const Inside kernel;
+      openlstm::backward(table(), cell(), b);
+    }
     Hash h = 14695981039346656037u;
     for (auto* v : {&y, &dx}) h = hash(*v, h);
     for (auto* v : {&gates, &c, &m, &h_n, &c_n, &dw_ih, &dw_hh, &db_ih, &db_hh, &dw_hr, &dw_ch, &dnorm, &dh0, &dc0, &dreset_h, &dreset_c, &h_steps, &c_steps})
@@ -199,38 +229,45 @@ struct Run {
   // Whether row b run alone (without resets) gives the bits it has in y; asked of problems without resets.
   bool alone(index b) {
     Numbers<X> out(s.T * R);
-    Numbers<T> h(R), cell(s.H);
+    Numbers<T> h(R), c_n(s.H);
     openlstm::Forward<T, X> f{};
     problem(f, 1, b);
     f.y = {out.data(), R, R}, f.h_n = h.data();
-    if (s.has_cell()) f.c_n = cell.data();
-    table().of(s.cell)->forward(f);
+    if (s.has_cell()) f.c_n = c_n.data();
+    openlstm::forward(table(), cell(), f);
     for (index t = 0; t < s.T; t++)
       if (std::memcmp(out.data() + t * R, y.data() + (t * s.B + b) * R, R * sizeof(X))) return false;
     return true;
   }
 
-  static const openlstm::KernelsOf<T, X>& table();
+  static const openlstm::Kernels<T, X>& table();
+  const openlstm::CellKernel<T>& cell() const { return *table().cell(s.shape().name); }
 };
 #ifdef OPENLSTM_BFLOAT16
 template <>
-const openlstm::KernelsOf<float, bfloat16>& Run<float, bfloat16>::table() {
+const openlstm::Kernels<float, bfloat16>& Run<float, bfloat16>::table() {
   return kernels;
 }
 #else
 template <>
-const openlstm::KernelsOf<float>& Run<float>::table() {
-  return kernels.single;
+const openlstm::Kernels<float>& Run<float>::table() {
+  return kernels.float32;
 }
 template <>
-const openlstm::KernelsOf<double>& Run<double>::table() {
-  return kernels.twofold;
+const openlstm::Kernels<double>& Run<double>::table() {
+  return kernels.float64;
 }
 #endif
 
 static int broken = 0;
 static void law(bool holds, const char* what, const char* where) {
   if (!holds) std::printf("BROKEN %s %s\n", what, where), broken++;
+}
+
+static void tiles_released([[maybe_unused]] const char* where) {
+#ifdef OPENLSTM_EMULATE_TILES
+  law(openlstm::OPENLSTM_ISA::tiles_in_use() == 0, "tiles are released", where);
+#endif
 }
 
 constexpr int drawn = 144;
@@ -241,8 +278,8 @@ void problems(const char* type) {
   for (int n = 0; n < drawn; n++) {
     Random random{uint64_t(n) * 7919 + 1234567};
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
-    Sizes s{n % openlstm::cells, draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
-            draw(2) == 1,        draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
+    Sizes s{n % cells,    draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
+            draw(2) == 1, draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
     if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
     if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
     if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
@@ -256,8 +293,47 @@ void problems(const char* type) {
     flush_to_zero(true);
     law(run.go(1) == h, "flush to zero", where);
     flush_to_zero(false);
+    tiles_released(where);
     if (!s.reset && !(s.training && (s.zoneout || s.drop)))  // a row's noise depends on its place
       for (index b = 0; b < s.B; b++) law(run.alone(b), "row alone", where);
+  }
+}
+
+// Every request for memory is refused once, of `new` and of work memory. (What a thread of the pool, or its place, would have
+// taken may be done without.)
+template <class T, class X = T>
+void starved(const char* type) {
+  const Sizes all[] = {{0, 6, 13, 20, 40, 0, false, true, true, true, true, false, false, false, true},
+                       {0, 3, 1, 256, 300, 0, false, false, false, false, true, false, false, false, true},
+                       {0, 6, 13, 20, 40, 9, true, false, false, false, true, false, true, false, true},
+                       {1, 12, 13, 20, 60, 0, false, false, false, false, true, false, false, false, true},
+                       {3, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, true, true},
+                       {17, 4, 13, 20, 40, 0, false, false, false, false, true, false, true, false, true},
+                       {18, 6, 13, 20, 40, 0, false, true, false, false, true, false, false, false, true}};
+  for (const Sizes& s : all) {
+    Run<T, X> run(s, 5, 1.);
+    char where[64];
+    const Hash h = run.go(1);
+    for (int threads : {3, 1})
+      for (bool blocks : {false, true}) {
+        std::snprintf(where, sizeof where, "%s %s T%td, %d threads, %s", type, s.shape().name, s.T, threads, blocks ? "blocks" : "new");
+        long ran_out = 0;
+        for (long n = 1;; n++) {
+          bool thrown = false;
+          blocks ? openlstm::refuse_block(n) : void(calls_left = n);
+          try {
+            law(run.go(threads) == h, "memory done without", where);
+          } catch (const std::bad_alloc&) {
+            thrown = true, ran_out++;
+          }
+          const bool refused = blocks ? thrown : calls_left <= 0;
+          openlstm::refuse_block(0), calls_left = 0;
+          tiles_released(where);
+          if (!refused) break;
+          law(run.go(threads) == h, "after memory ran out", where);
+        }
+        if (blocks) law(ran_out > 0, "memory asked for", where);
+      }
   }
 }
 
@@ -275,7 +351,7 @@ void functions(const char* type) {
   struct {
     const char* name;
     void (*f)(const T*, T*, index);
-  } all[] = {{"exp", table.exp}, {"sigmoid", table.sigmoid}, {"tanh", table.tanh}};
+  } all[] = {{"exp", table.rows->exp}, {"sigmoid", table.rows->sigmoid}, {"tanh", table.rows->tanh}};
   for (auto& one : all) {
     one.f(in.data(), out.data(), index(in.size()));
     std::printf("%s %s %016llx\n", type, one.name, static_cast<unsigned long long>(hash(out, 1)));
@@ -290,9 +366,11 @@ void functions(const char* type) {
 
 int main() {
 #ifdef OPENLSTM_BFLOAT16
+  laws::starved<float, openlstm::bfloat16>("bfloat16");
   laws::problems<float, openlstm::bfloat16>("bfloat16");
 #else
   std::fprintf(stderr, "instruction set %s\n", laws::kernels.name);
+  laws::starved<float>("float32");  // first, while the pool has no thread
   laws::functions<float>("float32");
   laws::functions<double>("float64");
   laws::problems<float>("float32");

@@ -1,7 +1,11 @@
-"""The kernels for bfloat16: products in that type, everything else in float32; and the laws that hold for them too."""
+"""The kernels for bfloat16: products in that type, everything else in float32; and the laws that hold for them too.
+
+Every test runs with each of those that this processor has, the tiles of AMX in plain loops among them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +20,17 @@ from openlstm.engine import checkpoint, cpu, recur
 from openlstm.reference import State
 from openlstm.weights import expand
 
-pytestmark = pytest.mark.skipif(not cpu.has_bfloat16(cells.LSTM()), reason="this processor has no AVX512-BF16")
+
+@pytest.fixture(autouse=True, params=cpu.bfloat16s())
+def products(request: pytest.FixtureRequest) -> Iterator[str]:
+    with cpu.use_bfloat16(request.param):
+        yield request.param
+
 
 CASES = draw(6 * len(KERNELS), 160, ("", "", "h", "hcg", "mg", "hcE"), KERNELS, dtype="float32")
 CASES = [c for c in CASES if not c.cell.norms or c.R > 1]  # the norm of w h does not depend on a single h: its gradient is 0
 ROWS = draw(2 * len(KERNELS), 161, ("", "hcE"), KERNELS, dtype="float32", B=13, T=7)
+ROWS += draw(8, 165, ("", "hcE"), dtype="float32", B=37, T=3)  # as many as three tiles of AMX hold
 SIZES = [(3, 600, 5, 9), (70, 31, 17, 33), (5, 64, 96, 130), (9, 33, 1, 65), (40, 1, 33, 257), (11, 2, 64, 64), (4, 70, 8, 40)]
 SOME = [cells.LSTM(), cells.GRU(), cells.LayerNormLSTM(), cells.Peephole()]
 LARGE = [
@@ -100,13 +110,24 @@ def test_only_the_factors_of_products_are_rounded(H: int) -> None:
 def test_a_row_does_not_depend_on_the_others_nor_on_threads(case: Case) -> None:
     p = narrow(problem(case))
     whole = everything(p)
-    order = np.random.default_rng(case.seed).permutation(13)
+    order = np.random.default_rng(case.seed).permutation(case.B)
     assert differing(per_row(everything(p.rows(torch.from_numpy(order)))), take_rows(whole, order)) == []
     assert differing(per_row(everything(p.rows([4]))), take_rows(whole, [4])) == []
     with num_threads(3):
         assert differing(everything(p), whole) == []
     run = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
     assert np.array_equal(run.y.float().numpy(), whole["y"])  # whether or not anything is kept
+
+
+def test_units_may_be_shared_instead_of_rows() -> None:
+    """With AMX, where the weights are more than a thread's own cache holds."""
+    p = narrow(problem(Case(cells.LSTM(), dtype="float32", T=3, B=20, I=330, H=330, lengths=True)))
+    with num_threads(1):
+        whole = everything(p)
+    for threads in (2, 3):
+        with num_threads(threads):
+            assert differing(everything(p), whole) == []
+            assert differing(per_row(everything(p.rows([4]))), take_rows(whole, [4])) == []
 
 
 @pytest.mark.parametrize("case", CUT, ids=str)
@@ -196,16 +217,32 @@ def test_the_gates_functions_are_within_four_millionths() -> None:
     assert float(((g - t).abs() / t.abs().clamp(min=1e-30)).max()) < 4e-6
 
 
-def test_an_instruction_set_without_it_says_so() -> None:
-    p = narrow(problem(Case(cells.LSTM(), dtype="float32")))
-    other = next(name for name in cpu.isas() if name != "avx512")
-    with cpu.use_isa(other):
-        assert not cpu.has_bfloat16(cells.LSTM())
-        with pytest.raises(BackendError, match="bfloat16"):
-            cpu.forward(p.cell, p.x, p.weights, p.state)
-        with pytest.raises(BackendError, match="bfloat16"):
-            cpu.peak(1, 0.001, "bfloat16")
-    assert cpu.peak(1, 0.001, "bfloat16") > 0
+def links(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """start + a . b as Intel's manual has it of TDPBF16PS: for every 32 numbers two chains, then their sum onto what there is.
+
+    In float64, which is exact for the few bits that these numbers have, rounded to float32 after each operation.
+    """
+    total = start.astype(np.float32)
+    for k in range(0, a.shape[1], 32):
+        chain = [np.zeros(total.shape, np.float32)] * 2
+        for j in range(k, min(k + 32, a.shape[1])):
+            product = a[:, j, None].astype(np.float64) * b[None, :, j]
+            chain[j % 2] = (chain[j % 2] + product).astype(np.float32)
+        total = total + (chain[0] + chain[1])
+    return total
+
+
+@pytest.mark.parametrize(("B", "inputs", "H"), [(1, 1, 1), (16, 32, 64), (17, 33, 65), (40, 100, 20), (3, 64, 130)])
+def test_the_order_of_a_tiles_sums(products: str, B: int, inputs: int, H: int) -> None:
+    """h = max(0, z) shows the sums of one step to the last bit."""
+    if products != "amxtest":
+        pytest.skip("of the tiles in plain loops alone")
+    p = problem(Case(cells.VanillaRNN("relu"), dtype="float32", T=1, B=B, I=inputs, H=H))
+    w: Any = p.weights
+    run: Any = cpu.forward(p.cell, p.x.bfloat16(), w, p.state)
+    z = links(p.x[0].numpy(), w.w_ih.numpy(), (w.b_ih + w.b_hh).expand(B, H).numpy())
+    z = links(rounded(p.state.h).numpy(), w.w_hh.numpy(), z)
+    assert np.array_equal(run.state.h.numpy(), np.maximum(z, 0))
 
 
 def test_recur_takes_it_from_the_reference() -> None:

@@ -133,7 +133,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         good(weights=(z((8, 3)), z((8, 2)))),
         DtypeError,
         (
-            "recur: weights are not Weights\n"
+            "recur: weights is not Weights\n"
             "  got       weights: tuple of 2\n"
             "  expected  openlstm.reference.Weights\n"
             "  hint      openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
@@ -233,7 +233,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         good(weights=weights(b_hh=None)),
         ArgumentError,
         (
-            "recur: weights have b_ih but no b_hh\n"
+            "recur: weights.b_ih comes without b_hh\n"
             "  got       b_hh=None\n"
             "  expected  both biases or none\n"
             "  hint      pass zeros for b_hh, or leave out b_ih"
@@ -243,7 +243,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         good(weights=weights(b_ih=None)),
         ArgumentError,
         (
-            "recur: weights have b_hh but no b_ih\n"
+            "recur: weights.b_hh comes without b_ih\n"
             "  got       b_ih=None\n"
             "  expected  both biases or none\n"
             "  hint      pass zeros for b_ih, or leave out b_hh"

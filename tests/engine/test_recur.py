@@ -295,7 +295,7 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
     "no peepholes": (
         {"cell": cells.Peephole(), "weights": lambda w: w._replace(w_ch=None)},
         ArgumentError,
-        "recur: Peephole has peepholes, weights have no w_ch\n"
+        "recur: Peephole has peepholes, weights.w_ch is missing\n"
         "  got       w_ch=None\n"
         "  expected  w_ch [3*H] = [12]\n"
         "  hint      one weight for each unit of the gates i, f, o, one gate after the other",
@@ -319,7 +319,7 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
     "no norm": (
         {"cell": cells.LayerNormLSTM(), "weights": lambda w: w._replace(norm=None)},
         ArgumentError,
-        "recur: LayerNormLSTM normalises, weights have no norm\n"
+        "recur: LayerNormLSTM normalises, weights.norm is missing\n"
         "  got       norm=None\n"
         "  expected  norm [18*H] = [72]\n"
         "  hint      one behind the other: norm_x_weight, norm_x_bias, norm_h_weight, norm_h_bias, norm_c_weight, norm_c_bias; "

@@ -19,7 +19,8 @@ from openlstm.engine import cpu
 
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]}
 FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-DOPENLSTM_BFLOAT16"]
-PUBLIC = {"sequence": {"kernels"}} | {file: {f"{file}_single", f"{file}_twofold"} for file in ("variants", "normed")}
+FLAGS["amx"] = [*FLAGS["avx512bf16"], "-mamx-tile", "-mamx-bf16", "-DOPENLSTM_TILES"]
+NATIVE = ROOT / "native"
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86")
 GPP = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 NM = pytest.mark.skipif(shutil.which("nm") is None or shutil.which("objdump") is None, reason="binutils are not installed")
@@ -35,14 +36,21 @@ def output(*command: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "isa"),
-    [("sequence", "avx2"), ("sequence", "avx512"), ("variants", "avx512"), ("normed", "avx2"), ("sequence", "avx512bf16")],
+    [
+        ("vector/rows", "avx512"),
+        ("product/product", "avx2"),
+        ("product/product", "avx512bf16"),
+        ("product/amx", "amx"),
+        ("cells/gru", "avx2"),
+        ("cells/layer_norm", "avx512"),
+    ],
 )
 def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, isa: str, tmp_path: Path) -> None:
     """Compiled without optimisation, which keeps every inline function that is not forced inline."""
-    source, made = ROOT / "native" / f"{file}.cpp", tmp_path / "kernels.o"
+    source, made = NATIVE / f"{file}.cpp", tmp_path / "kernels.o"
     if not source.exists():
         pytest.skip("installed without its sources")
-    defines = [f"-DOPENLSTM_ISA={isa}", "-DOPENLSTM_KERNELS"]
+    defines = [f"-DOPENLSTM_ISA={isa}", f"-I{NATIVE}"]
     output(
         "g++",
         "-std=gnu++20",
@@ -60,23 +68,26 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, i
     lines = [line.split(maxsplit=2) for line in output("nm", "-C", "--defined-only", str(made)).splitlines()]
     shared = [name for _, kind, name in lines if kind in "WVu" and f"openlstm::{isa}::" not in name]
     assert [name for name in shared if not name.startswith("DW.ref.")] == []  # that one is an address, not code
+    stem = {"rows": "kernels", "product": "products", "amx": "products"}.get(source.stem, source.stem)
+    types = [""] if stem == "kernels" else ["_float32"] if isa in ("avx512bf16", "amx") else ["_float32", "_float64"]
     public = {name for _, kind, name in lines if kind in "TDBRG"}
-    assert public == {f"openlstm::{isa}::{name}" for name in PUBLIC[file]}
+    assert public == {f"openlstm::{isa}::{stem}{kind}" for kind in types}
 
 
 @X86
 @NM
 @NEEDS_NATIVE
 def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
-    """In the module as built: 64-byte registers in avx512 and its bfloat16 alone, 32-byte ones in those that ask for AVX2."""
-    allowed = {"zmm": {"avx512", "avx512bf16"}, "ymm": {"avx512", "avx512bf16", "avx2", "wide"}}
+    """In the module as built: tiles in amx, 64-byte registers there and in avx512, 32-byte ones in those that ask for AVX2."""
+    wide = {"avx512", "avx512bf16", "amx"}
+    allowed = {"tmm": {"amx"}, "zmm": wide, "ymm": {*wide, "avx2", "wide", "amxtest"}}
     seen: dict[str, set[str]] = {register: set() for register in allowed}
     wrong = set()
     function, place = "", ""
     for line in output("objdump", "-d", "-C", "--no-show-raw-insn", cpu._native.__file__).splitlines():
         if line.endswith(">:"):
             function = line[line.index("<") + 1 : -2]
-            found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512)\b", function)
+            found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512|amxtest|amx)\b", function)
             place = found[1] if found else ""
             continue
         for register, places in allowed.items():

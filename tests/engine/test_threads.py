@@ -64,7 +64,7 @@ def test_several_callers_at_once_get_the_same_bits() -> None:
 def test_another_python_thread_runs_meanwhile() -> None:
     """The interpreter's lock is free during a call: the only way for the counter to move."""
     p = Case(LSTM(), "float32", T=1500, B=16, I=64, H=128).problem()
-    count, done = 0, threading.Event()
+    count, moved, done = 0, 0, threading.Event()
 
     def counter() -> None:
         nonlocal count
@@ -72,17 +72,18 @@ def test_another_python_thread_runs_meanwhile() -> None:
             count += 1
 
     other = threading.Thread(target=counter)
-    moved = []
     other.start()
     try:
-        for _ in range(3):
+        for _ in range(100):  # on a busy machine the other thread may miss its turn
             before = count
             cpu.forward(p.cell, p.x, p.weights, p.state)
-            moved.append(count - before)
+            moved = max(moved, count - before)
+            if moved > 1000:
+                break
     finally:
         done.set()
         other.join()
-    assert max(moved) > 1000
+    assert moved > 1000
 
 
 @NEEDS_NATIVE

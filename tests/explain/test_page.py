@@ -283,10 +283,10 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(monkeypa
     with pytest.raises(ArgumentError) as error:
         explain.write("no/such/folder/explain.html")
     assert str(error.value) == (
-        "explain: the folder does not exist\n"
-        "  got       no/such/folder/explain.html\n"
-        "  expected  a file in an existing folder\n"
-        "  hint      make it first: mkdir -p no/such/folder"
+        "no/such/folder/explain.html: its folder does not exist\n"
+        "  got       no/such/folder\n"
+        "  expected  an existing folder\n"
+        "  hint      mkdir -p no/such/folder"
     )
 
 

@@ -16,6 +16,7 @@ import openlstm
 from openlstm import cells, reference
 from openlstm._errors import ArgumentError
 from openlstm.engine.op import sequence
+from openlstm.insight.ablation import Ablation
 from openlstm.insight.census import census
 from openlstm.insight.health import health
 from openlstm.insight.jacobians import products, step_jacobians
@@ -24,7 +25,7 @@ from openlstm.insight.look import Place, look
 from openlstm.insight.reach import reach
 from openlstm.insight.retention import half_life, keep, lags, retention
 from openlstm.insight.stability import stability
-from openlstm.insight.streaming import streaming
+from openlstm.insight.streaming import Streaming, sending, streaming, trend
 from openlstm.nn import init
 from openlstm.noise import Noise
 from openlstm.reference import State
@@ -474,10 +475,44 @@ def test_a_cell_that_keeps_never_warms_up_and_one_that_counts_drifts() -> None:
     found = streaming(seen(layer, x))
     assert found is not None
     np.testing.assert_allclose(found.drift_per_1000, 500, rtol=1e-4)
-    assert "the cell grows by 500 in 1000 steps: reset it now and then" in found.finding
+    assert "the cell still grows at the end of the data, by 500 in 1000 steps: look at longer data, or reset" in found.finding
     with torch.no_grad():
         layer.bias_ih_l0[0:4] = -1e4
         layer.weight_ih_l0.zero_()
     state = (torch.ones(1, 2, 4), torch.ones(1, 2, 4))
     kept = streaming(look(WithState(layer, state), x).places[0])
     assert kept is not None and kept.warm_up is None and "has not caught up after 50 steps" in kept.finding
+
+
+@pytest.mark.parametrize(
+    ("level", "rise", "noise", "grows"),
+    [
+        (0.5, 0.0095, 0.0, False),  # 0.19 in 1000 steps, seen over 50 of them
+        (0.5, 0.19, 0.0, False),  # and over 1000
+        (0.5, 0.9, 0.01, True),
+        (0.0, 25.0, 0.0, True),  # a counter
+        (0.01, 0.05, 0.2, False),  # a line through noise
+        (2.0, -1.5, 0.0, False),  # what falls comes to an end by itself
+        (0.0, 0.0, 0.0, False),
+    ],
+)
+@pytest.mark.parametrize("steps", [3, 50, 1001])
+def test_a_drift_is_a_reason_to_reset_only_beside_the_size_of_the_cell(
+    level: float, rise: float, noise: float, grows: bool, steps: int
+) -> None:
+    y = level + rise * np.arange(steps) / steps + noise * np.random.default_rng(0).standard_normal(steps)
+    slope, found = trend(y)
+    assert found == grows or steps == 3 and noise
+    assert noise or slope == pytest.approx(rise / steps)
+
+
+def test_what_to_send_is_what_the_loss_says_and_else_what_the_slowest_state_says() -> None:
+    slow, fast = (Streaming(name, 0.0, n, np.zeros(50), 0.0) for name, n in (("0", 34), ("1", 5)))
+    never = Streaming("2", 0.0, None, np.zeros(50), 0.0)
+    used = Ablation("cut", np.array([1, 8, 50]), np.array([1.0, 0.1, 0.1]), 0.1, 8)
+    assert sending([slow, fast]).startswith("Send 34 steps")
+    assert sending([slow, never]) == (
+        "Begun cold not every state catches up within these data: keep the states, or send more first."
+    )
+    assert sending([slow, never], used) == used.serving and used.serving.startswith("Send 8 steps")
+    assert sending([]) == ""

@@ -193,7 +193,51 @@ def test_advice_is_given_where_the_network_computes_a_column_by_itself() -> None
     values[..., 2] = since / 50
     found = track(values, columns={"alarm": on}, name="lstm.0", state="c")
     assert found.finding.startswith("lstm.0: unit 2 tracks steps since alarm (r = 1.00, chance 0.")
-    assert found.finding.endswith("; the network computes it by itself: give it as an input.")
+    assert found.finding.endswith(
+        "; the network computes it by itself: where it is known in time, it can be given as an input."
+    )
+
+
+@pytest.mark.parametrize("at_every_step", [True, False])
+@pytest.mark.parametrize(
+    ("column", "made", "said"),
+    [
+        ("y", lambda y: y, "y is the target"),
+        ("y", lambda y: 7 - 2 * y, "y is the target"),
+        ("late", lambda y: np.roll(y, 3, 0), "late is the target 3 steps before"),
+        ("early", lambda y: np.roll(y, -1, 0), "early is the target 1 step later"),
+    ],
+)
+def test_the_target_is_not_recommended_as_an_input(column: str, made: Any, said: str, at_every_step: bool) -> None:
+    """Neither itself, nor moved, nor what is derived from it; a target at the end of the rows holds one number of each."""
+    y = np.cumsum(noise(200, 12), 0)
+    values = 0.1 * noise(200, 12, H)
+    shown = made(y)
+    values[..., 1] += sum(np.roll(shown, k, 0) for k in range(20)) / 20
+    target = y if at_every_step else y[-1]
+    found = track(values, columns={column: shown}, target=target)
+    top = found.top
+    assert top is not None and abs(top.r) > 0.8 and found.given == (column,)
+    seen = at_every_step or column != "late"  # which is too late for the end of the row
+    assert found.answer == (said if seen else "")
+    assert found.finding.endswith(f"; {said}, what the network is trained to give.") == seen
+    assert "input" not in found.finding or not seen
+    assert found.to_dict()["answer"] == found.answer
+
+
+def test_what_is_like_the_target_is_not_called_the_target() -> None:
+    y = np.cumsum(noise(200, 12), 0)
+    values = 0.01 * noise(200, 12, H)
+    values[..., 1] += y
+    for other in (np.abs(y), y + 0.2 * noise(200, 12, seed=3), np.cumsum(y, 0)):
+        assert track(values, columns={"other": other}, target=y, lags=()).answer == ""
+    few = noise(1, 4)
+    assert track(noise(1, 4, H), columns={"few": few}, target=few, lags=()).answer == ""
+    ends = np.array([200, 9, 77, 1, 200, 5, 60, 61, 62, 63, 100, 101])
+    real = np.arange(200)[:, None] < ends
+    last = y[ends - 1, np.arange(12)]
+    assert track(values, columns={"y": y}, target=last, real=real, lags=()).answer == "y is the target"
+    assert track(values, columns={"y": y}, target=np.zeros(7), lags=()).answer == ""  # of some other shape
 
 
 def test_columns_that_never_change_are_left_out_by_name() -> None:

@@ -135,6 +135,21 @@ def test_packed_input_and_gradients_that_are_collected_over_several_calls() -> N
     assert len(watch.of("rnn.0")[0].reach.lags) == 9
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, openlstm.LSTM])
+@pytest.mark.parametrize("around", [True, False])
+def test_a_training_under_autocast(kind: Any, around: bool) -> None:
+    """With the backward pass outside of it, as torch says, and inside."""
+    model, x = Net(kind(I, H, 2)), torch.randn(T, B, I)
+    watch = Watch(model, every=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=around), watch.step(0):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = square(model, x)
+        loss.backward()
+    found = look(model, x, square).places
+    for g, place in zip(watch.glimpses, found, strict=True):
+        np.testing.assert_allclose(g.reach.share, reach(place).share, rtol=0.1, atol=1e-3)
+
+
 def test_a_validation_in_between_is_not_heard() -> None:
     model = Net(nn.LSTM(I, H))
     watch = Watch(model, every=1)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     try:
         for process in running:
-            _, errors = process.communicate(timeout=240)
+            _, errors = process.communicate()
             assert process.returncode == 0, errors
     finally:
         for process in running:

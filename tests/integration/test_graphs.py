@@ -6,6 +6,7 @@ import copy
 import io
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from tests.integration.models import EACH, given, pair, same, way
@@ -129,6 +130,33 @@ def test_torchscript_cannot_read_the_layer(kind: str) -> None:
         torch.jit.script(ours)
     ours.rnn = openlstm.nn.to_torch(ours.rnn)
     assert torch.equal(torch.jit.script(ours)(given(ours)), theirs(given(ours)))
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters' own
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@EACH
+def test_an_export_to_onnx_names_the_way_out_which_works(kind: str, dynamo: bool) -> None:
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    theirs, ours = (model.float().eval() for model in pair(kind))
+    x = given(ours)
+    said = (
+        f"{kind}: ONNX has no operator for this layer\n"
+        "  got       torch.onnx.export\n"
+        "  expected  a model with layers of torch.nn\n"
+        "  hint      export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
+    )
+    programs = [ours, torch.export.export(ours, (x,))] if dynamo else [ours]
+    written: Any = io.BytesIO()  # torch takes it, though its types say a path
+    for program in programs:
+        with pytest.raises(Exception) as caught:
+            torch.onnx.export(program, (x,), written, dynamo=dynamo)
+        assert said in str(caught.value)
+    torch.onnx.export(openlstm.nn.to_torch(copy.deepcopy(ours)), (x,), written, dynamo=dynamo)
+    session = onnxruntime.InferenceSession(written.getvalue(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    assert torch.allclose(torch.from_numpy(found), theirs(x), atol=1e-5)
+    assert type(ours.rnn) is getattr(openlstm, kind) and torch.allclose(ours(x), theirs(x), atol=1e-5)
 
 
 @EACH

@@ -233,6 +233,7 @@ def test_all_weights_and_flatten_parameters(kind: str, bias: bool) -> None:
     assert [len(group) for group in ours.rnn.all_weights] == [len(group) for group in theirs.rnn.all_weights]
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     assert {id(w) for w in found} == {id(p) for p in ours.rnn.parameters()}
+    assert [id(w) for w in ours.rnn._flat_weights] == [id(w) for w in found]  # private, and yet much looked at
     for model in (theirs, ours):
         model.rnn.flatten_parameters()
     same(way(ours), way(theirs))

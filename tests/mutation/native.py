@@ -1,9 +1,9 @@
-"""Mutants of the kernels: operators, gates and states swapped in the text of `native/cells.hpp`, compiled, and run.
+"""Mutants of the cells: operators, gates and states swapped in the text of a file of `native/cells/`, compiled, and run.
 
     python -m tests.mutation.native        # all of them, one compilation each; prints the survivors and the score
     python -m tests.mutation.native 24     # so many, drawn with a fixed seed
 
-Every cell is compiled, in double precision alone, for one instruction set, without optimisation: half the time.
+The changed file alone is compiled, for one instruction set, without optimisation; everything else once.
 A mutant is found when the kernels differ from the reference on drawn cases, crash, or do not end.
 """
 
@@ -59,40 +59,6 @@ RULES = [
 # What the checks do not find, and why that is right. The key is what `Mutant` prints.
 EQUIVALENT: dict[str, str] = {}
 
-KERNELS = """
-#include "backward.hpp"
-#include "forward.hpp"
-
-namespace openlstm::OPENLSTM_ISA {
-
-template <class C>
-constexpr CellKernels<double> of = {forward<C, double>, backward<C, double>};
-template <Variant v, bool peephole>
-constexpr CellKernels<double> variant = of<Lstm<double, v, peephole>>;
-
-static const CellKernels<double> main_kernels[main_cells] = {
-    of<Lstm<double>>, of<Rnn<double, false>>, of<Rnn<double, true>>, of<Gru<double>>};
-static const CellKernels<double> variants[variant_cells] = {
-    variant<Variant::none, true>,
-    variant<Variant::nig, true>, variant<Variant::nig, false>,
-    variant<Variant::nfg, true>, variant<Variant::nfg, false>,
-    variant<Variant::nog, true>, variant<Variant::nog, false>,
-    variant<Variant::niaf, true>, variant<Variant::niaf, false>,
-    variant<Variant::noaf, true>, variant<Variant::noaf, false>,
-    variant<Variant::cifg, true>, variant<Variant::cifg, false>,
-    variant<Variant::fgr, true>};
-static const CellKernels<double> normed[normed_cells] = {of<LayerNormLstm<double>>};
-
-static const CellKernels<float> none[cells] = {};
-
-extern const Kernels kernels;
-const Kernels kernels = {ISA_NAME,
-                         {none, none, none, nullptr, nullptr, nullptr, nullptr},
-                         {main_kernels, variants, normed, nullptr, nullptr, nullptr, nullptr}};
-
-}
-"""
-
 RUN = """
 import importlib.util, signal, sys
 signal.alarm(120)
@@ -108,8 +74,9 @@ check()
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change in cells.hpp."""
+    """One change in a file of cells."""
 
+    file: str
     at: int  # in the text
     end: int
     line: str
@@ -117,38 +84,45 @@ class Mutant:
     new: str
 
     def __str__(self) -> str:
-        return f"{self.line} [{self.old.strip()} -> {self.new.strip()}, place {self.column}]"
+        return f"{self.file}: {self.line} [{self.old.strip()} -> {self.new.strip()}, place {self.column}]"
 
     @property
     def column(self) -> int:
         """Which of the equal places in its line this is."""
-        text = source()
+        text = source(self.file)
         return text.count(self.old, text.rfind("\n", 0, self.at) + 1, self.at) + 1
 
     def text(self) -> str:
         """The changed file."""
-        text = source()
+        text = source(self.file)
         return text[: self.at] + self.new + text[self.end :]
 
 
-def source() -> str:
-    """native/cells.hpp."""
-    return (NATIVE / "cells.hpp").read_text()
+def files() -> list[str]:
+    """The files of cells."""
+    return sorted(path.name for path in (NATIVE / "cells").glob("*.cpp"))
+
+
+def source(file: str) -> str:
+    """The text of one of them."""
+    return (NATIVE / "cells" / file).read_text()
 
 
 def mutants() -> list[Mutant]:
-    """All of the file, in its order; traits and comments are left alone, but for the order of fed-back gates."""
-    out, start = [], 0
-    for line in source().splitlines(keepends=True):
-        code = line.split("//")[0]
-        trait = "static constexpr" in code or code.startswith("template") or "static OPENLSTM_INLINE" in code
-        for pattern, new in RULES:
-            if trait and not pattern.startswith(r"\{I"):
-                continue
-            for match in re.finditer(pattern, code):
-                out.append(Mutant(start + match.start(), start + match.end(), line.strip(), match.group(), new))
-        start += len(line)
-    return sorted(out, key=lambda m: (m.at, m.new))
+    """All of every file, in its order; traits and comments are left alone, but for the order of fed-back gates."""
+    out = []
+    for file in files():
+        start = 0
+        for line in source(file).splitlines(keepends=True):
+            code = line.split("//")[0]
+            trait = "static constexpr" in code or code.startswith("template") or "static OPENLSTM_INLINE" in code
+            for pattern, new in RULES:
+                if trait and not pattern.startswith(r"\{I"):
+                    continue
+                for match in re.finditer(pattern, code):
+                    out.append(Mutant(file, start + match.start(), start + match.end(), line.strip(), match.group(), new))
+            start += len(line)
+    return sorted(out, key=lambda m: (m.file, m.at, m.new))
 
 
 def drawn(n: int, seed: int = 2) -> list[Mutant]:
@@ -158,7 +132,7 @@ def drawn(n: int, seed: int = 2) -> list[Mutant]:
 
 
 class Workshop:
-    """A folder in which everything but the cells is compiled once."""
+    """A folder in which everything is compiled once."""
 
     def __init__(self, folder: Path) -> None:
         import nanobind
@@ -167,55 +141,38 @@ class Workshop:
         avx2 = "avx2" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
         self.isa = "avx2" if avx2 else "scalar"
         nb = Path(nanobind.include_dir())
-        includes = [f"-I{NATIVE}", f"-I{nb}", f"-I{nb.parent}/ext/robin_map/include", f"-I{sysconfig.get_paths()['include']}"]
+        include = [NATIVE, nb, nb.parent / "ext" / "robin_map" / "include", sysconfig.get_paths()["include"]]
         self.flags = ["-std=gnu++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-w", "-pthread"]
-        self.objects = []
-        for path in [
-            *(NATIVE / f"{n}.cpp" for n in ("bind", "dispatch", "threads", "workspace")),
-            nb.parent / "src" / "nb_combined.cpp",
-        ]:
-            flags = ["-fno-strict-aliasing", "-DNDEBUG"] if path.stem == "nb_combined" else [f"-DOPENLSTM_HAVE_{self.isa}=1"]
-            target = folder / f"{path.stem}.o"
-            self._run([*self._compiler, "-O1", *self.flags, *includes, *flags, "-c", str(path), "-o", str(target)])
-            self.objects.append(str(target))
-        (folder / "kernels.cpp").write_text(KERNELS)
+        self.flags += [f"-I{path}" for path in include]
+        self.kernel_flags = [f"-DOPENLSTM_ISA={self.isa}", *(["-mavx2", "-mfma"] if avx2 else [])]
+        self.objects = {}
+        common = [path for part in ("bind", "loop", "runtime") for path in sorted((NATIVE / part).glob("*.cpp"))]
+        for path in [*common, nb.parent / "src" / "nb_combined.cpp"]:
+            nanobind_itself = ["-fno-strict-aliasing", "-DNDEBUG"]
+            flags = nanobind_itself if path.stem == "nb_combined" else [f"-DOPENLSTM_HAVE_{self.isa}=1"]
+            self.objects[path.stem] = self._compile(path, "-O1", *flags)
+        for path in [NATIVE / "product" / "product.cpp", NATIVE / "vector" / "rows.cpp"]:
+            self.objects[path.stem] = self._compile(path, "-O1", *self.kernel_flags)
+        for file in files():
+            self.objects[Path(file).stem] = self._compile(NATIVE / "cells" / file, "-O0", *self.kernel_flags)
 
-    _compiler = ["g++"]
-
-    def build(self, cells: str) -> Path:
-        """The extension with this text for cells.hpp.
+    def build(self, file: str, text: str) -> Path:
+        """The extension with this text for a file of cells.
 
         Raises:
             subprocess.CalledProcessError: where it does not compile.
         """
-        copy = self.folder / "native"
-        copy.mkdir(exist_ok=True)
-        for header in NATIVE.glob("*.hpp"):  # beside each other, so that a header finds the changed one
-            (copy / header.name).write_text(cells if header.name == "cells.hpp" else header.read_text())
-        isa = ["-mavx2", "-mfma"] if self.isa == "avx2" else []
-        defines = [f"-DOPENLSTM_ISA={self.isa}", f'-DISA_NAME="{self.isa}"', "-DOPENLSTM_KERNELS"]
-        target, library = self.folder / "kernels.o", self.folder / "_native.so"
-        self._run(
-            [
-                *self._compiler,
-                "-O0",
-                *self.flags,
-                *isa,
-                *defines,
-                f"-I{copy}",
-                "-c",
-                str(self.folder / "kernels.cpp"),
-                "-o",
-                str(target),
-            ]
-        )
-        self._run([*self._compiler, "-shared", "-pthread", "-o", str(library), *self.objects, str(target)])
+        changed = self.folder / f"changed_{file}"
+        changed.write_text(text)
+        objects = self.objects | {Path(file).stem: self._compile(changed, "-O0", *self.kernel_flags)}
+        library = self.folder / "_native.so"
+        self._run(["g++", "-shared", "-pthread", "-o", str(library), *objects.values()])
         return library
 
-    def found(self, cells: str) -> str:
-        """By what this text for cells.hpp is found to be wrong, "" if it is not."""
+    def found(self, file: str, text: str) -> str:
+        """By what this text for a file of cells is found to be wrong, "" if it is not."""
         try:
-            library = self.build(cells)
+            library = self.build(file, text)
         except subprocess.CalledProcessError as error:
             return f"does not compile: {error.stderr.decode()[:80]}"
         try:
@@ -225,6 +182,11 @@ class Workshop:
             return "does not end"
         words = done.stderr.decode().strip().splitlines()
         return "" if done.returncode == 0 else (words[-1][:120] if words else f"exit status {done.returncode}")
+
+    def _compile(self, path: Path, *flags: str) -> str:
+        target = str(self.folder / f"{path.stem}.o")
+        self._run(["g++", *self.flags, *flags, "-c", str(path), "-o", target])
+        return target
 
     @staticmethod
     def _run(command: list[str]) -> None:
@@ -249,10 +211,10 @@ def survivors(chosen: list[Mutant], say: Callable[[str], None] = lambda _: None)
     out = []
     with tempfile.TemporaryDirectory() as folder:
         shop = Workshop(Path(folder))
-        right = shop.found(source())
+        right = shop.found(files()[0], source(files()[0]))
         assert right == "", f"the kernels as they are: {right}"
         for k, mutant in enumerate(chosen):
-            word = shop.found(mutant.text())
+            word = shop.found(mutant.file, mutant.text())
             if not word:
                 out.append(mutant)
             say(f"{k + 1}/{len(chosen)} {mutant} -> {word or 'SURVIVES'}")

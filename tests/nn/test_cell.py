@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -215,13 +216,13 @@ REFUSALS = [
         id="state-dtype",
     ),
     pytest.param(
-        lambda c: openlstm.LSTMCell(I, 0),
+        lambda c: openlstm.LSTMCell(I, -1),
         ValueError,
-        "LSTMCell: hidden_size is 0\n"
-        "  got       hidden_size: int 0\n"
-        "  expected  an integer >= 1\n"
-        "  hint      use hidden_size=1 or more",
-        id="no-units",
+        "LSTMCell: hidden_size is -1\n"
+        "  got       hidden_size: int -1\n"
+        "  expected  an integer >= 0\n"
+        "  hint      use hidden_size=0 or more",
+        id="fewer-than-no-units",
     ),
     pytest.param(
         lambda c: openlstm.LSTMCell(I, H, backend="cuda")(torch.zeros(B, I)),
@@ -295,3 +296,25 @@ def test_what_the_others_refuse(kind: str, options: dict[str, Any]) -> None:
         cell(torch.zeros(2, B, I))
     shown = ", nonlinearity=relu" if options else ""
     assert repr(cell) == f"{kind}(4, 6{shown})"
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_no_units_and_no_features_are_what_they_are_to_torch(kind: str, backend: str, gradients: bool) -> None:
+    for inputs, units in ((I, 0), (0, H), (0, 0)):
+        for bias, batched in itertools.product((True, False), repeat=2):
+            found = []
+            for home, more in ((openlstm, {"backend": backend}), (nn, {})):
+                torch.manual_seed(0)
+                cell = getattr(home, kind)(inputs, units, bias, dtype=torch.float64, **more)
+                x = torch.randn(*[B] * batched, inputs, dtype=torch.float64, requires_grad=gradients)
+                with torch.set_grad_enabled(gradients):
+                    out = cell(x)
+                parts = [out] if isinstance(out, torch.Tensor) else list(out)
+                if gradients:
+                    loss: Any = sum(part.sum() for part in parts)
+                    parts += torch.autograd.grad(loss, [x, *cell.parameters()], allow_unused=True, materialize_grads=True)
+                found.append(parts)
+            assert [p.shape for p in found[0]] == [p.shape for p in found[1]]
+            assert all(torch.allclose(p, q, rtol=1e-11) for p, q in zip(*found, strict=True))

@@ -208,3 +208,12 @@ def test_the_named_backend_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch)
         openlstm.LSTM(I, H, backend="cuda").double()(series())
     with pytest.raises(openlstm._errors.ArgumentError, match="LSTM: unknown backend 'gpu'"):
         openlstm.LSTM(I, H, backend="gpu").double()(series())
+
+
+@pytest.mark.parametrize("name", ["training", "hidden_dropout", "recurrent_dropout", "zoneout_h", "zoneout_c"])
+def test_a_deleted_attribute_is_missed_under_its_own_name(name: str) -> None:
+    for call in (lambda layer: layer(series()), lambda layer: layer.backend_used(series())):
+        layer = openlstm.LSTM(I, H, dtype=torch.float64)
+        delattr(layer, name)
+        with pytest.raises(AttributeError, match=f"'LSTM' object has no attribute '{name}'"):
+            call(layer)

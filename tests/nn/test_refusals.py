@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -622,3 +623,60 @@ def test_not_finite_is_refused_only_where_it_is_read(backend: str) -> None:
         layer(x)
     free = LSTM(I, H, backend=backend)
     assert free(x)[0][:, [0, 2]].isfinite().all()  # rows are independent
+
+
+def zero(kind: str, *shape: int, dtype: Any = None) -> Any:
+    """A state of zeros in the form of a kind of layer or cell."""
+    s = zeros(*shape, dtype=dtype)
+    return (s, s) if kind.startswith("LSTM") else s
+
+
+LAYER_MISTAKES: dict[str, Callable[[Any, str], Any]] = {  # (the layer of torch.nn or ours, its kind)
+    "features": lambda make, _: make(I, H)(zeros(T, B, 7)),
+    "one axis": lambda make, _: make(I, H)(zeros(I)),
+    "four axes": lambda make, _: make(I, H)(zeros(1, T, B, I)),
+    "float64": lambda make, _: make(I, H)(X.double()),
+    "tokens": lambda make, _: make(I, H)(X.long()),
+    "another device": lambda make, _: make(I, H)(X.to("meta")),
+    "rows of the state": lambda make, kind: make(I, H)(X, zero(kind, 1, B + 1, H)),
+    "layers of the state": lambda make, kind: make(I, H)(X, zero(kind, 2, B, H)),
+    "units of the state": lambda make, kind: make(I, H)(X, zero(kind, 1, B, H + 1)),
+    "axes of the state": lambda make, kind: make(I, H)(X, zero(kind, B, H)),
+    "a batch axis too many": lambda make, kind: make(I, H)(X[:, 0], zero(kind, 1, 1, H)),
+    "state in float64": lambda make, kind: make(I, H)(X, zero(kind, 1, B, H, dtype=torch.float64)),
+    "no units": lambda make, _: make(I, 0),
+    "fewer than no units": lambda make, _: make(I, -1),
+    "half a unit": lambda make, _: make(I, 5.0),
+    "no layers": lambda make, _: make(I, H, 0),
+    "no features": lambda make, _: make(0, H),
+    "dropout of 2": lambda make, _: make(I, H, 2, dropout=2),
+    "dropout of True": lambda make, _: make(I, H, 2, dropout=True),
+    "a wide projection": lambda make, _: make(I, H, proj_size=H),
+    "bias of 1": lambda make, _: make(I, H, bias=1),
+    "an unknown argument": lambda make, _: make(I, H, what=1),
+    "weights of another size": lambda make, _: make(I, H).load_state_dict(make(I, H + 1).state_dict()),
+}
+CELL_MISTAKES: dict[str, Callable[[Any, str], Any]] = {
+    "features": lambda make, _: make(I, H)(zeros(B, 7)),
+    "three axes": lambda make, _: make(I, H)(X),
+    "float64": lambda make, _: make(I, H)(zeros(B, I).double()),
+    "rows of the state": lambda make, kind: make(I, H)(zeros(B, I), zero(kind, B + 1, H)),
+    "one row for all": lambda make, kind: make(I, H)(zeros(B, I), zero(kind, 1, H)),
+    "units of the state": lambda make, kind: make(I, H)(zeros(B, I), zero(kind, B, H + 1)),
+    "state in float64": lambda make, kind: make(I, H)(zeros(B, I), zero(kind, B, H, dtype=torch.float64)),
+    "fewer than no units": lambda make, _: make(I, -1),
+    "half a unit": lambda make, _: make(I, 5.0),
+}
+MISTAKES = [(kind, name, call) for kind in ("LSTM", "GRU", "RNN") for name, call in LAYER_MISTAKES.items()]
+MISTAKES += [(kind, name, call) for kind in ("LSTMCell", "GRUCell", "RNNCell") for name, call in CELL_MISTAKES.items()]
+MISTAKES += [("RNN", "nonlinearity", lambda make, _: make(I, H, nonlinearity="sigmoid"))]
+MISTAKES += [("RNNCell", "nonlinearity", lambda make, _: make(I, H, nonlinearity="sigmoid")(zeros(B, I)))]
+
+
+@pytest.mark.parametrize(("kind", "name", "call"), MISTAKES, ids=[f"{kind}-{name}" for kind, name, _ in MISTAKES])
+def test_what_catches_the_error_of_torch_catches_ours(kind: str, name: str, call: Callable[[Any, str], Any]) -> None:
+    with pytest.raises(Exception) as theirs:
+        call(getattr(torch.nn, kind), kind)
+    assert theirs.type in (RuntimeError, ValueError, TypeError)
+    with pytest.raises(theirs.type):
+        call(getattr(openlstm, kind), kind)

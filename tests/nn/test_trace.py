@@ -10,7 +10,7 @@ from tests.nn.twins import BACKENDS, states, twins
 from torch import Tensor, nn
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm._errors import ArgumentError
 
 T, B, I, H = 6, 3, 4, 5
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -206,12 +206,12 @@ def test_half_types_show_what_the_kernel_kept(dtype: torch.dtype) -> None:
 
 REFUSALS = [
     pytest.param(
-        lambda: openlstm.trace(nn.Linear(2, 2), series()),
-        DtypeError,
-        "trace: cannot look into this layer\n"
-        "  got       layer: Linear\n"
-        "  expected  LSTM, GRU or RNN of openlstm or torch.nn\n"
-        "  hint      pass the recurrent layer inside the model",
+        lambda: openlstm.trace(nn.Sequential(nn.Linear(2, 2), nn.LSTMCell(2, 2)), series()),
+        ArgumentError,
+        "trace: no recurrent layer in the model\n"
+        "  got       Sequential with Linear, LSTMCell\n"
+        "  expected  LSTM, GRU or RNN of openlstm or torch.nn inside\n"
+        "  hint      a cell driven by a loop of your own (LSTMCell) cannot be seen: use the layer instead",
         id="another-layer",
     ),
     pytest.param(
@@ -229,7 +229,7 @@ REFUSALS = [
         "Trace.layer: no layer '2_reverse'\n"
         "  got       2_reverse\n"
         "  expected  0\n"
-        "  hint      layers count from 0; reverse=True needs bidirectional",
+        "  hint      layers count from 0; reverse=True needs bidirectional; path= names a module of a model",
         id="no-such-layer",
     ),
     pytest.param(

@@ -13,7 +13,7 @@ import torch
 
 import openlstm
 from openlstm import cells, model_file
-from openlstm._errors import DataError, ShapeError
+from openlstm._errors import DataError, ModelFileError, ShapeError
 from openlstm.engine import cpu
 from openlstm.model_file import Head, Header, Series, Step, Training
 from openlstm.model_file import Network as NetworkHeader
@@ -168,8 +168,9 @@ def test_a_refused_value_leaves_the_stream_as_it_was() -> None:
     with pytest.raises(DataError) as e:
         stream.push(float("inf"))
     assert str(e.value) == (
-        "Stream.push: the value is infinite\n  got       inf\n"
-        "  expected  a finite number, NaN where missing\n  hint      replace it, or push NaN"
+        "Stream.push: the value is infinite or too large\n  got       inf\n"
+        "  expected  a number of at most 1e+100 in size, NaN where missing\n"
+        "  hint      replace it, pass NaN, or take another unit"
     )
     np.testing.assert_array_equal(stream.values, before)
 
@@ -191,10 +192,11 @@ def test_errors_of_predict() -> None:
             "  hint      pass more of the past; mark what is unknown as NaN",
         ),
         (
-            np.full(10, np.inf),
+            np.full(10, -1.1e100),
             DataError,
-            "values holds an infinite number\n  got       values: float64[10]\n"
-            "  expected  finite numbers, NaN where missing\n  hint      replace it, or mark it as NaN",
+            "values holds a number that is infinite or too large\n  got       -1.1e+100\n"
+            "  expected  numbers of at most 1e+100 in size, NaN where missing\n"
+            "  hint      replace it, mark it as NaN, or take another unit",
         ),
         (
             np.full(10, np.nan),
@@ -238,7 +240,37 @@ def test_a_forecaster_on_any_cell_forecasts_on_every_backend(cell: str) -> None:
     np.testing.assert_allclose(forecasts[0], forecasts[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("values", [[1.0, np.inf], [[1.0, 2.0], [3.0, 4.0]]])
+@pytest.mark.parametrize("unit", [2.0**-300, 2.0**30, 2.0**320])
+def test_a_forecast_has_the_precision_of_its_data(unit: float) -> None:
+    """Between data and forecast stands float64 alone: another unit, and a level far above what moves, lose no digit of it."""
+    model, values = make(), series(10)
+    scaled = replace(model, header=model.header.model_copy(update={"series": rescaled(model.header.series, unit)}))
+    assert (scaled.quantiles(unit * values) == unit * model.quantiles(values)).all()
+    stream = scaled.stream()
+    pushed = [stream.push(v) for v in unit * values][-1]
+    assert pushed is not None and all((a == unit * b).all() for a, b in zip(pushed, model.predict(values), strict=True))
+
+
+def rescaled(trained: Series, unit: float) -> Series:
+    return trained.model_copy(update={"scale": unit * trained.scale})
+
+
+def test_rows_at_a_high_level_differ() -> None:
+    level = 1e9
+    values = np.round(2**20 * series()) / 2**20  # so that adding the level is exact
+    low, high = make().predict(values), make().predict(values + level)
+    assert len(set(high.median.tolist())) == len(high.median)
+    np.testing.assert_allclose(high.median - level, low.median, atol=1e-6)
+
+
+def test_weights_that_are_too_large_give_an_error_and_no_infinity() -> None:
+    model = make()
+    huge = replace(model, heads=tuple((np.full_like(w, 3e38), b) for w, b in model.heads))
+    with pytest.warns(RuntimeWarning), pytest.raises(ModelFileError, match=r"^Model.predict: the forecast is not finite\n"):
+        huge.predict(series())
+
+
+@pytest.mark.parametrize("values", [[1.0, np.inf], [1.0, -1.1e100], [[1.0, 2.0], [3.0, 4.0]]])
 def test_a_stream_does_not_begin_with_values_it_could_never_get_rid_of(values: list) -> None:
     with pytest.raises((DataError, ShapeError), match="^Model.stream: values"):
         make().stream(values)

@@ -62,6 +62,36 @@ def test_ridge_sees_nothing_after_what_it_is_given() -> None:
     assert (a.weights == b.weights).all()
 
 
+@pytest.mark.parametrize("unit", [1e-90, 1e-20, 1e-3, 1e6, 1e90])
+def test_no_baseline_knows_the_unit(unit: float) -> None:
+    """A penalty in squares of the unit would favour metres over millimetres; large ones would make a matrix singular."""
+    known = seasonal(120) + np.random.default_rng(0).standard_normal(120)
+    small, _ = baselines(known, 6, 12, 6, 2)
+    large, _ = baselines(unit * known, 6, 12, 6, 2)
+    for name in ("naive", "seasonal naive", "seasonal naive + drift", "ridge window"):
+        np.testing.assert_allclose(np.asarray(large[name](unit * known)) / unit, small[name](known), rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(np.asarray(large["ETS"](unit * known)) / unit, small["ETS"](known), rtol=0.02)
+
+
+def test_ets_takes_the_shortest_past_it_is_asked_for() -> None:
+    for period in range(1, 8):
+        for n in range(2 * period + 2, 2 * period + 8):
+            assert np.isfinite(ets(seasonal(n, max(period, 2)), 3, period)).all()
+
+
+def test_what_cannot_be_asked_is_left_out_with_its_reason() -> None:
+    sparse = np.where(np.arange(120) % 7 == 0, seasonal(120), NAN)
+    rivals, left_out = baselines(sparse, 6, 12, 6, 2)
+    assert list(rivals) == ["naive", "seasonal naive", "ETS"]
+    assert left_out == {
+        "seasonal naive + drift": "needs two known values one season apart",
+        "ridge window": "too few stretches without a missing value",
+    }
+    assert list(baselines(seasonal(20), 30, 5, 2, 2)[0]) == ["naive", "seasonal naive", "ridge window"]
+    _, left_out = baselines(seasonal(9000), 6, 4001, 6, 2)
+    assert left_out == {"ridge window": "would take too long: window 4001 (at most 4000)"}
+
+
 def test_which_baselines_can_be_asked() -> None:
     known = seasonal(120)
     rivals, left_out = baselines(known, 6, 12, 6, 2)

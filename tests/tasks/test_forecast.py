@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import model_validator
 from rich.console import Console
 
 import openlstm
 from openlstm import Forecaster
 from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Series, from_arrays, read_series
+from openlstm.model_file import Header
 from openlstm.runtime import Model
 from openlstm.runtime.model import Forecast
 from openlstm.tasks.scoring import Evaluation, Score, evaluate, predict, score, seasonal_error
@@ -138,6 +140,95 @@ def test_a_constant_series_is_forecast_as_it_is() -> None:
     assert forecaster.model_.header.series.seasonal_error is None
     np.testing.assert_allclose(forecaster.predict().forecast.median, 7.0, atol=0.2)
     assert forecaster.evaluate().scores[-1].mase is None
+
+
+@pytest.mark.parametrize("level", [1e-30, 1e-5, 1e9])
+def test_a_constant_series_is_forecast_in_any_unit(level: float) -> None:
+    series = from_arrays(np.datetime64("2001-01-01") + np.arange(60), np.full(60, level))
+    forecaster = Forecaster(3, members=1, hidden_size=2, options=Options(epochs=1)).fit(series, quiet=True)
+    np.testing.assert_allclose(forecaster.predict().forecast.median, level, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [2.0**-300, 2.0**300])
+def test_a_unit_changes_no_digit_of_a_model(unit: float) -> None:
+    """Values of 1e-89 and of 1e91: the same weights, and forecasts in that unit."""
+    a, b = (
+        Forecaster(7, members=1, hidden_size=4, options=Options(epochs=2)).fit(
+            replace(daily(200), values=k * daily(200).values), holdout=21, quiet=True
+        )
+        for k in (1.0, unit)
+    )
+    assert all((a.tensors_[name] == b.tensors_[name]).all() for name in a.tensors_)
+    assert (b.predict().forecast.median == unit * a.predict().forecast.median).all()
+    here, there = a.evaluate().scores, b.evaluate().scores
+    assert [s.name for s in here] == [s.name for s in there]
+    for x, y in zip(here, there, strict=True):
+        assert y.mase == pytest.approx(x.mase, rel=0.02 if x.name == "ETS" else 1e-9)
+        assert y.rmse == pytest.approx(unit * x.rmse, rel=0.02 if x.name == "ETS" else 1e-9)
+
+
+def test_values_that_differ_by_too_little_are_refused() -> None:
+    for unit in (1e-110, 1e-170, 1e-250, 1e-320):
+        with pytest.raises(DataError, match=r"^Forecaster.fit: the values differ by too little to compute with\n"):
+            Forecaster(7).fit(replace(daily(200), values=unit * daily(200).values), quiet=True)
+
+
+def test_another_interval_is_refused_everywhere(fitted: Forecaster, tmp_path: Path) -> None:
+    from openlstm.tasks.forecast import windows
+
+    weekly = from_arrays(np.datetime64("2001-01-01") + 7 * np.arange(300), daily().values, name="y", time_name="t")
+    text = (
+        "column 'y': has another interval than the model\n  got       1 week\n  expected  1 day\n"
+        "  hint      give data of the model's interval, or fit a model to these"
+    )
+    for call in (fitted.predict, fitted.evaluate, lambda s: windows(fitted.model_.header, s)):
+        fails(DataError, lambda call=call: call(weekly), text)
+    rows = "".join(f"{t},1.5\n" for t in weekly.times)
+    (tmp_path / "a.csv").write_text("t,y\n" + rows)
+    with pytest.raises(DataError, match=r"a.csv, column 't': has a longer interval than 1 day"):
+        fitted.predict(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"period": 2_000_000, "window": 10}, "period"), ({"options": Options(learning_rate=1e-3, clip=float("inf"))}, "clip")],
+)
+def test_what_no_model_file_can_hold_is_told_before_the_training(
+    options: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ArgumentError, match=rf"^Forecaster: {name} is not what a model file can hold\n  got       {name}="):
+        Forecaster(7, **options).fit(daily(), quiet=True)
+
+
+def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(Header):
+        @model_validator(mode="after")
+        def _possible(self) -> Small:
+            raise ValueError("more than 9 numbers")
+
+    monkeypatch.setattr("openlstm.tasks.forecast.Header", Small)
+    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    fails(
+        ArgumentError,
+        lambda: Forecaster(7, **FAST).fit(daily(), quiet=True),
+        "Forecaster: the model is not what a file can hold\n  got       Value error, more than 9 numbers\n"
+        "  expected  a smaller model\n  hint      pass a smaller hidden_size, num_layers, members or horizon",
+    )
+
+
+def test_that_nothing_can_be_scored_is_told_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    unknown = replace(daily(), values=np.where(np.arange(300) < 279, daily().values, np.nan))
+    with pytest.raises(DataError, match="no held-out value is known\n  got       21 steps, all missing"):
+        Forecaster(7, **FAST).fit(unknown, holdout=21, quiet=True)
+
+
+def test_a_baseline_whose_forecast_is_not_finite_is_left_out(fitted: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openlstm.tasks.baselines.ets", lambda past, horizon, period: np.full(horizon, np.nan))
+    evaluation = fitted.evaluate()
+    assert evaluation.left_out["ETS"] == "its forecast is not finite" and "ETS" not in evaluation.forecasts
+    json.dumps(evaluation.to_dict(), allow_nan=False)
 
 
 def test_every_held_out_step_is_scored_once(fitted: Forecaster) -> None:
@@ -265,7 +356,6 @@ def test_errors(fitted: Forecaster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_co2_with_honest_training() -> None:
     """Weekly CO2, last 104 weeks held out, two origins of 52 weeks: what the demo shows, and what h = 0 leaves of it."""
     series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")

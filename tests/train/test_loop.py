@@ -191,6 +191,13 @@ def test_errors() -> None:
         "Options: seed must not be negative\n  got       seed=-1\n  expected  a number >= 0\n"
         "  hint      leave seed out to take its default"
     )
+    for rate in (1e300, float("inf")):  # torch would raise an error of its own
+        with pytest.raises(ArgumentError) as e:
+            Options(learning_rate=rate)
+        assert str(e.value) == (
+            f"Options: learning_rate is too large\n  got       learning_rate={rate!r}\n"
+            "  expected  at most 1e+30, usually below 1\n  hint      leave learning_rate out to take its default"
+        )
 
 
 def test_torch_stands_aside_and_comes_back() -> None:

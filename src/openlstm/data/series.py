@@ -19,6 +19,9 @@ from openlstm.model_file import Step
 YEAR, MONTH = 12, 1  # in months
 WEEK, DAY, HOUR, MINUTE = 604800, 86400, 3600, 60  # in seconds
 
+MOST_STEPS = 50
+"""The most steps of a grid for each row of the table; where there are more, a date is wrong, or the table is not one series."""
+
 
 class Note(NamedTuple):
     """Something a user should know about the data: what, and how often, where."""
@@ -68,8 +71,10 @@ def read_series(
         step: the sampling interval, found in the dates if None.
 
     Raises:
-        DataError: unknown column, unreadable date, text among the numbers, a time that comes twice, times on no grid,
-            fewer than three rows, no known value.
+        DataError: unknown column, unreadable date, text among the numbers, a time that comes twice, times on no grid, or so far
+            apart that the grid would have more than 50 steps a row, or further apart than `step`, fewer than three rows, no
+            known value.
+        ArgumentError: a `time_format` that is none.
     """
     table = read_table(path)
     return from_table(table, time, target, time_format=time_format, step=step)
@@ -77,6 +82,16 @@ def read_series(
 
 def from_table(table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None) -> Series:
     """As `read_series`, out of a table."""
+    if time == target:
+        raise DataError(
+            message(
+                f"{table.name}, column {time!r}",
+                "is the column of dates and the column of numbers",
+                f"{time!r} twice",
+                "two columns",
+                "name the column of what was measured as the target",
+            )
+        )
     return _regular(table, time, target, table.times(time, time_format), table.numbers(target), step)
 
 
@@ -164,17 +179,30 @@ def show_time(time: Any) -> str:
     >>> show_time(np.datetime64("2001-12-29T00:00:00.000000")), show_time(np.datetime64("2001-12-29T06:30:00.000000"))
     ('2001-12-29', '2001-12-29 06:30')
     """
-    text = str(time.astype("datetime64[us]")).replace("T", " ")
-    for end in (".000000", ":00", " 00:00"):
-        text = text.removesuffix(end)
-    return text
+    return show_times(np.array([time]))[0]
+
+
+def show_times(times: np.ndarray) -> list[str]:
+    """As `show_time`, all of them in the one form that loses nothing.
+
+    >>> show_times(np.array(["2001-12-29T23:00", "2001-12-30T00:00"], "datetime64[us]"))
+    ['2001-12-29 23:00', '2001-12-30 00:00']
+    """
+    unit = next((u for u in ("D", "m", "s") if (times.astype(f"datetime64[{u}]") == times).all()), "us")
+    return [str(time).replace("T", " ") for time in times.astype(f"datetime64[{unit}]")]
 
 
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
         raise DataError(
-            message(table.name, "is too short for a series", f"{len(times)} rows", "at least 3", "give a longer table")
+            message(
+                table.name,
+                "is too short for a series",
+                "1 row" if len(times) == 1 else f"{len(times)} rows",
+                "at least 3",
+                "give a longer table",
+            )
         )
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
@@ -188,8 +216,9 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
         )
     times, values = times[order], values[order]
     _check_twice(table, time, times, order)
-    step = step or _find_step(times)
+    step = step or _find_step(table, time, times)
     places = _places(table, time, times, order, step)
+    _check_interval(table, time, places, step)
     grid = add_steps(times[0], step, np.arange(places[-1] + 1))
     full = np.full(len(grid), np.nan)
     full[places] = values
@@ -240,39 +269,93 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
         )
 
 
-def _find_step(times: np.ndarray) -> Step:
+def _find_step(table: Table, time: str, times: np.ndarray) -> Step:
     """The most common distance: calendar months if it is 28 days or more, else seconds."""
     distance, count = np.unique(np.diff(times), return_counts=True)
     common = distance[np.argmax(count)]
     seconds = int(common / np.timedelta64(1, "s"))
+    if seconds > 1000 * 365 * DAY:
+        raise DataError(
+            message(
+                f"{table.name}, column {time!r}",
+                "the times are too far apart",
+                f"{show_time(times[0])}, {show_time(times[1])}, ...",
+                "an interval of at most 1000 years",
+                "correct the dates",
+            )
+        )
     if seconds >= 28 * DAY:
         months = np.diff(times.astype("datetime64[M]").astype(int))
         values, count = np.unique(months[months > 0], return_counts=True)
-        if len(values) and abs(seconds / DAY / 30.44 - values[np.argmax(count)]) < 0.5:
+        if len(values) and abs(seconds / DAY / (365.2425 / 12) - values[np.argmax(count)]) < 0.5:
             return Step(unit="month", count=int(values[np.argmax(count)]))
     return Step(unit="second", count=max(seconds, 1))
 
 
 def _places(table: Table, time: str, times: np.ndarray, order: np.ndarray, step: Step) -> np.ndarray:
     """Where on the grid each time lies, counted in steps from the first."""
-    if step.unit == "month":
-        months = times.astype("datetime64[M]").astype(int)
-        places = np.round((months - months[0]) / step.count).astype(int)
-    else:
-        places = np.round((times - times[0]) / np.timedelta64(step.count, "s")).astype(int)
-    off = np.flatnonzero(times != add_steps(times[0], step, places))
+    places, off = _on_grid(times, step, 0)
+    _check_span(table, time, times, order, step, places)
     if len(off):
+        start = 0
+        if len(elsewhere := _on_grid(times, step, len(times) // 2)[1]) < len(off):  # it is the first time that is off
+            off, start = elsewhere, len(times) // 2
         at = int(off[0])
         raise DataError(
             message(
                 f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
                 f"lies off the grid of {name_step(step)}",
                 f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off",
-                f"{show_time(times[0])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
+                f"{show_time(times[start])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
                 "resample the table to equal intervals, and leave out what was not measured",
             )
         )
     return places
+
+
+def _on_grid(times: np.ndarray, step: Step, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each time on the grid through one of them, and which times lie off it."""
+    if step.unit == "month":
+        months = times.astype("datetime64[M]").astype(int)
+        places = np.round((months - months[start]) / step.count).astype(int)
+    else:
+        places = np.round((times - times[start]) / np.timedelta64(step.count, "s")).astype(int)
+    return places, np.flatnonzero(times != add_steps(times[start], step, places))
+
+
+def _check_span(table: Table, time: str, times: np.ndarray, order: np.ndarray, step: Step, places: np.ndarray) -> None:
+    """Refuse a grid out of all proportion before it is made; named is the row beside the widest gap, on its shorter side."""
+    steps, most = int(places[-1]) + 1, MOST_STEPS * len(times)
+    if steps <= most:
+        return
+    gap = int(np.argmax(np.diff(places)))
+    at, other = (gap, gap + 1) if gap + 1 < len(times) / 2 else (gap + 1, gap)
+    raise DataError(
+        message(
+            f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
+            "lies too far from the other rows",
+            f"{show_time(times[at])}, {name_step(step, int(np.diff(places)[gap]))} from {show_time(times[other])}; "
+            f"a series of {steps:,} steps out of {len(times):,} rows",
+            f"at most {most:,} steps, {MOST_STEPS} for each row",
+            "correct the date, or resample the table to a longer interval",
+        )
+    )
+
+
+def _check_interval(table: Table, time: str, places: np.ndarray, step: Step) -> None:
+    """Refuse rows that are mostly further apart than a step, as the same dates would be read as another interval."""
+    apart, count = np.unique(np.diff(places), return_counts=True)
+    common = int(apart[np.argmax(count)])
+    if common > 1:
+        raise DataError(
+            message(
+                f"{table.name}, column {time!r}",
+                f"has a longer interval than {name_step(step)}",
+                f"most rows are {name_step(step, common)} apart",
+                f"most rows {name_step(step)} apart",
+                "give data of that interval, or fit a model to these",
+            )
+        )
 
 
 def _where(grid: np.ndarray, places: np.ndarray, most: int = 4) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from openlstm._errors import DataError, message
 from openlstm.data.series import Series, name_step
 
@@ -32,7 +34,7 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
     The validation part is the last twelfth of what is known, at least two horizons. Targets never reach over a cut.
 
     Raises:
-        DataError: if the training part has no room for one window and one horizon.
+        DataError: if the training part has no room for one window and one horizon, or no held-out value is known.
     """
     known = len(series) - holdout
     train = training_steps(known, horizon)
@@ -47,4 +49,19 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
                 "give a longer table, or a smaller --horizon, --window or --holdout",
             )
         )
+    if holdout and np.isnan(series.values[known:]).all():
+        raise no_known_value(series, holdout)
     return Split(train, known, len(series))
+
+
+def no_known_value(series: Series, steps: int) -> DataError:
+    """The error for held-out steps that nothing can be scored on."""
+    return DataError(
+        message(
+            f"column {series.name!r}",
+            "no held-out value is known",
+            f"{steps} steps, all missing",
+            "at least one known value to score with",
+            "give a table whose last rows hold measurements",
+        )
+    )

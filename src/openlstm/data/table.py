@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openlstm._errors import DataError, message, missing_extra
+from openlstm._errors import ArgumentError, DataError, message, missing_extra
+from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,18 +23,27 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """The texts that stand for a missing value in a CSV file."""
 
 DATE_FORMATS = (
-    "%Y-%m-%d",
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%dT%H:%M",
-    "%Y/%m/%d",
-    "%Y/%m/%d %H:%M:%S",
-    "%d.%m.%Y",
-    "%d.%m.%Y %H:%M:%S",
-    "%d.%m.%Y %H:%M",
+    "%Y-%m",
+    *map(
+        "".join,
+        product(
+            ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
+            + ("%y-%m-%d", "%y/%m/%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y", "%m-%d-%y"),
+            ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f"),
+        ),
+    ),
 )
-"""The formats of dates that are tried, beside YYYYMMDD, YYYY-MM and YYYY; only those that cannot be misread."""
+"""The formats of dates that are tried. A column has to fit one of them alone, and none with a year of two digits."""
+
+DIGITS = {8: ("%Y%m%d",), 6: ("%Y%m", "%y%m%d", "%d%m%y", "%m%d%y"), 4: ("%Y",)}
+"""The formats of dates that are all digits, by how many there are; the same holds of them."""
+
+UTC, ZONE = r" *(Z|[+-]00:?00)$", r"(\d *Z|:\d\d(\.\d+)? *[+-]\d\d:?\d\d)$"
+"""How a text ends that says UTC, and one that names its distance to UTC."""
+
+UNREADABLE = "correct it, or give --time-format, for example '%d/%m/%Y'"
+
+SHOWN = 100  # characters of a cell in an error
 
 
 @dataclass(frozen=True)
@@ -38,16 +52,19 @@ class Table:
 
     frame: pl.DataFrame
     name: str
-    is_text: bool = False  # a CSV file, whose columns are still text
+    header: int = 0  # the line of the header in a CSV file, whose columns are still text; 0 where there are no lines
 
     def row(self, index: int) -> str:
         """How a reader finds a row: counted from 1 after the header, and the line in a text file.
 
         >>> import polars as pl
-        >>> Table(pl.DataFrame({"a": [1]}), "a.csv", is_text=True).row(0)
-        'row 1 (line 2)'
+        >>> Table(pl.DataFrame({"a": ["one", "two\\nlines", "three"]}), "a.csv", header=1).row(2)
+        'row 3 (line 5)'
         """
-        return f"row {index + 1} (line {index + 2})" if self.is_text else f"row {index + 1}"
+        if not self.header:
+            return f"row {index + 1}"
+        inside = sum(column.str.count_matches("\n", literal=True).sum() for column in self.frame.head(index))
+        return f"row {index + 1} (line {self.header + index + 1 + inside})"
 
     def column(self, name: str) -> pl.Series:
         """One column.
@@ -61,13 +78,15 @@ class Table:
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
-        raise DataError(message(self.name, f"there is no column {name!r}", repr(name), f"one of {', '.join(columns)}", hint))
+        raise DataError(
+            message(self.name, f"there is no column {name!r}", repr(name), f"one of {_short(', '.join(columns))}", hint)
+        )
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, NaN where missing.
 
         Raises:
-            DataError: for a text that is not a number, or an infinite one; names the row.
+            DataError: for a text that is not a number, or a number beyond 1e100; names the row.
         """
         import polars as pl
 
@@ -90,19 +109,25 @@ class Table:
         if wrong.any():
             at = int(wrong.arg_max() or 0)
             raise self.error(at, name, "is not a finite number", column[at], "a number, or nothing where it is missing")
-        return numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
+        out = numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
+        if (beyond := np.flatnonzero(np.abs(out) > LARGEST)).size:
+            at, expected = int(beyond[0]), f"at most {LARGEST:g} in size"
+            raise self.error(at, name, "is too large to compute with", column[at], expected, "take another unit")
+        return out
 
     def times(self, name: str, time_format: str | None = None) -> np.ndarray:
         """A column as datetime64[us], without time zone (a zone is converted to UTC).
 
-        Dates, timestamps, ISO texts, day.month.year, integers YYYYMMDD, YYYY-MM and years are read. A text that can be read
-        in two ways, as 03/04/2001, needs `time_format`.
+        Dates, timestamps, ISO texts, day.month.year, integers YYYYMMDD, YYYYMM and years are read, and 31/12/2001 or 12/31/2001
+        where the column holds a day above 12. What the whole column leaves open needs `time_format`, and so do years of two
+        digits. Years begin at 1000.
 
         Args:
             time_format: as of strftime, for example "%d/%m/%Y".
 
         Raises:
-            DataError: for a missing or an unreadable date; names the row.
+            DataError: for a missing or an unreadable date, or one that can be read in two ways; names the row.
+            ArgumentError: for a format that is none, or that has no year.
         """
         import polars as pl
 
@@ -112,7 +137,8 @@ class Table:
         if column.dtype in (pl.Date, pl.Datetime):
             parsed = column.cast(pl.Datetime("us"))
         elif column.dtype == pl.String or column.dtype.is_integer():
-            parsed = _parse(column.cast(pl.String).str.strip_chars(), time_format)
+            text = column.cast(pl.String).str.strip_chars()
+            parsed = self._guess(text) if time_format is None else self._as_told(text, time_format)
         else:
             raise DataError(
                 message(
@@ -125,30 +151,106 @@ class Table:
             )
         if parsed.null_count():
             at = int(parsed.is_null().arg_max() or 0)
+            expected = time_format or "a date such as 2001-12-29 or 20011229"
+            raise self.error(at, name, "is not a date that can be read", column[at], expected, UNREADABLE)
+        return parsed.to_numpy().astype("datetime64[us]")
+
+    def _guess(self, text: pl.Series) -> pl.Series:
+        """Texts as datetimes in the one format that fits the whole column, null where a cell does not fit.
+
+        Raises:
+            DataError: if several formats fit and differ, or only one with years of two digits.
+        """
+        import polars as pl
+
+        text = self._without_zone(text)
+        known = text.drop_nulls()
+        formats = next((f for n, f in DIGITS.items() if len(known) and known.str.contains(rf"^\d{{{n}}}$").all()), DATE_FORMATS)
+        formats = [f for f in formats if _read_as(known.head(20), f).count()]
+        readings = {f: _read_as(text, f) for f in formats}
+        fewest = min((r.null_count() for r in readings.values()), default=0)
+        readings = {f: r for f, r in readings.items() if r.null_count() == fewest}
+        if not readings:
+            return pl.Series(text.name, [None] * len(text), pl.Datetime("us"))
+        best, *others = readings.values()
+        differ = [r for r in others if not r.equals(best)]
+        short = all("%y" in f for f in readings)
+        if differ or short:
+            places = (differ[0] != best).fill_null(False) if differ else best.is_not_null()
+            raise self.error(
+                int(places.arg_max() or 0),
+                text.name,
+                "is a date whose year has two digits" if short else "is a date that can be read in more than one way",
+                text[int(places.arg_max() or 0)],
+                "dates such as 2001-12-29 or 20011229",
+                "say how they are written: --time-format " + " or ".join(f"'{f}'" for f in readings),
+            )
+        return best
+
+    def _without_zone(self, text: pl.Series) -> pl.Series:
+        """Texts that all say UTC, without these words; other zones need a format, and times without one are not mixed in."""
+        zoned = text.str.contains(ZONE)
+        if not zoned.any():
+            return text
+        if not zoned.all():
+            at, other = int((~zoned).fill_null(False).arg_max() or 0), int(zoned.arg_max() or 0)
             raise self.error(
                 at,
-                name,
-                "is not a date that can be read",
-                column[at],
-                time_format or "a date such as 2001-12-29 or 20011229",
-                "correct it, or give --time-format, for example '%d/%m/%Y'",
+                text.name,
+                "is a local time, and others are not",
+                text[at],
+                f"a time zone in every row, as in {self.row(other)}: {text[other]}, or in none",
+                "write all of them in UTC",
             )
-        return parsed.to_numpy().astype("datetime64[us]")
+        elsewhere = ~text.str.contains(UTC)
+        if elsewhere.any():
+            at = int(elsewhere.arg_max() or 0)
+            hint = "write all times in UTC, or give a --time-format with %z, for example '%Y-%m-%dT%H:%M:%S%z'"
+            raise self.error(at, text.name, "is not a time in UTC", text[at], "times in UTC, or without a time zone", hint)
+        return text.str.replace(UTC, "")
+
+    def _as_told(self, text: pl.Series, time_format: str) -> pl.Series:
+        """Texts as datetimes in a given format, null where a cell does not fit."""
+        who = f"{self.name}, column {text.name!r}"
+        codes = _codes(time_format)
+        if not codes & set("YyGFDcvsx+"):
+            raise ArgumentError(
+                message(
+                    who,
+                    "the format of the dates has no year",
+                    f"--time-format {time_format!r}",
+                    "a format with %Y, or %y for two digits",
+                    "write the year into the table, since no date is complete without it",
+                )
+            )
+        if "Z" in codes:
+            raise ArgumentError(
+                message(
+                    who,
+                    "the name of a time zone cannot be read",
+                    f"--time-format {time_format!r}",
+                    "%z, a distance to UTC as +0200",
+                    "write all times in UTC",
+                )
+            )
+        with _polars(f"--time-format {time_format!r}", "as in strftime", "for example '%d/%m/%Y %H:%M'", ArgumentError):
+            parsed = _read_as(text, time_format)
+        if not parsed.count():
+            at = int(text.is_not_null().arg_max() or 0)
+            raise self.error(at, text.name, "does not fit the format of the dates", text[at], time_format, UNREADABLE)
+        return parsed
 
     def error(self, index: int, column: str, what: str, got: Any, expected: str, hint: str | None = None) -> DataError:
         """The error for one cell of the table."""
-        return DataError(
-            message(
-                f"{self.name}, {self.row(index)}, column {column!r}", what, repr(got), expected, hint or "correct this cell"
-            )
-        )
+        who = f"{self.name}, {self.row(index)}, column {column!r}"
+        return DataError(message(who, what, _short(repr(got)), expected, hint or "correct this cell"))
 
 
 def read_table(path: str | Path) -> Table:
     """Read a CSV file (header in the first line, UTF-8; `,`, `;` or tab between the columns) or a Parquet file.
 
     Raises:
-        DataError: if the file is missing, empty, or of another kind.
+        DataError: if the file is missing, empty, of another kind, or has two columns of one name.
         MissingExtraError: without polars.
     """
     try:
@@ -158,15 +260,10 @@ def read_table(path: str | Path) -> Table:
     path = Path(path)
     kind = path.suffix.lower()
     if not path.is_file():
-        raise DataError(
-            message(
-                path.name,
-                "there is no such file",
-                "nothing" if not path.exists() else "a folder",
-                "a CSV or Parquet file",
-                "check the path",
-            )
-        )
+        what, got = "is not a file", "a folder" if path.is_dir() else "a device or a pipe"
+        if not path.exists():
+            what, got = "there is no such file", "nothing"
+        raise DataError(message(path.name, what, got, "a CSV or Parquet file", "check the path"))
     if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
         raise DataError(
             message(
@@ -177,30 +274,14 @@ def read_table(path: str | Path) -> Table:
                 "convert it to CSV or Parquet",
             )
         )
-    try:
-        if kind in (".parquet", ".pq"):
-            table = Table(pl.read_parquet(path), path.name)
-        else:
-            frame = pl.read_csv(path, infer_schema=False, separator=_separator(path), null_values=list(MISSING))
-            frame = _without_blank_end(frame)
-            table = Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, is_text=True)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise DataError(
-            message(
-                path.name,
-                "cannot be read",
-                reason,
-                "a CSV file in UTF-8 or a Parquet file",
-                "open it in an editor and look at this place",
-            )
-        ) from None
+    with _polars(path.name, "a CSV file in UTF-8 or a Parquet file", "open it in an editor and look at this place"):
+        table = Table(pl.read_parquet(path), path.name) if kind in (".parquet", ".pq") else _read_csv(path)
     if not table.frame.height:
         raise DataError(
             message(
                 path.name,
                 "holds no rows",
-                f"columns {', '.join(table.frame.columns)}",
+                f"columns {_short(', '.join(table.frame.columns))}",
                 "a header and at least one row",
                 "check that the export was complete",
             )
@@ -216,36 +297,60 @@ def _without_blank_end(frame: Any) -> Any:
     return frame.head(last)
 
 
-def _separator(path: Path) -> str:
-    with open(path, encoding="utf-8-sig") as file:
-        header = file.readline()
-    return max(",;\t", key=header.count)  # the first of them where there is only one column
-
-
-def _parse(text: pl.Series, time_format: str | None) -> pl.Series:
-    """Texts as datetimes in the one format that fits most of them, null where it does not fit."""
+def _read_csv(path: Path) -> Table:
     import polars as pl
 
-    if time_format is not None:
-        return _read_as(text, time_format)
-    known = text.drop_nulls()
-    for digits, pattern in ((8, "%Y%m%d"), (6, "%Y%m"), (4, "%Y")):
-        if len(known) and known.str.contains(rf"^\d{{{digits}}}$").all():
-            return _read_as(text, pattern)
-    if len(known) and known.str.contains(r"^\d{4}-\d{2}$").all():
-        return _read_as(text, "%Y-%m")
-    text = text.str.replace(r"(Z|[+-]00:?00)$", "")  # UTC said in words; other zones are not guessed
-    best = pl.Series(text.name, [None] * len(text), pl.Datetime("us"))
-    for pattern in DATE_FORMATS:
-        parsed = _read_as(text, pattern)
-        if parsed.null_count() < best.null_count():
-            best = parsed
-    return best
+    with open(path, encoding="utf-8-sig") as file:
+        line, first = next(((k, text) for k, text in enumerate(file, 1) if text.strip()), (1, ""))
+    separator = max(",;\t", key=first.count)  # the first of them where there is only one column
+    options: dict[str, Any] = {"infer_schema": False, "separator": separator}
+    header = pl.read_csv(path, has_header=False, skip_rows=line - 1, n_rows=1, **options)
+    names = [(name or "").strip() for name in header.row(0)]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        places = " and ".join(str(k + 1) for k, name in enumerate(names) if name == twice)
+        raise DataError(
+            message(
+                path.name,
+                f"several columns are called {_short(repr(twice))}",
+                f"columns {places}",
+                "a name for each column",
+                "rename one of them in the first line",
+            )
+        )
+    frame = _without_blank_end(pl.read_csv(path, null_values=list(MISSING), **options))
+    return Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, line)
 
 
 def _read_as(text: pl.Series, pattern: str) -> pl.Series:
+    """Texts as datetimes without a zone (one that is read is converted to UTC), null where a text does not fit."""
 
-    if "%d" not in pattern and "%D" not in pattern and "%F" not in pattern and "%j" not in pattern:  # polars wants a whole date
-        missing = "" if "%m" in pattern or "%b" in pattern or "%B" in pattern else "-01"
+    codes = _codes(pattern)
+    if not codes & set("deujDFcvsx+"):  # no day, and polars wants a whole date
+        missing = "" if codes & set("mbBh") else "-01"
         text, pattern = text + missing + "-01", pattern + ("-%m" if missing else "") + "-%d"
-    return text.str.to_datetime(pattern, strict=False, time_unit="us", exact=True)
+    parsed = text.str.to_datetime(pattern, strict=False, time_unit="us", exact=True)
+    if parsed.dtype.time_zone:  # type: ignore[attr-defined]
+        parsed = parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return parsed.set(parsed.dt.year() < 1000, None)  # %Y takes years of one to four digits
+
+
+def _codes(pattern: str) -> set[str]:
+    """The letters after each % of a format."""
+    return set(re.findall(r"%[-_0]?(.)", pattern))
+
+
+@contextmanager
+def _polars(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
+    """What polars and the system raise inside, in our form. A panic of polars is no Exception."""
+    import polars as pl
+
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise kind(message(who, "cannot be read", _short(reason), expected, hint)) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

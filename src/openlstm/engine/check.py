@@ -1,4 +1,5 @@
-"""Are the arguments of `recur` of one kind and of fitting sizes? One error each, before any memory is read.
+"""Are the arguments of `recur`, and the weights of `Stepper`, of one kind and of fitting sizes? One error each, before any
+memory is read.
 
 Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H; for
 FGR the gates too), G gates of a cell. The good case costs a few microseconds; sentences are made only for the bad one.
@@ -6,6 +7,7 @@ FGR the gates too), G gates of a cell. The good case costs a few microseconds; s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +59,10 @@ def check_recur(
     if not isinstance(cell, Cell):
         raise _error(DtypeError, "cell is not a cell", f"cell: {_name(cell)}", "one of openlstm.cells", _cell_hint(cell))
     like = _check_x(x)
-    size = _check_weights(cell, x, weights, like)
+    hidden, fed_back = _check_weights("weights", cell, weights, like)
+    size = _Size(x.shape[0], x.shape[1], hidden, fed_back)
+    if weights.w_ih.shape[1] != x.shape[2]:
+        raise _features(x, weights.w_ih.shape[1])
     if state is not None:
         _check_state("state", cell, state, like, size)
     if reset_state is not None:
@@ -70,13 +75,60 @@ def check_recur(
         _check_noise(cell, noise, like, size)
 
 
-class _Like(NamedTuple):
-    """What all arrays of one call have in common."""
+def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
+    """Raise where the `Weights` of layers on top of each other do not fit the cell or each other.
 
-    x: Array
+    Args:
+        who: whom the errors name.
+        layers: for each of them the weights, as `check_recur` wants them; the first w_ih decides kind, dtype and device of all.
+
+    Raises:
+        DtypeError, ShapeError, ArgumentError: as `check_recur`; also where there is no layer.
+
+    >>> import numpy as np
+    >>> from openlstm.cells import LSTM
+    >>> w = Weights(np.zeros((8, 2)), np.zeros((8, 2)))
+    >>> check_layers("Stepper", LSTM(), [w, w])
+    >>> check_layers("Stepper", LSTM(), [w, Weights(np.zeros((8, 3)), np.zeros((8, 2)))])
+    Traceback (most recent call last):
+    openlstm._errors.ShapeError: Stepper: layers[1].w_ih has shape [8, 3], expected [8, 2]
+      got       layers[1].w_ih: float64[8, 3]  (layers[0].w_ih: float64[8, 2], [4*H, I])
+      expected  [4*H, 2] = [8, 2]
+      hint      the layer below puts out 2 numbers a row
+    """
+    if not layers:
+        got, hint = f"layers: {describe(layers)}", "one `Weights` for each layer, the lowest first"
+        raise ArgumentError(message(who, "there is no layer", got, "at least one", hint))
+    like, below = None, 0
+    for n, w in enumerate(layers):
+        name = f"layers[{n}]"
+        if not isinstance(w, Weights):
+            raise _no_weights(who, name, w)
+        if like is None:
+            like = _check_first(who, f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, I]")
+        hidden, fed_back = _check_weights(name, cell, w, like)
+        if n and w.w_ih.shape[1] != below:
+            expected, hint = (w.w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
+            raise _shape(f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
+        below = hidden if len(cell.feeds_back) > 1 else fed_back
+
+
+class _Like(NamedTuple):
+    """What all arrays of one call have in common, and the array that decides it."""
+
+    who: str
+    name: str
+    first: Array
+    letters: str
     kind: type
     dtype: Any
     device: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {describe(self.first)}, {self.letters}"
+
+    def error(self, kind: type[OpenLSTMError], what: str, got: str, expected: str, hint: str) -> OpenLSTMError:
+        return kind(message(self.who, what, got, expected, hint))
 
 
 class _Size(NamedTuple):
@@ -87,31 +139,43 @@ class _Size(NamedTuple):
 
 
 def _check_x(x: Any) -> _Like:
-    tensor = A.is_torch(x)
-    if not tensor and not isinstance(x, np.ndarray):
-        hint = "convert it: numpy.asarray(x, dtype=numpy.float32) or torch.tensor(x)"
-        raise _error(DtypeError, "x is not an array", f"x: {describe(x)}", "a numpy array or a torch tensor [T, B, I]", hint)
-    if not (str(x.dtype) in _TENSORS if tensor else x.dtype.kind == "f"):
-        hint = "convert it: x.float()" if tensor else "convert it: x.astype(numpy.float32)"
-        raise _error(DtypeError, "x is not floating", f"x: {describe(x)}", "float32 or float64 [T, B, I]", hint)
+    like = _check_first(WHO, "x", x, "[T, B, I]")
     if x.ndim != 3:
         hint = "add the batch axis: x[:, None, :]" if x.ndim == 2 else "bring x to three axes: time, batch, features"
         raise _error(ShapeError, f"x has {_axes(x.ndim)}, expected 3", f"x: {describe(x)}", "[T, B, I]", hint)
-    return _Like(x, A.namespace(x).Tensor if tensor else np.ndarray, x.dtype, getattr(x, "device", None))
+    return like
+
+
+def _check_first(who: str, name: str, a: Any, letters: str) -> _Like:
+    tensor = A.is_torch(a)
+    if not tensor and not isinstance(a, np.ndarray):
+        expected = f"a numpy array or a torch tensor {letters}"
+        hint = f"convert it: numpy.asarray({name}, dtype=numpy.float32) or torch.tensor({name})"
+        raise DtypeError(message(who, f"{name} is not an array", f"{name}: {describe(a)}", expected, hint))
+    if not (str(a.dtype) in _TENSORS if tensor else a.dtype.kind == "f"):
+        hint = f"convert it: {name}.float()" if tensor else f"convert it: {name}.astype(numpy.float32)"
+        got, expected = f"{name}: {describe(a)}", f"float32 or float64 {letters}"
+        raise DtypeError(message(who, f"{name} is not floating", got, expected, hint))
+    kind = A.namespace(a).Tensor if tensor else np.ndarray
+    return _Like(who, name, a, letters, kind, a.dtype, getattr(a, "device", None))
 
 
 _TENSORS = frozenset({"torch.float32", "torch.float64", "torch.bfloat16", "torch.float16"})
 
 
-def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
+def _no_weights(who: str, name: str, w: Any) -> OpenLSTMError:
+    hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
+    return DtypeError(message(who, f"{name} is not Weights", f"{name}: {_name(w)}", "openlstm.reference.Weights", hint))
+
+
+def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int]:
+    """H and R of weights that fit the cell, whatever I is."""
     if not isinstance(w, Weights):
-        hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
-        raise _error(DtypeError, "weights are not Weights", f"weights: {_name(w)}", "openlstm.reference.Weights", hint)
-    T, B, features = x.shape
+        raise _no_weights(like.who, name, w)
     m = cell.cells_per_gate
     unit = len(cell.gates) if m == 1 else sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
-    _check_kind("weights.w_ih", w.w_ih, like)
-    _check_kind("weights.w_hh", w.w_hh, like)
+    _check_kind(name, "w_ih", w.w_ih, like)
+    _check_kind(name, "w_hh", w.w_hh, like)
     rows = w.w_ih.shape[0] if w.w_ih.ndim == 2 else -1
     if rows < 0 or rows % unit:
         gates = ", ".join(cell.gates)
@@ -119,18 +183,16 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
         hint = f"{type(cell).__name__} has {blocks} of H rows ({gates}); is this the weight of another cell?"
         if m > 1:
             hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
-        got = f"weights.w_ih: {describe(w.w_ih)}"
-        raise _error(ShapeError, f"weights.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(cell)}, I]", hint)
+        got = f"{name}.w_ih: {describe(w.w_ih)}"
+        raise like.error(ShapeError, f"{name}.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(cell)}, I]", hint)
     hidden = rows // unit * m
-    if w.w_ih.shape[1] != features:
-        raise _features(x, w.w_ih.shape[1])
     if w.w_hr is not None:
-        _check_kind("weights.w_hr", w.w_hr, like)
+        _check_kind(name, "w_hr", w.w_hr, like)
         if w.w_hr.ndim != 2 or w.w_hr.shape[1] != hidden:
             p = w.w_hr.shape[0] if w.w_hr.ndim else 0
             hint = "w_hr maps h' of the cell, H wide, to what is fed back"
-            raise _shape("weights.w_hr", w.w_hr, "[P, H]", (p, hidden), like, hint)
-        _check_projection(cell, w.w_hr)
+            raise _shape(f"{name}.w_hr", w.w_hr, "[P, H]", (p, hidden), like, hint)
+        _check_projection(name, cell, w.w_hr, like)
     fed_back = layout.fed_back_size(cell, hidden, 0 if w.w_hr is None else w.w_hr.shape[0])
     letter = "P" if w.w_hr is not None else "H" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"
     if w.w_hh.shape != (rows, fed_back):
@@ -138,67 +200,69 @@ def _check_weights(cell: Cell, x: Array, w: Any, like: _Like) -> _Size:
         hint = f"w_ih has {made} rows, so H is {hidden}; take w_hh from the same layer"
         if w.w_hr is not None:
             hint = f"with w_hr [P, H] what is fed back is P wide, here {fed_back}; take w_hh from the same layer"
-        raise _shape("weights.w_hh", w.w_hh, f"[{_rows(cell)}, {letter}]", (rows, fed_back), like, hint)
+        raise _shape(f"{name}.w_hh", w.w_hh, f"[{_rows(cell)}, {letter}]", (rows, fed_back), like, hint)
     if (w.b_ih is None) != (w.b_hh is None):
         there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
         hint = f"pass zeros for {missing}, or leave out {there}"
-        raise _error(ArgumentError, f"weights have {there} but no {missing}", f"{missing}=None", "both biases or none", hint)
-    for name, b in (("weights.b_ih", w.b_ih), ("weights.b_hh", w.b_hh)):
+        raise like.error(
+            ArgumentError, f"{name}.{there} comes without {missing}", f"{missing}=None", "both biases or none", hint
+        )
+    for field, b in (("b_ih", w.b_ih), ("b_hh", w.b_hh)):
         if b is not None:
-            _check_kind(name, b, like)
+            _check_kind(name, field, b, like)
             if b.shape != (rows,):
-                raise _shape(name, b, f"[{_rows(cell)}]", (rows,), like, "take the bias from the same layer as w_ih")
-    _check_peepholes(cell, w.w_ch, hidden, like)
-    _check_norm(cell, w.norm, hidden, like)
-    return _Size(T, B, hidden, fed_back)
+                hint = "take the bias from the same layer as w_ih"
+                raise _shape(f"{name}.{field}", b, f"[{_rows(cell)}]", (rows,), like, hint)
+    _check_peepholes(name, cell, w.w_ch, hidden, like)
+    _check_norm(name, cell, w.norm, hidden, like)
+    return hidden, fed_back
 
 
-def _check_projection(cell: Cell, w_hr: Array) -> None:
+def _check_projection(name: str, cell: Cell, w_hr: Array, like: _Like) -> None:
     if len(cell.feeds_back) > 1:
         hint = "leave w_hr out, or take cells.Peephole(), which feeds back its output alone"
         what = f"{type(cell).__name__} feeds its gates back and cannot be projected"
-        raise _error(ArgumentError, what, f"weights.w_hr: {describe(w_hr)}", "w_hr=None", hint)
+        raise like.error(ArgumentError, what, f"{name}.w_hr: {describe(w_hr)}", "w_hr=None", hint)
     if cell.kernel == "gru" and not cell.has_cell:
         hint = "cells.GRU(memory=True) carries the state that the update gate keeps beside its projection"
-        got = f"weights.w_hr: {describe(w_hr)}, {type(cell).__name__}()"
-        raise _error(ArgumentError, "a projected GRU needs its state as a cell", got, "GRU(memory=True)", hint)
+        got = f"{name}.w_hr: {describe(w_hr)}, {type(cell).__name__}()"
+        raise like.error(ArgumentError, "a projected GRU needs its state as a cell", got, "GRU(memory=True)", hint)
 
 
-def _check_peepholes(cell: Cell, w_ch: Any, hidden: int, like: _Like) -> None:
+def _check_peepholes(name: str, cell: Cell, w_ch: Any, hidden: int, like: _Like) -> None:
     who, n = type(cell).__name__, len(cell.peepholes)
     if n == 0:
         if w_ch is not None:
-            got, hint = f"weights.w_ch: {describe(w_ch)}", "leave w_ch out, or take a cell with peepholes"
-            raise _error(ArgumentError, f"{who} has no peepholes", got, "w_ch=None", hint)
+            got, hint = f"{name}.w_ch: {describe(w_ch)}", "leave w_ch out, or take a cell with peepholes"
+            raise like.error(ArgumentError, f"{who} has no peepholes", got, "w_ch=None", hint)
         return
     gates = ", ".join(cell.peepholes)
     hint = f"one weight for each unit of the gates {gates}, one gate after the other"
     if w_ch is None:
-        raise _error(
-            ArgumentError, f"{who} has peepholes, weights have no w_ch", "w_ch=None", f"w_ch [{n}*H] = [{n * hidden}]", hint
-        )
-    _check_kind("weights.w_ch", w_ch, like)
+        what, expected = f"{who} has peepholes, {name}.w_ch is missing", f"w_ch [{n}*H] = [{n * hidden}]"
+        raise like.error(ArgumentError, what, "w_ch=None", expected, hint)
+    _check_kind(name, "w_ch", w_ch, like)
     if w_ch.shape != (n * hidden,):
-        raise _shape("weights.w_ch", w_ch, f"[{n}*H]", (n * hidden,), like, hint)
+        raise _shape(f"{name}.w_ch", w_ch, f"[{n}*H]", (n * hidden,), like, hint)
 
 
-def _check_norm(cell: Cell, norm: Any, hidden: int, like: _Like) -> None:
+def _check_norm(name: str, cell: Cell, norm: Any, hidden: int, like: _Like) -> None:
     who = type(cell).__name__
     if not cell.norms:
         if norm is not None:
-            got, hint = f"weights.norm: {describe(norm)}", "leave norm out, or take cells.LayerNormLSTM()"
-            raise _error(ArgumentError, f"{who} normalises nothing", got, "norm=None", hint)
+            got, hint = f"{name}.norm: {describe(norm)}", "leave norm out, or take cells.LayerNormLSTM()"
+            raise like.error(ArgumentError, f"{who} normalises nothing", got, "norm=None", hint)
         return
     sizes = layout.norm_sizes(cell, hidden)
     n = sum(sizes.values())
     letters = f"[{n // hidden}*H]" if hidden else "[0]"
     hint = f"one behind the other: {', '.join(sizes)}; openlstm.weights.collect(state_dict) does it"
     if norm is None:
-        what = f"{who} normalises, weights have no norm"
-        raise _error(ArgumentError, what, "norm=None", f"norm {letters} = [{n}]", hint)
-    _check_kind("weights.norm", norm, like)
+        what = f"{who} normalises, {name}.norm is missing"
+        raise like.error(ArgumentError, what, "norm=None", f"norm {letters} = [{n}]", hint)
+    _check_kind(name, "norm", norm, like)
     if norm.shape != (n,):
-        raise _shape("weights.norm", norm, letters, (n,), like, hint)
+        raise _shape(f"{name}.norm", norm, letters, (n,), like, hint)
 
 
 def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
@@ -219,7 +283,7 @@ def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
         hint = "noise.hidden masks what is fed back"
         raise _error(ArgumentError, f"{who} has no candidate", f"noise.candidate={noise.candidate}", "candidate=0", hint)
     if noise.hidden is not None:
-        _check_kind("noise.hidden", noise.hidden, like)
+        _check_kind("noise", "hidden", noise.hidden, like)
         if noise.hidden.shape != (size.B, size.R):
             raise _shape(
                 "noise.hidden", noise.hidden, "[B, R]", (size.B, size.R), like, "one mask for each row, of the width of h"
@@ -240,7 +304,7 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
     reset_axes = getattr(state.h, "ndim", 0)  # h and c alike
     for letter, member, width in members[: 1 + cell.has_cell]:
         who = f"{name}.{letter}"
-        _check_kind(who, member, like)
+        _check_kind(name, letter, member, like)
         if name == "reset_state" and member.shape == (size.T, size.B, width) and member.ndim == reset_axes:
             continue
         if member.shape != (size.B, width):
@@ -266,7 +330,7 @@ def _check_lengths(lengths: Any, like: _Like, size: _Size) -> None:
     if size.B and (values.min() < 0 or values.max() > size.T):
         row = int(np.flatnonzero((values < 0) | (values > size.T))[0])
         bad = int(values[row])
-        got = f"lengths[{row}] = {bad}  ({_x(like.x)})"
+        got = f"lengths[{row}] = {bad}  ({like})"
         what = f"lengths[{row}] is {bad}, but x has {_count(size.T, 'step')}"
         hint = "a row without a step has length 0" if bad < 0 else "cut lengths at T, or pad x to the longest row"
         raise _error(ArgumentError, what, got, f"0 <= lengths <= {size.T}", hint)
@@ -292,19 +356,21 @@ def _check_reset(reset: Any, like: _Like, size: _Size) -> None:
         raise _shape("reset", reset, "[T, B]", (size.T, size.B), like, hint)
 
 
-def _check_kind(name: str, a: Any, like: _Like) -> None:
-    """`a` is of the kind, dtype and device of x."""
+def _check_kind(owner: str, field: str, a: Any, like: _Like) -> None:
+    """The array `owner.field` is of the kind, dtype and device of the first one."""
+    if isinstance(a, like.kind) and a.dtype == like.dtype and getattr(a, "device", None) == like.device:
+        return
+    name = f"{owner}.{field}"
     if not isinstance(a, like.kind):
         raise _kind(name, a, like)
     if a.dtype != like.dtype:
         dtype = str(like.dtype).removeprefix("torch.")
         how = f"{name}.to({like.dtype})" if A.is_torch(a) else f"{name}.astype(numpy.{dtype})"
         hint = f"all arrays of one call have one dtype; convert it: {how}"
-        raise _error(DtypeError, f"{name} is not {dtype}", f"{name}: {describe(a)}  ({_x(like.x)})", dtype, hint)
-    if getattr(a, "device", None) != like.device:
-        hint = f"move it: {name}.to({str(like.device)!r})"
-        got = f"{name}: {describe(a)} on {a.device}"
-        raise _error(ArgumentError, f"{name} is on {a.device}", got, f"on {like.device}, as x", hint)
+        raise like.error(DtypeError, f"{name} is not {dtype}", f"{name}: {describe(a)}  ({like})", dtype, hint)
+    hint = f"move it: {name}.to({str(like.device)!r})"
+    got = f"{name}: {describe(a)} on {a.device}"
+    raise like.error(ArgumentError, f"{name} is on {a.device}", got, f"on {like.device}, as {like.name}", hint)
 
 
 def _kind(name: str, a: Any, like: _Like) -> OpenLSTMError:
@@ -313,8 +379,8 @@ def _kind(name: str, a: Any, like: _Like) -> OpenLSTMError:
     hint = f"convert it: torch.as_tensor({name})" if tensor else f"convert it: numpy.asarray({name})"
     if a is None:
         hint = f"pass {name}"
-    got = f"{name}: {_name(a)}  ({_x(like.x)})"
-    return _error(DtypeError, f"{name} is not {article}, as x is", got, article, hint)
+    got = f"{name}: {_name(a)}  ({like})"
+    return like.error(DtypeError, f"{name} is not {article}, as {like.name} is", got, article, hint)
 
 
 def _features(x: Array, expected: int) -> OpenLSTMError:
@@ -325,7 +391,8 @@ def _features(x: Array, expected: int) -> OpenLSTMError:
         hint = f"the first axis is {expected}: bring it to the end"
     else:
         hint = f"weights.w_ih takes {_count(expected, 'feature')}: pass x with as many, or weights for {got}"
-    return _error(ShapeError, f"x has {_count(got, 'feature')}, expected {expected}", _x(x), f"[T, B, {expected}]", hint)
+    what = f"x has {_count(got, 'feature')}, expected {expected}"
+    return _error(ShapeError, what, f"x: {describe(x)}, [T, B, I]", f"[T, B, {expected}]", hint)
 
 
 def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:
@@ -335,15 +402,11 @@ def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:
 
 def _shape(name: str, a: Array, letters: str, expected: tuple[int, ...], like: _Like, hint: str) -> OpenLSTMError:
     what = f"{name} has shape {list(a.shape)}, expected {list(expected)}"
-    return _error(ShapeError, what, f"{name}: {describe(a)}  ({_x(like.x)})", f"{letters} = {list(expected)}", hint)
+    return like.error(ShapeError, what, f"{name}: {describe(a)}  ({like})", f"{letters} = {list(expected)}", hint)
 
 
 def _error(kind: type[OpenLSTMError], what: str, got: str, expected: str, hint: str) -> OpenLSTMError:
     return kind(message(WHO, what, got, expected, hint))
-
-
-def _x(x: Array) -> str:
-    return f"x: {describe(x)}, [T, B, I]"
 
 
 def _rows(cell: Cell) -> str:

@@ -23,7 +23,7 @@ from openlstm.engine import cpu
 from openlstm.reference import Gradients, State, Weights
 
 BLOCK = 512
-"""The tokens of a block, `Tokens` in native/backward.hpp."""
+"""The tokens of a block, `Tokens` in native/loop/backward.cpp."""
 
 
 def interval(every: int, batch: int) -> int:

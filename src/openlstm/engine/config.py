@@ -25,6 +25,7 @@ def config() -> dict[str, Any]:
         "extension": "built" if cpu.available() else f"missing ({cpu.missing_reason()})",
         "instruction_set": cpu.isa() if cpu.available() else None,
         "instruction_sets": [name for name in cpu.isas() if name != "wide"],
+        "bfloat16": cpu.bfloat16() if cpu.available() else None,
         "threads": threads.get_num_threads(),
         "workspace_limit": workspace.get_workspace_limit(),
     }

@@ -40,18 +40,18 @@ except ImportError as error:
     # the interpreter puts the package's path behind the reason
     _why_missing = "it was not built" if "cannot import name" in str(error) else str(error).split(" (")[0]
 
-KERNELS: dict[str, int] = {
-    name: number
-    for number, name in enumerate(
-        ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole")
-        + ("nig", "nig_np", "nfg", "nfg_np", "nog", "nog_np", "niaf", "niaf_np", "noaf", "noaf_np", "cifg", "cifg_np", "fgr")
-        + ("lstm_ln",)
-    )
-}
-"""`Cell.kernel` beside its place in the list of native/sequence.cpp."""
+KERNELS: frozenset[str] = frozenset() if _why_missing else frozenset(_native.cells())
+"""The kernels that this build has: the names that `Cell.kernel` may take."""
 
-PROJECTED = frozenset(KERNELS) - {"fgr"}
+PROJECTED = KERNELS - {"fgr"}
 """The kernels that a projection may follow."""
+
+_BFLOAT16 = {
+    "": "float32, rounded once",
+    "avx512bf16": "AVX512-BF16",
+    "amx": "AMX",
+    "amxtest": "the tiles of AMX in plain loops",
+}
 
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
@@ -109,7 +109,7 @@ def apply(name: str, x: np.ndarray) -> np.ndarray:
     """`exp`, `sigmoid` or `tanh` of an array, as the kernels compute it (within 2 units in the last place)."""
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
-    _native.apply(name, _address(x), _address(out), x.size, _twofold(x))
+    _native.apply(str(x.dtype), name, _address(x), _address(out), x.size)
     return out
 
 
@@ -119,8 +119,42 @@ def stepper(*arguments: Any) -> Any:
 
 
 def has_bfloat16(cell: Cell) -> bool:
-    """Whether a cell has kernels that multiply in bfloat16: with AVX-512 in use, on a processor with AVX512-BF16."""
-    return available() and _native.has_bfloat16(KERNELS.get(cell.kernel, -1))
+    """Whether a cell has kernels that multiply in bfloat16 here; `bfloat16` says which and why."""
+    return available() and cell.kernel in KERNELS and _native.has_bfloat16(cell.kernel)
+
+
+def bfloat16() -> str:
+    """What makes the products of layers in bfloat16, and why.
+
+    "AMX"; else "AVX512-BF16" where that is faster than float32; else "float32", whose results are rounded once. It follows from
+    the processor, from the instruction set in use and from Linux, which lets a process use AMX or does not: never from a layer
+    or its input, so that a row has the same bits in every batch.
+    """
+    name, why = _native.bfloat16()
+    return f"{_BFLOAT16[name]} ({why})"
+
+
+def bfloat16s() -> list[str]:
+    """The kernels for bfloat16 that this build has and this processor runs; `amxtest` exists for tests."""
+    return _native.bfloat16s() if available() else []
+
+
+@contextmanager
+def use_bfloat16(name: str) -> Iterator[None]:
+    """Multiply in bfloat16 with these kernels, for all threads, until the block ends.
+
+    Raises:
+        BackendError: if this build or this processor has them not.
+    """
+    before = _native.use_bfloat16(name) if name else None
+    if before is None:
+        hint = "name one of these" if bfloat16s() else "bfloat16 runs as float32 here"
+        what = f"the kernels for bfloat16 {name!r} are not available"
+        raise BackendError(message("use_bfloat16", what, repr(name), ", ".join(bfloat16s()) or "none", hint))
+    try:
+        yield
+    finally:
+        _native.use_bfloat16(before)
 
 
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
@@ -151,9 +185,7 @@ def forward(
     """
     kept: list[Any] = []  # copies that must live until the kernel is done
     cell, weights, _ = _plain(cell, weights)
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
-    if window is not None:
-        T = window[1] - window[0]
+    call, (T, B, H, R) = _call(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
     y = empty(x, T, B, R) if out is None else out
     direct = y if _readable(y) else empty(x, T, B, R)
     number = state.h  # of x's type, but where that is bfloat16
@@ -161,9 +193,9 @@ def forward(
     c = empty(number, T, B, H) if save and cell.has_cell else None
     m = empty(number, T, B, H) if save and weights.w_hr is not None else None
     h_n, c_n = A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None
-    kept_rows = (n for a in (direct, gates, c, m) for n in _rows(a, window))
-    arguments = (*problem, *kept_rows, _address(h_n), _address(c_n))
-    _native.forward(KERNELS[cell.kernel], _type(cell, x), arguments)
+    call |= {name: _rows(a, window) for name, a in (("y", direct), ("gates", gates), ("c", c), ("m", m)) if a is not None}
+    call |= {"h_n": _address(h_n), "c_n": _address(c_n)}
+    _native.forward(cell.kernel, _type(cell, x), call)
     if direct is not y:
         y[...] = direct
     return Run(y, State(h_n, c_n), Saved(y, gates, c, m) if save else None)
@@ -215,15 +247,32 @@ def plain(cell: Cell, x: Array, weights: Weights, state: State | None) -> tuple[
     y = empty_like(h) if alone else empty(x, T, B, H)
     h_new = None if alone else x.new_empty(1, B, H) if h is None else empty_like(h)
     c_new = empty_like(y if alone else h_new) if cell.has_cell else None
-    bias = (0, 0) if b_ih is None or b_hh is None else (b_ih.data_ptr(), b_hh.data_ptr())
-    problem = (T, B, inputs, H, 0, 0, 0, T, w_ih.data_ptr(), w_hh.data_ptr(), *bias, 0, 0, 0, x.data_ptr(), B * inputs, inputs)
-    starts = (0 if h is None else h.data_ptr(), 0 if c is None else c.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, threads.current())
-    options = (math.inf if cell.clip is None else cell.clip, *_QUIET, 0, 1, int(cell.has_cell))
-    outputs = (y.data_ptr(), B * H, H, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    ends = (0 if h_new is None else h_new.data_ptr(), 0 if c_new is None else c_new.data_ptr())
-    _native.forward(
-        KERNELS[cell.kernel], "float64" if dtype.itemsize == 8 else "float32", problem + starts + options + outputs + ends
-    )
+    call = {
+        "steps": T,
+        "batch": B,
+        "inputs": inputs,
+        "hidden": H,
+        "last": T,
+        "w_ih": w_ih.data_ptr(),
+        "w_hh": w_hh.data_ptr(),
+        "x": (x.data_ptr(), B * inputs, inputs),
+        "y": (y.data_ptr(), B * H, H),
+        "threads": threads.current(),
+        "has_cell": cell.has_cell,
+    }
+    if b_ih is not None and b_hh is not None:
+        call["b_ih"], call["b_hh"] = b_ih.data_ptr(), b_hh.data_ptr()
+    if h is not None:
+        call["h0"] = h.data_ptr()
+    if c is not None:
+        call["c0"] = c.data_ptr()
+    if h_new is not None:
+        call["h_n"] = h_new.data_ptr()
+    if c_new is not None:
+        call["c_n"] = c_new.data_ptr()
+    if cell.clip is not None:
+        call["clip"] = cell.clip
+    _native.forward(cell.kernel, "float64" if dtype.itemsize == 8 else "float32", call)
     return y, h_new, c_new
 
 
@@ -249,9 +298,7 @@ def backward(
     """As `reference.backward`; the arrays of `later` are written to."""
     kept: list[Any] = []
     given, bias, (cell, weights, hidden) = cell, weights.b_ih is not None, _plain(cell, weights)
-    problem, (T, B, H, R) = _problem(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
-    if window is not None:
-        T = window[1] - window[0]
+    call, (T, B, H, R) = _call(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
     y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
     dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
     dx = empty(x, T, *x.shape[1:]) if input_gradient else None
@@ -279,27 +326,30 @@ def backward(
         dreset = State(*(None if a is None else A.zeros(number, *a.shape) for a in reset_state))
     h_steps = empty(number, T, B, R) if steps else None
     c_steps = empty(number, T, B, H) if steps and cell.has_cell else None
-    arguments = (
-        *problem,
-        *(n for a in (y, gates, c, m) for n in _rows(a, window)),
-        *_rows(dy),
-        *(_address(a) for a in (dh_n, dc_n)),
-        *_rows(dx, window),
-        *(_address(a) for a in (dw.w_ih, dw.w_hh, db_ih, db_hh if cell.apart else None, *dw[4:])),
-        int(later is not None),
-        *(_address(a) for a in (start.h, along)),
-        *(n for a in (dreset or (None, None)) for n in _rows(a)),
-        *_rows(h_steps, window),
-        *_rows(c_steps, window),
-    )
-    _native.backward(KERNELS[cell.kernel], _type(cell, x), arguments)
+    own = {"y": y, "gates": gates, "c": c, "m": m, "dx": dx, "h_steps": h_steps, "c_steps": c_steps}
+    call |= {name: _rows(a, window) for name, a in own.items() if a is not None}
+    dreset_h, dreset_c = dreset or (None, None)
+    whole = {"dy": dy, "dreset_h": dreset_h, "dreset_c": dreset_c}
+    call |= {name: _rows(a) for name, a in whole.items() if a is not None}
+    flat = {
+        "dh_n": dh_n,
+        "dc_n": dc_n,
+        "dw_ih": dw.w_ih,
+        "dw_hh": dw.w_hh,
+        "db_ih": db_ih,
+        "db_hh": db_hh if cell.apart else None,
+    }
+    flat |= {"dw_hr": dw.w_hr, "dw_ch": dw.w_ch, "dnorm": dw.norm, "dh0": start.h, "dc0": along}
+    call |= {name: _address(a) for name, a in flat.items()}
+    call["go_on"] = later is not None
+    _native.backward(cell.kernel, _type(cell, x), call)
     if weights.b_ih is None:
         dw = dw._replace(b_ih=None, b_hh=None)
     dw = dw._replace(w_hh=_recurrent(cell, dw.w_hh))
     return Gradients(dx, collapse(given, dw, hidden, bias), start, dreset, h_steps, c_steps)
 
 
-def _problem(
+def _call(
     kept: list[Any],
     cell: Cell,
     x: Array,
@@ -311,8 +361,8 @@ def _problem(
     reverse: bool,
     noise: Noise | None,
     window: tuple[int, int] | None,
-) -> tuple[tuple[Any, ...], tuple[int, int, int, int]]:
-    """The fields of `Problem` in native/engine.hpp, and T, B, H, R; the weights are those of `_plain`."""
+) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+    """The fields of `Problem` in native/call.hpp, and T (of the window), B, H, R; the weights are those of `_plain`."""
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
@@ -324,23 +374,34 @@ def _problem(
     if reset is not None:
         kept.append(reset := A.as_like(reset, x))
         reset = _contiguous(kept, reset)
-    fresh = (None, None) if reset_state is None else reset_state
-    problem = (
-        *(T, B, inputs, H, R if w_hr is not None else 0),
-        int(reverse),
-        *(window or (0, T)),
-        *(_address(w_ih), _address(w_hh), _address(b_ih), _address(b_hh), _address(w_hr), _address(w_ch), _address(norm)),
-        *_rows(_strided(kept, x)),
-        *(_address(h0), _address(c0)),
-        *(_address(lengths), _address(reset)),
-        *(n for a in fresh for n in _rows(_contiguous(kept, a))),
-        threads.current(),
-        math.inf if cell.clip is None else float(cell.clip),
-        *_noise(kept, noise),
-        len(cell.feeds_back),
-        int(cell.has_cell),
-    )
-    return problem, (T, B, H, R)
+    first, last = window or (0, T)
+    call: dict[str, Any] = {
+        "steps": T,
+        "batch": B,
+        "inputs": inputs,
+        "hidden": H,
+        "projected": R if w_hr is not None else 0,
+        "reverse": reverse,
+        "first": first,
+        "last": last,
+        "x": _rows(_strided(kept, x)),
+        "threads": threads.current(),
+        "clip": math.inf if cell.clip is None else float(cell.clip),
+        "feedback": len(cell.feeds_back),
+        "has_cell": cell.has_cell,
+    }
+    flat = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "w_hr": w_hr, "w_ch": w_ch, "norm": norm}
+    flat |= {"h0": h0, "c0": c0, "lengths": lengths, "reset": reset}
+    if noise is not None:
+        flat["hidden_mask"] = _contiguous(kept, noise.hidden) if noise.training else None
+        call |= {"zoneout_h": float(noise.zoneout_h), "zoneout_c": float(noise.zoneout_c), "candidate": float(noise.candidate)}
+        call |= {"seed": noise.seed & 0xFFFFFFFFFFFFFFFF, "stream": noise.stream, "training": noise.training}
+    call |= {name: _address(a) for name, a in flat.items() if a is not None}
+    if reset_state is not None:
+        for name, a in zip(("reset_h", "reset_c"), reset_state, strict=True):
+            if a is not None:
+                call[name] = _rows(_contiguous(kept, a))
+    return call, (last - first, B, H, R)
 
 
 def _factors(kept: list[Any], weights: Weights, x: Array) -> Weights:
@@ -350,18 +411,6 @@ def _factors(kept: list[Any], weights: Weights, x: Array) -> Weights:
     w_ih, w_hh, w_hr = (w if w is None else w.to(x.dtype) for w in (weights.w_ih, weights.w_hh, weights.w_hr))
     kept += [w_ih, w_hh, w_hr]
     return weights._replace(w_ih=w_ih, w_hh=w_hh, w_hr=w_hr)
-
-
-_QUIET = (0.0, 0.0, 0.0, 0, 0, 0)
-
-
-def _noise(kept: list[Any], noise: Noise | None) -> tuple[Any, ...]:
-    """The fields of `Noise` in native/engine.hpp, and the address of the locked mask."""
-    if noise is None:
-        return *_QUIET, 0
-    mask = _contiguous(kept, noise.hidden) if noise.training else None
-    probabilities = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate))
-    return (*probabilities, noise.seed & 0xFFFFFFFFFFFFFFFF, noise.stream, int(noise.training), _address(mask))
 
 
 def _integers(kept: list[Any], lengths: Any, x: Array) -> Array:
@@ -390,14 +439,14 @@ def empty(like: Array, *shape: int) -> Array:
     if like.dtype.itemsize == 2:  # bfloat16: two in the place of a float
         block = sys.modules["torch"].from_numpy(_native.empty(((size + 1) // 2,), False))
         return block.view(like.dtype)[:size].view(shape).detach()  # no view to autograd: it may be written to in place
-    block = _native.empty(shape, _twofold(like))
+    block = _native.empty(shape, _is_float64(like))
     return sys.modules["torch"].from_numpy(block) if A.is_torch(like) else block
 
 
 def _type(cell: Cell, x: Array) -> str:
     """The type of the kernels that take x."""
     if x.dtype.itemsize > 2:
-        return "float64" if _twofold(x) else "float32"
+        return "float64" if _is_float64(x) else "float32"
     if str(x.dtype) != "torch.bfloat16" or not has_bfloat16(cell):
         raise _no_type(f"x: {describe(x)}", str(x.dtype).removeprefix("torch."))
     return "bfloat16"
@@ -405,11 +454,11 @@ def _type(cell: Cell, x: Array) -> str:
 
 def _no_type(got: str, dtype: str) -> BackendError:
     what = f"no kernel multiplies in {dtype} here (instruction set {isa()})"
-    expected = "float32 or float64; bfloat16 on a processor with AVX512-BF16"
+    expected = "float32 or float64; bfloat16 where AMX or AVX512-BF16 multiplies it (see openlstm doctor)"
     return BackendError(message("cpu", what, got, expected, "use float32, as the layers do by themselves"))
 
 
-def _twofold(x: Array) -> bool:
+def _is_float64(x: Array) -> bool:
     return x.dtype.itemsize == 8
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError, describe, message
+from openlstm._errors import ArgumentError, BackendError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import checkpoint, cpu
 from openlstm.engine.check import check_recur
@@ -258,8 +258,21 @@ def check_values(who: str, x: Tensor, lengths: Tensor | None, check_finite: bool
         raise ArgumentError(message(who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
 
 
+def _refuse_onnx(how: How) -> None:
+    """Raise while torch.onnx.export looks at the operator: it would fail on it, in words that name no way out.
+
+    Raises:
+        BackendError: then.
+    """
+    if torch.onnx.is_in_onnx_export():
+        hint = "export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
+        what = "ONNX has no operator for this layer"
+        raise BackendError(message(who(how.cell), what, "torch.onnx.export", "a model with layers of torch.nn", hint))
+
+
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     how = How(*args[INPUTS:-2])
+    _refuse_onnx(how)
     save, check_finite = args[-2:]
     run = run_forward(Call.of(args[:INPUTS], how), how.backend, save, check_finite, how.checkpoint)
     return filled(tuple(run), args[0])
@@ -275,6 +288,7 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, _, _, w_hr, _, _, h0 = args[:9]
     how, save = How(*args[INPUTS:-2]), args[-2]
+    _refuse_onnx(how)
     cell = how.cell
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
     y, h_n = x.new_empty((T, B, R)), h0.new_empty((B, R))

@@ -1,5 +1,7 @@
 """A sequence run in chunks of time, forwards and back, so that whoever reduces what a pass saves never holds all of it.
 
+Everything runs in the type of x, under torch.autocast too.
+
 A cut changes no bit of the outputs, the saved gates and states or dL/dh_t and dL/dc_t. On the way back the chunks are run again
 from the states kept at their borders: twice the forward pass, and instead of all T steps one chunk and T/chunk states are held.
 
@@ -259,11 +261,9 @@ class _Given(NamedTuple):
 
     def run(self, t0: int, t1: int, start: State, save: bool = True) -> Chunk:
         """Steps t0 .. t1-1."""
-        options = self.options(t0, t1)
-        with torch.no_grad():
-            r = sequence(
-                self.cell, self.x[t0:t1], self.weights, start, backend=self.backend, save=save, noise=self.noise, **options
-            )
+        options = {"backend": self.backend, "save": save, "noise": self.noise, **self.options(t0, t1)}
+        with torch.no_grad():  # autocast would give y in another type than what is saved
+            r = sequence(self.cell, self.x[t0:t1], self.weights, start, autocast=False, **options)
         saved = Saved(r.y, r.gates if self.cell.saved else None, r.c if self.cell.has_cell else None, r.m)
         return Chunk(t0, start, saved, State(r.h_n, r.c_n if self.cell.has_cell else None))
 

@@ -6,15 +6,18 @@ Legend: B batch, I input size, H hidden size, R what is fed back (P with a proje
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from openlstm import reference
-from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm._errors import ArgumentError, BusyError, DtypeError, ShapeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu, threads
+from openlstm.engine.check import check_layers
 from openlstm.engine.support import choose
 from openlstm.reference import State, Weights, _plain
 from openlstm.weights import fed_back_size, hidden_size
@@ -26,11 +29,11 @@ class Stepper:
     """A stack of layers, step by step: the state lives here, and a step of the kernel allocates nothing.
 
     It owns a **packed copy** of the weights as they are when it is made: training the layer afterwards does not change it. The
-    numbers are those of the layer in eval mode, bit for bit.
+    numbers are those of the layer in eval mode, bit for bit. A step that fails leaves the state as it was.
 
     Args:
-        layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (numpy `Weights`), such as
-            the network of a loaded model. A layer in a half type is stepped in float32.
+        layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (`Weights` of arrays of one
+            type), such as the network of a loaded model. A layer in a half type is stepped in float32.
         batch: B, the rows of every step.
         backend: "auto", "cpu" or "reference".
 
@@ -39,9 +42,14 @@ class Stepper:
             the last layer's h, numpy [B, R]. **The array is the same one at every step**: copy what is to be kept.
         state: h [L, B, R] and c [L, B, H] (None for a cell without one) as copies; assign to go on from elsewhere.
 
+    One stepper is one stream: threads may take turns, each copying what it got before the next one's turn.
+
     Raises:
         ArgumentError: for a bidirectional layer, zoneout, which the packed step does not know, or another kind of layer.
-        ShapeError, DtypeError: of `step`, for an x that does not fit.
+        ShapeError, DtypeError: for weights that do not fit the cell or each other; of `step`, for an x that does not fit; for a
+            state that does not.
+        BusyError: of `step`, `state` and `reset`, while one of them is at work in another thread.
+        MemoryError: of `step`, where memory runs out.
 
     >>> from openlstm.cells import LSTM
     >>> class Net:
@@ -58,7 +66,8 @@ class Stepper:
 
     def __init__(self, layer: Any, batch: int = 1, *, backend: str = "auto") -> None:
         cell, stack = _read(layer)
-        self._stack = [_numpy(_plain(cell, w)[1]) for w in stack]
+        check_layers(WHO, cell, stack)
+        self._stack = [Weights(*(None if a is None else _numpy(a) for a in _plain(cell, w)[1])) for w in stack]
         self._cell: Cell = cell.unshared()
         self._batch = _whole(batch)
         first = self._stack[0]
@@ -69,69 +78,91 @@ class Stepper:
         shape = (len(self._stack), batch)
         self._h = np.zeros((*shape, R), self._dtype)
         self._c = np.zeros((*shape, self._hidden), self._dtype) if self._cell.has_cell else None
-        self._y = np.zeros((*shape, R), self._dtype)
+        self._y = np.zeros((batch, R), self._dtype)
         probe = np.empty((1, batch, self._fit.inputs), self._dtype)
         self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
-        self.step = self._native().step if self.backend == "cpu" else self._by_reference
+        native = self._native() if self.backend == "cpu" else None
+        self._turn = threading.Lock() if native is None else native
+        self.step = self._by_reference if native is None else native.step
 
     @property
     def state(self) -> State:
         """h [L, B, R] and c [L, B, H], copies."""
-        return State(self._h.copy(), None if self._c is None else self._c.copy())
+        with self._alone():
+            return State(self._h.copy(), None if self._c is None else self._c.copy())
 
     @state.setter
     def state(self, value: Any) -> None:
-        pair = value if isinstance(value, (tuple, list)) else (value, None)
-        for name, mine, given in (("h", self._h, pair[0]), ("c", self._c, pair[1] if len(pair) > 1 else None)):
-            if mine is None and given is None:
-                continue
-            found = None if given is None else np.asarray(given)
-            if mine is None or found is None or found.shape != mine.shape:
+        given = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        found = []
+        for name, mine, its in zip("hc", (self._h, self._c), (*given, None, None), strict=False):
+            array = None if its is None else _numpy(its)
+            if (mine is None or array is None or array.shape != mine.shape) and mine is not array:
                 expected = "None" if mine is None else f"{mine.dtype}{list(mine.shape)} = [L, B, .]"
                 what, hint = f"state.{name} does not fit", "assign what another stepper's `state`, or the layer, gave"
-                raise ShapeError(message(WHO, what, f"{name}: {describe(given)}", expected, hint))
-            mine[...] = found
+                raise ShapeError(message(WHO, what, f"{name}: {describe(its)}", expected, hint))
+            if mine is not None and array is not None and hasattr(its, "dtype") and not np.can_cast(array.dtype, mine.dtype):
+                what, hint = f"state.{name} has another type than the weights", f"convert it to {mine.dtype}"
+                raise DtypeError(message(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint))
+            found.append(array)
+        with self._alone():
+            for mine, array in zip((self._h, self._c), found, strict=True):
+                if mine is not None:
+                    mine[...] = array
 
     def reset(self) -> None:
         """Begin anew from zeros."""
-        self._h[...] = 0
-        if self._c is not None:
-            self._c[...] = 0
+        with self._alone():
+            self._h[...] = 0
+            if self._c is not None:
+                self._c[...] = 0
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No step is at work inside."""
+        if not self._turn.acquire(False):
+            self._fit.busy()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _native(self) -> Any:
-        """The native object; it holds its own packed weights and writes to the arrays of this one."""
-
-        def address(a: Any) -> int:
-            return 0 if a is None else a.__array_interface__["data"][0]
+        """The native object; it holds its own packed weights, and shares the arrays of the state with this one."""
 
         layers = []
         for n, w in enumerate(self._stack):
-            own = (self._h[n], None if self._c is None else self._c[n], self._y[n])
-            clip = math.inf if self._cell.clip is None else float(self._cell.clip)
-            layers.append(
-                (
-                    *(w.w_ih.shape[1], self._hidden, 0 if w.w_hr is None else w.w_hr.shape[0]),
-                    *(len(self._cell.feeds_back), int(self._cell.has_cell)),
-                    *(address(a) for a in w),
-                    *(0 if a is None else a.size for a in (w.w_ch, w.norm)),
-                    clip,
-                    *(address(a) for a in own),
-                )
-            )
-        twofold = self._dtype.itemsize == 8
-        number = cpu.KERNELS[self._cell.kernel]
-        return cpu.stepper(number, twofold, layers, self._batch, threads.current(), self._y[-1], self._fit)
+            call: dict[str, Any] = {
+                "steps": 1,
+                "last": 1,
+                "batch": self._batch,
+                "inputs": w.w_ih.shape[1],
+                "hidden": self._hidden,
+                "projected": 0 if w.w_hr is None else w.w_hr.shape[0],
+                "feedback": len(self._cell.feeds_back),
+                "has_cell": self._cell.has_cell,
+                "threads": threads.current(),
+                "clip": math.inf if self._cell.clip is None else float(self._cell.clip),
+            }
+            given = {**w._asdict(), "h0": self._h[n], "c0": None if self._c is None else self._c[n]}
+            layers.append(call | {name: a.ctypes.data for name, a in given.items() if a is not None})
+        kept = ((self._h, self._c), self._y, self._y.ctypes.data, self._fit)
+        return cpu.stepper(self._cell.kernel, str(self._dtype), layers, *kept)
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)
-        for n, w in enumerate(self._stack):
-            begin = State(self._h[n], None if self._c is None else self._c[n])
-            new, _ = reference.step(self._cell, x, begin, w)
-            self._h[n] = self._y[n] = new.h
-            if self._c is not None:
-                self._c[n] = new.c
-            x = self._y[n][:, : self._hidden] if len(self._cell.feeds_back) > 1 else self._y[n]
-        return self._y[-1]
+        with self._alone():
+            states = []
+            for n, w in enumerate(self._stack):
+                begin = State(self._h[n], None if self._c is None else self._c[n])
+                states.append(reference.step(self._cell, x, begin, w)[0])
+                x = states[-1].h[:, : self._hidden] if len(self._cell.feeds_back) > 1 else states[-1].h
+            for n, (h, c) in enumerate(states):
+                self._h[n] = h
+                if self._c is not None:
+                    self._c[n] = c
+            self._y[...] = self._h[-1]
+        return self._y
 
 
 class _Fit(NamedTuple):
@@ -156,6 +187,11 @@ class _Fit(NamedTuple):
             raise ShapeError(message(WHO, "x does not fit", f"x: {describe(given)}", f"{expected} = [B, I]", hint))
         return np.ascontiguousarray(given, self.dtype)
 
+    def busy(self) -> NoReturn:
+        """The error of a call while another one is at work."""
+        what, hint = "used by two calls at once", "one stepper for each stream, or a lock around the calls that share one"
+        raise BusyError(message(WHO, what, "a call while another one is at work", "one call at a time", hint))
+
 
 def _read(layer: Any) -> tuple[Cell, list[Weights]]:
     cell = getattr(layer, "cell", None)
@@ -177,15 +213,12 @@ def _read(layer: Any) -> tuple[Cell, list[Weights]]:
     return cell, [layer.weights_of(n) for n in range(layer.num_layers)]
 
 
-def _numpy(w: Weights) -> Weights:
-    """As contiguous arrays; half types as float32."""
-
-    def plain(a: Any) -> Any:
-        if hasattr(a, "detach"):
-            a = (a.float() if a.dtype.itemsize == 2 else a).detach().cpu().numpy()
-        return a if a is None else np.ascontiguousarray(a)
-
-    return Weights(*map(plain, w))
+def _numpy(a: Any) -> np.ndarray:
+    """As a contiguous array; half types as float32."""
+    if hasattr(a, "detach"):
+        a = (a.float() if a.dtype.itemsize == 2 else a).detach().cpu().numpy()
+    a = np.asarray(a, order="C")
+    return a.astype(np.float32) if a.dtype == np.float16 else a
 
 
 def _whole(batch: Any) -> int:

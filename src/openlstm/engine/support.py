@@ -130,9 +130,10 @@ def choose(
         if variable:
             got, hint = f"OPENLSTM_BACKEND={requested}", "unset OPENLSTM_BACKEND, or name one of these"
         raise ArgumentError(message(who, f"unknown backend {requested!r}", got, expected, hint))
-    why = SUPPORT[requested].refusal(cell, x, projection, noise, save)
-    if why is None and requested == "cpu" and not cpu.available():
+    if requested == "cpu" and not cpu.available():
         why = f"the compiled extension is missing ({cpu.missing_reason()})"
+    else:
+        why = SUPPORT[requested].refusal(cell, x, projection, noise, save)
     if why is not None:
         named, hint = f"backend {requested!r}", "use backend='auto', which chooses one"
         if variable:

@@ -13,13 +13,13 @@ from markupsafe import Markup
 
 from openlstm import cells
 from openlstm._errors import ArgumentError, message
+from openlstm._files import writable, write_whole
 from openlstm.engine import choose
 from openlstm.engine.threads import torch_aside
 from openlstm.explain import diagram, gates, gradients, learning, sentences, step
 from openlstm.explain.charts import NARROW, WIDE, Display, number, to_svg
 from openlstm.explain.formulas import equation, inline
 from openlstm.insight.report.page import environment, made
-from openlstm.model_file import write_whole
 
 TITLE = "What an LSTM is, and why"
 SECTIONS: tuple[tuple[str, str, tuple[Callable[[int], gates.Part], ...]], ...] = (
@@ -47,13 +47,11 @@ def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[
         What the page says, as plain text and numbers: path, seconds, and per section its figures' titles and findings.
 
     Raises:
-        ArgumentError: if the folder does not exist, or the seed is negative.
+        ArgumentError: if the place cannot be written, as a folder that does not exist, or the seed is negative.
         MissingExtraError: without altair, vl-convert or jinja2 (when `openlstm.explain` is imported).
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        raise ArgumentError(message("explain", "the folder does not exist", str(path), "a file in an existing folder", hint))
+    writable(path)
     if seed < 0:
         raise ArgumentError(message("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more"))
     begin = time.perf_counter()

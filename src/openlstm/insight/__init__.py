@@ -1,5 +1,10 @@
 """What a recurrent network remembers and how far its gradients reach: numbers computed from a saved forward pass."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openlstm._submodules import submodule
 from openlstm.insight.census import Census as Census
 from openlstm.insight.census import census as census
 from openlstm.insight.health import Health as Health
@@ -25,3 +30,12 @@ from openlstm.insight.stability import stability as stability
 from openlstm.insight.streaming import Streaming as Streaming
 from openlstm.insight.streaming import streaming as streaming
 from openlstm.insight.watch import Watch as Watch
+
+if not TYPE_CHECKING:  # for which an attribute of the package would be anything
+
+    def __getattr__(name: str) -> Any:
+        """Import a submodule on first use."""
+        found = submodule(__name__, name)
+        if found is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return found

@@ -30,9 +30,11 @@ import torch
 from torch import nn
 
 from openlstm._errors import ArgumentError
-from openlstm.insight.look import Loss, Place, ours, recurrent
+from openlstm.insight.batch import Loss, formed
+from openlstm.insight.follow import Unknown
+from openlstm.insight.look import Place, look, ours, recurrent
 from openlstm.insight.needed import Needed
-from openlstm.insight.verdict import Verdict, final_state, forward_places, judge, measure_places, rows_of, verdict
+from openlstm.insight.verdict import LastState, Measured, Verdict, final_state, judge, rows_of, seeing, verdict
 from openlstm.insight.words import plain
 from openlstm.nn import init
 from openlstm.reference import State
@@ -122,7 +124,7 @@ def advise(
     model: nn.Module,
     data: Any,
     lag: int | None = None,
-    loss: Loss | None = None,
+    loss: Any = None,
     *,
     target: Any = None,
     needed: Needed | None = None,
@@ -155,6 +157,7 @@ def advise(
     >>> advise(openlstm.LSTM(2, 32), x, lag=120).best.flag  # every step a full-size distractor
     'chrono=120'
     """
+    data, loss, _ = formed(model, data, loss, "advise")
     own = verdict(model, data, lag, loss=loss, target=target, needed=needed)
     lag = own.lag
     notes: list[str] = []
@@ -163,7 +166,7 @@ def advise(
             f"Training goes back {window} steps, so that no gradient ever reaches lag {lag}: take windows of {lag + 1} or more."
         )
     if own.word != "blocked" and not always:
-        if own.word == "no verdict" and not any(p.gates for p in forward_places(model, data, loss)):
+        if own.word == "no verdict" and not _gated(model):
             notes.append(_another(model, lag))
         return Advice(own, (), None, tuple(notes))
     trying = _Trying(model, data, lag, loss, own.needed, trial if loss is not None else 0, seed, probe)
@@ -246,10 +249,11 @@ class _Trying:
             model = self._begin(choice)
         except ArgumentError:
             return None
-        places = forward_places(model, self.data, self.loss)
-        found = measure_places(places, self.lag)
+        found, places = self._measured(model)
+        if found is None:
+            return None
         word = judge(found, self.lag, self.needed).word
-        read = readable(places, self.lag, rows=self.probe, seed=self.seed)
+        read = readable(LastState(places).places, self.lag, rows=self.probe, seed=self.seed)
         name = flag.replace("=", " ")
         numbers = (found.share, found.flip.ratio, word, read)
         return Candidate(name, flag, choice.line, *numbers, apply=lambda module: init.apply(module, choice))
@@ -262,8 +266,16 @@ class _Trying:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self._train(model, rate, warm_up)
-        found = measure_places(forward_places(model, self.data, self.loss), self.lag)
-        return replace(c, share_after=found.share, flip_after=found.flip.ratio)
+        found, _ = self._measured(model)
+        return c if found is None else replace(c, share_after=found.share, flip_after=found.flip.ratio)
+
+    def _measured(self, model: nn.Module) -> tuple[Measured | None, tuple[Place, ...]]:
+        """The measures, None where they cannot be taken."""
+        places = look(model, self.data, self.loss).places
+        try:
+            return seeing(model, self.data, self.loss, places, self.lag).measured(self.lag), places
+        except Unknown:
+            return None, places
 
     def _begin(self, choice: init.Choice) -> nn.Module:
         model = copy.deepcopy(self.model)
@@ -309,6 +321,10 @@ def _softer(trying: _Trying, best: Candidate, rate: float) -> tuple[list[Candida
 
 def _another(model: nn.Module, lag: int) -> str:
     """What is left where nothing helps."""
-    if not any(ours(m).cell.saved for m in recurrent(model).values()):
+    if not _gated(model):
         return f"A vanilla RNN has no gate that could keep: take openlstm.LSTM with --init chrono={lag}."
     return "Shorten the lag: fewer and longer steps, or a column that holds what has to be remembered."
+
+
+def _gated(model: nn.Module) -> bool:
+    return any(ours(m).cell.saved for m in recurrent(model).values())

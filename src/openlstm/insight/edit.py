@@ -21,7 +21,6 @@ Source: the idea of run, edit and run again by flat names is that of Transformer
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -29,13 +28,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from openlstm import cells
 from openlstm._errors import ArgumentError, DtypeError, message
 from openlstm.cells import Cell, State
 from openlstm.engine.op import Ran, Result, sequence
 from openlstm.insight.edited import Change, run_edited
+from openlstm.nn import models
 from openlstm.nn.form import Arguments
-from openlstm.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from openlstm.nn.models import Twin
+from openlstm.nn.recurrent import Recurrent
 from openlstm.reference import Weights
 
 M = TypeVar("M", bound=nn.Module)
@@ -79,7 +79,8 @@ def edit(
     _module(model)
     layer, place, array, size = _find(model, name)
     change = Change(name, place, array, *_operation(name, clamp, scale, freeze, ablate), _units(name, units, size))
-    _editable(name, layer)
+    if not isinstance(layer, Recurrent) and _installed(layer) is None:
+        models.expect_plain("edit", name, layer)
     return _changed(model, layer, change)
 
 
@@ -91,12 +92,13 @@ def names(model: nn.Module) -> tuple[str, ...]:
     ('0.0.r', '0.0.z', '0.0.n', '0.0.m', '0.0.h')
     """
     _module(model)
-    return tuple(f"{path}.{short}" if path else short for path, layer in _layers(model) for short in _names(layer))
+    found = models.layers(model, every_path=True)
+    return tuple(f"{path}.{short}" if path else short for path, layer in found for short in models.names(layer))
 
 
 def edits(model: nn.Module) -> tuple[str, ...]:
     """The names that are changed now, in the order in which they were entered; () outside every `edit`."""
-    found = [_installed(layer) for _, layer in _layers(model)]
+    found = [_installed(layer) for _, layer in models.layers(model)]
     return tuple(c.name for c in dict.fromkeys(change for run in found if run is not None for change in run.changes))
 
 
@@ -156,25 +158,17 @@ class _Layers:
         return found
 
 
-class _Forward:
-    """What stands in for `forward` of a layer of torch.nn: the same layer as ours, with the weights and mode it has now."""
+class _Forward(Twin):
+    """What stands in for `forward` of a layer of torch.nn while there are edits."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        self.twin = _twin(layer)
-        self.weights = tuple(self.twin._parameters)
-        self.twin._parameters.clear()
+        super().__init__(layer)
         self.run = _Layers(self.twin)
         vars(self.twin)["layers"] = self.run
 
     @property
     def changes(self) -> list[Change]:
         return self.run.changes
-
-    def __call__(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        vars(self.twin).update({name: getattr(self.layer, name) for name in self.weights})  # parametrisations, ties, moves hold
-        self.twin.training = self.layer.training
-        return self.twin.forward(input, hx)
 
 
 class _Closed(Weights):
@@ -208,51 +202,15 @@ def _slot(layer: nn.Module) -> str:
 _MARK = "edited"
 """An empty buffer, which no state_dict holds: whoever would convert a layer of torch.nn refuses it while it is edited."""
 
-_KINDS: dict[type[nn.Module], type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-_ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-
-
-def _twin(layer: Any) -> Recurrent:
-    """A layer of torch.nn as ours, without weights."""
-    kind = next(ours for theirs, ours in _KINDS.items() if isinstance(layer, theirs))
-    own = {nn.LSTM: "proj_size", nn.RNN: "nonlinearity"}
-    names = (*_ARGUMENTS, *(name for theirs, name in own.items() if isinstance(layer, theirs)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about dropout with one layer, which was said when the layer was made
-        make: Any = kind
-        return make(**{name: getattr(layer, name) for name in names}, device="meta")
-
-
-def _cell(layer: Any) -> Cell:
-    if isinstance(layer, Recurrent):
-        return layer.cell
-    if isinstance(layer, nn.RNN):
-        return cells.VanillaRNN(layer.nonlinearity)  # type: ignore[arg-type]
-    return cells.GRU() if isinstance(layer, nn.GRU) else cells.LSTM()
-
-
-def _layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """The recurrent layers and their paths; one that stands in several places has several."""
-    known = (Recurrent, *_KINDS)
-    return [(path, m) for path, m in model.named_modules(remove_duplicate=False) if isinstance(m, known)]
-
-
-def _names(layer: Any) -> tuple[str, ...]:
-    """The short names of a layer: those of its trace."""
-    cell = _cell(layer)
-    arrays = (*cell.saved, *(("c",) if cell.has_cell else ()), "h")
-    ends = ("", "_reverse") if layer.bidirectional else ("",)
-    return tuple(f"{k}{end}.{array}" for k in range(layer.num_layers) for end in ends for array in arrays)
-
 
 def _find(model: nn.Module, name: Any) -> tuple[Any, int, str, int]:
     """The layer, the number of its layer and direction, the short name, and how many units there are."""
-    found = _layers(model)
+    found = models.layers(model, every_path=True)
     if not found:
         got, hint = f"model: {type(model).__name__}", "pass the model that holds the recurrent layer, or the layer itself"
         raise ArgumentError(message("edit", "no recurrent layer in the model", got, "LSTM, GRU or RNN inside", hint))
     for path, layer in found:
-        for short in _names(layer):
+        for short in models.names(layer):
             if name == (f"{path}.{short}" if path else short):
                 place, array = short.split(".")
                 index, end = int(place.removesuffix("_reverse")), place.endswith("_reverse")
@@ -293,17 +251,6 @@ def _units(name: str, units: Any, size: int) -> tuple[int, ...] | None:
         what = f"{name} has no unit {wrong[0]!r}" if wrong else "no unit is named"
         raise ArgumentError(message("edit", what, got, f"integers within 0 .. {size - 1}", hint))
     return tuple(chosen)
-
-
-def _editable(name: str, layer: Any) -> None:
-    """A layer of torch.nn whose forward is somebody's own would lose it."""
-    if isinstance(layer, Recurrent) or _installed(layer) is not None:
-        return
-    kind = next(theirs for theirs in _KINDS if isinstance(layer, theirs))
-    if type(layer).forward is not kind.forward or "forward" in vars(layer):
-        hint = "edit a plain layer: openlstm.replace(model) and openlstm.trace say what they take"
-        got = f"{name}: {type(layer).__name__}"
-        raise ArgumentError(message("edit", "the layer has a forward of its own", got, f"torch.nn.{kind.__name__}", hint))
 
 
 def _module(model: Any) -> None:

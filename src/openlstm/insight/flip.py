@@ -83,10 +83,15 @@ def flip(run: Callable[[Tensor], Any], x: Tensor, lag: int) -> Flip:
     other[at] = 2 * x[at].mean(0) - x[at]
     with torch.no_grad():
         before, after = _rows(run(x), x), _rows(run(other), x)  # [B, R]
+    return compared(before, after, lag, differs(x[at]))
+
+
+def compared(before: Tensor, after: Tensor, lag: int, changed: bool) -> Flip:
+    """What a flip made of what is read [B, R], before and after."""
     signal = float((after - before).norm(dim=1).mean())
     noise = float(((before - before.mean(0)) ** 2).sum(1).mean().sqrt())
     ratio = signal / noise if noise else (float("inf") if signal else 0.0)
-    return Flip(lag, signal, noise, ratio, differs(x[at]))
+    return Flip(lag, signal, noise, ratio, changed)
 
 
 def differs(rows: Tensor) -> bool:

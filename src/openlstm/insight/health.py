@@ -65,7 +65,7 @@ class Health:
             text += f"; unit {self.top[0][0]} matters most"
         need = self.effective_rank * 3
         if H >= 32 and 0 < need < H / 4:
-            text += f". {int(2 ** np.ceil(np.log2(max(need, 8))))} units would do"
+            text += f". {int(2 ** np.ceil(np.log2(max(need, 8))))} units may be enough"
         return text + "."
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from openlstm import _array as A
 from openlstm._array import Array
 from openlstm._errors import ArgumentError, message
 from openlstm.cells import Around, Cell, Flow
-from openlstm.engine.operators import active
+from openlstm.engine.operators import active, plain_types
 from openlstm.insight.look import Place
 from openlstm.noise import ZONEOUT_C, ZONEOUT_H, hidden_mask, zoneout_backward
 from openlstm.reference import Saved, State, Weights, _plain, take, unsum
@@ -144,7 +144,8 @@ class Turn(NamedTuple):
             new_h, old_h = self._zoned(ZONEOUT_H, dh)
             new_c, old_c = (None, 0) if dc is None else self._zoned(ZONEOUT_C, dc)
             dh, dc, old = new_h, new_c, State(old_h, old_c)
-        dm = dh if self.weights.w_hr is None else dh @ self.weights.w_hr
+        with plain_types(self.weights.w_hh):
+            dm = dh if self.weights.w_hr is None else dh @ self.weights.w_hr
         if self.cell.derives_itself:
             return self.cell.backward(self.around, dm, dc), old
         flat = [None if v is None else v.reshape(-1, v.shape[-1]) for v in (dm, dc)]
@@ -164,7 +165,8 @@ class Turn(NamedTuple):
     def back(self, dh: Array, dc: Array | None) -> State:
         """dL/d(state after) -> dL/d(state before), of each step alone: the transposed Jacobian times a vector."""
         flow, old = self.flow(dh, dc)
-        to_h = unsum(self.cell, flow.z)[1] @ self.weights.w_hh
+        with plain_types(self.weights.w_hh):
+            to_h = unsum(self.cell, flow.z)[1] @ self.weights.w_hh
         mask = hidden_mask(self.noise)
         to_h = to_h if mask is None else mask * to_h
         to_h = (to_h if flow.h is None else to_h + flow.h) + old.h

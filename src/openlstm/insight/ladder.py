@@ -1,9 +1,10 @@
 """D5, the ladder: the lags that matter, on one axis, each with what it means.
 
-    needed      the lag that the data (or the user) ask for
-    window      how far training goes back (truncated backpropagation)
-    gradient    the longest lag that at least THRESHOLDS.share of the gradient reaches
-    flip        the longest lag at which a flipped input moves the last state by at least THRESHOLDS.flip of its spread
+    asked       the lag that is asked about
+    needed      the lag that the data ask for, as far as a linear model can tell
+    window      how far a gradient goes back: the length of the sequences, or that of truncated backpropagation
+    gradient    the longest lag at which the share of the gradient is not below the threshold of `insight.verdict`
+    flip        the longest lag at which the input flip is not below it
     used        the context that a trained network uses (`insight.ablation`)
 
 No rung is the verdict and the shortest is not 'the bottleneck': a cell half-life is left out on purpose, since in 69 of 109
@@ -22,11 +23,8 @@ from typing import Any
 import numpy as np
 
 from openlstm.insight.ablation import Ablation
-from openlstm.insight.flip import flip
-from openlstm.insight.look import Place
 from openlstm.insight.needed import Needed
-from openlstm.insight.reach import Reach
-from openlstm.insight.verdict import THRESHOLDS, final_state, rows_of
+from openlstm.insight.verdict import LastState, WholeModel
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,14 @@ class Ladder:
     @property
     def finding(self) -> str:
         """One sentence."""
-        said = [f"{r.name} {_lag(r)}" for r in self.rungs]
-        return f"In steps: {', '.join(said)}." if said else "No lag is known."
+        said = {r.name: _lag(r) for r in self.rungs}
+        if not said:
+            return "No lag is known."
+        text = f"In steps: {', '.join(f'{name} {lag}' for name, lag in said.items())}."
+        if "asked" in said and "needed" in said:
+            text += f" Lag {said['asked']} is asked about; a linear model finds that the data need lag {said['needed']}, "
+            text += "and cannot see a lag that matters only together with another."
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -72,66 +76,64 @@ def ladder(
     lag: int | None = None,
     needed: Needed | None = None,
     window: int | None = None,
-    reach: Reach | None = None,
+    gradient: Rung | None = None,
     flip_lag: Rung | None = None,
     used: Ablation | None = None,
 ) -> Ladder:
     """Put together what is known; what is None has no rung.
 
     Args:
-        lag: asked for by the user; stands in for `needed`.
-        needed, reach, used: of the functions of these names.
-        window: steps of truncated backpropagation.
-        flip_lag: of `flip_rung`.
+        lag: that is asked about.
+        needed, used: of the functions of these names.
+        window: steps of the sequences, or of truncated backpropagation.
+        gradient, flip_lag: of `gradient_rung` and `flip_rung`.
 
     >>> ladder(lag=120, window=64).finding
-    'In steps: needed 120, window 64.'
+    'In steps: asked 120, window 64.'
     """
     rungs: list[Rung] = []
     if lag is not None:
-        rungs.append(Rung("needed", lag, "the lag that was asked for"))
-    elif needed is not None and needed.lag is not None:
+        rungs.append(Rung("asked", lag, "the lag that is asked about"))
+    if needed is not None and needed.lag is not None and (lag is None or not needed.own):
         rungs.append(Rung("needed", needed.lag, needed.finding))
     if window is not None:
-        rungs.append(Rung("window", window, f"training goes back {window} steps"))
-    if reach is not None and len(reach.share):
-        rungs.append(gradient_rung(reach))
-    if flip_lag is not None:
-        rungs.append(flip_lag)
+        rungs.append(Rung("window", window, f"a gradient goes back {window} steps at most"))
+    rungs += [rung for rung in (gradient, flip_lag) if rung is not None]
     if used is not None:
-        rungs.append(Rung("used", used.uses, used.finding))
+        rungs.append(Rung("used", used.uses, f"from {used.uses} steps on the loss is the one with {used.contexts[-1]}"))
     return Ladder(tuple(rungs))
 
 
-def gradient_rung(reach: Reach) -> Rung:
-    """The longest lag that at least the threshold's share of the gradient reaches."""
-    limit = THRESHOLDS.share
-    kept = np.flatnonzero(reach.share >= limit)
+def gradient_rung(seen: LastState | WholeModel) -> Rung:
+    """The longest lag that at least the threshold's share of the gradient reaches.
+
+    Args:
+        seen: of `insight.verdict.seeing`.
+    """
+    limit = seen.of.thresholds.share
+    shares = seen.shares()
+    kept = np.flatnonzero(shares >= limit)
     longest = int(kept[-1]) if kept.size else 0
-    end = len(reach.share) - 1
-    note = f"at least {limit:g} of the gradient reaches lag {longest}"
+    end = len(shares) - 1
+    note = f"at least {limit:g} of the {seen.of.gradient} reaches lag {longest}"
     return (
         Rung("gradient", math.inf, f"{note}, the longest looked at", end) if longest == end else Rung("gradient", longest, note)
     )
 
 
-def flip_rung(places: list[Place], longest: int | None = None) -> Rung:
-    """The longest lag at which a flipped input still moves the last state, found by doubling and halving.
+def flip_rung(seen: LastState | WholeModel) -> Rung:
+    """The longest lag at which a flipped input still moves what is read, found by doubling and halving.
 
     Args:
-        places: forward places of `insight.verdict.forward_places`; those of the first module are run.
-        longest: the longest lag to try (default: all that the sequences have).
+        seen: of `insight.verdict.seeing`.
     """
-    limit = THRESHOLDS.flip
-    own = [p for p in places if p.path == places[0].path]
-    end = (places[0].steps if places[0].rows > 1 else places[0].steps // 2) - 1 if longest is None else longest
-    own = rows_of(own, end)
+    limit, end = seen.of.thresholds.flip, seen.longest
 
     def moves(lag: int) -> bool:
-        return flip(lambda x: final_state(own, x), own[0].x, lag).ratio >= limit
+        return seen.flip(lag).ratio >= limit
 
     if moves(end):
-        return Rung("flip", math.inf, f"an input moves the last state over {end} steps, the longest looked at", end)
+        return Rung("flip", math.inf, f"an input moves {seen.of.read} over {end} steps, the longest looked at", end)
     low, high = 0, 1
     while high < end and moves(high):
         low, high = high, 2 * high
@@ -139,7 +141,7 @@ def flip_rung(places: list[Place], longest: int | None = None) -> Rung:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if moves(middle) else (low, middle)
-    return Rung("flip", low, f"an input moves the last state by at least {limit:g} of its spread over {low} steps")
+    return Rung("flip", low, f"an input moves {seen.of.read} by at least {limit:g} of its spread over {low} steps")
 
 
 def _lag(rung: Rung) -> str:

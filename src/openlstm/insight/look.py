@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
@@ -27,19 +26,16 @@ from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import scan
 from openlstm.engine.op import Ran
+from openlstm.engine.operators import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
 from openlstm.engine.support import brief
+from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.nn.form import Arguments, Form
 from openlstm.nn.recurrent import Recurrent
 from openlstm.nn.replace import from_torch
 from openlstm.noise import Noise
 from openlstm.reference import Saved, State, Weights
 from openlstm.weights import hidden_size
-
-RECURRENT = (Recurrent, nn.LSTM, nn.GRU, nn.RNN)
-
-Loss = Callable[..., Tensor]
-"""loss(model, *data) -> scalar."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,15 +243,17 @@ class Looked:
 
 
 def look(
-    model: nn.Module, data: Any, loss: Loss | None = None, *, layers: str | Sequence[str] | None = None, finite: bool = True
+    model: nn.Module, data: Any, loss: Any = None, *, layers: str | Sequence[str] | None = None, finite: bool = True
 ) -> Looked:
     """Call a model once and take out every direction of every recurrent layer as it ran.
 
     Args:
         model: a recurrent layer of openlstm or torch.nn, or any module that holds some. It runs in eval mode.
-        data: its inputs: a tensor, a PackedSequence, a tuple of inputs, or a dict of keywords; with a loss all that the loss
-            takes. For a bare layer x in the layer's own layout, or (x, what the loss wants).
-        loss: `loss(model, *data) -> scalar`; adds its gradient at the outputs of every place.
+        data: its inputs: a tensor, a PackedSequence, a tuple of inputs, a dict of keywords, or a DataLoader, of which the first
+            batch is taken; with a loss all that the loss takes, the target last. For a bare layer x in the layer's own layout,
+            or (x, what the loss wants).
+        loss: `loss(model, *data)` or `loss(output, target)`, a scalar (`insight.batch`); adds its gradient at the outputs of
+            every place.
         layers: only these, names of modules ("encoder.lstm") or of places ("encoder.lstm.0").
         finite: raise where a weight, an input or a state is not finite, naming the first.
 
@@ -277,13 +275,14 @@ def look(
         raise DtypeError(message("look", "not a module", got, "a torch.nn.Module", "pass the model or the layer"))
     model = getattr(model, "_orig_mod", model)  # a compiled model does not hear hooks that come later
     found = recurrent(model, layers)
+    data, loss, _ = formed(model, data, loss, "look")
     args, named = _arguments(model, data, loss)
     with _untouched(model), Calls(found, gradients=loss is not None) as heard:
         model.eval()
         value, outputs = None, None
         with torch.set_grad_enabled(loss is not None):
             if loss is None:
-                outputs = _detached(model(*args, **named))
+                outputs = mapped(model(*args, **named), _detached)
             else:
                 value = loss(model, *args, **named)
         silent = [path or "the layer" for path in found if not heard.of[path]]
@@ -454,12 +453,14 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
     """Every direction of every layer of one call, and whether what it gave is finite.
 
     The module runs again with what it was given, and with a loss goes back from the gradients at its outputs to those of its
-    inner layers.
+    inner layers. What torch.autocast rounded on the way there is as it was; here nothing is rounded any more.
     """
     layer = ours(call.module)
-    given, spread, spread_state = _enter(layer, call.given)
+    own: Any = layer.weight_ih_l0
+    floats = {name: _widened(call.given.get(name), own.dtype) for name in ("input", "hx", "reset_state")}
+    given, spread, spread_state = _enter(layer, {**call.given, **floats})
     inner = layer.num_layers * layer.num_directions > 1 and with_loss
-    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(inner):
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(inner), plain_types(own):
         if call.random is not None:
             torch.set_rng_state(call.random)
         given = given._replace(x=given.x.detach().requires_grad_(inner))
@@ -480,6 +481,16 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
     ]
     sound = [all(bool(t.isfinite().all()) for t in r.result[:3] if t is not None) for r in ran]
     return list(zip(places, sound, strict=True))
+
+
+def _widened(a: Any, dtype: torch.dtype) -> Any:
+    """What a layer of float32 was given in a half type, under autocast, as float32."""
+    if isinstance(a, (tuple, list)) and not isinstance(a, PackedSequence):
+        return tuple(_widened(one, dtype) for one in a)
+    if isinstance(a, PackedSequence):
+        return a._replace(data=_widened(a.data, dtype))
+    half = isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16)
+    return a.to(dtype) if half else a
 
 
 def ours(module: nn.Module) -> Recurrent:
@@ -642,16 +653,10 @@ def _differentiate(value: Any, calls: list[Heard]) -> None:
 def _arguments(model: nn.Module, data: Any, loss: Loss | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments of the call."""
     if isinstance(data, Mapping):
-        return (), {name: _tensor(a) for name, a in data.items()}
+        return (), dict(data)
     if isinstance(data, PackedSequence) or not isinstance(data, (tuple, list)):
-        return (_tensor(data),), {}
-    if isinstance(model, RECURRENT) and loss is None:
-        data = data[:1]
-    return tuple(_tensor(a) for a in data), {}
-
-
-def _tensor(a: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a
+        return (data,), {}
+    return tuple(data[:1] if isinstance(model, RECURRENT) and loss is None else data), {}
 
 
 def _enter(layer: Recurrent, given: dict[str, Any]) -> tuple[Arguments, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -682,15 +687,10 @@ def _enter(layer: Recurrent, given: dict[str, Any]) -> tuple[Arguments, Callable
     return rest, to_steps, lambda g: g if form.batched else g.unsqueeze(1)
 
 
-def _detached(outputs: Any) -> Any:
-    if isinstance(outputs, Tensor):
-        return outputs.detach()
-    if isinstance(outputs, PackedSequence):
-        return outputs._replace(data=outputs.data.detach())
-    if isinstance(outputs, (tuple, list)):
-        parts = [_detached(o) for o in outputs]
-        return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
-    return {k: _detached(v) for k, v in outputs.items()} if isinstance(outputs, dict) else outputs
+def _detached(a: Any) -> Any:
+    if isinstance(a, PackedSequence):
+        return a._replace(data=a.data.detach())
+    return a.detach() if isinstance(a, Tensor) else a
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Needed:
     contexts, errors: [K+1], context 0 .. K and its held-out error relative to that of the mean.
     doubts: [K+1], the standard error of 1 - error.
     samples: N.
+    own: whether there was no target, and y is the next step of x.
     """
 
     lag: int | None
@@ -52,6 +53,7 @@ class Needed:
     errors: np.ndarray
     doubts: np.ndarray
     samples: int
+    own: bool = False
 
     @property
     def explained(self) -> float:
@@ -69,12 +71,13 @@ class Needed:
     @property
     def finding(self) -> str:
         """One sentence."""
+        what = "the next step of the inputs" if self.own else "the target"
+        told = "it" if self.own else what
         if self.lag is None:
-            return (
-                f"No linear model of up to {self.contexts[-1]} steps tells anything of the target: its lag is not to be seen."
-            )
+            return f"No linear model of up to {self.contexts[-1]} steps tells anything of {what}: its lag is not to be seen."
         steps = "the last step" if self.lag == 0 else f"the last {self.lag + 1} steps"
-        return f"The data need lag {self.lag}: a linear model of {steps} tells {self.explained:.0%}, a longer one no more."
+        need = f"To tell the next step of the inputs takes lag {self.lag}" if self.own else f"The data need lag {self.lag}"
+        return f"{need}: a linear model of {steps} tells {self.explained:.0%} of {told}, a longer one hardly more."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -130,7 +133,7 @@ def needed(x: Array, y: Array | None = None, *, longest: int | None = None, feat
     X = data[at[:, None] - lags, row[:, None]].reshape(N, -1)  # [N, K * I], the latest first
     X = X - X[:fit].mean(0)
     losses = _losses(X, y_all, fit, K)  # [K+1, held out]
-    return _decide(losses, N)
+    return _decide(losses, N, y is None)
 
 
 def _losses(X: np.ndarray, y: np.ndarray, fit: int, K: int) -> np.ndarray:
@@ -155,7 +158,7 @@ def _losses(X: np.ndarray, y: np.ndarray, fit: int, K: int) -> np.ndarray:
     return best
 
 
-def _decide(losses: np.ndarray, samples: int) -> Needed:
+def _decide(losses: np.ndarray, samples: int, own: bool) -> Needed:
     scale = losses[0].mean()
     losses = losses / (scale if scale > 0 else 1.0)
     errors = losses.mean(1)
@@ -171,7 +174,7 @@ def _decide(losses: np.ndarray, samples: int) -> Needed:
     lag = None
     if scale > 0 and _tells(1 - float(errors[best]), float(doubts[best])):
         lag = next(c for c in range(best + 1) if _as_good(*above(c), float(errors[best]))) - 1
-    return Needed(None if lag is None else max(lag, 0), np.arange(len(errors)), errors, doubts, samples)
+    return Needed(None if lag is None else max(lag, 0), np.arange(len(errors)), errors, doubts, samples, own)
 
 
 def _tells(gain: float, doubt: float) -> bool:

@@ -4,18 +4,25 @@
     warm_up          after how many steps a run begun with an empty state in the middle of the data stays within 1 % of the run
                      that was there all along: ||h_cold - h_warm|| <= 0.01 ||h_warm||, over all rows
     drift_per_1000   slope of the mean |c| (|h| without a cell) over the second half of the steps, times 1000
+    grows            whether it is a reason to reset: over that half |c| rises by more than half of its mean there, and by more
+                     than three times what is left around the line. A cell that counts from zero on rises by two thirds
+
+A state that differs need not show in the answer. How much to send is therefore what the loss says where there is one
+(`insight.ablation`), and what the slowest state says where there is none: `sending`.
 
 Legend: T time, B batch, n steps of a chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from openlstm.insight.ablation import Ablation
 from openlstm.insight.look import Place
 from openlstm.insight.words import number, plain, steps
 from openlstm.reference import State
@@ -33,6 +40,7 @@ class Streaming:
         warm_up: steps; None where it had not warmed up within the data.
         difference: [n], the relative difference of the cold run, step by step.
         drift_per_1000: in units of the cell.
+        grows: whether that is large beside the cell itself.
     """
 
     name: str
@@ -40,24 +48,46 @@ class Streaming:
     warm_up: int | None
     difference: np.ndarray
     drift_per_1000: float
+    grows: bool = False
 
     @property
     def finding(self) -> str:
-        """One sentence, and what to do about it."""
+        """What was measured, and what to do about a cell that grows."""
         same = "a stream gives the very same numbers" if self.max_difference == 0 else ""
         same = same or f"a stream differs by at most {number(self.max_difference)}"
         if self.warm_up is None:
-            text = f"; begun cold it has not caught up after {steps(len(self.difference))}: keep its state, or send more first"
+            text = f"begun cold its state has not caught up after {steps(len(self.difference))}"
         else:
-            text = f"; send {steps(self.warm_up)} before trusting a stream that begins cold"
-        if abs(self.drift_per_1000) > 0.1:
-            word = "grows" if self.drift_per_1000 > 0 else "falls"
-            text += f"; the cell {word} by {number(abs(self.drift_per_1000))} in 1000 steps: reset it now and then"
-        return f"{self.name}: {same}{text}."
+            text = f"begun cold its state is within 1 % of a warm one after {steps(self.warm_up)}"
+        if self.grows:
+            text += f"; the cell still grows at the end of the data, by {number(self.drift_per_1000)} in 1000 steps: look at "
+            text += "longer data, or reset it now and then"
+        return f"{self.name}: {same}; {text}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
         return plain(self)
+
+
+def sending(found: Iterable[Streaming], used: Ablation | None = None) -> str:
+    """What to send to a stream that begins cold, in one sentence.
+
+    Args:
+        found: of every place.
+        used: what the network uses, if that was measured: then the loss decides, and the answer is that of `Ablation.finding`.
+
+    >>> sending([Streaming("0", 0.0, 12, np.zeros(50), 0.0), Streaming("1", 0.0, 34, np.zeros(50), 0.0)])
+    'Send 34 steps before trusting a stream that begins cold: from there on every state is within 1 % of a warm one.'
+    """
+    if used is not None:
+        return used.serving
+    waits = [f.warm_up for f in found]
+    if not waits:
+        return ""
+    if None in waits:
+        return "Begun cold not every state catches up within these data: keep the states, or send more first."
+    most = steps(max(w for w in waits if w is not None))
+    return f"Send {most} before trusting a stream that begins cold: from there on every state is within 1 % of a warm one."
 
 
 def streaming(place: Place) -> Streaming | None:
@@ -101,7 +131,8 @@ def streaming(place: Place) -> Streaming | None:
     difference = torch.where(norm > 0, gap / norm, 0).numpy()
     far = np.flatnonzero(difference > _CLOSE)
     warm_up = 0 if not len(far) else int(far[-1]) + 1 if far[-1] + 1 < len(difference) else None
-    return Streaming(place.name, most, warm_up if half else None, difference, _slope(size[half:].numpy()) * 1000)
+    slope, grows = trend(size[half:].numpy())
+    return Streaming(place.name, most, warm_up if half else None, difference, slope * 1000, grows)
 
 
 def _cold(place: Place, t0: int) -> Place:
@@ -119,8 +150,11 @@ def _cold(place: Place, t0: int) -> Place:
     )
 
 
-def _slope(y: np.ndarray) -> float:
-    if len(y) < 2:
-        return 0.0
+def trend(y: np.ndarray) -> tuple[float, bool]:
+    """The slope of a line through y, and whether y rises along it by half of its mean and by more than it scatters."""
+    if len(y) < 3:
+        return 0.0, False
     t = np.arange(len(y)) - (len(y) - 1) / 2
-    return float((t * y).sum() / (t * t).sum())
+    slope = float((t * y).sum() / (t * t).sum())
+    rise, around = slope * len(y), y - y.mean() - slope * t
+    return slope, bool(rise > max(0.5 * y.mean(), 3 * around.std()))

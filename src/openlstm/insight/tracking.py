@@ -19,7 +19,7 @@ and their threshold); Bau, Zhou, Khosla, Oliva & Torralba 2017 (network dissecti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ LAGS = (1, 2, 5, 10, 20)
 
 SHIFTS = 19
 """Draws of chance: the largest of them is passed once in twenty times where there is nothing."""
+
+MOVED = 20
+"""Steps by which a column may be moved and still be a copy of the target."""
 
 ON = 0.3
 TOP = 0.2
@@ -87,6 +90,7 @@ class Tracking:
         near: the next best units of every column too.
         windows: the strongest steps of the best units.
         left_out: columns that never change.
+        answer: of the column that the finding names, or the one it is made of: that it is the target, if it is.
     """
 
     name: str
@@ -98,6 +102,12 @@ class Tracking:
     near: tuple[Unit, ...]
     windows: tuple[Window, ...]
     left_out: tuple[str, ...]
+    answer: str = ""
+
+    @property
+    def top(self) -> Unit | None:
+        """The closest pair that is closer than chance."""
+        return next((unit for unit in self.best if unit.above_chance), None)
 
     def of(self, column: str) -> Unit:
         """The best unit of a column.
@@ -117,7 +127,7 @@ class Tracking:
         """One sentence with the numbers, and what to do where there is something to do."""
         if not self.best:
             return f"{self.name}: there is nothing to compare the units with: no column changes."
-        top = next((unit for unit in self.best if unit.above_chance), None)
+        top = self.top
         if top is None:
             best = self.best[0]
             return (
@@ -128,8 +138,10 @@ class Tracking:
         text = f"{self.name}: unit {top.unit} tracks {top.column} (r = {top.r:.2f}, chance {top.chance:.2f})"
         if count > 1:
             text += f", the strongest of {count} columns out of {len(self.columns)} that a unit tracks better than chance"
-        if top.column not in self.given and abs(top.r) > 0.8:
-            text += "; the network computes it by itself: give it as an input"
+        if self.answer:
+            text += f"; {self.answer}, what the network is trained to give"
+        elif top.column not in self.given and abs(top.r) > 0.8:
+            text += "; the network computes it by itself: where it is known in time, it can be given as an input"
         return text + "."
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,11 +156,17 @@ class Tracking:
             "near": [asdict(unit) for unit in self.near],
             "windows": [asdict(window) for window in self.windows],
             "left_out": list(self.left_out),
+            "answer": self.answer,
         }
 
 
 def tracking(
-    place: Place, columns: Mapping[str, Any] | None = None, *, lags: Sequence[int] = LAGS, state: str | None = None
+    place: Place,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    lags: Sequence[int] = LAGS,
+    state: str | None = None,
+    target: Any = None,
 ) -> Tracking:
     """Which unit tracks which column.
 
@@ -159,6 +177,8 @@ def tracking(
             it has two values with the steps since it was last on and with how often it was; and there is a counter of steps.
         lags: of the derived columns; () for the columns alone.
         state: "c", "h" or a gate; the cell state if None and there is one.
+        target: what the network is trained to give, [T, B] or [T, B, D], or [B] or [B, D] for the end of the rows: a column
+            that is a copy of it, moved by at most 20 steps, is named as such and not recommended as an input.
 
     Raises:
         ShapeError: for a column of another shape.
@@ -183,6 +203,7 @@ def tracking(
         reverse=place.reverse,
         name=place.name,
         state=name,
+        target=target,
     )
 
 
@@ -215,6 +236,7 @@ def track(
     reverse: bool = False,
     name: str = "units",
     state: str = "h",
+    target: Any = None,
 ) -> Tracking:
     """As `tracking`, of arrays: values [T, B, H] or a function that gives them in chunks, and their shape.
 
@@ -264,7 +286,59 @@ def track(
     near = tuple(unit for unit, first in units if not first)
     tops = list(dict.fromkeys((u.unit, 1.0 if u.r >= 0 else -1.0) for u in best))[:8]
     windows = [w for j, sign in tops for w in _windows(j, sign, steps[:, :, kept.index(j)], real)]
-    return Tracking(name, state, tuple(names), given, r, best, near, tuple(windows), gone)
+    found = Tracking(name, state, tuple(names), given, r, best, near, tuple(windows), gone)
+    if target is None or found.top is None:
+        return found
+    named = [found.top.column, *(column for column in given if _made_of(found.top.column, column))]
+    copies = ((column, copy_of(every[column], _numpy(target), real)) for column in named)
+    return replace(found, answer=next((f"{column} is {what}" for column, what in copies if what), ""))
+
+
+def copy_of(column: np.ndarray, target: np.ndarray, real: np.ndarray) -> str:
+    """Which part of the target a column is, up to a factor and a constant: "the target", "the target 3 steps later", or "".
+
+    Args:
+        column: [T, B].
+        target: [T, B], [T, B, D], or [B], [B, D] for the end of the rows; a number that is not finite is none.
+        real: bool [T, B].
+
+    >>> y = np.random.default_rng(0).normal(size=(30, 4))
+    >>> copy_of(2 * y, y, y < 9), copy_of(np.roll(y, 3, 0), y, y < 9), copy_of(y**2, y, y < 9)
+    ('the target', 'the target 3 steps before', '')
+    """
+    T, B = column.shape
+    if target.shape[:2] == (T, B):
+        steps = target.reshape(T, B, -1)
+    elif target.shape[:1] == (B,):  # at the last real step of each row
+        flat = target.reshape(B, -1)
+        steps = np.full((T, B, flat.shape[1]), np.nan)
+        ends = real.sum(0)
+        steps[ends[ends > 0] - 1, np.flatnonzero(ends)] = flat[ends > 0]
+    else:
+        return ""
+    for shift in sorted(range(-min(MOVED, T - 1), min(MOVED, T - 1) + 1), key=abs):
+        here, there = slice(max(-shift, 0), T - max(shift, 0)), slice(max(shift, 0), T - max(-shift, 0))
+        for d in range(steps.shape[2]):
+            y = steps[there, :, d]
+            both = real[here] & real[there] & np.isfinite(y)
+            if _same(column[here][both], y[both]):
+                moved = f" {abs(shift)} step{'s' * (abs(shift) != 1)} {'later' if shift > 0 else 'before'}"
+                return f"the target{moved if shift else ''}"
+    return ""
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether one is the other, up to a factor and a constant; of a few numbers nothing is said."""
+    if len(a) < 8:
+        return False
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a * a).sum() * (b * b).sum())
+    return bool(size > 0 and abs((a * b).sum()) > 0.9999 * size)
+
+
+def _made_of(column: str, name: str) -> bool:
+    """Whether a column is one that `detectors` makes of another."""
+    return column.startswith((f"{name}, ", f"mean of {name} over ")) or column in (f"steps since {name}", f"count of {name}")
 
 
 def detectors(

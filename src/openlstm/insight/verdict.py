@@ -2,18 +2,22 @@
 
 Legend: T time, B batch, I input size, H hidden size, s the state (h, c) joined, or h for a cell without a highway.
 
+With a loss, or a whole model, what is measured is the way from the inputs to what the loss reads, wherever it leads
+(`insight.follow`). A bare layer without a loss, or a `Place`, is asked what of an input is left in its last state:
+
     share = mean_b || dL/ds_{T-lag} || / mean_b || dL/ds_T ||       L = sum_b v_b . h_T,  v_b a random unit vector
     flip  = mean_b || h_T' - h_T || / rms_b || h_T - mean h_T ||    the input at T-lag mirrored (`insight.flip`)
 
-    blocked       share < THRESHOLDS.share  and  flip < THRESHOLDS.flip
-    no verdict    it would be blocked, but nearer lags carry the information, the input at the lag never differs, or no layer
-                  has a gate: training moves the few weights of a vanilla RNN to where gradients pass, and of those with a share
-                  of 1e-12 and less some learnt `recall`
+    blocked       share and flip below the thresholds of the measure
+    no verdict    it would be blocked, but nearer lags carry the information, the input at the lag never differs, what is read
+                  does not depend on it by construction, or no layer has a gate: training moves the few weights of a vanilla RNN
+                  to where gradients pass, and of those with a share of 1e-12 and less some learnt `recall`;
+                  or the measures cannot be taken (`follow.Unknown`), as of a bare layer of two directions without a loss
     not blocked   otherwise
 
 s_T is the state after the last step, and h_T and c_T are independent coordinates of it (`insight.reach`). Of several layers the
-one that does best speaks, since any of them may carry the lag; of both directions the forward one. At most 64 rows and the last
-2 lag + 33 steps are looked at; a single long sequence is cut into rows.
+one that does best speaks, since any of them may carry the lag. Of a last state at most 64 rows and the last 2 lag + 33 steps
+are looked at; a single long sequence is cut into rows. The lag is counted from the end of each row.
 
 'Blocked' is a law with exceptions that are counted (docs/horizon.md); 'not blocked' promises nothing: it means that these two
 measures saw no obstacle. Neither is asked of a trained network, whose latched bit has a vanishing gradient: there `ablation`.
@@ -23,16 +27,22 @@ Source: Bengio, Simard & Frasconi 1994; thresholds and their limits: papers/hori
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from openlstm._errors import ArgumentError, message
+from openlstm.engine.operators import plain_types
 from openlstm.insight import needed as needs
+from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.insight.flip import Flip, flip
-from openlstm.insight.look import Loss, Place, look
+from openlstm.insight.follow import Followed, Unknown
+from openlstm.insight.look import Place, look
 from openlstm.insight.needed import Needed
 from openlstm.insight.reach import reach
 from openlstm.insight.words import plain
@@ -53,7 +63,26 @@ class Thresholds(NamedTuple):
 
 
 THRESHOLDS = Thresholds(share=5e-6, flip=1e-5)
-"""A tenth of the smallest value of any network with gates that learnt `recall`; no other task was asked (papers/horizon.py)."""
+"""Of the last state: a tenth of the smallest value of any network with gates that learnt `recall`; no other task was asked
+(papers/horizon.py)."""
+
+LOSS_THRESHOLDS = Thresholds(share=7e-6, flip=1e-5)
+"""Of the loss, drawn in the same way from the same networks before any other was judged."""
+
+
+class Subject(NamedTuple):
+    """What is looked at, whose gradient is followed, what a flip moves, and the thresholds."""
+
+    name: str
+    gradient: str
+    read: str
+    thresholds: Thresholds
+
+
+LOSS = Subject("the loss", "gradient of the loss", "what the loss reads", LOSS_THRESHOLDS)
+OUTPUT = Subject("the output", "gradient of a random probe of the output", "the output", LOSS_THRESHOLDS)
+LAST_OUTPUT = Subject("the last output", "gradient of a random probe of the last output", "the last output", LOSS_THRESHOLDS)
+LAST_STATE = Subject("the last state", "gradient", "the last state", THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -61,8 +90,9 @@ class Verdict:
     """The word for one lag, and the numbers behind it.
 
     word: "blocked", "not blocked" or "no verdict".
-    share, flip: as defined above.
-    place: the layer that does best.
+    share, flip: as defined above; NaN where they could not be taken.
+    of: what was looked at: "the loss"; "the output" or, of one at every step, "the last output"; "the last state"; "nothing".
+    place: the layer whose last state does best; "" where the whole model was followed.
     needed: what a linear model says of the data; None where there was too little of them.
     """
 
@@ -74,6 +104,7 @@ class Verdict:
     reason: str
     place: str = "0"
     needed: Needed | None = None
+    of: str = "the last state"
 
     @property
     def finding(self) -> str:
@@ -87,12 +118,23 @@ class Verdict:
 
 
 class Measured(NamedTuple):
-    """The two measures, which layer does best, and whether any layer has gates."""
+    """The two measures.
+
+    place: the layer that does best. gated: whether any layer has gates. of: what was looked at.
+    depends: whether what is read depends on the input at the lag at all.
+    """
 
     share: float
     flip: Flip
     place: str
     gated: bool
+    of: Subject = LAST_STATE
+    depends: bool = True
+
+    @property
+    def low(self) -> bool:
+        """Below both thresholds."""
+        return self.share < self.of.thresholds.share and self.flip.ratio < self.of.thresholds.flip
 
 
 def verdict(
@@ -100,22 +142,25 @@ def verdict(
     data: Any = None,
     lag: int | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Any = None,
     target: Any = None,
     needed: Needed | None = None,
+    layers: str | Sequence[str] | None = None,
 ) -> Verdict:
     """Say of an untrained network whether a lag is blocked.
 
     Args:
         model: a recurrent layer, a module that holds some, or a `Place` that `look` found (then `data` is not read).
-        data, loss: as in `look`; a loss is only needed where the model cannot be called without its target.
-        lag: steps between what has to be remembered and the last step; None for the lag that the data need.
+        data, loss: as in `openlstm.xray`. With a loss it is followed; without one the output of a model, the last state of a
+            layer.
+        lag: steps between what has to be remembered and the last step of a row; None for the lag that the data need.
         target: what is to be learnt, [B] or [B, D] for the end of the sequences or [T, B, D]; with 100 sequences or more a
             linear model says what nearer lags tell of it. Without it the inputs are asked what they tell of themselves.
         needed: an answer of `insight.needed` that is there already.
+        layers: only these, as in `look`.
 
     Raises:
-        ArgumentError: for a lag outside the sequences, rows of different lengths, fewer than two rows, or no lag in sight.
+        ArgumentError: for a lag outside the sequences, fewer than two rows, or no lag in sight.
 
     >>> import openlstm
     >>> _ = torch.manual_seed(0)
@@ -123,29 +168,40 @@ def verdict(
     >>> verdict(layer, x, lag=120).word, verdict(openlstm.nn.init.chrono(layer, 120), x, lag=120).word
     ('blocked', 'not blocked')
     """
-    places = forward_places(model, data, loss)
+    if isinstance(model, Place):
+        places = (model,)
+    else:
+        data, loss, _ = formed(model, data, loss, "verdict")
+        places = look(model, data, loss, layers=layers).places
     if needed is None:
-        needed = _needed(places[0].x, target, lag)
+        needed = _needed(places, target, lag)
     if lag is None:
         if needed is None or needed.lag is None:
             got, hint = "lag=None", "say which lag matters: lag=120"
             raise ArgumentError(message("verdict", "the data do not show which lag they need", got, "a lag", hint))
         lag = needed.lag
-    found = measure_places(places, lag)
+    try:
+        found = seeing(model, data, loss, places, lag).measured(lag)
+    except Unknown as why:
+        reason = f"{str(why)[0].upper()}{str(why)[1:]}."
+        return Verdict("no verdict", lag, math.nan, math.nan, LOSS_THRESHOLDS, reason, "", needed, "nothing")
     return judge(found, lag, needed)
 
 
-def judge(found: Measured, lag: int, needed: Needed | None = None, thresholds: Thresholds = THRESHOLDS) -> Verdict:
+def judge(found: Measured, lag: int, needed: Needed | None = None) -> Verdict:
     """The word for two measures."""
+    _, gradient, read, limits = found.of
     numbers = (
-        f"the share of the gradient that reaches it is {found.share:.1e} (blocked below {thresholds.share:g}), "
-        f"a flipped input moves the last state by {found.flip.ratio:.1e} of its spread (below {thresholds.flip:g})"
+        f"the share of the {gradient} that reaches it is {found.share:.1e} (blocked below {limits.share:g}), "
+        f"a flipped input moves {read} by {found.flip.ratio:.1e} of its spread (below {limits.flip:g})"
     )
-    low = found.share < thresholds.share and found.flip.ratio < thresholds.flip
-    if not low:
+    if not found.low:
         word, reason = "not blocked", f"{numbers[0].upper()}{numbers[1:]}: nothing here rules out that it is learnt."
     elif not found.flip.changed:
         word, reason = "no verdict", f"The input {lag} steps back is the same in every sequence: there is nothing to remember."
+    elif not found.depends:
+        word = "no verdict"
+        reason = f"By construction {read} does not depend on the input {lag} steps back: the model or the loss leaves it out."
     elif not found.gated:
         word = "no verdict"
         reason = f"{numbers[0].upper()}{numbers[1:]}; of a vanilla RNN such numbers do not tell, take a layer with gates."
@@ -155,76 +211,178 @@ def judge(found: Measured, lag: int, needed: Needed | None = None, thresholds: T
         reason = f"{told}, so that a network can learn its way back step by step; {numbers}."
         reason = reason[0].upper() + reason[1:]
     else:
-        word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: training hears nothing of it."
-    return Verdict(word, lag, found.share, found.flip.ratio, thresholds, reason, found.place, needed)
+        who = "training" if found.of is LOSS else f"training that reads {read} alone"
+        more = "" if found.of is LOSS else " Where more is read, pass the loss."
+        word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: {who} hears nothing of it.{more}"
+    return Verdict(word, lag, found.share, found.flip.ratio, limits, reason, found.place, needed, found.of.name)
 
 
-def measure(model: nn.Module | Place, data: Any, lag: int, *, loss: Loss | None = None) -> Measured:
+def measure(model: nn.Module | Place, data: Any, lag: int, *, loss: Any = None) -> Measured:
     """The two measures alone.
 
     Raises:
         ArgumentError: as `verdict`.
+        Unknown: where they cannot be taken.
     """
-    return measure_places(forward_places(model, data, loss), lag)
+    if isinstance(model, Place):
+        return LastState([model]).measured(lag)
+    data, loss, _ = formed(model, data, loss, "measure")
+    return seeing(model, data, loss, look(model, data, loss).places, lag).measured(lag)
 
 
-def measure_places(places: list[Place], lag: int) -> Measured:
-    """The two measures of forward places: the best share of any, the best flip of any module."""
-    shares = {place.name: reach(rows_of([place], lag)[0], "random").at(lag) for place in places}
-    best = max(shares, key=lambda name: shares[name])
-    flips = []
-    for path in dict.fromkeys(place.path for place in places):
-        module = rows_of([p for p in places if p.path == path], lag)
-        flips.append(flip(lambda x, module=module: final_state(module, x), module[0].x, lag))
-    return Measured(shares[best], max(flips, key=lambda f: f.ratio), best, any(place.gates for place in places))
+def seeing(
+    model: nn.Module | Place, data: Any, loss: Loss | None, places: Sequence[Place], lag: int | None = None
+) -> LastState | WholeModel:
+    """What takes the measures: of the last state of a bare layer without a loss, else of the whole model.
+
+    Args:
+        data, loss: as `insight.batch.formed` gives them.
+        places: of `look`.
+        lag: that will be asked for, by which a single long sequence is cut into rows.
+
+    Raises:
+        ArgumentError: for a single sequence that is too short for it.
+        Unknown: where they cannot be taken.
+    """
+    if isinstance(model, nn.Module) and (loss is not None or not isinstance(model, RECURRENT)):
+        whole: nn.Module = getattr(model, "_orig_mod", model)
+        if places[0].rows == 1:
+            data = _in_rows(data, places[0].steps, places[0].steps // 4 if lag is None else lag)
+            places = look(whole, data, loss).places
+        if places[0].rows == 1:
+            raise ArgumentError(_no_spread(places[0].steps, lag or 0))
+        return WholeModel(whole, data, loss, places)
+    if any(p.reverse for p in places):
+        raise Unknown("the layer runs in two directions, and which of its outputs are read is not known: pass the loss")
+    return LastState(places)
 
 
-def forward_places(model: nn.Module | Place, data: Any, loss: Loss | None = None) -> list[Place]:
-    """The forward directions of a model, those that see as many steps as the first one."""
-    found = [model] if isinstance(model, Place) else [p for p in look(model, data, loss).places if not p.reverse]
-    first = found[0]
-    if first.lengths is not None and not bool((first.lengths == first.steps).all()):
-        got, hint = "rows of different lengths", "pass rows of one length, the last steps of each"
-        raise ArgumentError(message("verdict", "a lag is counted from the end of the rows", got, "rows of length T", hint))
-    return [p for p in found if p.steps == first.steps and p.rows == first.rows]
+def _in_rows(data: Any, steps: int, lag: int) -> Any:
+    """A single long sequence [T, 1, ..] or [1, T, ..], and the targets of its steps, as rows that follow each other."""
+    _expect_lag(lag, steps)
+    window = max(lag + 1, min(2 * lag + 33, steps // 2))
+    rows = min(steps // window, ROWS)
+
+    def cut(a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return a
+        if rows < 2 or tuple(a.shape[:2]) not in ((steps, 1), (1, steps)):
+            raise ArgumentError(_no_spread(steps, lag))
+        first = a.shape[0] == steps
+        some = (a[:, 0] if first else a[0])[-rows * window :].unflatten(0, (rows, window))
+        return some.transpose(0, 1) if first else some
+
+    return mapped(data, cut)
 
 
-def rows_of(places: list[Place], lag: int) -> list[Place]:
-    """The last steps of some rows of the layers of one module; a single long sequence as rows."""
-    x = places[0].x
-    T, B = x.shape[:2]
-    if not 0 <= lag < T:
-        got, hint = f"lag={lag}, T={T}", "pass sequences longer than the lag, or ask for a shorter one"
-        raise ArgumentError(message("verdict", "the data are shorter than the lag", got, "0 <= lag < T", hint))
-    window = lag + 1 if B == 1 else min(T, 2 * lag + 33)
-    rows = min(T // window if B == 1 else B, ROWS)
-    if rows < 2:
-        got, hint = f"{B} row of {T} steps", f"pass a batch, or a sequence of {2 * (lag + 1)} steps or more"
-        raise ArgumentError(message("verdict", "one sequence shows no spread", got, "two rows or more", hint))
+def _no_spread(steps: int, lag: int) -> str:
+    got, hint = f"1 row of {steps} steps", f"pass a batch, or a sequence of {2 * (lag + 1)} steps or more"
+    return message("verdict", "one sequence shows no spread", got, "two rows or more", hint)
 
-    def some(a: Tensor | None, axis: int) -> Tensor | None:  # the rows, on this axis
-        if a is None:
-            return None
-        return a.expand(*(rows if k == axis else -1 for k in range(a.dim()))) if B == 1 else a.narrow(axis, 0, rows)
 
-    def steps(a: Tensor) -> Tensor:  # [T, B, ...] -> [window, rows, ...]
-        if B > 1:
-            return a[-window:, :rows]
-        return a[-window * rows :, 0].unflatten(0, (rows, window)).transpose(0, 1)
+class WholeModel(Followed):
+    """The measures of `insight.follow`."""
 
-    def start(state: State | None, fresh: bool) -> State | None:
-        if state is None or (fresh and state.h.dim() == 3):
-            return None
-        kept = State(*(some(s, 0) for s in state))
-        return kept if fresh or (window == T and B > 1) else State(*(None if s is None else s * 0 for s in kept))
+    @property
+    def of(self) -> Subject:
+        """What is looked at."""
+        if self.loss is not None:
+            return LOSS
+        return OUTPUT if all(read.steps is None for read in self.reads) else LAST_OUTPUT
+
+    def measured(self, lag: int) -> Measured:
+        """The two measures."""
+        self._expect(lag)
+        found = Measured(self.share(lag), self.flip(lag), "", any(p.gates for p in self.places), self.of)
+        return found._replace(depends=self.depends(lag)) if found.low else found
+
+    def _expect(self, lag: int) -> None:
+        _expect_lag(lag, self.steps)
+        if lag > self.longest:
+            got = f"lag={lag}, {int((self.ends > lag).sum())} of {self.rows} rows are longer"
+            raise ArgumentError(_short(got))
+
+
+class LastState:
+    """The measures of the last state of layers: the best share of any place, the best flip of any module."""
+
+    of = LAST_STATE
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        first = places[0]
+        self.places = [p for p in places if not p.reverse and p.steps == first.steps and p.rows == first.rows]
+
+    @property
+    def longest(self) -> int:
+        """The longest lag that can be looked at."""
+        first = self.places[0]
+        return (first.steps // 2 if first.rows == 1 else int(first.ends().sort(descending=True).values[1])) - 1
+
+    def measured(self, lag: int) -> Measured:
+        """The two measures."""
+        shares = {place.name: reach(rows_of([place], lag)[0], "random").at(lag) for place in self.places}
+        best = max(shares, key=lambda name: shares[name])
+        return Measured(shares[best], self.flip(lag), best, any(place.gates for place in self.places))
+
+    def shares(self) -> np.ndarray:
+        """The share of every lag, of the place that reaches furthest."""
+        found = [reach(p, "random").share for p in self.places]
+        return max(found, key=lambda share: int((share >= THRESHOLDS.share).sum()))
+
+    def flip(self, lag: int) -> Flip:
+        """The input flip at a lag."""
+        flips = []
+        for path in dict.fromkeys(place.path for place in self.places):
+            module = rows_of([p for p in self.places if p.path == path], lag)
+            flips.append(flip(lambda x, module=module: final_state(module, x), module[0].x, lag))
+        return max(flips, key=lambda f: f.ratio)
+
+
+def _expect_lag(lag: int, steps: int) -> None:
+    if not 0 <= lag < steps:
+        raise ArgumentError(_short(f"lag={lag}, T={steps}", "0 <= lag < T"))
+
+
+def _short(got: str, expected: str = "two rows longer than the lag") -> str:
+    hint = "pass sequences longer than the lag, or ask for a shorter one"
+    return message("verdict", "the data are shorter than the lag", got, expected, hint)
+
+
+def rows_of(places: Sequence[Place], lag: int) -> list[Place]:
+    """The last steps of some rows of the layers of one module, each up to its own end; a single long sequence as rows."""
+    first = places[0]
+    _expect_lag(lag, first.steps)
+    ends = first.ends()
+    kept = (ends > lag).nonzero()[:ROWS, 0]
+    if first.rows == 1:
+        window = lag + 1
+        kept = kept.new_zeros(min(int(ends[0]) // window, ROWS))
+        last = ends[0] - window * torch.arange(len(kept), device=ends.device).flip(0)  # [rows], where each row ends
+    else:
+        last = ends[kept]
+        window = min(int(last.min()), 2 * lag + 33) if len(kept) else 0
+    if len(kept) < 2:
+        if first.rows == 1:
+            raise ArgumentError(_no_spread(first.steps, lag))
+        raise ArgumentError(_short(f"lag={lag}, {len(kept)} of {first.rows} rows are longer"))
+    at = last - window + torch.arange(window, device=ends.device)[:, None]  # [window, rows]
+
+    def steps(a: Tensor | None) -> Any:  # [T, B, ..] -> [window, rows, ..]
+        return None if a is None else a[at, kept]
+
+    def start(s: Tensor | None) -> Any:  # of rows that are cut the state is not known
+        return None if s is None else torch.where((at[0] == 0)[:, None], s[kept], 0)
+
+    def fresh(s: Tensor | None) -> Any:
+        return None if s is None else steps(s) if s.dim() == 3 else s[kept]
 
     return [
         replace(
             p,
-            x=steps(p.x).contiguous(),
-            state=start(p.state, False),
-            reset=None if p.reset is None else steps(p.reset).contiguous(),
-            reset_state=start(p.reset_state, True),
+            x=steps(p.x),
+            state=State(*(start(s) for s in p.state)),
+            reset=steps(p.reset),
+            reset_state=None if p.reset_state is None else State(*(fresh(s) for s in p.reset_state)),
             lengths=None,
             noise=None,
             dy=None,
@@ -234,7 +392,7 @@ def rows_of(places: list[Place], lag: int) -> list[Place]:
     ]
 
 
-def final_state(places: list[Place], x: Tensor) -> Tensor:
+def final_state(places: Sequence[Place], x: Tensor) -> Tensor:
     """h_T [B, R] of the last forward layer of a module, for other inputs."""
     module = places[0].module
     D = module.num_directions
@@ -246,12 +404,13 @@ def final_state(places: list[Place], x: Tensor) -> Tensor:
             c[p.index * D] = p.state.c
     own = next(module.parameters()).dtype  # of a module in half precision too, whose places are kept in float32
     begin = State(torch.stack(h).to(own), torch.stack(c).to(own) if c else None)
-    with torch.no_grad():
+    with torch.no_grad(), plain_types(x):  # a flip of 1e-5 is less than bfloat16 can tell
         return module.layers(Arguments(x.to(own), begin, None, places[0].reset, None))[1].h[-D].to(x.dtype)
 
 
-def _needed(x: Tensor, target: Any, lag: int | None) -> Needed | None:
+def _needed(places: Sequence[Place], target: Any, lag: int | None) -> Needed | None:
     """What a linear model says, of the target where there are enough rows with one, else of the inputs themselves."""
+    x, target = aligned(places[0], target, lag)
     T, B = x.shape[:2]
     every = getattr(target, "shape", ())[:2] == (T, B)
     if target is not None and (B if not every else B * (T // 2)) >= ENOUGH:
@@ -261,3 +420,23 @@ def _needed(x: Tensor, target: Any, lag: int | None) -> Needed | None:
         return None
     found = needs.needed(x, longest=longest, features=128)
     return None if found.lag is None else found
+
+
+def aligned(place: Place, target: Any = None, lag: int | None = None) -> tuple[Tensor, Any]:
+    """The inputs [T', B', I] of a place, and the targets, of rows that end together.
+
+    Rows of different lengths are cut to the last steps that those longer than the lag have (without one the longer half).
+    """
+    ends = place.ends()
+    if bool((ends == place.steps).all()):
+        return place.x, target
+    rows = (ends > (int(ends.median()) - 1 if lag is None else lag)).nonzero()[:, 0]
+    if not len(rows):
+        return place.x[:0], None
+    at = ends[rows] - int(ends[rows].min()) + torch.arange(int(ends[rows].min()), device=ends.device)[:, None]
+    shape = getattr(target, "shape", ())
+    if shape[:2] == (place.steps, place.rows):
+        target = target[at, rows]
+    elif shape[:1] == (place.rows,):
+        target = target[rows]
+    return place.x[at, rows], target

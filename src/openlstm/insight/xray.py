@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
-from openlstm.insight.look import RECURRENT, Loss, Place, first_non_finite, look
+from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
+from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
+from openlstm.insight.words import number
 
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
 FEW = 8  # rows for the diagnostics that cost many passes
 HEAVY = 2e9  # steps times rows times units squared: from here on candidates are tried on LIGHT rows
 LIGHT = 8
-LEARNT = 0.9  # of the loss without any past: a network below it has learnt to use its past
+LEARNT = 0.9  # of the loss with the last step alone: a network below it has learnt to use its past
 
 
 def xray(
@@ -33,7 +37,7 @@ def xray(
     data: Any,
     *,
     lag: int | None = None,
-    loss: Loss | None = None,
+    loss: Any = None,
     before: bool | None = None,
     tokens: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -49,13 +53,17 @@ def xray(
 
     Args:
         model: a recurrent layer of openlstm or torch.nn, or any module that holds some.
-        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, or a tuple whose last is the target.
-            A large batch is thinned out, and the report says so.
-        lag: steps between what has to be remembered and the answer; None for the lag that the data need.
-        loss: `loss(model, *data) -> scalar`. Without it what the network uses cannot be measured, and the gradient is that of a
-            random probe of the last state.
-        before: True for a network before training, False after it; None finds out by the loss: a network that does no better
-            with its past than without is looked at as before training.
+        data: its inputs, as `model(*data)` or `loss(model, *data)` takes them: a tensor, a PackedSequence, a tuple whose last
+            is the target, a dict of keywords, or a DataLoader, of which the first batch is taken. A large batch is thinned out,
+            and the report says so.
+        lag: steps between what has to be remembered and the answer, counted from the end of each row; None for the lag that the
+            data need.
+        loss: `loss(model, *data)`, a scalar, or `loss(output, target)` such as `torch.nn.CrossEntropyLoss()`. The verdict
+            follows it to wherever it leads; without it a random probe of the model's output, or of the last state of a layer.
+            What the network uses cannot be measured without it.
+        before: True for a network before training, False after it. None asks the loss: a network that does better with its past
+            than without is looked at as a trained one. Of any other it is not known, and the report says so: its verdict is
+            that of a training that begins from these weights.
         tokens: the strings of the token ids that the model reads (or an `insight.text.TokenText`, or (ids, strings)): the text
             is shown in the colours of the units that track something in it.
         columns: name -> array [T, B] (or as the inputs are laid out), what the units are compared with.
@@ -76,9 +84,10 @@ def xray(
     >>> report.word, report["reach"].error is None
     ('blocked', True)
     """
-    _check(model, data, lag)
     begin = time.perf_counter()
-    notes: list[str] = []
+    data, loss, taken = formed(model, data, loss, "xray")
+    _check(model, data, lag)
+    notes = list(taken)
     data, columns, rows = _thinned(model, data, columns, notes)
     looked = look(model, data, loss, layers=layers, finite=False)
     places = looked.places
@@ -88,39 +97,39 @@ def xray(
         return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
     target = _target(data, loss, places)
     made = _Sections(places)
-    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss))
+    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0]))
     stage = _stage(before, ablated, notes)
-    if stage == "before":  # what an untrained network uses says nothing
+    if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
-    verdict, reason = (
-        _guarded(lambda: _verdict(model, data, lag, loss, target, places, layers is not None))
-        if stage == "before"
-        else (None, "")
-    )
+    verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage != "after" else (None, "")
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
     advice = None
-    if stage == "before" and verdict is not None:
+    if stage != "after" and verdict is not None:
         advice, why = _guarded(lambda: _advice(model, data, verdict, loss, target, places))
         if why:
             notes.append(f"No advice: {why.splitlines()[0]}.")
-    made.lag, made.threshold = lag, getattr(getattr(verdict, "thresholds", None), "share", None)
+    made.lag = lag
+    if getattr(verdict, "of", "") == "the last state":  # the threshold of that share, and of no other
+        made.threshold = verdict.thresholds.share  # type: ignore[union-attr]
     if needs is not None:
         made.model("needed", lambda: needs)
     for word, measure in _PLACES.items():
         made.places(word, measure)
+    if stage != "before":
+        made.send(ablated)
     made.model("attribution", lambda: _attribution(model, data, loss, places, features))
     if columns:
-        made.places("tracking", lambda p: _tracking(p, columns))
+        made.places("tracking", lambda p: _tracking(p, columns, target))
     if tokens is not None:
         made.model("text", lambda: _text(data, tokens, places, rows))
     if watch is not None:
         made.model("training", lambda: _watched(watch))
-    ladder, why = _guarded(lambda: _ladder(places, verdict, needs, ablated, lag, stage))
+    ladder, why = _guarded(lambda: _ladder(model, data, loss, places, needs, ablated, lag, stage))
     if why:
         notes.append(f"No ladder: {why.splitlines()[0]}.")
-    order = _ORDER if stage == "before" else ("ablation", *(w for w in _ORDER if w != "ablation"))
+    order = _ORDER if stage != "after" else ("ablation", *(w for w in _ORDER if w != "ablation"))
     sections = tuple(made.found[w] for w in order if w in made.found)
     return Report(about, stage, lag, verdict, reason, ladder, advice, sections, tuple(notes), time.perf_counter() - begin)
 
@@ -129,7 +138,8 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     "needed": (
         "What the data need",
         "A linear model sees the last steps only, more and more of them, and is judged on rows it has not seen. Where its "
-        "error stops falling is the lag that the data ask for, as far as a linear model can tell.",
+        "error stops falling is the lag that the data ask for, as far as a linear model can tell. Without a target it is asked "
+        "for the next step of the inputs.",
     ),
     "reach": (
         "Gradient by lag",
@@ -152,7 +162,7 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     "stability": (
         "Stability",
         "The Lyapunov exponents say how fast a small difference of the state grows or fades from step to step. Above zero it "
-        "grows, and gradients explode; far below zero it fades, and so does every memory.",
+        "grows, and gradients explode; far below zero it fades, and with it every memory that is not latched.",
     ),
     "ledger": (
         "Where the learning signal comes from",
@@ -165,13 +175,14 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "ablation": (
         "What the network uses",
-        "The loss of the same network when it sees the last steps only. The smallest context that loses nothing is what it "
-        "uses, and what it has to be served with.",
+        "The loss of the same network when it sees the last steps only. What it uses is the smallest context from which on the "
+        "loss is the one with all steps, within 1 % on either side.",
     ),
     "attribution": (
         "Attribution",
-        "Integrated gradients: how much each input at each lag moved the output away from what it is for an input of zeros. "
-        "The sum must give the whole difference; the completeness gap says how closely it does.",
+        "Integrated gradients: how much each input at each lag moved the output away from what it is for a baseline: zeros, or "
+        "for tokens other tokens of the row. The sum must give the whole difference; the completeness gap says how closely it "
+        "does.",
     ),
     "tracking": (
         "What the units follow",
@@ -184,8 +195,8 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "streaming": (
         "Streaming",
-        "Step by step must give what the whole sequence gives. The warm-up is how many steps a cold start needs until it "
-        "agrees with a warm one; the drift is how far the cell wanders on long input.",
+        "Step by step must give what the whole sequence gives. Shown is how far the state of a cold start is from a warm one. "
+        "What has to be sent first is said by the loss, where there is one: answers may agree before states do.",
     ),
     "training": (
         "During training",
@@ -223,6 +234,16 @@ class _Sections:
                 errors.append(error if error.startswith(place.name) else f"{place.name}: {error}")
         self._add(word, results, "\n".join(dict.fromkeys(errors)) or None)
 
+    def send(self, used: Any) -> None:
+        """What to send to a stream that begins cold: as much as the network uses, where that is known."""
+        from openlstm.insight.streaming import sending
+
+        section = self.found["streaming"]
+        advice = sending(section.results.values(), used)
+        if advice:
+            finding = "\n".join([section.finding, advice]) if section.finding else advice
+            self.found["streaming"] = replace(section, finding=finding, extra={"advice": advice})
+
     def _add(self, word: str, results: Mapping[str, Any], error: str | None) -> None:
         title, about = _SECTIONS[word]
         finding = told({n: str(getattr(r, "finding", "") or "") for n, r in results.items()})
@@ -252,8 +273,8 @@ def _check(model: Any, data: Any, lag: Any) -> None:
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
         hint = "count the steps between what has to be remembered and the answer"
         raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
-    parts = data if isinstance(data, (tuple, list)) else (data,)
-    if not parts or any(isinstance(a, (Tensor, np.ndarray)) and 0 in a.shape for a in parts):
+    parts = leaves(data)
+    if not parts or any(isinstance(a, Tensor) and 0 in a.shape for a in parts):
         got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
         raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
 
@@ -262,20 +283,18 @@ def _thinned(
     model: nn.Module, data: Any, columns: Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[Any, Mapping[str, Any] | None, Sequence[int] | None]:
     """A batch of at most ROWS rows, spread evenly, where it is plain which axis the rows are on; a note says so."""
-    parts = list(data) if isinstance(data, (tuple, list)) else [data]
-    if not all(isinstance(a, (Tensor, np.ndarray)) for a in parts):
-        return data, columns, None
-    parts = [torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in parts]
+    parts = leaves(data)
     firsts = {bool(m.batch_first) for m in model.modules() if isinstance(m, RECURRENT)}
-    whole = tuple(parts) if isinstance(data, (tuple, list)) else parts[0]
     x = parts[0]
-    if len(firsts) != 1 or x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
-        return whole, columns, None
+    if not all(isinstance(a, Tensor) for a in parts) or len(firsts) != 1:
+        return data, columns, None
+    if x.dim() < 2 or (x.dim() == 2 and isinstance(model, RECURRENT)):
+        return data, columns, None
     axis = 0 if firsts.pop() else 1
     rows, steps = x.shape[axis], x.shape[1 - axis]
     most = max(2, min(ROWS, STEPS // max(steps, 1)))
     if rows <= most:
-        return whole, columns, None
+        return data, columns, None
     kept = torch.from_numpy(np.unique(np.linspace(0, rows - 1, most).round().astype(np.int64)))
 
     def thin(a: Any) -> Any:
@@ -286,8 +305,8 @@ def _thinned(
         return a if at is None else a.index_select(at, kept.to(a.device))
 
     notes.append(f"{len(kept):,} of {rows:,} rows were looked at, spread evenly.")
-    thinner = tuple(thin(a) for a in parts) if isinstance(data, (tuple, list)) else thin(parts[0])
-    return thinner, None if columns is None else {name: thin(a) for name, a in columns.items()}, kept.tolist()
+    thinner = None if columns is None else {name: thin(a) for name, a in columns.items()}
+    return mapped(data, thin), thinner, kept.tolist()
 
 
 def _about(model: nn.Module, name: str | None, places: Sequence[Place]) -> dict[str, Any]:
@@ -320,7 +339,7 @@ def _broken(
     sections = tuple(
         Section(w, *_SECTIONS[w], results={}, finding="", error=error) for w in ("reach", "retention", "gates", "ledger")
     )
-    stage = "after" if before is False else "before"
+    stage = "unknown" if before is None else "before" if before else "after"
     return Report(about, stage, lag, None, f"{why} {hint}", None, None, sections, tuple(notes), seconds)
 
 
@@ -342,24 +361,26 @@ def _stage(before: bool | None, ablated: Any, notes: list[str]) -> str:
     """Whether to look at what can be learnt or at what is used."""
     if before is not None:
         return "before" if before else "after"
+    begins = "The verdict is about a training that begins from these weights"
+    ask = "Pass before=True or before=False where you know whether it has been trained"
     if ablated is None:
-        return "before"
-    none, full = float(ablated.losses[0]), float(ablated.full)
-    if full < LEARNT * none:
+        notes.append(f"{begins}, and does not say what a trained network uses. {ask}, and loss= to measure what it uses.")
+        return "unknown"
+    at = int(ablated.losses.argmin())
+    first, best, k = float(ablated.losses[0]), float(ablated.losses[at]), int(ablated.contexts[at])
+    if first - best > (1 - LEARNT) * abs(first):
+        seen = f"Its loss is {number(best, 3)} with the last {k} steps and {number(first, 3)} with the last one alone"
+        notes.append(f"{seen}: it is looked at as a trained network. before=True asks what can be learnt.")
         return "after"
-    notes.append("With its past the network does no better than without, so it is looked at as one before training.")
-    return "before"
+    seen = f"With more than the last step its loss is hardly better than with that alone, {number(first, 3)}"
+    notes.append(f"{seen}: it has not been trained, or does not use its past. {begins}. {ask}.")
+    return "unknown"
 
 
-def _verdict(
-    model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, places: Sequence[Place], part: bool
-) -> Any:
+def _verdict(model: nn.Module, data: Any, lag: int | None, loss: Loss | None, target: Any, layers: Any) -> Any:
     from openlstm.insight.verdict import verdict
 
-    if not part:
-        return verdict(model, data, lag, loss=loss, target=target)
-    ahead = [verdict(p, None, lag, target=target) for p in places if not p.reverse]  # of the layers asked for alone
-    return min(ahead, key=lambda v: ("not blocked", "no verdict", "blocked").index(v.word))
+    return verdict(model, data, lag, loss=loss, target=target, layers=layers)
 
 
 def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target: Any, places: Sequence[Place]) -> Any:
@@ -377,34 +398,42 @@ def _advice(model: nn.Module, data: Any, verdict: Any, loss: Loss | None, target
 
 def _needed(place: Place, target: Any) -> Any:
     from openlstm.insight.needed import needed
+    from openlstm.insight.verdict import aligned
 
     if target is None:
         raise _Nothing("there is no target to tell of")
-    return needed(place.x, target)
+    return needed(*aligned(place, target))
 
 
-def _ladder(places: Sequence[Place], verdict: Any, needs: Any, ablated: Any, lag: int | None, stage: str) -> Any:
-    from openlstm.insight.ladder import flip_rung, ladder
-    from openlstm.insight.reach import reach
-    from openlstm.insight.verdict import THRESHOLDS, forward_places
+def _ladder(
+    model: nn.Module,
+    data: Any,
+    loss: Loss | None,
+    places: Sequence[Place],
+    needs: Any,
+    ablated: Any,
+    lag: int | None,
+    stage: str,
+) -> Any:
+    from openlstm.insight.ladder import flip_rung, gradient_rung, ladder
+    from openlstm.insight.verdict import seeing
 
-    ahead = [p for p in places if not p.reverse]
-    reaches = [r for p in ahead if (r := _guarded(lambda p=p: reach(p, "random"))[0]) is not None]
-    best = max(reaches, key=lambda r: (np.asarray(r.share) >= THRESHOLDS.share).sum(), default=None)
-    flipped, _ = _guarded(lambda: flip_rung([q for p in ahead for q in forward_places(p, None)]))
+    seen, _ = _guarded(lambda: seeing(model, data, loss, places, lag))  # where that fails the verdict says why
+    reached = _guarded(lambda: gradient_rung(seen))[0] if seen else None
+    flipped = _guarded(lambda: flip_rung(seen))[0] if seen else None
     asked = None if needs is not None and getattr(needs, "lag", None) == lag else lag
     window = max(p.steps for p in places)
     used = ablated if stage == "after" else None
-    return ladder(lag=asked, needed=needs, window=window, reach=best, flip_lag=flipped, used=used)
+    return ladder(lag=asked, needed=needs, window=window, gradient=reached, flip_lag=flipped, used=used)
 
 
-def _ablation(model: nn.Module, data: Any, loss: Loss | None) -> Any:
+def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place) -> Any:
     from openlstm.insight.ablation import ablation
 
     if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
         how = "xray(model, (x, y), loss=...), or openlstm xray MODEL DATA"
         raise _Nothing(f"What a network uses is measured on data with targets and a loss: {how}.")
-    return ablation(model, data, loss)
+    return ablation(model, data, loss, lengths=place.lengths)
 
 
 def _attribution(
@@ -415,10 +444,12 @@ def _attribution(
     parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     x = parts[:-1] if loss is not None and len(parts) > 1 else parts
     x = x[:1] if isinstance(model, RECURRENT) else x
-    return attribution(model, _few(x, places[0]), features=features)
+    own = _few(x, places[0])
+    nested = len(own) == 1 and isinstance(own[0], (tuple, list, Mapping)) and not isinstance(own[0], PackedSequence)
+    return attribution(model, own[0] if nested else own, features=features)
 
 
-def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
+def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
     from openlstm.insight.tracking import tracking
 
     def steps_first(a: Any) -> Any:
@@ -426,7 +457,7 @@ def _tracking(place: Place, columns: Mapping[str, Any]) -> Any:
         turned = place.module.batch_first and tuple(a.shape[:2]) == (place.rows, place.steps)
         return a.transpose(0, 1) if turned else a
 
-    return tracking(place, {name: steps_first(a) for name, a in columns.items()})
+    return tracking(place, {name: steps_first(a) for name, a in columns.items()}, target=target)
 
 
 def _text(data: Any, tokens: Any, places: Sequence[Place], rows: Sequence[int] | None) -> Any:
@@ -443,16 +474,17 @@ def _watched(watch: Any) -> Any:
 
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
-    shape = (place.steps, place.rows)
-    if place.rows <= rows:
+    found = leaves(parts)
+    if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
         return parts
-    out = []
-    for a in parts:
-        axis = next((k for k in (0, 1) if isinstance(a, Tensor) and a.dim() > k and a.shape[k] == place.rows), None)
-        if isinstance(a, Tensor) and a.shape[:2] == shape:
+
+    def few(a: Tensor) -> Tensor:
+        axis = next((k for k in (0, 1) if a.dim() > k and a.shape[k] == place.rows), None)
+        if a.shape[:2] == (place.steps, place.rows):
             axis = 1
-        out.append(a if axis is None else a.narrow(axis, 0, rows))
-    return tuple(out)
+        return a if axis is None else a.narrow(axis, 0, rows)
+
+    return mapped(parts, few)
 
 
 def _of_place(module: str, function: str, why: str = "", **options: Any) -> Callable[[Place], Any]:

@@ -96,9 +96,10 @@ def _command(name: str, entry: Entry) -> Callable[..., None]:
 
 def _saver(path: Path) -> Callable[[Any], None]:
     """What writes the picture; a place that cannot be written is refused before the work is done."""
+    from openlstm._files import writable
     from openlstm.lab import picture
 
-    picture.check(path)
+    writable(path, picture.KINDS)
     return lambda result: picture.save(result, path)
 
 

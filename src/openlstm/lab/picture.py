@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from openlstm._errors import ArgumentError, message, missing_extra
+from openlstm._errors import missing_extra
+from openlstm._files import writable, write_whole
 from openlstm.lab import show
 from openlstm.lab.arms import ADVISED
 from openlstm.lab.experiment import Result, Row
-from openlstm.model_file import write_whole
 
 try:
     import altair as alt
@@ -98,10 +97,10 @@ def save(result: Result, path: Path) -> None:
     """Write the picture as SVG or PNG, or the page as HTML, by the ending of the path.
 
     Raises:
-        ArgumentError: for another ending, or a folder that does not exist.
+        ArgumentError: for another ending, or a place that cannot be written.
     """
-    check(path)
-    if path.suffix == ".html":
+    writable(path, KINDS)
+    if path.suffix.lower() == ".html":
         write_whole(path, page(result).encode())
         return
     shown = display(result)
@@ -110,23 +109,9 @@ def save(result: Result, path: Path) -> None:
     below = f"{result.task.size_name} {result.size}, H = {result.hidden}, {many}. {shown.finding}"
     chart.title = alt.TitleParams(shown.title, subtitle=below, anchor="start")
     text = chart.to_json(validate=False)
-    data = vl_convert.vegalite_to_svg(text).encode() if path.suffix == ".svg" else vl_convert.vegalite_to_png(text, scale=2)
+    svg = path.suffix.lower() == ".svg"
+    data = vl_convert.vegalite_to_svg(text).encode() if svg else vl_convert.vegalite_to_png(text, scale=2)
     write_whole(path, data)
-
-
-def check(path: Path) -> None:
-    """Refuse a place that `save` could not write, before the work is done."""
-    if path.suffix not in KINDS:
-        hint = f"for example {path.with_suffix('.svg').name}"
-        raise ArgumentError(
-            message(str(path), "has an ending that is not known here", repr(path.suffix), " or ".join(KINDS), hint)
-        )
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
-        hint = f"mkdir -p {folder}" if not folder.exists() else "choose another place"
-        raise ArgumentError(
-            message(str(path), "cannot be written", str(folder), "a file in a folder that can be written", hint)
-        )
 
 
 def _panel(

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import cells, weights
-from openlstm._errors import DtypeError, ShapeError, describe, message
+from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.engine.op import runs_as, step
 from openlstm.engine.support import choose
 from openlstm.nn import checks
+from openlstm.nn.convert import convert, expect
 from openlstm.reference import State, Weights
 
 
@@ -27,7 +28,7 @@ class OneStep(nn.Module):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        checks.sizes(who, input_size, hidden_size)
+        checks.sizes(who, input_size, hidden_size, lowest_size=0)
         checks.flags(who, bias=bias)
         self.cell = cell
         self.input_size = input_size
@@ -43,7 +44,7 @@ class OneStep(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -118,6 +119,26 @@ class LSTMCell(OneStep):
     ) -> None:
         super().__init__(cells.LSTM(), input_size, hidden_size, bias, device, dtype, backend)
 
+    @classmethod
+    def from_torch(cls, cell: nn.LSTMCell) -> LSTMCell:
+        """The same cell as ours: same arguments, same mode, same Parameter objects.
+
+        Raises:
+            DtypeError: for another kind of module.
+            ArgumentError: for a subclass, hooks, parametrisations or members of its own, which would be lost.
+        """
+        expect("LSTMCell.from_torch", cell, nn.LSTMCell)
+        return convert("LSTMCell.from_torch", "the cell", cell, LSTMCell)
+
+    def to_torch(self) -> nn.LSTMCell:
+        """The same cell as torch.nn's: same arguments, same mode, same Parameter objects.
+
+        Raises:
+            ArgumentError: for a backend that is named, or where something would be lost.
+        """
+        _torch_has("LSTMCell.to_torch", self)
+        return convert("LSTMCell.to_torch", "the cell", self, nn.LSTMCell)
+
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
         """See the class."""
         w = self._weights()
@@ -180,6 +201,17 @@ class GRUCell(_WithoutCell):
     ) -> None:
         super().__init__(cells.GRU(), input_size, hidden_size, bias, device, dtype, backend)
 
+    @classmethod
+    def from_torch(cls, cell: nn.GRUCell) -> GRUCell:
+        """As `LSTMCell.from_torch`."""
+        expect("GRUCell.from_torch", cell, nn.GRUCell)
+        return convert("GRUCell.from_torch", "the cell", cell, GRUCell)
+
+    def to_torch(self) -> nn.GRUCell:
+        """As `LSTMCell.to_torch`."""
+        _torch_has("GRUCell.to_torch", self)
+        return convert("GRUCell.to_torch", "the cell", self, nn.GRUCell)
+
 
 class RNNCell(_WithoutCell):
     """One step of a vanilla RNN: torch.nn.RNNCell's arguments, parameters and numbers.
@@ -210,9 +242,28 @@ class RNNCell(_WithoutCell):
         super().__init__(cell, input_size, hidden_size, bias, device, dtype, backend)
         self.nonlinearity = nonlinearity
 
+    @classmethod
+    def from_torch(cls, cell: nn.RNNCell) -> RNNCell:
+        """As `LSTMCell.from_torch`."""
+        expect("RNNCell.from_torch", cell, nn.RNNCell)
+        return convert("RNNCell.from_torch", "the cell", cell, RNNCell)
+
+    def to_torch(self) -> nn.RNNCell:
+        """As `LSTMCell.to_torch`."""
+        _torch_has("RNNCell.to_torch", self)
+        return convert("RNNCell.to_torch", "the cell", self, nn.RNNCell)
+
     def extra_repr(self) -> str:
         shown = super().extra_repr()
         return shown if self.nonlinearity == "tanh" else f"{shown}, nonlinearity={self.nonlinearity}"
+
+
+def _torch_has(who: str, cell: OneStep) -> None:
+    """Raise where torch.nn's cell would lack something of ours."""
+    if cell.backend != "auto":
+        hint = "keep the openlstm cell, or set it to its default first"
+        got = f"backend={cell.backend!r}"
+        raise ArgumentError(message(who, "torch.nn's cell has no such option", got, "the defaults", hint))
 
 
 def _features(who: str, x: Any, input_size: int) -> None:

@@ -77,16 +77,18 @@ def checkpoint(who: str, every: Any) -> None:
     raise ArgumentError(message(who, what, f"checkpoint={every!r}", "None, or a whole number from 1 to T", hint))
 
 
-def sizes(who: str, input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0) -> None:
+def sizes(
+    who: str, input_size: Any, hidden_size: Any, num_layers: Any = 1, proj_size: Any = 0, *, lowest_size: int = 1
+) -> None:
     """Constructor arguments that count something."""
-    least = {"input_size": 1, "hidden_size": 1, "num_layers": 1, "proj_size": 0}
+    least = {"input_size": lowest_size, "hidden_size": lowest_size, "num_layers": 1, "proj_size": 0}
     for (name, lowest), value in zip(least.items(), (input_size, hidden_size, num_layers, proj_size), strict=True):
         got, expected = f"{name}: {describe(value)}", f"an integer >= {lowest}"
         if not isinstance(value, int) or isinstance(value, bool):
             raise DtypeError(message(who, f"{name} is not an integer", got, expected, f"use {name}=int(...)"))
         if value < lowest:
             raise ArgumentError(message(who, f"{name} is {value}", got, expected, f"use {name}={lowest} or more"))
-    if proj_size >= hidden_size:
+    if proj_size and proj_size >= hidden_size:
         what, got = f"proj_size is {proj_size}, hidden_size is {hidden_size}", f"proj_size: {proj_size}"
         raise ArgumentError(message(who, what, got, "proj_size < hidden_size", "use proj_size=0 for no projection"))
 

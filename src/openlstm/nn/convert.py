@@ -1,4 +1,4 @@
-"""A recurrent layer as another kind of layer, with the very same parameters: torch.nn's as ours and back."""
+"""A recurrent layer or cell as another kind of it, with the very same parameters: torch.nn's as ours and back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from openlstm._errors import ArgumentError, DtypeError, message
 
 K = TypeVar("K")
 
-_COMMON = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_OWN = {"LSTM": ("proj_size",), "GRU": (), "RNN": ("nonlinearity",)}
+_LAYER = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_CELL = ("input_size", "hidden_size", "bias")
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "LSTM": (*_LAYER, "proj_size"),
+    "GRU": _LAYER,
+    "RNN": (*_LAYER, "nonlinearity"),
+    "LSTMCell": _CELL,
+    "GRUCell": _CELL,
+    "RNNCell": (*_CELL, "nonlinearity"),
+}
+"""What torch.nn's layers and cells are made with, but for device and dtype."""
+
+_HOMES = ("torch.nn.modules.rnn", "openlstm.nn.recurrent", "openlstm.nn.cell")
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -36,7 +47,7 @@ def convert(who: str, name: str, source: Any, kind: type[K]) -> K:
         ArgumentError: where the conversion would lose something in silence.
     """
     _nothing_lost(who, name, source)
-    arguments = {key: getattr(source, key) for key in (*_COMMON, *_OWN[kind.__name__])}
+    arguments = {key: getattr(source, key) for key in ARGUMENTS[kind.__name__]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about dropout with one layer, which was said when `source` was made
         make: Any = kind
@@ -68,7 +79,7 @@ def _nothing_lost(who: str, name: str, layer: nn.Module) -> None:
         hint = "remove the hooks, convert, and add them again"
         raise ArgumentError(message(who, f"{name} has hooks", ", ".join(hooks), "a layer without hooks", hint))
     kind = type(layer)
-    if kind.__name__ not in _OWN or kind.__module__ not in ("torch.nn.modules.rnn", "openlstm.nn.recurrent"):
+    if kind.__name__ not in ARGUMENTS or kind.__module__ not in _HOMES:
         hint = "convert it by hand: what the subclass adds would be lost"
         raise ArgumentError(message(who, f"{name} is a subclass", kind.__name__, "the layer itself", hint))
     extra = [key for key in (*layer._parameters, *layer._buffers, *layer._modules) if not key.startswith(("weight_", "bias_"))]

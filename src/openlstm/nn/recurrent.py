@@ -141,6 +141,11 @@ class Recurrent(nn.Module):
             for direction in range(self.num_directions)
         ]
 
+    @property
+    def _flat_weights(self) -> list[Tensor]:
+        """`all_weights` as one list, which code that prunes or normalises torch.nn's layers looks at."""
+        return [weight for group in self.all_weights for weight in group]
+
     def weights_of(self, layer: int, direction: int = 0) -> Weights:
         """The parameters of one layer in one direction, read by attribute, so that parametrisations and tying hold."""
         end = weights.suffix(layer, direction)
@@ -172,7 +177,7 @@ class Recurrent(nn.Module):
     def backend_used(self, x: Any) -> str:
         """The name of the backend that a call with `x` will run on."""
         data = x.data if isinstance(x, PackedSequence) else x
-        return choose(self.backend, self.cell, runs_as(data), type(self).__name__, bool(self.proj_size), self._noisy)
+        return choose(self.backend, self.cell, runs_as(data), type(self).__name__, bool(self.proj_size), self._noisy())
 
     def forward(
         self,
@@ -253,8 +258,7 @@ class Recurrent(nn.Module):
         y, h, c = found
         return y, ((h, c) if self.cell.has_cell else h)
 
-    @property
-    def _noisy(self) -> bool:
+    def _noisy(self) -> bool:  # no property: what one of these lacks would be said of the property's own name
         """Whether noise acts inside the recurrence, in the mode in which the layer is."""
         drops = self.training and (self.hidden_dropout > 0 or self.recurrent_dropout > 0)
         return drops or self.zoneout_h > 0 or self.zoneout_c > 0
@@ -326,7 +330,7 @@ class Recurrent(nn.Module):
         ran: list[Ran] = []
         D = 2 if self.bidirectional else 1
         x = given.x
-        noisy = self._noisy
+        noisy = self._noisy()
         seed = self._seed() if noisy else 0
         begin = self._zero_states(x, x.shape[1]) if given.hx is None else given.hx
         for layer in range(self.num_layers):

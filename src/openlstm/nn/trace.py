@@ -1,39 +1,46 @@
-"""`trace`: the gates, states and per-step gradients of a layer, from the tensors that the kernel saved.
+"""`trace`: the gates, states and per-step gradients of a layer, or of every layer of a model, as its kernel saved them.
 
-Legend: T time, B batch, H hidden size, R what is fed back (P with a projection, else H).
+Legend: T time, B batch, H hidden size, R what is fed back (P with a projection, else H), N sequences.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
+from torch.utils._pytree import tree_map_only
 
 from openlstm._errors import ArgumentError, DtypeError, describe, message
-from openlstm.engine.op import Ran, sequence, sequence_by_reference, step_gradients
-from openlstm.nn import checks
-from openlstm.nn.form import Arguments, Form
+from openlstm.engine.op import Ran, Result, sequence, sequence_by_reference, step_gradients
+from openlstm.nn import checks, models
+from openlstm.nn.form import Arguments, Form, enter_sequences
+from openlstm.nn.models import Twin
 from openlstm.nn.recurrent import Recurrent
-from openlstm.nn.replace import from_torch
 from openlstm.reference import Saved, State
 
 
 class Trace(Mapping[str, Tensor]):
-    """What a layer did, by name: `0.f` is the forget gate of layer 0, `0_reverse.c` its cell states in the reverse direction.
+    """What layers did, by name: `0.f` is the forget gate of layer 0, `0_reverse.c` its cell states in the reverse direction.
+
+    In a model the path of the module stands in front, as for `openlstm.edit`: `encoder.lstm.0.f`; of a module that ran more
+    than once the number of the call too: `encoder.lstm[0].0.f`. A module in several places goes by the first of its names.
 
     Every array is [T, B, H] ([B, T, H] with batch_first, [T, H] unbatched; `h` has P units with a projection); past a row's
-    length it is 0. A layer of FGR cells, which feeds its gates back, has `di`, `df` and `do` beside `dh`.
+    length it is 0. Packed sequences are shown padded. A layer of FGR cells, which feeds its gates back, has `di`, `df` and `do`
+    beside `dh`.
 
     Attributes:
-        y: the outputs of the last layer, as the layer returns them.
-        state: the final state, as the layer returns it.
+        y: the outputs of the layer, or of the model, as it returns them.
+        state: the final state of a layer, as it returns it; None for a model.
         loss: the value of the loss, None if none was given.
     """
 
-    def __init__(self, arrays: dict[str, Tensor], y: Tensor, state: Any, loss: Tensor | None, title: str) -> None:
+    def __init__(self, arrays: dict[str, Tensor], y: Any, state: Any, loss: Tensor | None, title: str) -> None:
         self._arrays = arrays
         self.y = y
         self.state = state
@@ -51,59 +58,62 @@ class Trace(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def layer(self, index: int = 0, *, reverse: bool = False) -> dict[str, Tensor]:
-        """The arrays of one layer and direction by their short names: `trace.layer(0)["f"]`.
+    def layer(self, index: int = 0, *, reverse: bool = False, path: str = "") -> dict[str, Tensor]:
+        """The arrays of one layer and direction by their short names: `trace.layer(0)["f"]`, in a model with the path.
 
         Raises:
             ArgumentError: for a layer or direction that is not there.
         """
-        place = f"{index}_reverse" if reverse else f"{index}"
-        found = {name.split(".")[1]: a for name, a in self._arrays.items() if name.split(".")[0] == place}
+        place = f"{path}." * bool(path) + f"{index}" + "_reverse" * reverse
+        split = [(*name.rsplit(".", 1), a) for name, a in self._arrays.items()]
+        found = {short: a for there, short, a in split if there == place}
         if not found:
-            places = ", ".join(dict.fromkeys(name.split(".")[0] for name in self._arrays))
-            raise ArgumentError(
-                message(
-                    "Trace.layer", f"no layer {place!r}", place, places, "layers count from 0; reverse=True needs bidirectional"
-                )
-            )
+            places = ", ".join(dict.fromkeys(there for there, _, _ in split))
+            hint = "layers count from 0; reverse=True needs bidirectional; path= names a module of a model"
+            raise ArgumentError(message("Trace.layer", f"no layer {place!r}", place, places, hint))
         return found
 
     def __repr__(self) -> str:
         lines: dict[str, str] = {}
         for name, a in self._arrays.items():
-            place, short = name.split(".")
+            place, short = name.rsplit(".", 1)
             start = lines.get(place, f"  {place:<10} {list(a.shape)} {str(a.dtype).removeprefix('torch.')} ")
             lines[place] = f"{start} {short}"
         return "\n".join([f"Trace of {self._title}", *lines.values()])
 
 
 def trace(
-    layer: nn.Module,
+    model: nn.Module,
     x: Any,
     hx: Any = None,
     *,
     lengths: Any = None,
     reset: Tensor | None = None,
     reset_state: Any = None,
-    loss: Callable[[Tensor, Any], Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     differentiable: bool = False,
 ) -> Trace:
-    """Run a layer and keep what its kernel saved: gates, cell states, hidden states, and with a loss their gradients.
+    """Call a layer or a model and keep what the kernels saved: gates, cell states, hidden states, with a loss their gradients.
 
     Args:
-        layer: openlstm.LSTM, GRU or RNN, or a plain one of torch.nn; in its own mode, so that dropout acts while it trains.
-        x, hx, lengths, reset, reset_state: as in a call of the layer; a PackedSequence is shown padded.
-        loss: `loss(y, state) -> scalar`; adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
+        model: openlstm.LSTM, GRU or RNN, one of torch.nn, or any module that holds some; in its own mode, so that dropout acts
+            while it trains.
+        x: the input of a layer (a PackedSequence is shown padded); of a model its input, a tuple of inputs, or a dict of
+            keywords.
+        hx, lengths, reset, reset_state: as in a call of a layer; not for a model, which hands them to its layers itself.
+        loss: a scalar of what the call returned: `loss(y, state)` for a layer, `loss(output)` for a model, `loss(a, b)` for
+            one that returns a tuple. Adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
             coordinates of the state after step t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs
             and later steps.
         differentiable: arrays carry gradients (through the reference, slower); without it they carry none.
 
     Returns:
-        A `Trace`; nothing in the layer changes and no `.grad` is written.
+        A `Trace`; no weight changes and no `.grad` is written. Layers that the model did not run are not in it.
 
     Raises:
-        DtypeError: for another kind of layer.
-        ArgumentError: for a loss that is not a scalar.
+        DtypeError: for something that is not a module.
+        ArgumentError: for a model without recurrent layers or one that runs none of them, arguments of a layer for a model, a
+            loss that is not a scalar, or a subclass of torch.nn's layers with a forward of its own.
 
     >>> import torch, openlstm
     >>> t = openlstm.trace(openlstm.LSTM(3, 5), torch.zeros(7, 2, 3), loss=lambda y, state: state[1].sum())
@@ -111,64 +121,192 @@ def trace(
     ['0.i', '0.f', '0.g', '0.o', '0.c', '0.h', '0.dh', '0.dc']
     >>> bool((t["0.dc"][-1] == 1).all())
     True
+    >>> model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 5)})
+    >>> model.forward = lambda x: model["rnn"](x)[0]
+    >>> list(openlstm.trace(model, torch.zeros(7, 2, 3)))
+    ['rnn.0.r', 'rnn.0.z', 'rnn.0.n', 'rnn.0.m', 'rnn.0.h']
     """
-    layer = _recurrent(layer)
-    if isinstance(x, PackedSequence):
-        checks.no_lengths("trace", lengths)
-        x, lengths = pad_packed_sequence(x, batch_first=layer.batch_first)
-    form = Form.of(layer, x)
-    with torch.set_grad_enabled(differentiable or loss is not None):
-        given = form.enter(layer, x, hx, lengths, reset, reset_state)
-        if not differentiable:  # a graph of its own, which is there even where every weight is frozen
-            given = given._replace(x=given.x.detach().requires_grad_(loss is not None))
-        run = sequence_by_reference if differentiable else sequence
-        y, state, ran = layer.layers(given, save=True, run=run)
-        y, state = form.leave(y), form.leave_state(state)
-        out = (state.h, state.c) if layer.cell.has_cell else state.h
-        value = None if loss is None else _scalar(loss(y, out))
-        named = [_named(layer, r) for r in ran]
-        if value is not None:
-            gradients = _step_gradients(layer, ran, value, given, differentiable)
-            named = [{**arrays, **more} for arrays, more in zip(named, gradients, strict=True)]
-    finish = (lambda a: a) if differentiable else torch.Tensor.detach
-    places = [f"{k // layer.num_directions}" + ("_reverse" if k % layer.num_directions else "") for k in range(len(ran))]
-    arrays = {
-        f"{place}.{name}": finish(form.leave(a))
-        for place, group in zip(places, named, strict=True)
-        for name, a in group.items()
-    }
-    state = (finish(state.h), finish(state.c)) if state.c is not None else finish(state.h)
-    return Trace(arrays, finish(y), state, None if value is None else finish(value), repr(layer))
+    if not isinstance(model, nn.Module):
+        got, hint = f"model: {type(model).__name__}", "pass the model or its recurrent layer"
+        raise DtypeError(message("trace", "not a module", got, "a torch.nn.Module", hint))
+    model = getattr(model, "_orig_mod", model)  # what torch.compile made of a model is not called, but the model itself
+    found = _found(model)
+    alone = found[0][0] == ""
+    named: dict[str, Any] = {"hx": hx, "lengths": lengths, "reset": reset, "reset_state": reset_state}
+    named = {name: value for name, value in named.items() if value is not None}
+    if alone:
+        if isinstance(x, PackedSequence):
+            checks.no_lengths("trace", lengths)
+            x, named["lengths"] = pad_packed_sequence(x, batch_first=found[0][1].batch_first)
+        args = (x,)
+    else:
+        args, named = _inputs(model, x, named)
+    with torch.set_grad_enabled(differentiable or loss is not None), _heard(found, loss is not None, differentiable) as heard:
+        out = model(*args, **named)
+        if not heard:
+            paths = ", ".join(path for path, _ in found)
+            hint = "check the inputs: this call of the model reaches none of them"
+            raise ArgumentError(message("trace", "no recurrent layer ran", f"no call of {paths}", "a call of one", hint))
+        value = None
+        if loss is not None:
+            value = _scalar(loss(*out) if type(out) is tuple else loss(out), "y, state" if alone else "output")
+        arrays = _arrays(heard, value, differentiable)
+    if value is not None and not differentiable:
+        out, value = tree_map_only(Tensor, Tensor.detach, (out, value))
+    y, state = out if alone else (out, None)
+    return Trace(arrays, y, state, value, repr(model) if alone else type(model).__name__)
 
 
-def _recurrent(layer: Any) -> Recurrent:
-    if isinstance(layer, Recurrent):
-        return layer
-    if isinstance(layer, (nn.LSTM, nn.GRU, nn.RNN)):
-        return from_torch(layer)
-    raise DtypeError(
-        message(
-            "trace",
-            "cannot look into this layer",
-            f"layer: {type(layer).__name__}",
-            "LSTM, GRU or RNN of openlstm or torch.nn",
-            "pass the recurrent layer inside the model",
-        )
-    )
+class _Call(NamedTuple):
+    """One call of a layer."""
+
+    path: str
+    layer: Recurrent
+    given: Arguments
+    ran: list[Ran]
+    arrange: Callable[[Tensor], Tensor]  # an array [T, B, .] of the kernel as the layer's input lies
 
 
-def _scalar(value: Any) -> Tensor:
+class _Layers:
+    """What stands in for `layer.layers` while a trace is made: it keeps what the kernels save."""
+
+    def __init__(self, path: str, layer: Recurrent, calls: list[_Call], gradients: bool, differentiable: bool) -> None:
+        self.path, self.layer, self.calls = path, layer, calls
+        self.gradients, self.differentiable = gradients, differentiable
+        self.before = vars(layer).get("layers")  # an edit's
+        self.own: Any = self.before or layer.layers
+        self.arrange: Any = None
+        self.back: Any = None
+
+    def __call__(
+        self, given: Arguments, *, save: bool = False, packed: Tensor | None = None, run: Callable[..., Result] = sequence
+    ) -> tuple[Tensor, State, list[Ran]]:
+        if self.gradients and torch.is_grad_enabled() and not given.x.requires_grad:
+            given = given._replace(x=given.x.detach().requires_grad_())  # a graph, also where every weight is frozen
+        run = sequence_by_reference if self.differentiable else run
+        y, state, ran = self.own(given, save=True, packed=packed, run=run)
+        self.calls.append(_Call(self.path, self.layer, given, ran, self.arrange))
+        return y.clone(), State(*(None if s is None else s.clone() for s in state)), ran  # whatever is written into them
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Before a call: note the form of the input; sequences one behind the other become rows."""
+        x, *rest = args if args else (named.pop("input", None),)
+        self.back = None
+        if named.get("cu_seqlens") is not None:
+            x, named = self._rows(x, rest, named)
+        form = Form(True, self.layer.batch_first) if isinstance(x, PackedSequence) else Form.of(self.layer, x)
+        order = x.unsorted_indices if isinstance(x, PackedSequence) else None
+        self.arrange = lambda a: form.leave(a if order is None else a.index_select(1, order))
+        return (x, *rest), named
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """After a call: rows become sequences one behind the other again."""
+        return output if self.back is None else (self.back(output[0]), output[1])
+
+    def _rows(self, x: Any, rest: list[Any], named: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        layer = self.layer
+        hx = rest[0] if rest else named.get("hx")
+        ends, lengths, reset, fresh = (named.pop(name, None) for name in ("cu_seqlens", "lengths", "reset", "reset_state"))
+        given, _, real = enter_sequences(layer, x, hx, lengths, reset, fresh, ends)
+        sizes = real.tolist()
+
+        def padded(a: Tensor) -> Tensor:
+            rows = pad_sequence(list(a.split(sizes)) or [a])[:, : len(sizes)]
+            return rows.transpose(0, 1) if layer.batch_first else rows
+
+        def joined(y: Tensor) -> Tensor:
+            rows = y if layer.batch_first else y.transpose(0, 1)
+            return torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]) if sizes else y.flatten(0, 1)
+
+        self.back = joined
+        reset = None if given.reset is None else padded(given.reset)
+        return padded(given.x), {**named, "lengths": real, "reset": reset, "reset_state": fresh}
+
+
+@contextmanager
+def _heard(found: list[tuple[str, Any]], gradients: bool, differentiable: bool) -> Iterator[list[_Call]]:
+    """Have every layer keep what its kernels save, until the block ends."""
+    calls: list[_Call] = []
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # a part of the model that is compiled runs as it is written
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for path, module in found:
+            layer = module
+            if not isinstance(module, Recurrent):
+                twin = vars(module).get("forward")  # an edit's
+                if not isinstance(twin, Twin):
+                    models.expect_plain("trace", path or "model", module)
+                    twin = vars(module)["forward"] = Twin(module)
+                    stack.callback(vars(module).pop, "forward")
+                layer = twin.twin
+            ear = _Layers(path, layer, calls, gradients, differentiable)
+            vars(layer)["layers"] = ear
+            stack.callback(_restore, layer, ear)
+            stack.callback(module.register_forward_pre_hook(ear.enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(ear.leave, prepend=True).remove)
+        yield calls
+
+
+def _restore(layer: Recurrent, ear: _Layers) -> None:
+    if ear.before is None:
+        vars(layer).pop("layers")
+    else:
+        vars(layer)["layers"] = ear.before
+
+
+def _found(model: nn.Module) -> list[tuple[str, Any]]:
+    """The recurrent layers of a model and their paths."""
+    found = models.layers(model)
+    if found:
+        return found
+    kinds = list(dict.fromkeys(type(m).__name__ for m in model.modules()))[1:7]
+    got, compiled = f"{type(model).__name__} with {', '.join(kinds) or 'nothing inside'}", models.scripted(model)
+    hint = "a cell driven by a loop of your own (LSTMCell) cannot be seen: use the layer instead"
+    if compiled:
+        got, hint = f"TorchScript: {', '.join(compiled)}", "pass the model as it was before torch.jit.script or torch.jit.trace"
+    expected = "LSTM, GRU or RNN of openlstm or torch.nn inside"
+    raise ArgumentError(message("trace", "no recurrent layer in the model", got, expected, hint))
+
+
+def _inputs(model: nn.Module, x: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named arguments of a call of a model."""
+    if named:
+        got, hint = f"{', '.join(named)} for {type(model).__name__}", "pass what the model takes, several in a tuple or a dict"
+        raise ArgumentError(message("trace", "a model has no such argument", got, "the inputs of the model alone", hint))
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return x if type(x) is tuple else (x,), {}
+
+
+def _scalar(value: Any, of: str) -> Tensor:
     if isinstance(value, Tensor) and value.dim() == 0 and value.requires_grad:
         return value
     raise ArgumentError(
         message(
             "trace",
             "the loss is not a scalar that depends on the layer",
-            f"loss(y, state): {describe(value)}",
-            "a tensor without axes, computed from y or state",
+            f"loss({of}): {describe(value)}",
+            f"a tensor without axes, computed from {of.replace(',', ' or')}",
             "end the loss with .sum() or .mean(), without detach() or item()",
         )
     )
+
+
+def _arrays(heard: list[_Call], value: Tensor | None, differentiable: bool) -> dict[str, Tensor]:
+    """Everything by name, in the form of each layer's input."""
+    gradients = None if value is None else iter(_step_gradients(heard, value, differentiable))
+    often = [call.path for call in heard]
+    numbers = dict.fromkeys(often, 0)
+    out: dict[str, Tensor] = {}
+    for call in heard:
+        front = f"{call.path}[{numbers[call.path]}]" if often.count(call.path) > 1 else call.path
+        numbers[call.path] += 1
+        for k, ran in enumerate(call.ran):
+            layer, reverse = divmod(k, call.layer.num_directions)
+            place = f"{front}." * bool(front) + f"{layer}" + "_reverse" * reverse
+            group = _named(call.layer, ran) | ({} if gradients is None else next(gradients))
+            out |= {f"{place}.{name}": call.arrange(a if differentiable else a.detach()) for name, a in group.items()}
+    return out
 
 
 def _named(layer: Recurrent, ran: Ran) -> dict[str, Tensor]:
@@ -180,20 +318,20 @@ def _named(layer: Recurrent, ran: Ran) -> dict[str, Tensor]:
     return arrays
 
 
-def _step_gradients(
-    layer: Recurrent, ran: list[Ran], value: Tensor, given: Arguments, differentiable: bool
-) -> list[dict[str, Tensor]]:
+def _step_gradients(heard: list[_Call], value: Tensor, differentiable: bool) -> list[dict[str, Tensor]]:
     """dL/dh_t and dL/dc_t of every layer: autograd down to the outputs of each, then through time by the kernel's backward."""
-    ends = [t for r in ran for t in r.result[:3] if t is not None]  # c_n is None for a cell without a highway
+    every = [(call, ran) for call in heard for ran in call.ran]
+    ends = [t for _, ran in every for t in ran.result[:3] if t is not None]  # c_n is None for a cell without a highway
     needed = [t for t in ends if t.requires_grad]
     found = torch.autograd.grad(value, needed, allow_unused=True, create_graph=differentiable, materialize_grads=True)
     by_id = {id(t): g for t, g in zip(needed, found, strict=True)}
     out: list[dict[str, Tensor]] = []
-    for r in ran:
-        dy, dh, dc = (by_id.get(id(t)) for t in r.result[:3])
-        options = {"lengths": given.lengths, "reset": given.reset, "backend": layer.backend, "differentiable": differentiable}
-        steps = step_gradients(layer.cell, r, dy, State(dh, dc), **options)
-        fed_back = steps[0].split(steps[0].shape[-1] // len(layer.cell.feeds_back), -1)
-        named = {f"d{block}": g for block, g in zip(layer.cell.feeds_back, fed_back, strict=True)}
+    for call, ran in every:
+        dy, dh, dc = (by_id.get(id(t)) for t in ran.result[:3])
+        cell, rows = call.layer.cell, {"lengths": call.given.lengths, "reset": call.given.reset}
+        options = {**rows, "backend": call.layer.backend, "differentiable": differentiable}
+        steps = step_gradients(cell, ran, dy, State(dh, dc), **options)
+        fed_back = steps[0].split(steps[0].shape[-1] // len(cell.feeds_back), -1)
+        named = {f"d{block}": g for block, g in zip(cell.feeds_back, fed_back, strict=True)}
         out.append(named if steps[1] is None else {**named, "dc": steps[1]})
     return out

@@ -13,11 +13,11 @@ import numpy as np
 
 from openlstm import model_file
 from openlstm._array import Array
-from openlstm._errors import DataError, ShapeError, describe, message
+from openlstm._errors import DataError, ModelFileError, ShapeError, describe, message
 from openlstm.model_file import Header
 from openlstm.runtime.network import Network
 from openlstm.runtime.stream import Stream
-from openlstm.runtime.window import inputs
+from openlstm.runtime.window import LARGEST, inputs
 
 
 class Forecast(NamedTuple):
@@ -64,7 +64,8 @@ class Model:
 
         Raises:
             ShapeError: if `values` has other than one or two axes.
-            DataError: if there are too few values, an infinite one, or no known one in the window.
+            DataError: if there are too few values, one beyond 1e100, or no known one in the window.
+            ModelFileError: if the weights are such that the forecast is not finite.
         """
         return band(self.header, self.quantiles(values, backend=backend))
 
@@ -78,6 +79,16 @@ class Model:
             y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
             total += _head(y[-1], w, b)
         out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
+        if not np.isfinite(out).all():
+            raise ModelFileError(
+                message(
+                    "Model.predict",
+                    "the forecast is not finite",
+                    f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large",
+                    "finite numbers",
+                    "fit the model again",
+                )
+            )
         out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
         return out if np.ndim(values) == 2 else out[0]
 
@@ -143,14 +154,15 @@ def _windows(model: Model, values: Array) -> np.ndarray:
             )
         )
     rows = rows[:, -model.window :]  # [N, W]
-    if np.isinf(rows).any():
+    beyond = rows[np.abs(rows) > LARGEST]
+    if len(beyond):
         raise DataError(
             message(
                 "Model.predict",
-                "values holds an infinite number",
-                f"values: {describe(np.asarray(values))}",
-                "finite numbers, NaN where missing",
-                "replace it, or mark it as NaN",
+                "values holds a number that is infinite or too large",
+                repr(float(beyond[0])),
+                f"numbers of at most {LARGEST:g} in size, NaN where missing",
+                "replace it, mark it as NaN, or take another unit",
             )
         )
     if np.isnan(rows).all(axis=1).any():

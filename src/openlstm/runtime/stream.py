@@ -8,6 +8,7 @@ import numpy as np
 
 from openlstm._array import Array
 from openlstm._errors import DataError, ShapeError, describe, message
+from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:
     from openlstm.runtime.model import Forecast, Model
@@ -36,17 +37,8 @@ class Stream:
                     "one stream per series",
                 )
             )
-        if np.isinf(seen).any():
-            at = int(np.argmax(np.isinf(seen)))
-            raise DataError(
-                message(
-                    "Model.stream",
-                    f"values[{at}] is infinite",
-                    repr(float(seen[at])),
-                    "finite numbers, NaN where missing",
-                    "replace it, or pass NaN",
-                )
-            )
+        if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
+            raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
         self._values = seen[-model.window :].copy()
 
     @property
@@ -58,19 +50,23 @@ class Stream:
         """Take the next value (NaN if it is missing) and forecast what follows; None until the window is full.
 
         Raises:
-            DataError: if the value is infinite, or no value of the window is known; the stream stays as it was.
+            DataError: if the value is beyond 1e100, or no value of the window is known; the stream stays as it was.
         """
-        if np.isinf(value):
-            raise DataError(
-                message(
-                    "Stream.push",
-                    "the value is infinite",
-                    repr(value),
-                    "a finite number, NaN where missing",
-                    "replace it, or push NaN",
-                )
-            )
+        if abs(value) > LARGEST:
+            raise _beyond("Stream.push", "the value", float(value))
         values = np.append(self._values, float(value))[-self._model.window :]
         forecast = self._model.predict(values) if len(values) == self._model.window else None
         self._values = values
         return forecast
+
+
+def _beyond(who: str, what: str, value: float) -> DataError:
+    return DataError(
+        message(
+            who,
+            f"{what} is infinite or too large",
+            repr(value),
+            f"a number of at most {LARGEST:g} in size, NaN where missing",
+            "replace it, pass NaN, or take another unit",
+        )
+    )

@@ -10,6 +10,9 @@ import numpy as np
 INPUTS = 2
 """The input size: the value, and whether it is missing."""
 
+LARGEST, SMALLEST = 1e100, 1e-100
+"""The largest size of a value, and the smallest mean deviation of a series: their squares and sums stay inside float64."""
+
 
 def inputs(values: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn windows into network inputs, measured from each window's last known value, in its own deviation.

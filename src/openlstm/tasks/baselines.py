@@ -80,19 +80,20 @@ def ets(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     known = ~np.isnan(past)
     full = np.interp(steps, steps[known], past[known])
     season = {"seasonal": "add", "seasonal_periods": period} if period > 1 else {}
+    begin = "heuristic" if len(full) >= 10 + 2 * (period // 2) else "estimated"  # the heuristic asks for so many values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when its optimiser stops early; the forecast is used as it is
-        fit = ExponentialSmoothing(
-            full, trend="add", initialization_method="heuristic" if len(full) >= 10 else "estimated", **season
-        ).fit()
-    return np.asarray(fit.forecast(horizon))
+        fit = ExponentialSmoothing(full, trend="add", initialization_method=begin, **season).fit()
+        return np.asarray(fit.forecast(horizon))
 
 
 @dataclass(frozen=True)
 class Ridge:
     """A linear map from a window to the horizon, measured from the last known value, with a penalty on its weights.
 
-    y = anchor + X b + a,   b minimises |Y - X b - a|^2 + alpha |b|^2
+    y = anchor + X b + a,   b minimises |Y - X b - a|^2 + alpha s^2 |b|^2,   s^2 the mean square of X
+
+    Through s the penalty asks the same of metres as of millimetres.
     """
 
     weights: np.ndarray  # [W, K]
@@ -125,9 +126,10 @@ class Ridge:
 
     @classmethod
     def _solve(cls, x: np.ndarray, y: np.ndarray, alpha: float) -> Ridge:
+        s = np.sqrt((x**2).mean()) or 1.0
         mean_x, mean_y = x.mean(0), y.mean(0)
-        xc = x - mean_x
-        w = np.linalg.solve(xc.T @ xc + alpha * np.eye(x.shape[1]), xc.T @ (y - mean_y))  # [W, K]
+        xc = (x - mean_x) / s
+        w = np.linalg.solve(xc.T @ xc + alpha * np.eye(x.shape[1]), xc.T @ (y - mean_y)) / s  # [W, K]
         return cls(w, mean_y - mean_x @ w)
 
     def _apply(self, x: np.ndarray) -> np.ndarray:
@@ -142,6 +144,7 @@ class Ridge:
 MOST_PAIRS = 5000  # of the linear model
 ETS_PAST = 4000  # steps it is fitted to, at most; its time grows with them
 ETS_MOST = (400, 50)  # longest season, most origins
+RIDGE_MOST = 4000  # longest window: its matrix is that size squared
 
 
 def baselines(
@@ -157,12 +160,18 @@ def baselines(
     left_out: dict[str, str] = {}
     if period > 1:
         out["seasonal naive"] = lambda past: seasonal_naive(past, horizon, period)
-        out["seasonal naive + drift"] = lambda past: seasonal_drift(past, horizon, period)
+        if np.isnan(known[period:] - known[:-period]).all():
+            left_out["seasonal naive + drift"] = "needs two known values one season apart"
+        else:
+            out["seasonal naive + drift"] = lambda past: seasonal_drift(past, horizon, period)
     reason = _why_no_ets(known, period, origins)
     if reason is None:
         out["ETS"] = lambda past: ets(past[-ETS_PAST:], horizon, period)
     else:
         left_out["ETS"] = reason
+    if window > RIDGE_MOST:
+        left_out["ridge window"] = f"would take too long: window {window} (at most {RIDGE_MOST})"
+        return out, left_out
     try:
         ridge = Ridge.fit(known, window, horizon)
         out["ridge window"] = ridge.predict

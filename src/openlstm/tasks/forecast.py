@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 import openlstm
@@ -27,11 +28,11 @@ from openlstm.data import Series, Split, cut, origins, read_series, split_by_tim
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
 from openlstm.engine.threads import torch_aside
-from openlstm.model_file import Head, Header, Network, Training
+from openlstm.model_file import Head, Header, Network, Step, Training
 from openlstm.nn import GRU, LSTM, RNN, init
 from openlstm.runtime.model import Model, build
-from openlstm.runtime.window import INPUTS, carry, inputs
-from openlstm.tasks.scoring import Evaluation, Prediction, evaluate, predict, seasonal_error
+from openlstm.runtime.window import INPUTS, SMALLEST, carry, inputs
+from openlstm.tasks.scoring import Evaluation, Prediction, evaluate, predict, same_interval, seasonal_error
 from openlstm.train import History, Options, progress, train
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -149,41 +150,23 @@ class Forecaster:
         self.split_ = split = split_by_time(series, window=window, horizon=self.horizon, holdout=holdout)
         known = series.values[: split.known]
         task = _Task(known, split, window, self.horizon, period)
+        header = self._header(series, split, window, period, task.scale)  # what a file cannot hold is told before the training
         nets: list[ForecastNet] = []
         self.histories_: list[History] = []
         for member in range(self.members):
             net, history = self._fit_member(task, member, quiet)
             nets.append(net)
             self.histories_.append(history)
-        header = Header(
-            library=openlstm.__version__,
-            task="forecast",
-            series=model_file.Series(
-                time=series.time_name,
-                target=series.name,
-                step=series.step,
-                period=period,
-                window=window,
-                horizon=self.horizon,
-                scale=task.scale,
-                seasonal_error=seasonal_error(known, period),
-            ),
-            network=Network(
-                cell=self.cell,  # type: ignore[arg-type]
-                input_size=INPUTS,
-                hidden_size=self.hidden_size,
-                num_layers=self.num_layers,
-                members=self.members,
-            ),
-            head=Head(quantiles=QUANTILES),
-            training=self._training(series, split),
-        )
         self.tensors_ = {
             f"member.{k}.{name}": value.detach().cpu().numpy()
             for k, net in enumerate(nets)
             for name, value in net.state_dict().items()
         }
-        self.model_ = build(header, self.tensors_)
+        how = {
+            "epochs": tuple(h.best.number for h in self.histories_),
+            "validation_loss": tuple(h.best.validation_loss for h in self.histories_),
+        }
+        self.model_ = build(header.model_copy(update={"training": header.training.model_copy(update=how)}), self.tensors_)
         return self
 
     def predict(self, data: Series | str | os.PathLike[str] | None = None) -> Prediction:
@@ -207,19 +190,54 @@ class Forecaster:
             history = train(net, task.loss(options.seed), [task.train], [task.validation], options, [bar])
         return net.eval(), history
 
-    def _training(self, series: Series, split: Split) -> Training:
-        return Training(
-            first=str(series.times[0]),
-            last=str(series.times[split.known - 1]),
-            seed=self.options.seed,
-            epochs=tuple(h.best.number for h in self.histories_),
-            validation_loss=tuple(h.best.validation_loss for h in self.histories_),
-            learning_rate=self.options.learning_rate,
-            batch_size=self.options.batch_size,
-            weight_decay=self.options.weight_decay,
-            clip=self.options.clip,
-            init=self.init,
-        )
+    def _header(self, series: Series, split: Split, window: int, period: int, scale: float) -> Header:
+        """All that is known before the training; how it went is filled in afterwards."""
+        try:
+            network = Network(
+                cell=self.cell,  # type: ignore[arg-type]
+                input_size=INPUTS,
+                hidden_size=self.hidden_size,
+                num_layers=self.num_layers,
+                members=self.members,
+            )
+            trained = model_file.Series(
+                time=series.time_name,
+                target=series.name,
+                step=series.step,
+                period=period,
+                window=window,
+                horizon=self.horizon,
+                scale=scale,
+                seasonal_error=seasonal_error(series.values[: split.known], period),
+            )
+            training = Training(
+                first=str(series.times[0]),
+                last=str(series.times[split.known - 1]),
+                seed=self.options.seed,
+                epochs=(1,) * self.members,
+                validation_loss=(0.0,) * self.members,
+                learning_rate=self.options.learning_rate,
+                batch_size=self.options.batch_size,
+                weight_decay=self.options.weight_decay,
+                clip=self.options.clip,
+                init=self.init,
+            )
+            return Header(
+                library=openlstm.__version__,
+                task="forecast",
+                series=trained,
+                network=network,
+                head=Head(quantiles=QUANTILES),
+                training=training,
+            )
+        except ValidationError as e:
+            first = e.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            what, got, expected = f"{name} is not what a model file can hold", f"{name}={first['input']!r}", first["msg"]
+            if not name:  # what is wrong is not one number alone
+                what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
+            hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
+            raise ArgumentError(message("Forecaster", what, got, expected, hint)) from None
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
@@ -232,13 +250,15 @@ class Forecaster:
 
     def _series(self, data: Series | str | os.PathLike[str] | None) -> Series:
         self._fitted()
-        return self.series_ if data is None else _as_series(data, self.series_.time_name, self.series_.name)
+        own = self.series_
+        return own if data is None else _as_series(data, own.time_name, own.name, own.step)
 
 
 class _Task:
     """The windows of one series, and the loss over them.
 
-    scale: the mean deviation within a training window, in the unit of the target.
+    scale: the mean deviation within a training window, in the unit of the target; where nothing moves, a millionth of the
+        level, or 1 where that is zero too.
     wobble: how much the slope differs from season to season, in scales per season. Training adds random slopes of that
         size to windows and targets alike, since the growth of tomorrow need not be among those seen.
     """
@@ -260,8 +280,19 @@ class _Task:
                 )
         self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
         past = known[: split.train]  # scaling is fitted on the training part only
-        spread = [np.std(carry(past[t - window : t])) for t in train[:: max(1, len(train) // 1000)]]
-        self.scale = float(np.mean(spread)) or 1.0
+        some = [carry(past[t - window : t]) for t in train[:: max(1, len(train) // 1000)]]
+        spread = float(np.mean([np.std(w) for w in some]))
+        if spread < SMALLEST and any(np.ptp(w) > 0 for w in some):
+            raise DataError(
+                message(
+                    "Forecaster.fit",
+                    "the values differ by too little to compute with",
+                    f"a mean deviation of {spread:.3g}",
+                    f"at least {SMALLEST:g}",
+                    "take another unit",
+                )
+            )
+        self.scale = spread or float(np.nanmax(np.abs(past))) / 1e6 or 1.0
         seasons = np.array(
             [
                 np.nanmean(part)
@@ -315,8 +346,9 @@ def windows(header: Header, series: Series, most: int = 256) -> tuple[Tensor, Te
     At most `most` of them, spread evenly over the series.
 
     Raises:
-        DataError: if there is no window that holds a known value and a known target.
+        DataError: if there is no window that holds a known value and a known target, or the series has another interval.
     """
+    same_interval(header, series)
     window, horizon = header.series.window, header.series.horizon
     at = origins(series.values, window, horizon, window, len(series))
     if not len(at):
@@ -372,7 +404,7 @@ def _recurrent(cell: Cell, hidden: int, layers: int) -> nn.Module:
     return layer
 
 
-def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: str | None) -> Series:
+def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: str | None, step: Step | None = None) -> Series:
     if isinstance(data, Series):
         return data
     if time is None or target is None:
@@ -385,7 +417,7 @@ def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: 
                 "fit('data.csv', time='date', target='co2')",
             )
         )
-    return read_series(Path(data), time, target)
+    return read_series(Path(data), time, target, step=step)
 
 
 def _title(cell: str) -> str:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from openlstm._files import writable
 from openlstm.data import Series
 from openlstm.insight.report import Report
 from openlstm.insight.xray import xray
@@ -59,10 +60,16 @@ def forecaster(
         noise = torch.randn(NOISE, W, 1, generator=torch.Generator().manual_seed(0))
         data = torch.cat([noise, torch.zeros_like(noise)], -1)
         lag = lag if lag is not None else min(header.series.period, W - 1)
-        notes.append("No data were given: the inputs are noise, so what the data need and what the network uses is not known.")
+        notes.append(
+            "No data were given: the inputs are noise, so what the data need and what the network uses is not known. "
+            f"The lag asked about is {lag}."
+        )
     else:
         data, loss = windows(header, series), quantile_loss(header.head.quantiles)
     report = xray(net, data, lag=lag, loss=loss, before=before, features=("value", "missing"), name=name)
+    if not before and report.uses is not None:
+        W = header.series.window
+        notes.append(f"Windows are scaled by all of their {W} values before the network reads them: the model still takes {W}.")
     return report.noted(*notes)
 
 
@@ -77,6 +84,8 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
         return None
     from openlstm.runtime import load
 
+    place = path.with_name(f"{path.stem}-{best.flag.replace('=', '-')}{path.suffix}")
+    writable(place)
     old = load(path)
     training, shape = header.training, header.network
     holdout = int((series.times > np.datetime64(training.last)).sum())
@@ -98,7 +107,6 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
             seed=training.seed,
         ),
     ).fit(series, holdout=holdout, quiet=quiet)
-    place = path.with_name(f"{path.stem}-{best.flag.replace('=', '-')}{path.suffix}")
     again.save(place)
     mase: dict[str, float] = {}
     if holdout:
@@ -126,6 +134,8 @@ def table(report: Report) -> Group:
     lines.add_column(style="dim", no_wrap=True)
     lines.add_column(overflow="fold")
     for section in report.sections:
+        if section.finding and section.finding == report.finding:
+            continue  # it is the verdict
         why = f"not computed: {section.error.splitlines()[0]}" if section.error else ""
         lines.add_row(section.title, escape(section.finding or why))
     parts.append(lines)

@@ -13,7 +13,8 @@ import numpy as np
 
 from openlstm._errors import DataError, message
 from openlstm.data import Series
-from openlstm.data.series import name_step, show_time
+from openlstm.data.series import name_step, show_time, show_times
+from openlstm.data.split import no_known_value
 from openlstm.model_file import Header
 from openlstm.runtime.model import Forecast, Model
 from openlstm.tasks.baselines import Baseline, baselines
@@ -28,8 +29,8 @@ class Prediction(NamedTuple):
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per step."""
         return [
-            {"date": show_time(t), "forecast": float(m), "lower_80": float(lo), "upper_80": float(hi)}
-            for t, m, lo, hi in zip(self.times, *self.forecast, strict=True)
+            {"date": t, "forecast": float(m), "lower_80": float(lo), "upper_80": float(hi)}
+            for t, m, lo, hi in zip(show_times(self.times), *self.forecast, strict=True)
         ]
 
 
@@ -106,8 +107,9 @@ def predict(model: Model, series: Series) -> Prediction:
     """The horizon after the last step of a series.
 
     Raises:
-        DataError: if the series is shorter than the model's window, or its window holds no known value.
+        DataError: if the series is shorter than the window, holds no known value there, or has another interval.
     """
+    same_interval(model.header, series)
     _long_enough(model.header, series, len(series))
     return Prediction(series.future(model.horizon), model.predict(series.values))
 
@@ -124,22 +126,16 @@ def evaluate(models: dict[str, Model], series: Series, on_progress: Callable[[st
         on_progress: called with the name of each forecaster before it runs.
 
     Raises:
-        DataError: if no step comes after the training rows, none of those is known, or the window does not fit before them.
+        DataError: if no step comes after the training rows, none of those is known, the window does not fit before them, or the
+            series has another interval.
     """
     header = next(iter(models.values())).header
+    same_interval(header, series)
     first = _first_unseen(header, series)
     horizon, values = header.series.horizon, series.values
     at = range(first, len(series), horizon)
     if np.isnan(values[first:]).all():
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "no held-out value is known",
-                f"{len(series) - first} steps, all missing",
-                "at least one known value to score with",
-                "give a table whose last rows hold measurements",
-            )
-        )
+        raise no_known_value(series, len(series) - first)
     rivals, left_out = baselines(values[:first], header.series.period, header.series.window, horizon, len(at))
     rivals |= {name: model.predict for name, model in models.items()}
     forecasts: dict[str, Forecast] = {}
@@ -147,6 +143,9 @@ def evaluate(models: dict[str, Model], series: Series, on_progress: Callable[[st
         if on_progress:
             on_progress(name)
         parts = [_as_forecast(forecaster, values[:origin]) for origin in at]
+        if not all(np.isfinite(part.median).all() for part in parts):
+            left_out[name] = "its forecast is not finite"
+            continue
         forecasts[name] = Forecast(*(np.concatenate(p)[: len(series) - first] for p in zip(*parts, strict=True)))
     unit = header.series.seasonal_error
     scores = tuple(score(name, values[first:], forecast, unit) for name, forecast in forecasts.items())
@@ -166,6 +165,24 @@ def score(name: str, truth: np.ndarray, forecast: Forecast, unit: float | None) 
     inside = (forecast.lower <= truth) & (truth <= forecast.upper)
     coverage = None if np.isnan(forecast.lower).any() else float(inside[known].mean())
     return Score(name, None if unit is None else mae / unit, float(np.sqrt((error**2).mean())), mae, coverage)
+
+
+def same_interval(header: Header, series: Series) -> None:
+    """Refuse a series on another interval than the model was trained on.
+
+    Raises:
+        DataError: if it is one.
+    """
+    if series.step != header.series.step:
+        raise DataError(
+            message(
+                f"column {series.name!r}",
+                "has another interval than the model",
+                name_step(series.step),
+                name_step(header.series.step),
+                "give data of the model's interval, or fit a model to these",
+            )
+        )
 
 
 def seasonal_error(values: np.ndarray, period: int) -> float | None:

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from openlstm._errors import missing_extra
+from openlstm._files import write_whole
 from openlstm.data.series import name_step, show_time
-from openlstm.model_file import write_whole
 from openlstm.tasks.scoring import Evaluation
 
 INK, BLUE, ORANGE, GREY = "#1d2433", "#1f6feb", "#d9730d", "#8b93a1"
@@ -97,7 +97,7 @@ def draw(evaluation: Evaluation, name: str, path: Path, *, others: tuple[str, ..
         .configure_title(anchor="start", color=INK, subtitleColor="#5b6474", fontSize=17, subtitleFontSize=13, offset=14)
         .configure_legend(labelFontSize=13, labelColor=INK, symbolStrokeWidth=4)
     )
-    write_whole(Path(path), vlc.vegalite_to_png(chart.to_json(), scale=2))
+    write_whole(path, vlc.vegalite_to_png(chart.to_json(), scale=2))
 
 
 def _title(evaluation: Evaluation, name: str) -> Any:

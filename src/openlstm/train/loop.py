@@ -23,6 +23,8 @@ try:
 except ImportError as e:
     raise missing_extra("openlstm.train", e.name or "torch", "torch") from None
 
+LARGEST_RATE = 1e30  # products with it stay inside float32
+
 Loss = Callable[..., tuple[Tensor, Tensor]]
 """loss(model, *batch) -> (sum of the errors, number of targets that count); both scalars."""
 
@@ -65,6 +67,17 @@ class Options:
                         f"{name} must not be negative",
                         f"{name}={getattr(self, name)!r}",
                         "a number >= 0",
+                        f"leave {name} out to take its default",
+                    )
+                )
+        for name in ("learning_rate", "weight_decay"):
+            if getattr(self, name) > LARGEST_RATE:
+                raise ArgumentError(
+                    message(
+                        "Options",
+                        f"{name} is too large",
+                        f"{name}={getattr(self, name)!r}",
+                        f"at most {LARGEST_RATE:g}, usually below 1",
                         f"leave {name} out to take its default",
                     )
                 )

@@ -74,7 +74,7 @@ def health(units: int = 5, top: int = 3) -> Any:
 def ablation(contexts: tuple[int, ...] = (1, 2, 4, 8, 16, 30)) -> Any:
     losses = np.array([1.0 / c for c in contexts])
     return SimpleNamespace(
-        mode="cut", contexts=np.array(contexts), losses=losses, full=losses[-1], uses=contexts[-1], feature=None, finding="All."
+        mode="cut", contexts=np.array(contexts), losses=losses, full=losses[-1], uses=contexts[-1], better=None, finding="All."
     )
 
 

@@ -170,10 +170,10 @@ def test_a_path_that_cannot_be_written_is_told_before_anything_is_drawn(
     with pytest.raises(ArgumentError) as caught:
         report().to_html(tmp_path / "no" / "report.html")
     assert str(caught.value) == (
-        f"Report.to_html: the folder does not exist\n  got       {tmp_path / 'no' / 'report.html'}\n"
-        f"  expected  a file in an existing folder\n  hint      make it first: mkdir -p {tmp_path / 'no'}"
+        f"{tmp_path / 'no' / 'report.html'}: its folder does not exist\n  got       {tmp_path / 'no'}\n"
+        f"  expected  an existing folder\n  hint      mkdir -p {tmp_path / 'no'}"
     )
-    with pytest.raises(ArgumentError, match="the path is a folder"):
+    with pytest.raises(ArgumentError, match="is a folder"):
         report().to_html(tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_a_report_as_json_and_in_a_notebook_and_by_name() -> None:
     assert r["gates"].display is not None and "<svg" in r["gates"]._repr_html_()
     with pytest.raises(KeyError, match="there are reach, retention"):
         r["nonsense"]
-    assert repr(r).splitlines()[0] == "X-ray of a <model>, before training: blocked"
+    assert repr(r).splitlines()[0] == "X-ray of a <model>: blocked (looked at before training: what can be learnt)"
 
 
 def test_plain() -> None:

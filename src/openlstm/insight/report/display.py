@@ -15,16 +15,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openlstm._errors import missing_extra
-from openlstm.model_file import write_whole
+from openlstm._files import write_whole
 
 try:
-    import altair as alt
+    import altair  # noqa: F401  vl_convert draws what it describes
     import vl_convert
 except ModuleNotFoundError as error:
     raise missing_extra("xray", str(error.name), "report") from error
@@ -129,7 +128,7 @@ class Display:
             OSError: if the place cannot be written.
         """
         chart = self._coloured(DARK if dark else LIGHT)
-        write_whole(Path(path), vl_convert.vegalite_to_png(chart.to_json(validate=False), scale=scale))
+        write_whole(path, vl_convert.vegalite_to_png(chart.to_json(validate=False), scale=scale))
 
     def _repr_html_(self) -> str:
         """For a notebook: the picture on a card of its own, in light or in dark as the reader's system is."""

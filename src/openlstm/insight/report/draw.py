@@ -36,8 +36,9 @@ UNITS = 240  # at most so many units are drawn of all places together
 PLACES = len(SERIES)
 
 RUNGS = {
-    "needed": "needed",
-    "window": "steps that training goes back",
+    "asked": "asked about",
+    "needed": "needed by the data",
+    "window": "steps that a gradient can go back",
     "gradient": "gradient reaches",
     "flip": "a flipped input is felt",
     "used": "used after training",
@@ -53,10 +54,11 @@ def ladder(ladder: Any, lag: int | None = None) -> Display:
     """The lags on one axis: what the data need, what the network can reach, what it uses."""
     rungs = list(ladder.rungs)
     known = [float(r.lag) for r in rungs if r.lag is not None and math.isfinite(r.lag) and r.lag > 0]
-    top = 2.0 * max([10.0, *known, float(lag or 1)])
-    rows = [_rung(k, r, top) for k, r in enumerate(rungs)]
+    longest = max([10.0, *known, float(lag or 1)])
 
     def drawn(width: int) -> Chart:
+        top = longest * (2.0 if width > 500 else 6.0)  # room for the numbers, right of the longest bar
+        rows = [_rung(k, r, top) for k, r in enumerate(rungs)]
         scale = alt.Scale(type="log", domain=[1, top], nice=False)
         axis = alt.Axis(values=_decades(1, top, dense=width > 500), format=",", grid=True)
         x = alt.X("v:Q", title="steps", scale=scale, axis=axis)
@@ -439,8 +441,8 @@ def important(results: Results) -> Display:
     return Display("The units that matter most", drawn, table, said)
 
 
-def streaming(results: Results) -> Display:
-    """D11: how far a cold start is from a warm one, step by step."""
+def streaming(results: Results, advice: str = "") -> Display:
+    """D11: how far a cold start is from a warm one, step by step; and what to send."""
     results, left = _first(results)
     curves = {n: (np.arange(1, len(r.difference) + 1), np.asarray(r.difference, dtype=float)) for n, r in results.items()}
     low, high = _decade_span([v for _, values in curves.values() for v in values], floor=1e-9)
@@ -453,7 +455,9 @@ def streaming(results: Results) -> Display:
         return _curves(rows, list(curves), y, width, level=level, title="steps since a cold start", word="1 %")
 
     table = _curve_table(curves, "difference")
-    return Display("How long a cold start is felt", drawn, table, _told(results) + _rest(left), _series(list(curves)))
+    said = _told(results) + _rest(left)
+    said += advice and ("\n" if len(results) > 1 else " ") + advice
+    return Display("How long a cold start is felt", drawn, table, said, _series(list(curves)))
 
 
 def ablation(result: Any, lag: int | None = None) -> Display:
@@ -474,8 +478,9 @@ def ablation(result: Any, lag: int | None = None) -> Display:
         whole = alt.Chart(_data([{"v": full}])).mark_rule(color=SOFT, strokeDash=[3, 3]).encode(y)
         drawn = whole + base.mark_line(color=SERIES[0]).encode(x, y)
         drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[0]).encode(x, y, description="d:N")
-        if result.uses:
-            drawn = _column(float(result.uses), "used", FINE, x) + drawn
+        for word, k in (("used", result.uses), ("better", result.better)):
+            if k is not None:
+                drawn = _column(float(k), word, FINE, x) + drawn
         return _with_lag(drawn, lag, x).properties(width=width - MARGIN, height=230)
 
     table = {"context": [int(k) for k in contexts], "loss": [float(v) for v in losses], "full": [full] * len(losses)}
@@ -501,8 +506,8 @@ def needed(result: Any) -> Display:
         base = alt.Chart(_data(rows))
         drawn = base.mark_line(color=SERIES[2]).encode(x, y)
         drawn += base.mark_point(filled=True, size=48, opacity=1, color=SERIES[2]).encode(x, y, description="d:N")
-        if result.lag:
-            drawn = _column(float(result.lag), "enough", FINE, x) + drawn
+        if result.lag is not None:
+            drawn = _column(float(result.lag + 1), "enough", FINE, x) + drawn
         return drawn.properties(width=width - MARGIN, height=210)
 
     table = {"context": [int(k) for k in contexts], "error": [float(v) for v in errors]}

@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[Section], tuple[Display, ...]]] = {
     "stability": lambda s: (draw.stability(s.results),),
     "ledger": lambda s: (draw.ledger(s.results),),
     "health": _health,
-    "streaming": lambda s: (draw.streaming(s.results),),
+    "streaming": lambda s: (draw.streaming(s.results, s.extra.get("advice", "")),),
     "ablation": lambda s: tuple(draw.ablation(r, s.lag) for r in s.results.values()),
     "needed": lambda s: (draw.needed(_one(s)),),
     "attribution": lambda s: (draw.attribution(_one(s)),),

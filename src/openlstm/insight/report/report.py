@@ -8,17 +8,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openlstm._errors import ArgumentError, message
+from openlstm._files import writable, write_whole
 
 if TYPE_CHECKING:
     from openlstm.insight.report.display import Display
+
+
+WIDTH = 120  # characters of a line where a report is printed
+
+STAGES = {
+    "before": "looked at before training: what can be learnt",
+    "after": "looked at after training: what is used",
+    "unknown": "whether it has been trained is not known",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class Report:
     """What a network remembers, for how long, and what to change.
 
     model: what was looked at: name, parameters, places and the shape of the data.
-    stage: "before" training (the verdict is what can be learnt) or "after" (the verdict is what is used).
+    stage: "before" training (the verdict is what can be learnt), "after" (the verdict is what is used), or "unknown": nobody
+        said which, no loss tells, and the verdict is what can be learnt if training begins from these weights.
     verdict: an `insight.verdict.Verdict`, None where it could not be computed (`reason` says why).
     ladder: an `insight.ladder.Ladder`.
     advice: an `insight.advice.Advice`; None after training, and where nothing is blocked.
@@ -108,6 +118,11 @@ class Report:
     seconds: float = 0.0
 
     @property
+    def heading(self) -> str:
+        """What is known of the training."""
+        return STAGES[self.stage]
+
+    @property
     def word(self) -> str:
         """The verdict in one or two words."""
         if self.stage == "after":
@@ -121,6 +136,12 @@ class Report:
         found = next((s for s in self.sections if s.name == "ablation" and s.results), None)
         uses = None if found is None else next(iter(found.results.values())).uses
         return None if uses is None else int(uses)
+
+    @property
+    def serving(self) -> str:
+        """What to send to a stream that begins cold; "" where that was not measured."""
+        found = next((s for s in self.sections if s.name == "streaming"), None)
+        return "" if found is None else str(found.extra.get("advice", ""))
 
     @property
     def finding(self) -> str:
@@ -164,18 +185,17 @@ class Report:
             The page.
 
         Raises:
-            ArgumentError: if the folder does not exist, or the path is a folder.
+            ArgumentError: if the place cannot be written, as a folder that does not exist; found before the page is made.
             OSError: if the place cannot be written; nothing is left behind.
             MissingExtraError: without altair, vl-convert or jinja2.
         """
         if path is not None:
             writable(path)
         from openlstm.insight.report.page import render
-        from openlstm.model_file import write_whole
 
         page = render(self)
         if path is not None:
-            write_whole(Path(path), page.encode())
+            write_whole(path, page.encode())
         return page
 
     def _repr_html_(self) -> str:
@@ -186,29 +206,17 @@ class Report:
         return f'<iframe srcdoc="{escape(self.to_html())}" title="openlstm X-ray" {frame}></iframe>'
 
     def __repr__(self) -> str:
-        lines = [f"X-ray of {self.model.get('name', 'a model')}, {self.stage} training: {self.word}", f"  {self.finding}"]
+        texts = {"verdict": self.finding}
         best = getattr(self.advice, "best", None)
         if best is not None:
-            lines.append(f"  advice: {best.name}, --init {best.flag}" if best.flag else f"  advice: {best.name}")
+            texts["advice"] = f"{best.name}, --init {best.flag}" if best.flag else best.name
         said = {s.name: s.finding or f"not computed: {s.error}" for s in self.sections}
-        lines += [f"  {name:<12} {text.splitlines()[0]}" for name, text in said.items()]
-        return "\n".join(line if len(line) <= 160 else line[:157] + "..." for line in lines)
-
-
-def writable(path: str | os.PathLike[str]) -> None:
-    """Refuse a place that a page cannot be written to.
-
-    Raises:
-        ArgumentError: if the folder does not exist, or the path is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        hint = f"for example {path / 'report.html'}"
-        raise ArgumentError(message("Report.to_html", "the path is a folder", str(path), "the name of a file", hint))
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        got, expected = str(path), "a file in an existing folder"
-        raise ArgumentError(message("Report.to_html", "the folder does not exist", got, expected, hint))
+        texts |= {name: text for name, text in said.items() if text != self.finding}  # one may be the verdict
+        lines = [f"X-ray of {self.model.get('name', 'a model')}: {self.word} ({self.heading})"]
+        for name, text in [*texts.items(), *(("note", note) for note in self.notes)]:
+            parts = [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH, break_on_hyphens=False)]
+            lines += [f"  {name if k == 0 else '':<12} {part}" for k, part in enumerate(parts)]
+        return "\n".join(lines)
 
 
 def plain(value: Any) -> Any:

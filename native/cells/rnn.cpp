@@ -1,0 +1,46 @@
+// The vanilla RNN.
+#include "cells/cell.hpp"
+
+namespace openlstm::OPENLSTM_ISA {
+
+// Elman 1990: h' = tanh(z). Le, Jaitly & Hinton 2015: h' = max(z, 0); NaN stays NaN.
+template <class T, bool relu>
+struct Rnn {
+  using V = Vec<T>;
+  static constexpr int gates = 1, separate = 0, sums = 1, saved = 0, candidate = -1;
+  static constexpr int peepholes = 0, feedback = 1;
+  static constexpr bool has_cell = false, h_is_cell = false, whole = false;
+
+  template <int N>
+  static OPENLSTM_INLINE void activate(V (&)[1][N], const V (&)[N], const V (&)[3][N]) {}
+  template <int N>
+  static OPENLSTM_INLINE void update(const V (&z)[1][N], V (&c)[N]) {
+    OPENLSTM_EACH(k) c[k] = z[0][k];
+  }
+  template <int N>
+  static OPENLSTM_INLINE void output(V (&)[1][N], V (&z)[N], const V (&)[3][N]) {
+    if constexpr (relu)
+      OPENLSTM_EACH(k) z[k] = z[k] < T(0) ? V{} : z[k];
+    else
+      tanh<T>(z);
+  }
+  template <int N>
+  static OPENLSTM_INLINE void backward(const Known<T, saved, N>& at, Gradients<T, sums, N>& out) {
+    OPENLSTM_EACH(k) {
+      if constexpr (relu)
+        out.dz[0][k] = at.h[k] > T(0) ? at.dh[k] : V{};
+      else
+        out.dz[0][k] = at.dh[k] * fma(-at.h[k], at.h[k], splat(T(1)));
+    }
+  }
+};
+
+template <class T>
+constexpr CellKernel<T> cells[] = {
+    cell_kernel<Rnn<T, false>, T>("rnn_tanh"),
+    cell_kernel<Rnn<T, true>, T>("rnn_relu"),
+};
+
+OPENLSTM_FAMILY(rnn)
+
+}  // namespace openlstm::OPENLSTM_ISA

@@ -1,0 +1,170 @@
+"""Files that are written: as a whole or not at all, and a place that cannot be written is found before the work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from openlstm._errors import ArgumentError, message
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody removes a file that is open
+    fcntl = None
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes to a file under another name, sync it, rename it and sync its folder: all of it or nothing.
+
+    A link is followed, and what it leads to is replaced. A file that is replaced hands on its permissions and its owner.
+
+    Raises:
+        ArgumentError: if the place is a device or a pipe.
+        OSError: if the place cannot be written; nothing is left behind.
+    """
+    path = _place(Path(path))
+    old = path.stat() if path.exists() else None
+    part, number = _begin(path.parent, 0o666 if old is None else 0o600)
+    file = open(number, "wb")  # noqa: SIM115
+    try:
+        file.write(data)
+        file.flush()
+        if old is not None and fcntl is not None:
+            with suppress(PermissionError):  # only root gives a file to somebody else
+                os.fchown(number, old.st_uid, old.st_gid)
+            os.fchmod(number, stat.S_IMODE(old.st_mode))
+        os.fsync(number)
+        if fcntl is None:
+            file.close()  # Windows renames no file that is open
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        file.close()  # and with it the lock
+    if os.name == "posix":  # the new name itself has to reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def writable(path: str | os.PathLike[str], kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse a place that `write_whole` could not write, or that holds what is read, before the work is done, not after.
+
+    Args:
+        path: where the file will go.
+        kinds: the endings that are allowed, in small letters; all if empty.
+        inputs: files that are read.
+
+    Raises:
+        ArgumentError: if it is a folder or a device, in a folder that does not exist, read-only, one of `inputs`, or of
+            another ending.
+    """
+    try:
+        _writable(Path(path), kinds, inputs)
+    except OSError as e:
+        raise ArgumentError(
+            message(
+                str(path),
+                "cannot be written",
+                e.strerror or str(e),
+                "a place where files can be written",
+                "choose another folder, or have this one made writable",
+            )
+        ) from None
+
+
+def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> None:
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given):
+            raise ArgumentError(
+                message(
+                    str(path),
+                    "is what is read; it would be lost",
+                    f"{given} as input and as output",
+                    "another file",
+                    f"for example {path.with_name('new-' + path.name).name}",
+                )
+            )
+    place = _place(path)
+    folder = place.parent
+    if not folder.exists():
+        raise ArgumentError(
+            message(str(path), "its folder does not exist", str(folder), "an existing folder", f"mkdir -p {folder}")
+        )
+    if not folder.is_dir():
+        raise ArgumentError(
+            message(str(path), "its folder is a file", str(folder), "an existing folder", "choose another place")
+        )
+    if place.is_dir():
+        raise ArgumentError(
+            message(
+                str(path), "is a folder", str(path), "the name of a file", f"for example {path / ('new' + ''.join(kinds[:1]))}"
+            )
+        )
+    if kinds and path.suffix.lower() not in kinds:
+        raise ArgumentError(
+            message(
+                str(path),
+                "has an ending that is not known here",
+                repr(path.suffix),
+                " or ".join(kinds),
+                f"for example {path.with_suffix(kinds[0]).name}",
+            )
+        )
+    if place.exists():
+        os.close(os.open(place, os.O_WRONLY))  # nothing is changed by that
+    part, number = _begin(folder, 0o600)  # only an attempt tells what a folder allows
+    os.close(number)
+    part.unlink(missing_ok=True)  # without its lock, anybody may have removed it
+
+
+def _place(path: Path) -> Path:
+    """What a link leads to, which need not be there yet; any other path as it is. A device is refused, not replaced."""
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if place.exists() and not place.is_file() and not place.is_dir():
+        raise ArgumentError(
+            message(str(path), "is not a file", "a device or a pipe", "the name of a file", "choose another place")
+        )
+    return place
+
+
+def _begin(folder: Path, mode: int) -> tuple[Path, int]:
+    """A new file in a folder: its path, and its number, locked until it is closed.
+
+    Files that a killed process left there are removed. The lock tells them from those that are being written: it ends with
+    the process that held it.
+    """
+    for left in folder.glob(".openlstm-*.part"):
+        with suppress(OSError):  # being written, or not ours to remove
+            _remove_left(left)
+    while True:
+        part = folder / f".openlstm-{uuid.uuid4().hex}.part"
+        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with suppress(OSError):  # a file system without locks, where nothing is removed either
+            _lock(number)
+        if os.fstat(number).st_nlink:
+            return part, number
+        os.close(number)  # another process took it for a left one, in the moment before the lock
+
+
+def _remove_left(part: Path) -> None:
+    number = os.open(part, os.O_WRONLY)  # NFS locks no other
+    try:
+        _lock(number, wait=False)
+        part.unlink()
+    finally:
+        os.close(number)
+
+
+def _lock(number: int, wait: bool = True) -> None:
+    if fcntl is not None:
+        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
