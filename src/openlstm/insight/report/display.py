@@ -151,7 +151,7 @@ class Display:
         text = drawn.to_json(validate=False, indent=None)
         for stand_in, variable in VARIABLES.items():
             text = text.replace(stand_in, theme[variable])
-        return alt.Chart.from_json(text)  # checked, because that finds the class: a stack of charts is no plain chart
+        return type(drawn).from_json(text, validate=False)  # a stack of charts has a class of its own
 
 
 def config(legend: bool, background: str = "transparent") -> dict[str, Any]:
