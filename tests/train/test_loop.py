@@ -209,6 +209,8 @@ def test_torch_stands_aside_and_comes_back() -> None:
         with pytest.raises(ZeroDivisionError), threads.torch_aside():
             assert (torch.get_num_threads(), threads.get_num_threads()) == (1, engine)
             raise ZeroDivisionError
+        with threads.torch_aside(threads=1):
+            assert (torch.get_num_threads(), threads.get_num_threads()) == (1, 1)
         assert (torch.get_num_threads(), threads.get_num_threads(), threads._chosen) == (3, engine, None)
     finally:
         torch.set_num_threads(before[0])

@@ -66,7 +66,7 @@ def side_by_side(title: str, finding: str, columns: Mapping[str, Sequence[Panel]
             for name, row in zip(columns, beside, strict=True):
                 row = row._replace(domain=domain)
                 panel = _panel(row, wide, names, _span(rows, first_step), [], last=last, left=left if name == leftmost else 0)
-                if not drawn or len(drawn) < len(columns):
+                if len(drawn) < len(columns):
                     panel = panel.properties(title=alt.Title(name, fontSize=12.5, fontWeight="bold", offset=8, color=INK))
                 drawn.append(panel)
         return alt.concat(*drawn, columns=len(columns), bounds="flush", spacing={"row": 38, "column": gap})
