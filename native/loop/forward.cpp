@@ -318,7 +318,8 @@ template <class T, class X>
 index steps_ahead(const Problem<T, X>& p, const Products<T, X>& products, index rows, index weights) {
   if (p.taken() == 1 || rows == 0) return 1;
   const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
-  return std::min<index>(rows < products.rows ? products.rows_ahead / rows : large ? 4 : 1, p.taken());
+  const index of_large = products.rows_in_large ? std::max<index>(products.rows_in_large / rows, 1) : 4;
+  return std::min<index>(rows < products.rows ? products.rows_ahead / rows : large ? of_large : 1, p.taken());
 }
 
 // Whether rows are too few to be shared: none for some threads; or, of weights that are fetched from beyond a thread's own cache at

@@ -81,22 +81,26 @@ OPENLSTM_ONCE static void store(int tile, float* p, index stride) {
   must(configured_tiles && shape.rows[tile] > 0);
   for (index r = 0; r < shape.rows[tile]; r++) std::memcpy(reinterpret_cast<char*>(p) + r * stride, &registers[tile].row[r], shape.row_bytes[tile]);
 }
-static Vec<float> without_subnormals(Vec<float> x) {
+OPENLSTM_INLINE Vec<float> without_subnormals(Vec<float> x) {
   const Bits<float> b = bits<float>(x), sign = static_cast<int32_t>(0x80000000) & b;
   return from_bits<float>((b & 0x7f800000) == 0 ? sign : b);
 }
+// The first or the second numbers of pairs.
+OPENLSTM_INLINE Vec<float> numbers(Vec<float> pairs, int half) {
+  const Bits<float> x = bits<float>(pairs);
+  return without_subnormals(from_bits<float>(half ? x & static_cast<int32_t>(0xffff0000) : x << 16));
+}
 OPENLSTM_ONCE static void multiply(int c, int a, int b) {
   must(configured_tiles && shape.rows[c] == shape.rows[a] && shape.row_bytes[c] == shape.row_bytes[b] && shape.row_bytes[a] == 4 * shape.rows[b]);
+  Tile columns[2];
+  for (int half = 0; half < 2; half++)
+    for (index k = 0; k < shape.rows[b]; k++) columns[half].row[k] = numbers(registers[b].row[k], half);
   for (index r = 0; r < shape.rows[c]; r++) {
     Vec<float> sum[2] = {};
-    for (index k = 0; k < shape.rows[b]; k++)
-      for (int half = 0; half < 2; half++) {
-        auto numbers = [&](Vec<float> pairs) {
-          const Bits<float> x = bits<float>(pairs);
-          return without_subnormals(from_bits<float>(half ? x & static_cast<int32_t>(0xffff0000) : x << 16));
-        };
-        sum[half] = without_subnormals(fma(numbers(splat(registers[a].row[r][k])), numbers(registers[b].row[k]), sum[half]));
-      }
+    for (int half = 0; half < 2; half++) {
+      const Vec<float> row = numbers(registers[a].row[r], half);
+      for (index k = 0; k < shape.rows[b]; k++) sum[half] = without_subnormals(fma(splat(row[k]), columns[half].row[k], sum[half]));
+    }
     registers[c].row[r] = without_subnormals(without_subnormals(registers[c].row[r]) + without_subnormals(sum[0] + sum[1]));
   }
 }

@@ -2,6 +2,7 @@
 #include "runtime/dispatch.hpp"
 
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -9,8 +10,6 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <cerrno>
 #endif
 
 #define OPENLSTM_ISAS(with) OPENLSTM_WIDE(with) OPENLSTM_SCALAR(with) OPENLSTM_AVX2(with) OPENLSTM_AVX512(with) OPENLSTM_NEON(with)
@@ -189,10 +188,11 @@ Bfloat16 choose_bfloat16(const Bfloat16Facts& facts) {
 std::string why_bfloat16(const Bfloat16Facts& facts) {
   if (std::strcmp(facts.isa, "avx512")) return std::string("it goes with the instruction set avx512, and ") + facts.isa + " is in use";
   if (amx_runs(facts)) return "this processor has it";
-  std::string why = !facts.amx         ? "no AMX in this processor"
-                    : !facts.amx_built ? "no AMX in this build"
-                    : facts.refused    ? std::string("AMX refused by Linux: ") + std::strerror(facts.refused)
-                                       : "AMX without AVX512-BF16 in this processor";
+  std::string why = !facts.amx                ? "no AMX in this processor"
+                    : !facts.amx_built        ? "no AMX in this build"
+                    : facts.refused == ENOSPC ? "AMX refused by Linux: a thread's stack for signals is too small"
+                    : facts.refused           ? std::string("AMX refused by Linux: ") + std::strerror(facts.refused)
+                                              : "AMX without AVX512-BF16 in this processor";
   if (choose_bfloat16(facts) == Bfloat16::avx512bf16) return why;
   return why + (!facts.avx512bf16         ? "; no AVX512-BF16 in this processor"
                 : !facts.avx512bf16_built ? "; no AVX512-BF16 in this build"

@@ -156,18 +156,24 @@ def test_stretches_have_the_bits_of_a_whole_run(case: Case) -> None:
         assert a is None or np.array_equal(a.numpy(), whole["d" + name]), name
 
 
+@pytest.mark.parametrize("n", [6, 32])
 @pytest.mark.parametrize("odd", ["a column cut off", "batch first", "an odd address"])
-def test_x_may_lie_anywhere(odd: str) -> None:
-    p = narrow(problem(Case(cells.LSTM(), dtype="float32", T=9, B=5, I=6, H=20)))
-    wide = torch.full((9, 5, 9), float("nan"), dtype=torch.bfloat16)
-    wide[..., 1:7] = p.x
-    x = wide[..., 1:7]
+def test_x_may_lie_anywhere(odd: str, n: int) -> None:
+    """In the order of their lengths its rows are at no constant distance."""
+    exact = problem(Case(cells.LSTM(), dtype="float32", T=9, B=5, I=n, H=20, lengths=True))
+    p = narrow(exact)
+    assert len(set(p.lengths.argsort(descending=True, stable=True).diff().tolist())) > 1
+    wide = torch.full((9, 5, n + 3), float("nan"), dtype=torch.bfloat16)
+    wide[..., 1 : n + 1] = p.x
+    x = wide[..., 1 : n + 1]
     if odd == "batch first":
         x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
     elif odd == "an odd address":
         x = torch.cat([torch.zeros(1).bfloat16(), p.x.flatten()])[1:].view(p.x.shape)
         assert x.data_ptr() % 4 == 2
-    assert differing(everything(replace(p, x=x)), everything(p)) == []
+    whole = everything(p)
+    assert differing(everything(replace(p, x=x)), whole) == []
+    assert far(whole, everything(exact), 0.04) == {}
 
 
 def test_padding_is_never_read_and_nan_stays_in_its_row() -> None:

@@ -31,6 +31,7 @@ def chosen(**other: Any) -> tuple[str, str]:
         ({"amx": False}, "avx512bf16", "no AMX in this processor"),
         ({"amx_built": False}, "avx512bf16", "no AMX in this build"),
         ({"refused": errno.EPERM}, "avx512bf16", "AMX refused by Linux: Operation not permitted"),
+        ({"refused": errno.ENOSPC}, "avx512bf16", "AMX refused by Linux: a thread's stack for signals is too small"),
         ({"amx": False, "intel": True}, "", "no AMX in this processor; AVX512-BF16 slower than float32 on Intel's"),
         (
             {"refused": errno.EINVAL, "intel": True},
