@@ -218,12 +218,7 @@ def test_a_report_after_training_works_with_every_form() -> None:
     for form in ("a loader", "a dict, outputs and target", "inputs in a tuple of their own"):
         report = openlstm.xray(Net(), FORMS[form][0], loss=FORMS[form][1], lag=20, before=False)
         assert set(report["reach"].results) == {"layer.0"}
-<<<<<<< ours
         assert report.uses is not None and report["attribution"].error is None
-=======
-        assert report["attribution"].error is None
-        assert report.uses is not None
->>>>>>> theirs
 
 
 def test_a_heavy_model_is_tried_on_a_few_rows_of_every_input(monkeypatch: pytest.MonkeyPatch) -> None:
