@@ -142,6 +142,29 @@ struct CellStep {
   OPENLSTM_INLINE bool clipped() const { return clip - clip == 0; }
 };
 
+// A tile of the weights: its biases, and its panels of W_ih and W_hh.
+template <class T>
+struct WeightTile {
+  const T *bias, *w_ih, *w_hh;
+};
+
+// Steps of a cell on a single row, one after the other. The sums of W x wait, or are made with each step where x is given.
+template <class T>
+struct RowSteps {
+  index steps, hidden, factors;  // n, H, and those of h
+  const T* x;                    // of the first step, or null
+  index between_x, inputs;       // from step to step; factors
+  const T* sums;                 // that wait, of the first step and tile
+  index between_steps, between_sums;
+  WeightTile<T> first, last;  // tiles; the last one may have fewer vectors
+  index between_tiles;
+  const T *h, *c;                               // before the first
+  T *out, *c_out, *gates;                       // of the first: h', c' and what is saved; null where nobody asks
+  index between_out, between_c, between_gates;  // from step to step, backwards in time where negative
+  const T* w_ch;
+  T clip;
+};
+
 // The derivative of a step of a cell on some rows: dL/dh', dL/dc' -> dL/dz, dL/dc.
 template <class T>
 struct CellGradient {
@@ -167,6 +190,7 @@ struct CellKernel {
   Traits traits;
   void (*forward)(const CellStep<T>&);
   void (*backward)(const CellGradient<T>&);
+  void (*row)(const RowSteps<T>&);  // null: there is no such thing for this cell
 };
 
 // The cells of one file.

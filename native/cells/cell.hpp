@@ -63,9 +63,9 @@ struct Place {
 };
 
 // The rows and units of vectors that are worked on together. Where they are full, the number of lanes is a constant.
-template <class T, bool full>
+template <class T, bool full, int N = at_once>
 struct Places {
-  index row[at_once], unit[at_once], last;  // units end there
+  index row[N], unit[N], last;  // units end there
   OPENLSTM_INLINE index lanes(int k) const { return full ? width<T> : last - unit[k]; }
 };
 
@@ -97,7 +97,7 @@ OPENLSTM_INLINE void in_groups(index rows, index first, index last, bool neighbo
 
 // The cell on N vectors, whose sums are z on entry; the cell's own output takes the place of c.
 template <class Cell, class T, int S, int N, bool full>
-OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const Places<T, full>& at) {
+OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const Places<T, full, N>& at) {
   const index H = p.hidden;
   const Noise& noise = *p.noise;
   Vec<T> c[N] = {}, peephole[3][N];
@@ -226,21 +226,5 @@ static void cell_backward(const CellGradient<T>& p) {
     }
   });
 }
-
-template <class Cell, class T>
-constexpr CellKernel<T> cell_kernel(const char* name) {
-  return {name, traits_of<Cell>(), cell_forward<Cell, T>, cell_backward<Cell, T>};
-}
-
-// The end of a file of cells, whose table `cells<T>` stands before it.
-#define OPENLSTM_COUNTED(T) {cells<T>, sizeof cells<T> / sizeof *cells<T>}
-#define OPENLSTM_FAMILY_OF(family, T, type) \
-  extern const Family<T> family##_##type;   \
-  const Family<T> family##_##type = OPENLSTM_COUNTED(T);
-#ifdef OPENLSTM_BFLOAT16
-#define OPENLSTM_FAMILY(family) OPENLSTM_FAMILY_OF(family, float, float32)
-#else
-#define OPENLSTM_FAMILY(family) OPENLSTM_FAMILY_OF(family, float, float32) OPENLSTM_FAMILY_OF(family, double, float64)
-#endif
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -1,5 +1,5 @@
 // The LSTM with layer normalisation.
-#include "cells/cell.hpp"
+#include "cells/kernel.hpp"
 #include "cells/norm.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
@@ -210,7 +210,7 @@ static void norm_backward(const CellGradient<T>& p) {
 
 template <class T>
 constexpr CellKernel<T> cells[] = {
-    {"lstm_ln", traits_of<LayerNormLstm<T>>(), norm_forward<LayerNormLstm<T>, T>, norm_backward<LayerNormLstm<T>, T>},
+    {"lstm_ln", traits_of<LayerNormLstm<T>>(), norm_forward<LayerNormLstm<T>, T>, norm_backward<LayerNormLstm<T>, T>, nullptr},
 };
 
 OPENLSTM_FAMILY(layer_norm)

@@ -1,5 +1,5 @@
 // The LSTM and its variants.
-#include "cells/cell.hpp"
+#include "cells/kernel.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 

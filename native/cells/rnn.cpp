@@ -1,5 +1,5 @@
 // The vanilla RNN.
-#include "cells/cell.hpp"
+#include "cells/kernel.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 

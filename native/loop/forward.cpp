@@ -19,6 +19,7 @@ namespace {
 
 constexpr index rows_at_once = 48;  // whose sums of one tile wait in the first-level cache for the cell
 constexpr index most_tiles = 4;     // worked on at once where rows are few
+constexpr index few_inputs = 8;     // of a single row: their product takes less time than to wait for it
 constexpr index whole_panel = index(1) << 40;
 
 // Bytes of a panel that stay in the first-level cache while many rows go by. Measured: 5 to 12 % on an Intel server, whose cache of 48
@@ -42,6 +43,7 @@ struct Plan {
   bool by_units;    // every part takes all rows and its own units: one row, one step
   index ahead;      // steps whose inputs are summed at once
   bool one_step;    // each tile is used once: packed one after the other into the same place
+  bool plain;       // a step is the product and the cell, and nothing in between: a part with a single row takes many in one call
 };
 
 // One part's way through time.
@@ -60,7 +62,8 @@ class RowsForward {
         share_(plan.order, plan.f.batch, plan.by_units ? Part{0, 1, nullptr} : part),
         own_(tiles_.count, part),
         keep_(f_.c || f_.gates),
-        waits_(cell_.whole || plan.ahead > 1),
+        alone_(share_.count() == 1 && plan.plain),
+        waits_(cell_.whole || (plan.ahead > 1 && !(alone_ && f_.inputs <= few_inputs))),
         one_tile_(plan.one_step ? tiles_.size : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         masked_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
@@ -89,9 +92,14 @@ class RowsForward {
   }
 
   void run() {
-    for (index n = 0; n < f_.taken(); n++) {
+    for (index n = 0; n < f_.taken();) {
       if (waits_ && n % plan_.ahead == 0) look_ahead(n);
-      step(n);
+      if constexpr (!pairs)
+        if (alone_) {
+          n = steps_of_one_row(n);
+          continue;
+        }
+      step(n++);
     }
     finish();
   }
@@ -209,6 +217,55 @@ class RowsForward {
     if (plan_.by_units && n + 1 < f_.taken()) part_.wait();
   }
 
+  // The steps from n on that only follow each other, up to the end of the sums that wait, if they do; gives the one behind them.
+  index steps_of_one_row(index n) {
+    const index b = row(0), first = step_at(f_, n);
+    const auto here = [&](index s) { return share_.alive(plan_.order.alive(step_at(f_, s))) > 0; };
+    if (!here(n)) {
+      empty(first, b);
+      return n + 1;
+    }
+    if (begin_.cut(first, b)) {
+      h_[0] = begin_.reset_h(first, b);
+      if (cell_.has_cell) c_[0] = carries() ? begin_.reset_c(first, b) : h_[0];
+    }
+    index end = n + 1;
+    while ((!waits_ || end % plan_.ahead != 0) && end < f_.taken() && here(end) && !begin_.cut(step_at(f_, end), b)) end++;
+    const index along = f_.reverse ? -1 : 1, last = step_at(f_, end - 1);
+    T* const c = !carries() ? nullptr : keep_ ? f_.c.at(first, b) : plan_.c + b * f_.hidden;
+    const bool saves = cell_.saved && keep_;
+    const auto tile = [&](index which) {
+      const T* packed = plan_.packed + which * tiles_.size;
+      return WeightTile<T>{packed, tiles_.w_ih(packed, which), tiles_.w_hh(packed, which)};
+    };
+    plan_.cell.row({.steps = end - n,
+                    .hidden = f_.hidden,
+                    .factors = tiles_.fed_back,
+                    .x = waits_ ? nullptr : f_.x.at(first, b),
+                    .between_x = along * f_.x.step,
+                    .inputs = tiles_.inputs,
+                    .sums = waits_ ? waiting(0, ready_) : nullptr,
+                    .between_steps = waits_ ? tiles_.sums : 0,
+                    .between_sums = waits_ ? between_waiting() : 0,
+                    .first = tile(0),
+                    .last = tile(tiles_.count - 1),
+                    .between_tiles = tiles_.size,
+                    .h = h_[0],
+                    .c = cell_.has_cell ? c_[0] : nullptr,
+                    .out = f_.y.at(first, b),
+                    .c_out = c,
+                    .gates = saves ? f_.gates.at(first, b) : nullptr,
+                    .between_out = along * f_.y.step,
+                    .between_c = keep_ ? along * f_.c.step : 0,
+                    .between_gates = along * f_.gates.step,
+                    .w_ch = f_.w_ch,
+                    .clip = f_.clip});
+    ready_ += end - n;
+    h_[0] = f_.y.at(last, b);
+    if (cell_.has_cell) c_[0] = !carries() ? h_[0] : keep_ ? f_.c.at(last, b) : c;
+    return end;
+  }
+
   // There and back again: what a step reads last is still in the cache when the next one begins with it.
   void tile_by_tile(index alive, bool back) {
     const index most = plan_.one_step || alive >= products_.rows ? 1 : std::min(most_tiles, products_.rows / alive);
@@ -279,6 +336,7 @@ class RowsForward {
   Share share_;
   const Slice own_;   // of the tiles
   const bool keep_;   // gates and states, for backward
+  const bool alone_;  // one row, whose steps are taken many at once
   const bool waits_;  // sums of inputs are there before their step
   Scratch<T> one_tile_, m_, masked_, as_factors_, sums_, gates_;
   Scratch<const T*> coming_;
@@ -360,12 +418,15 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
   const Order order(f);
   const bool one_step = by_units && f.taken() == 1 && !f.packed;
   const bool keep = static_cast<bool>(f.c) || static_cast<bool>(f.gates);
+  const Noise& noise = f.noise;
+  const bool plain = cell.row && std::is_same_v<T, X> && !f.projected && !f.hidden_mask && noise.zoneout_h <= 0 && noise.zoneout_c <= 0 &&
+                     noise.candidate <= 0 && !one_step && (!by_units || threads == 1);
   const index ahead = steps_ahead(f, *kernels.products, by_units ? f.batch : f.batch / threads, weights);
   Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : weights + projection);
   Scratch<T> c(keep || !traits.has_cell ? 0 : f.batch * f.hidden), h(std::is_same_v<T, X> ? 0 : 2 * f.batch * f.fed_back());
   clear<T>(zeros, f.fed_back() + f.hidden);
   const T* packed = f.packed ? f.packed : to_pack;
-  Plan<T, X> plan{kernels, cell, f, order, tiles, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, h, by_units, ahead, one_step};
+  Plan<T, X> plan{kernels, cell, f, order, tiles, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, h, by_units, ahead, one_step, plain};
   parallel(threads, [](void* context, const Part& part) { forward_part(*static_cast<const Plan<T, X>*>(context), part); }, &plan);
 }
 

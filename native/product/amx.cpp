@@ -15,11 +15,6 @@ namespace openlstm::OPENLSTM_ISA {
 constexpr index row_bytes = tile_floats * sizeof(float);  // of a tile; of a row or column these are `align` factors
 static_assert(align == tile_floats && width<float> == tile_floats);
 
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-
 // f(Count<0>), f(Count<1>), ... f(Count<N - 1>)
 template <int N, int first = 0, class F>
 OPENLSTM_INLINE void each(F f) {
@@ -27,13 +22,6 @@ OPENLSTM_INLINE void each(F f) {
     f(Count<first>{});
     each<N, first + 1>(f);
   }
-}
-template <int most, class F>
-OPENLSTM_INLINE void with_count(index n, F f) {
-  if constexpr (most == 1)
-    f(Count<1>{});
-  else
-    n == most ? f(Count<most>{}) : with_count<most - 1>(n, f);
 }
 
 // The heights of the two blocks of rows for which this thread's tiles are configured. To configure them takes as long as a hundred

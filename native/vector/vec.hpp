@@ -204,4 +204,19 @@ OPENLSTM_INLINE Vec<T> abs(Vec<T> x) {
   return from_bits<T>(bits<T>(x) & mask);
 }
 
+// A number that is known when code is compiled.
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// f(Count<n>), for n in 1 .. most.
+template <int most, class F>
+OPENLSTM_INLINE void with_count(index n, F f) {
+  if constexpr (most == 1)
+    f(Count<1>{});
+  else
+    n == most ? f(Count<most>{}) : with_count<most - 1>(n, f);
+}
+
 }  // namespace openlstm::OPENLSTM_ISA
