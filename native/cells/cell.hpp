@@ -148,7 +148,9 @@ OPENLSTM_INLINE const T* sums_at(const CellStep<T>& p, index row, index unit) {
 template <class Cell, class T>
 static void cell_forward(const CellStep<T>& p) {
   constexpr int S = Cell::gates + Cell::separate, N = at_once;
-  in_groups<T>(p.rows, p.first, p.last, p.rows > 1, [&](const auto& at) __attribute__((always_inline)) {
+  const index vectors = (p.last - p.first) / width<T>;
+  const bool by_rows = p.rows > 1 && (p.rows % N == 0 || vectors % N != 0);  // where neither is even, a group is worked out in vain
+  in_groups<T>(p.rows, p.first, p.last, by_rows, [&](const auto& at) __attribute__((always_inline)) {
     Vec<T> z[S][N];
     for (int k = 0; k < N; k++) {
       const T* sums = sums_at<Cell>(p, at.row[k], at.unit[k]);

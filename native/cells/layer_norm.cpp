@@ -57,14 +57,24 @@ struct LayerNormLstm {
 // So many rows go through a phase before the next one begins, so that one row's sums need not wait for another's.
 constexpr index rows_of_a_phase = 8;
 
-// The raw sums of a row, from its tiles to where backward reads them: behind its gates, those of W x first.
+// The raw sums of a row, from its tiles to where backward reads them: behind its gates, those of W x first. Gives the means of both.
 template <class Cell, class T>
-OPENLSTM_INLINE void collect_sums(const CellStep<T>& p, index row) {
-  T* raw = p.gates[row] + Cell::gates * p.hidden;
-  for (index unit = 0; unit < p.hidden; unit += width<T>) {
+OPENLSTM_INLINE void collect_sums(const CellStep<T>& p, index row, T& mean_x, T& mean_h) {
+  constexpr int G = Cell::gates;
+  const index H = p.hidden;
+  T* raw = p.gates[row] + G * H;
+  Lanes<T> x[G], h[G];
+  in_lanes<T>(H, [&](index part, index unit) OPENLSTM_ALWAYS {
     const T* sums = sums_at<Cell>(p, row, unit);
-    for (int s = 0; s < Cell::sums; s++) store(raw + s * p.hidden + unit, load(sums + s * width<T>), p.hidden - unit);
-  }
+#pragma GCC unroll 8
+    for (int s = 0; s < Cell::sums; s++) {
+      const Vec<T> sum = only<T>(load(sums + s * width<T>), H - unit);
+      Vec<T>& all = (s < G ? x[s % G] : h[s % G]).sum[part];
+      all = all + sum;
+      store(raw + s * H + unit, sum, H - unit);
+    }
+  });
+  mean_x = total_of(x) / static_cast<T>(G * H), mean_h = total_of(h) / static_cast<T>(G * H);
 }
 
 template <class Cell, class T>
@@ -79,8 +89,8 @@ static void norm_forward(const CellStep<T>& all) {
     if (p.c_out) p.c_out += begin;
     p.zoneout_c += begin, p.dropped += begin;
     Moments<T> x[rows_of_a_phase], h[rows_of_a_phase], cell[rows_of_a_phase];
-    for (index row = 0; row < p.rows; row++) collect_sums<Cell>(p, row);
-    for (index row = 0; row < p.rows; row++) x[row] = moments<G>(p.gates[row] + GH, H), h[row] = moments<G>(p.gates[row] + 2 * GH, H);
+    for (index row = 0; row < p.rows; row++) collect_sums<Cell>(p, row, x[row].mean, h[row].mean);
+    for (index row = 0; row < p.rows; row++) x[row] = moments<G>(p.gates[row] + GH, H, x[row].mean), h[row] = moments<G>(p.gates[row] + 2 * GH, H, h[row].mean);
     in_groups<T>(p.rows, 0, H, p.rows > 1, [&](const auto& at) __attribute__((always_inline)) {
       constexpr int N = at_once;
       Vec<T> z[G][N];

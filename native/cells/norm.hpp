@@ -54,19 +54,25 @@ OPENLSTM_INLINE void in_lanes(index n, F f) {
       if (part == 0 || group + part * width<T> < n) f(part, group + part * width<T>);
 }
 
-// The sum over `blocks` blocks of n numbers each: every block in lanes of its own, then the blocks in pairs.
+// The sum over blocks: each in lanes of its own, then the blocks in pairs.
+template <class T, std::size_t blocks>
+OPENLSTM_INLINE T total_of(const Lanes<T> (&block)[blocks]) {
+  static_assert(blocks == 1 || blocks == 4);
+  if constexpr (blocks == 1)
+    return block[0].total();
+  else
+    return ((block[0] + block[1]) + (block[2] + block[3])).total();
+}
+
+// That of `blocks` blocks of n numbers each.
 template <int blocks, class T, class F>
 OPENLSTM_INLINE T sum_of(index n, F value) {
-  static_assert(blocks == 1 || blocks == 4);
   Lanes<T> block[blocks];
   in_lanes<T>(n, [&](index part, index k) OPENLSTM_ALWAYS {
 #pragma GCC unroll 4
     for (int b = 0; b < blocks; b++) value(block[b].sum[part], b, k);
   });
-  if constexpr (blocks == 1)
-    return block[0].total();
-  else
-    return ((block[0] + block[1]) + (block[2] + block[3])).total();
+  return total_of(block);
 }
 
 // What a row is normalised by: (s - mean) * scale, scale = 1 / sqrt(variance + eps).
@@ -96,18 +102,21 @@ static T scale_of_large(const T* row, index n, T mean) {
   return T(1) / square_root(squares / static_cast<T>(blocks * n) + static_cast<T>(norm_eps) / most / most) / most;
 }
 
-// The moments of a row of `blocks` blocks of n numbers, in two passes.
+// The moments of a row of `blocks` blocks of n numbers, whose mean is known.
 template <int blocks, class T>
-OPENLSTM_INLINE Moments<T> moments(const T* row, index n) {
-  const T count = static_cast<T>(blocks * n);
-  const T mean = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS { sum = sum + load(row + b * n + k, n - k); }) / count;
+OPENLSTM_INLINE Moments<T> moments(const T* row, index n, T mean) {
   const T squares = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS {
     Vec<T> d = only<T>(load(row + b * n + k, n - k) - mean, n - k);
     sum = fma(d, d, sum);
   });
-  const T variance = squares / count;
+  const T variance = squares / static_cast<T>(blocks * n);
   if (__builtin_expect(variance - variance != 0 && mean - mean == 0, 0)) return {mean, scale_of_large<blocks>(row, n, mean)};
   return {mean, T(1) / square_root(variance + static_cast<T>(norm_eps))};
+}
+template <int blocks, class T>
+OPENLSTM_INLINE Moments<T> moments(const T* row, index n) {
+  const T sum = sum_of<blocks, T>(n, [&](Vec<T>& sum, int b, index k) OPENLSTM_ALWAYS { sum = sum + load(row + b * n + k, n - k); });
+  return moments<blocks>(row, n, sum / static_cast<T>(blocks * n));
 }
 
 }  // namespace openlstm::OPENLSTM_ISA

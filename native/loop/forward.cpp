@@ -268,7 +268,8 @@ class RowsForward {
 
   // There and back again: what a step reads last is still in the cache when the next one begins with it.
   void tile_by_tile(index alive, bool back) {
-    const index most = plan_.one_step || alive >= products_.rows ? 1 : std::min(most_tiles, products_.rows / alive);
+    const index pair = alive % 2 && alive < rows_at_once / 4 ? 2 : 1;  // cells are worked out two vectors at a time
+    const index most = plan_.one_step ? 1 : alive >= products_.rows ? pair : std::min(most_tiles, products_.rows / alive);
     in_tiles(most, back, [&](index tile, index count) {
       const T* packed = plan_.packed + tile * tiles_.size;
       if (plan_.one_step) {

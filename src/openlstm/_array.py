@@ -11,9 +11,8 @@ Array = Any  # a numpy.ndarray or a torch.Tensor; both kinds never meet in one c
 
 
 def is_torch(x: Any) -> bool:
-    """True for a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    """True for a torch tensor, without importing torch: by what only tensors have, which is asked sixty times in a step."""
+    return hasattr(x, "data_ptr")
 
 
 def namespace(x: Array) -> Any:

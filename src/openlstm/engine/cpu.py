@@ -109,7 +109,7 @@ def apply(name: str, x: np.ndarray) -> np.ndarray:
     """`exp`, `sigmoid` or `tanh` of an array, as the kernels compute it (within 2 units in the last place)."""
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
-    _native.apply(str(x.dtype), name, _address(x), _address(out), x.size)
+    _native.apply(str(x.dtype), name, _address([], x), _address([], out), x.size)
     return out
 
 
@@ -193,8 +193,8 @@ def forward(
     c = empty(number, T, B, H) if save and cell.has_cell else None
     m = empty(number, T, B, H) if save and weights.w_hr is not None else None
     h_n, c_n = A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None
-    call |= {name: _rows(a, window) for name, a in (("y", direct), ("gates", gates), ("c", c), ("m", m)) if a is not None}
-    call |= {"h_n": _address(h_n), "c_n": _address(c_n)}
+    call |= {name: _rows(kept, a, window) for name, a in (("y", direct), ("gates", gates), ("c", c), ("m", m)) if a is not None}
+    call |= {"h_n": _address(kept, h_n), "c_n": _address(kept, c_n)}
     _native.forward(cell.kernel, _type(cell, x), call)
     if direct is not y:
         y[...] = direct
@@ -299,8 +299,6 @@ def backward(
     kept: list[Any] = []
     given, bias, (cell, weights, hidden) = cell, weights.b_ih is not None, _plain(cell, weights)
     call, (T, B, H, R) = _call(kept, cell, x, weights, state, lengths, reset, reset_state, reverse, noise, window)
-    y, gates, c, m, dy = (_strided(kept, a) for a in (saved.h, saved.gates, saved.c, saved.m, dy))
-    dh_n, dc_n = (_contiguous(kept, a) for a in (dstate.h, dstate.c if cell.has_cell else None))
     dx = empty(x, T, *x.shape[1:]) if input_gradient else None
     number = state.h  # of x's type, but where that is bfloat16
     if later is None:
@@ -326,21 +324,21 @@ def backward(
         dreset = State(*(None if a is None else A.zeros(number, *a.shape) for a in reset_state))
     h_steps = empty(number, T, B, R) if steps else None
     c_steps = empty(number, T, B, H) if steps and cell.has_cell else None
-    own = {"y": y, "gates": gates, "c": c, "m": m, "dx": dx, "h_steps": h_steps, "c_steps": c_steps}
-    call |= {name: _rows(a, window) for name, a in own.items() if a is not None}
+    own = {"y": saved.h, "gates": saved.gates, "c": saved.c, "m": saved.m, "dx": dx, "h_steps": h_steps, "c_steps": c_steps}
+    call |= {name: _rows(kept, a, window) for name, a in own.items() if a is not None}
     dreset_h, dreset_c = dreset or (None, None)
     whole = {"dy": dy, "dreset_h": dreset_h, "dreset_c": dreset_c}
-    call |= {name: _rows(a) for name, a in whole.items() if a is not None}
+    call |= {name: _rows(kept, a) for name, a in whole.items() if a is not None}
     flat = {
-        "dh_n": dh_n,
-        "dc_n": dc_n,
+        "dh_n": dstate.h,
+        "dc_n": dstate.c if cell.has_cell else None,
         "dw_ih": dw.w_ih,
         "dw_hh": dw.w_hh,
         "db_ih": db_ih,
         "db_hh": db_hh if cell.apart else None,
     }
     flat |= {"dw_hr": dw.w_hr, "dw_ch": dw.w_ch, "dnorm": dw.norm, "dh0": start.h, "dc0": along}
-    call |= {name: _address(a) for name, a in flat.items()}
+    call |= {name: _address(kept, a) for name, a in flat.items() if a is not None}
     call["go_on"] = later is not None
     _native.backward(cell.kernel, _type(cell, x), call)
     if weights.b_ih is None:
@@ -366,41 +364,38 @@ def _call(
     if _isa_error is not None:
         check_isa()
     T, B, inputs = x.shape
-    w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm = (_contiguous(kept, w) for w in _factors(kept, weights, x))
-    H, R = w_ih.shape[0] // len(cell.gates), w_hh.shape[1]
-    h0, c0 = _contiguous(kept, state.h), _contiguous(kept, state.c)
+    weights = _factors(kept, weights, x)
+    H, R = weights.w_ih.shape[0] // len(cell.gates), weights.w_hh.shape[1]
     if lengths is not None:
         lengths = _integers(kept, lengths, x)
     if reset is not None:
         kept.append(reset := A.as_like(reset, x))
-        reset = _contiguous(kept, reset)
     first, last = window or (0, T)
     call: dict[str, Any] = {
         "steps": T,
         "batch": B,
         "inputs": inputs,
         "hidden": H,
-        "projected": R if w_hr is not None else 0,
+        "projected": R if weights.w_hr is not None else 0,
         "reverse": reverse,
         "first": first,
         "last": last,
-        "x": _rows(_strided(kept, x)),
+        "x": _rows(kept, x),
         "threads": threads.current(),
         "clip": math.inf if cell.clip is None else float(cell.clip),
         "feedback": len(cell.feeds_back),
         "has_cell": cell.has_cell,
     }
-    flat = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "w_hr": w_hr, "w_ch": w_ch, "norm": norm}
-    flat |= {"h0": h0, "c0": c0, "lengths": lengths, "reset": reset}
+    flat = weights._asdict() | {"h0": state.h, "c0": state.c, "lengths": lengths, "reset": reset}
     if noise is not None:
-        flat["hidden_mask"] = _contiguous(kept, noise.hidden) if noise.training else None
+        flat["hidden_mask"] = noise.hidden if noise.training else None
         call |= {"zoneout_h": float(noise.zoneout_h), "zoneout_c": float(noise.zoneout_c), "candidate": float(noise.candidate)}
         call |= {"seed": noise.seed & 0xFFFFFFFFFFFFFFFF, "stream": noise.stream, "training": noise.training}
-    call |= {name: _address(a) for name, a in flat.items() if a is not None}
+    call |= {name: _address(kept, a) for name, a in flat.items() if a is not None}
     if reset_state is not None:
         for name, a in zip(("reset_h", "reset_c"), reset_state, strict=True):
             if a is not None:
-                call[name] = _rows(_contiguous(kept, a))
+                call[name] = _rows(kept, _contiguous(kept, a))
     return call, (last - first, B, H, R)
 
 
@@ -462,9 +457,11 @@ def _is_float64(x: Array) -> bool:
     return x.dtype.itemsize == 8
 
 
-def _address(a: Any) -> int:
+def _address(kept: list[Any], a: Any) -> int:
+    """The address of an array whose memory is contiguous, or of such a copy; 0 of None."""
     if a is None:
         return 0
+    a = _contiguous(kept, a)
     return _data(a) if A.is_torch(a) else a.__array_interface__["data"][0]
 
 
@@ -484,13 +481,15 @@ def _data(a: Any) -> int:
     return address
 
 
-def _rows(a: Any, window: tuple[int, int] | None = None) -> tuple[int, int, int]:
-    """Address and strides, in elements, of the time and the batch axis; [B, n] is the same at every step.
+def _rows(kept: list[Any], a: Any, window: tuple[int, int] | None = None) -> tuple[int, int, int]:
+    """Address and strides, in elements, of the time and the batch axis, or of a copy whose last axis is contiguous.
+
+    [B, n] is the same at every step.
 
     Of an array that holds the steps of a window alone, the address at which step 0 would stand.
     """
-    if a is None:
-        return 0, 0, 0
+    if not _readable(a):
+        a = _contiguous(kept, a)
     if A.is_torch(a):
         address, step, row, size = _data(a), a.stride(0) if a.dim() == 3 else 0, a.stride(-2), a.element_size()
     else:
@@ -501,20 +500,13 @@ def _rows(a: Any, window: tuple[int, int] | None = None) -> tuple[int, int, int]
 
 
 def _readable(a: Array) -> bool:
-    """Whether a kernel can take the rows of [T, B, n] where they are."""
+    """Whether a kernel can take the rows of [T, B, n] or [B, n] where they are."""
     if A.is_torch(a):
-        return (a.stride(2) == 1 or a.shape[2] <= 1) and not a.is_neg()
-    return (a.strides[2] == a.itemsize or a.shape[2] <= 1) and a.flags.aligned and not any(s % a.itemsize for s in a.strides)
-
-
-def _strided(kept: list[Any], a: Any) -> Any:
-    """[T, B, n] with a contiguous last axis."""
-    return a if a is None or _readable(a) else _contiguous(kept, a)
+        return (a.stride(-1) == 1 or a.shape[-1] <= 1) and not a.is_neg()
+    return (a.strides[-1] == a.itemsize or a.shape[-1] <= 1) and a.flags.aligned and not any(s % a.itemsize for s in a.strides)
 
 
 def _contiguous(kept: list[Any], a: Any) -> Any:
-    if a is None:
-        return None
     if A.is_torch(a):
         if a.is_contiguous() and not a.is_neg():
             return a

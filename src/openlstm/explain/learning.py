@@ -95,7 +95,8 @@ def learning(seed: int = 0) -> Part:
         "after": after,
         "other": other,
     }
-    luck = "at the first attempt" if tries == 1 else f"at attempt {tries}; the attempts before it did not"
+    before_it = "the first one did not" if tries == 2 else "those before it did not"
+    luck = "at the first attempt" if tries == 1 else f"at attempt {tries}; {before_it}"
     verdict = f"The unit learnt it {luck}." if facts["solved"] else f"None of {tries} attempts learnt it; this is the last one."
     learnt = (
         f"At the last mark, step {EARLY + 1}, f goes from {number(before.f_mark)} to {number(after.f_mark)} and i from "

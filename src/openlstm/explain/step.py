@@ -76,11 +76,9 @@ def old_and_new(seed: int = 0) -> Part:
     facts: dict[str, Any] = {"difference": float(np.abs(stays + enters - run.c).max())}
     facts["most_kept"], facts["most_new"] = (int(run.gates[k].argmax()) + 1 for k in "fi")
     most, most_new = facts["most_kept"], facts["most_new"]
-    finding = (
-        f"Most of the old stays at step {most}, where f is {number(run.gates['f'][most - 1])}; most of the new enters at step "
-        f"{most_new}, where i is {number(run.gates['i'][most_new - 1])}. At every step the two bars add up to the cell; they "
-        f"miss it by at most {number(facts['difference'])}."
-    )
+    f, i = number(run.gates["f"][most - 1]), number(run.gates["i"][most_new - 1])
+    where = f"f is largest at step {most}, {f}: most of the old stays. i is largest at step {most_new}, {i}: most of the new enters."
+    finding = f"{where} At every step the two bars add up to the cell; they miss it by at most {number(facts['difference'])}."
     old, new = "old that stays, f · c(t−1)", "new that enters, i · g"
     rows = [
         Panel("how much of each: f and i", {old: run.gates["f"], new: run.gates["i"]}, "step", 60, (-0.05, 1.05)),
