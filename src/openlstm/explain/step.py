@@ -77,8 +77,11 @@ def old_and_new(seed: int = 0) -> Part:
     facts["most_kept"], facts["most_new"] = (int(run.gates[k].argmax()) + 1 for k in "fi")
     most, most_new = facts["most_kept"], facts["most_new"]
     f, i = number(run.gates["f"][most - 1]), number(run.gates["i"][most_new - 1])
-    where = f"f is largest at step {most}, {f}: most of the old stays. i is largest at step {most_new}, {i}: most of the new enters."
-    finding = f"{where} At every step the two bars add up to the cell; they miss it by at most {number(facts['difference'])}."
+    old = f"f is largest at step {most}, {f}: most of the old stays."
+    new = f"i is largest at step {most_new}, {i}: most of the new enters."
+    finding = (
+        f"{old} {new} At every step the two bars add up to the cell; they miss it by at most {number(facts['difference'])}."
+    )
     old, new = "old that stays, f · c(t−1)", "new that enters, i · g"
     rows = [
         Panel("how much of each: f and i", {old: run.gates["f"], new: run.gates["i"]}, "step", 60, (-0.05, 1.05)),
