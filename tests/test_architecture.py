@@ -174,3 +174,11 @@ def test_kernels_use_nothing_of_the_standard_library_that_has_code(path: Path) -
     """What they inline is compiled once per instruction set, and the linker may keep any of the copies."""
     standard = {name for name in included(path) if not (NATIVE / name).exists()}
     assert standard <= {"cstddef", "cstdint", "cstring", "immintrin.h", "arm_neon.h"}
+
+
+def test_the_stub_of_the_engine_has_its_names() -> None:
+    from openlstm import _native
+
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text()).body
+    declared = {node.name for node in stub if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert declared == {name for name in dir(_native) if not name.startswith("_")}

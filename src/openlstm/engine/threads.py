@@ -106,7 +106,7 @@ def _borrow_from_torch() -> None:
     if found and os.environ.get("OPENLSTM_OWN_THREADS") is None:
         runtime = ctypes.CDLL(found[0])  # it is there already
         names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-        _native.borrow_openmp(*(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names))
+        _native.borrow_openmp(*(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value or 0 for name in names))
 
 
 def _in_data_loader() -> bool:
