@@ -283,6 +283,15 @@ def test_it_prints_without_what_only_a_screen_has(page: Page, made: tuple[Report
     assert pdf.startswith(b"%PDF") and len(pdf) > 10_000
 
 
+def test_what_stands_at_a_printed_figure_is_no_larger_than_the_text(page: Page, lecture: Path) -> None:
+    page.open(lecture)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = "parseFloat(getComputedStyle(document.querySelector(arguments[0])).fontSize)"
+    text, *small = (page.ask(size, where) for where in ("p:not([class])", "figcaption", ".legend", "td"))
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert text == pytest.approx(14) and max(small) < text
+
+
 def test_the_text_takes_the_colours_of_the_unit_that_is_chosen(page: Page, tmp_path: Path) -> None:
     from selenium.webdriver.support.ui import Select
 

@@ -1,6 +1,6 @@
 """The program of laws (laws.cpp): the bits of other machines, under qemu, and no fault that a sanitizer could find.
 
-Compiling takes minutes: `make neon` runs the part for 64-bit Arm and `make long` all, `make test` neither.
+Compiling takes minutes: `make neon` runs the part for 64-bit Arm and `make long` all, `make test` only reads the program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ SANITIZERS = {"memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.timeout(7200),
     pytest.mark.skipif(shutil.which("g++") is None or not NATIVE.exists(), reason="needs g++ and the sources"),
 ]
@@ -67,6 +66,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return run(build("g++", "scalar", tmp_path_factory.mktemp("laws"), "-O2"))
 
 
+@pytest.mark.parametrize("numbers", [[], ["-DOPENLSTM_BFLOAT16"]], ids=["float", "bfloat16"])
+def test_the_program_fits_the_tables_of_the_engine(numbers: list[str]) -> None:
+    """Its names are those of kernels.hpp: what the long tests compile, read by the compiler in a second."""
+    laws = str(Path(__file__).with_name("laws.cpp"))
+    subprocess.run(["g++", *FLAGS, *numbers, "-fsyntax-only", "-DOPENLSTM_ISA=scalar", f"-I{NATIVE}", laws], check=True)
+
+
+@pytest.mark.long
 @pytest.mark.neon
 def test_the_program_sees_differences(here: list[str]) -> None:
     """It prints one line for each problem, and hardly two are alike."""
@@ -74,6 +81,7 @@ def test_the_program_sees_differences(here: list[str]) -> None:
 
 
 @ARM
+@pytest.mark.long
 @pytest.mark.neon
 @pytest.mark.parametrize("isa", ["neon", "scalar"])
 def test_the_same_bits_on_arm(isa: str, here: list[str], tmp_path: Path) -> None:
@@ -81,6 +89,7 @@ def test_the_same_bits_on_arm(isa: str, here: list[str], tmp_path: Path) -> None
     assert run(EMULATOR, build(CROSS, isa, tmp_path, "-O2", "-static")) == here
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not has("avx2"), reason="this processor has no AVX2")
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_no_sanitizer_finds_a_fault(sanitizer: str, here: list[str], tmp_path: Path) -> None:
@@ -88,6 +97,7 @@ def test_no_sanitizer_finds_a_fault(sanitizer: str, here: list[str], tmp_path: P
     assert run(build("g++", "avx2", tmp_path, "-O1", "-g", "-mavx2", "-mfma", *SANITIZERS[sanitizer])) == here
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isa", BFLOAT16)
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_no_sanitizer_finds_a_fault_in_bfloat16(isa: str, sanitizer: str, tmp_path: Path) -> None:

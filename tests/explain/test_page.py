@@ -7,13 +7,14 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from explain.lecture import computed
 from openlstm import explain
 from openlstm._errors import ArgumentError
 from openlstm.explain import diagram, gates, gradients, page, step
-from openlstm.explain.charts import number
+from openlstm.explain.charts import Panel, number, panels
 from openlstm.explain.formulas import equation, inline
 from openlstm.insight.report.display import LIGHT
 
@@ -357,3 +358,13 @@ def test_the_diagram_shows_the_numbers_of_a_step() -> None:
     fact = step.one_step(3)[1]
     shown = Words(diagram.lstm(numbers=fact).svg).text
     assert all(number(fact[name]) in shown for name in ("x", "h", "c", "i", "f", "g", "o", "c_new", "h_new"))
+
+
+def test_a_line_along_the_edge_of_its_panel_keeps_its_whole_width() -> None:
+    """Only a panel on a scale that was given cuts off what goes beyond it."""
+
+    def cut(domain: tuple[float, float] | None) -> bool:
+        panel = Panel("c", {"a": np.full(2, 0.9), "b": np.full(2, -0.6)}, domain=domain)
+        return "clip-path" in panels("Kept", "Two levels.", [panel]).svg()
+
+    assert not cut(None) and cut((0.0, 1.0))

@@ -88,6 +88,14 @@ def test_the_picture_has_a_dot_a_seed_a_tick_an_arm_and_a_line_in_both_panels(wi
     assert second["layer"][0]["data"]["values"] == [{"score": 0.5}]
 
 
+def test_the_figures_behind_the_picture_are_what_was_measured() -> None:
+    """Only the drawing moves a share to the edge of its axis, and says so."""
+    shown = picture.display(result())
+    measured = [share for row in result().rows for share in row.shares]
+    assert shown.data["share of the gradient before"] == measured and min(measured) < picture.FLOOR
+    assert shown.finding.endswith("Shares below 10⁻¹² stand at the left edge.")
+
+
 @pytest.mark.parametrize("kind", picture.KINDS)
 def test_the_picture_in_every_form(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"latch{kind}"

@@ -230,7 +230,8 @@ def _panel(
     elif row.kind == "stack":
         drawn = base.mark_bar(width=thick).encode(x, y, _color(names))
     else:
-        mark = base.mark_line(interpolate="step" if row.kind == "step" else "linear", clip=True)
+        cut = row.domain is not None  # on a scale of its own a line along the edge keeps its whole width
+        mark = base.mark_line(interpolate="step" if row.kind == "step" else "linear", clip=cut)
         drawn = mark.encode(x, y, _color(names), strokeDash=_dash(names))
     if rules:
         drawn = alt.Chart(_data(rules)).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x) + drawn

@@ -33,11 +33,13 @@ def display(result: Result) -> Display:
     (the median of the shares), a dotted line where guessing or too little lies.
     """
     task = result.task
-    points = [point for row in result.rows for point in _points(row)]
-    columns = {"network": "arm", "seed": "seed", "share of the gradient before": "share", f"{task.answer} after": "score"}
-    data = {name: [point[key] for point in points] for name, key in columns.items()}
+    rows = [(r.title, k, *both) for r in result.rows for k, both in enumerate(zip(r.shares, r.scores, strict=True))]
+    columns = ("network", "seed", "share of the gradient before", f"{task.answer} after")
+    data = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
     seeds = "a dot a seed, a tick their mean" if result.seeds > 1 else "one seed"
     note = f"{seeds[0].upper()}{seeds[1:]}; dotted: too little gradient, and guessing."
+    if any(share < FLOOR for row in result.rows for share in row.shares):
+        note += " Shares below 10⁻¹² stand at the left edge."
     return Display(f"{task.name}: {task.question}", lambda width: draw(result, width), data, note)
 
 
