@@ -77,6 +77,23 @@ def test_a_process_that_dies_is_named_by_its_arm() -> None:
 
 
 @pytest.mark.slow
+def test_a_process_that_dies_before_it_hears_of_a_job_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn = multiprocessing.get_context("spawn")
+
+    class Broken:
+        def send(self, _: object) -> None:
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    class Context:
+        Pipe = staticmethod(lambda: (Broken(), spawn.Pipe()[1]))
+        Process = staticmethod(spawn.Process)
+
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: Context)
+    monkeypatch.setattr("openlstm.lab.jobs._work", print)
+    with pytest.raises(TrainingError, match="its process died"):
+        list(each(jobs("gru"), 2, lambda *_: None))
+
+
 def test_leaving_in_the_middle_leaves_no_process_behind() -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

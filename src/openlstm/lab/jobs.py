@@ -66,16 +66,15 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
                     break
                 connection = idle.pop()
                 busy[connection] = job
-                connection.send(job)
+                with _alive(job):
+                    connection.send(job)
             if not busy:
                 return
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 job = busy[connection]
-                try:
+                with _alive(job):
                     kind, found = connection.recv()
-                except EOFError:
-                    raise _failed(job, "its process died") from None
                 if kind == "told":
                     tell(job, *found)
                 elif kind == "failed":
@@ -91,6 +90,15 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
             worker.terminate()
         for worker in workers:
             worker.join()
+
+
+@contextmanager
+def _alive(job: Job) -> Iterator[None]:
+    """Around what is said to a process and heard from it: a pipe that breaks is a process that died."""
+    try:
+        yield
+    except (EOFError, OSError):
+        raise _failed(job, "its process died") from None
 
 
 @contextmanager
