@@ -3,7 +3,7 @@
 import numpy as np
 
 import openlstm
-from openlstm.reference import State, Weights
+from openlstm import State, Weights
 
 random = np.random.default_rng(0)
 I, H, T = 4, 16, 200

@@ -7,6 +7,7 @@
     xray                           what a network remembers, for how long, and what to change, as a report
     edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
+    Weights, State, Noise          what `recur` takes beside x
     load, Model                    a model file, its predictions and its stream, without torch
     Forecaster                     fit, predict, evaluate, save: one series out of a table
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.nn import Trace as Trace
     from openlstm.nn import replace as replace
     from openlstm.nn import trace as trace
+    from openlstm.noise import Noise as Noise
+    from openlstm.reference import State as State
+    from openlstm.reference import Weights as Weights
     from openlstm.runtime import Model as Model
     from openlstm.runtime import load as load
     from openlstm.tasks.forecast import Forecaster as Forecaster
@@ -61,6 +65,9 @@ _LAZY: dict[str, str] = {
     "nn": "",
     "cells": "",
     "recur": "engine",
+    "Weights": "reference",
+    "State": "reference",
+    "Noise": "noise",
     "load": "runtime",
     "Model": "runtime",
     "Forecaster": "tasks.forecast",
@@ -86,6 +93,9 @@ __all__ = [
     "nn",
     "cells",
     "recur",
+    "Weights",
+    "State",
+    "Noise",
     "load",
     "Model",
     "Forecaster",

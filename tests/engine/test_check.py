@@ -135,7 +135,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         (
             "recur: weights is not Weights\n"
             "  got       weights: tuple of 2\n"
-            "  expected  openlstm.reference.Weights\n"
+            "  expected  openlstm.Weights\n"
             "  hint      openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
         ),
     ),

@@ -165,7 +165,7 @@ _TENSORS = frozenset({"torch.float32", "torch.float64", "torch.bfloat16", "torch
 
 def _no_weights(who: str, name: str, w: Any) -> OpenLSTMError:
     hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
-    return DtypeError(message(who, f"{name} is not Weights", f"{name}: {_name(w)}", "openlstm.reference.Weights", hint))
+    return DtypeError(message(who, f"{name} is not Weights", f"{name}: {_name(w)}", "openlstm.Weights", hint))
 
 
 def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int]:
