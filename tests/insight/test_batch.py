@@ -236,6 +236,104 @@ def test_what_has_the_form_is_given_back_as_it_is() -> None:
     assert again[1] is loss
 
 
+# ragged rows
+
+
+class Tokens(nn.Module):
+    """Ids of rows of several lengths, packed already or packed here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer, self.head = nn.Embedding(8, 6), nn.LSTM(6, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            packed = tokens._replace(data=self.embedding(tokens.data))
+        else:
+            packed = pack_padded_sequence(self.embedding(tokens), lengths, enforce_sorted=False)
+        return self.head(self.layer(packed)[1][0][-1])
+
+
+class Unpacking(Tokens):
+    """Packed ids that the model lays out itself."""
+
+    def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+        return super().forward(*pad_packed_sequence(tokens))
+
+
+class Floats(Tokens):
+    """The codes of the ids through a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(8, 6)  # type: ignore[assignment]
+
+
+LENGTHS = torch.arange(B) % 7 + T - 8  # the longest is shorter than the padding
+IDS = torch.randint(8, (T, B), generator=torch.Generator().manual_seed(1))
+LONGEST = int(LENGTHS.max())
+FIRST = IDS[0].clone()
+CODES = F.one_hot(IDS, 8).float()
+
+
+def packed(a: Tensor) -> Any:
+    return pack_padded_sequence(a, LENGTHS, enforce_sorted=False)
+
+
+RAGGED: dict[str, tuple[Any, Any]] = {
+    "packed ids": (Tokens, (packed(IDS), FIRST)),
+    "packed ids, laid out": (Unpacking, (packed(IDS), FIRST)),
+    "padded ids": (Tokens, (IDS, LENGTHS, FIRST)),
+    "packed floats": (Floats, (packed(CODES), FIRST)),
+    "padded floats": (Floats, (CODES, LENGTHS, FIRST)),
+}
+
+
+@pytest.mark.parametrize("form", RAGGED)
+def test_rows_of_several_lengths_are_judged_at_their_own_ends(form: str) -> None:
+    make, data = RAGGED[form]
+    model, loss = make(), nn.CrossEntropyLoss()
+    tight = model if make is not Unpacking else Tokens()
+    own = (CODES if make is Floats else IDS)[:LONGEST]
+    for lag in (5, 20):
+        found, wanted = (verdict(m, d, lag, loss=loss) for m, d in ((model, data), (tight, (own, LENGTHS, FIRST))))
+        assert found.word == wanted.word != "no verdict", found.reason
+        assert found.share == pytest.approx(wanted.share, rel=1e-3) and found.flip == pytest.approx(wanted.flip, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["packed ids", "padded ids"])
+def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
+    make, data = RAGGED[form]
+    model, loss = make(), nn.CrossEntropyLoss()
+    report = openlstm.xray(model, data, loss=loss, lag=20, before=True)
+    assert report.word in ("blocked", "not blocked")
+    assert {r.name for r in report.ladder.rungs} >= {"gradient", "flip"}
+    report = openlstm.xray(model, data, loss=loss, lag=20, before=False)
+    assert report["ablation"].results["model"].contexts[-1] == LONGEST
+
+
+def test_a_loader_of_dicts_of_padded_ids() -> None:
+    class First(Tokens):
+        def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+            return super().forward(tokens.T, lengths)
+
+    rows = [{"tokens": IDS[:, k], "lengths": LENGTHS[k], "labels": FIRST[k]} for k in range(B)]
+    found = verdict(First(), DataLoader(rows, batch_size=B), 20, loss=nn.CrossEntropyLoss())  # type: ignore[arg-type]
+    wanted = verdict(Tokens(), (IDS, LENGTHS, FIRST), 20, loss=nn.CrossEntropyLoss())
+    assert found.word == wanted.word != "no verdict" and found.share == pytest.approx(wanted.share, rel=1e-3)
+
+
+def test_steps_of_the_input_that_are_none_of_the_layer_have_no_verdict() -> None:
+    class Strided(Tokens):
+        def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+            every_other = self.embedding(tokens)[::2]
+            return self.head(self.layer(pack_padded_sequence(every_other, lengths // 2, enforce_sorted=False))[1][0][-1])  # type: ignore[operator]
+
+    found = verdict(Strided(), (IDS, LENGTHS, FIRST), 5, loss=nn.CrossEntropyLoss())
+    assert found.word == "no verdict" and found.reason.startswith("The rows of the data end elsewhere than those of layer.0")
+
+
 # errors
 
 

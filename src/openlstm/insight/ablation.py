@@ -325,6 +325,7 @@ class _Asked:
             hint = "give it the target of each row's last step, or rows of one length"
             what = "a target for every step of rows that have lengths"
             raise ArgumentError(message("ablation", what, f"target: {describe(self.target)}", "one target for a row", hint))
+        T = T if self.lengths is None else int(self.lengths.max())
         self.longest = max(1, T // 2) if self.every else T
         self.ends = np.unique(np.linspace(self.longest, T, min(ends, T - self.longest + 1)).astype(int)) if self.every else [T]
 
