@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 import subprocess
@@ -457,3 +458,29 @@ def test_the_cost_of_a_full_report() -> None:
     _, gigabytes, size = map(float, done.stdout.split("\n")[0].split())
     assert gigabytes < 2 and size < 2e6
     assert "not computed" not in done.stdout
+
+
+# where nothing was measured
+
+
+class Returning(nn.Module):
+    """Gives its loss, so that rows cannot be compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = openlstm.LSTM(2, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0][-1].square().mean()
+
+
+def test_where_nothing_was_measured_the_report_says_so_and_why() -> None:
+    report = openlstm.xray(Returning(), torch.randn(30, 8, 2), loss=lambda model, x: model(x), lag=20, before=True)
+    assert report.word == "no verdict" and report.verdict.of == "nothing"
+    assert report.change.startswith("Nothing was measured of lag 20, so that nothing can be advised: ")
+    assert report.verdict.reason[1:] in report.change and report.advice.finding == report.change
+    assert "is blocked at this lag" not in report.to_html() and "has to" not in report.advice.finding
+    failed = dataclasses.replace(report, verdict=None, reason="RuntimeError: it broke", advice=None)
+    assert failed.change == "Nothing was measured of lag 20, so that nothing can be advised: RuntimeError: it broke."
+    after = openlstm.xray(openlstm.LSTM(2, 8), torch.randn(30, 8, 2), lag=20, before=False)
+    assert after.word == "no verdict" and after.change.startswith("Nothing was measured, so that nothing can be advised: ")

@@ -35,7 +35,7 @@ from openlstm.insight.follow import Unknown
 from openlstm.insight.look import Place, look, ours, recurrent
 from openlstm.insight.needed import Needed
 from openlstm.insight.verdict import LastState, Measured, Verdict, final_state, judge, rows_of, seeing, verdict
-from openlstm.insight.words import plain
+from openlstm.insight.words import plain, unmeasured
 from openlstm.nn import init
 from openlstm.reference import State
 
@@ -105,6 +105,10 @@ class Advice:
             text += f", the share of the gradient that reaches it is {self.best.share:.2g}."
         elif self.verdict.word == "blocked":
             text = f"Lag {self.verdict.lag} is blocked, and none of {len(self.tried)} ways to begin opens it."
+        elif self.verdict.of == "nothing":
+            text = unmeasured(self.verdict.lag, self.verdict.reason)
+        elif self.verdict.word == "no verdict":
+            text = f"Lag {self.verdict.lag}: no verdict, and so no change is advised for it."
         else:
             text = f"Lag {self.verdict.lag}: {self.verdict.word}; nothing has to be changed for it."
         return " ".join([text, *self.notes])

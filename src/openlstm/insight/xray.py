@@ -22,7 +22,7 @@ from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
-from openlstm.insight.words import number
+from openlstm.insight.words import number, sentence
 
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
@@ -102,6 +102,7 @@ def xray(
     if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
     verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage != "after" else (None, "")
+    reason = sentence(reason) if reason else reason
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
