@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.insight.attribution import attribution
 from openlstm.insight.batch import formed
 from openlstm.insight.look import look
 from openlstm.insight.verdict import verdict
@@ -311,6 +312,41 @@ def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
     assert {r.name for r in report.ladder.rungs} >= {"gradient", "flip"}
     report = openlstm.xray(model, data, loss=loss, lag=20, before=False)
     assert report["ablation"].results["model"].contexts[-1] == LONGEST
+
+
+@pytest.mark.parametrize("form", RAGGED)
+def test_the_attribution_of_ragged_rows_counts_lags_from_their_own_ends(form: str) -> None:
+    make, data = RAGGED[form]
+    model, inputs = make(), data[:-1]
+    found = attribution(model, inputs, 3, baseline="shifted", lengths=LENGTHS)
+    alone = [IDS[: int(n), b : b + 1] if make is not Floats else CODES[: int(n), b : b + 1] for b, n in enumerate(LENGTHS)]
+    plain = model if make is not Unpacking else Tokens()
+    wanted = [attribution(plain, (x, torch.tensor([len(x)])), 3, baseline="shifted") for x in alone]
+    assert found.gap < 0.01 and found.values.shape[0] == LONGEST
+    for b, one in enumerate(wanted):
+        assert found.per_row[b, : len(one.values)] == pytest.approx(one.per_row[0], abs=1e-6)
+        assert not found.per_row[b, len(one.values) :].any()
+    assert found.values[0] == pytest.approx(np.mean([one.values[0] for one in wanted], 0), abs=1e-6)
+    report = openlstm.xray(model, data, loss=nn.CrossEntropyLoss(), lag=20, before=False)
+    assert report["attribution"].error is None
+    assert len(report["attribution"].results["model"].output) == 8  # of the 24 rows
+    assert report["attribution"].results["model"].by_lag[:8].sum() > 0.9
+
+
+def test_the_attribution_of_a_bare_layer_with_packed_rows() -> None:
+    layer = nn.LSTM(8, 5)
+    found = attribution(layer, packed(CODES))
+    last = attribution(layer, CODES[: int(LENGTHS[3]), 3:4])
+    assert found.gap < 0.01 and found.per_row[3, : int(LENGTHS[3])] == pytest.approx(last.per_row[0], abs=1e-5)
+
+
+def test_lengths_that_are_none_of_the_rows() -> None:
+    with pytest.raises(ShapeError) as error:
+        attribution(Floats(), (CODES, LENGTHS), lengths=LENGTHS[:5])
+    assert str(error.value) == (
+        "attribution: the lengths are not those of the rows\n  got       lengths: int64[5], x: float32[31, 24, 8]\n"
+        "  expected  [24] = [B], whole numbers from 1 to 31\n  hint      give one length for each row"
+    )
 
 
 def test_a_loader_of_dicts_of_padded_ids() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
@@ -447,7 +447,18 @@ def _attribution(
     x = x[:1] if isinstance(model, RECURRENT) else x
     own = _few(x, places[0])
     nested = len(own) == 1 and isinstance(own[0], (tuple, list, Mapping)) and not isinstance(own[0], PackedSequence)
-    return attribution(model, own[0] if nested else own, features=features)
+    lengths = _ends(x, places[0])
+    lengths = lengths if lengths is None or own is x else lengths[:FEW]
+    return attribution(model, own[0] if nested else own, features=features, lengths=lengths)
+
+
+def _ends(x: tuple[Any, ...], place: Place) -> Tensor | None:
+    """Where the rows of the inputs end, as far as the layer was told: its steps have to be theirs."""
+    if place.lengths is None:
+        return None
+    given = [a for a in leaves(x) if isinstance(a, Tensor)]
+    told = any(a.shape == place.lengths.shape and bool((a == place.lengths.to(a.device)).all()) for a in given)
+    return place.lengths if told or any(place.steps in a.shape[:2] for a in given) else None
 
 
 def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
@@ -476,10 +487,13 @@ def _watched(watch: Any) -> Any:
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
     found = leaves(parts)
-    if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
+    if place.rows <= rows or not all(isinstance(a, (Tensor, PackedSequence)) for a in found):
         return parts
 
-    def few(a: Tensor) -> Tensor:
+    def few(a: Any) -> Any:
+        if isinstance(a, PackedSequence):
+            padded, lengths = pad_packed_sequence(a)
+            return pack_padded_sequence(padded[:, :rows], lengths[:rows], enforce_sorted=False)
         axis = next((k for k in (0, 1) if a.dim() > k and a.shape[k] == place.rows), None)
         if a.shape[:2] == (place.steps, place.rows):
             axis = 1
