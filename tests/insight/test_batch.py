@@ -303,6 +303,21 @@ def test_rows_of_several_lengths_are_judged_at_their_own_ends(form: str) -> None
         assert found.share == pytest.approx(wanted.share, rel=1e-3) and found.flip == pytest.approx(wanted.flip, rel=1e-3)
 
 
+def test_how_many_rows_reach_back_to_the_lag_is_said() -> None:
+    make, data = RAGGED["packed floats"]
+    loss = nn.CrossEntropyLoss()
+    few = verdict(make(), data, 25, loss=loss)
+    assert few.reason.endswith(f" {int((LENGTHS > 25).sum())} of 24 rows reach so far back.")
+    assert "reach so far back" not in verdict(make(), data, 20, loss=loss).reason
+    assert verdict(nn.LSTM(8, 5), packed(CODES), 25).reason.endswith(" 12 of 24 rows reach so far back.")
+    report = openlstm.xray(make(), data, loss=loss, lag=100, before=True)
+    assert report.finding == (
+        "The data are shorter than the lag (got lag=100, T=29, expected 0 <= lag < T): pass sequences longer than the lag, or "
+        "ask for a shorter one."
+    )
+    assert repr(report).splitlines()[1].startswith("  verdict      The data are shorter")
+
+
 @pytest.mark.parametrize("form", ["packed ids", "padded ids"])
 def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
     make, data = RAGGED[form]

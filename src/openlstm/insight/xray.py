@@ -97,7 +97,7 @@ def xray(
         return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
     target = _target(data, loss, places)
     made = _Sections(places)
-    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0]))
+    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0], lag))
     stage = _stage(before, ablated, notes)
     if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
@@ -428,13 +428,13 @@ def _ladder(
     return ladder(lag=asked, needed=needs, window=window, gradient=reached, flip_lag=flipped, used=used)
 
 
-def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place) -> Any:
+def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place, lag: int | None) -> Any:
     from openlstm.insight.ablation import ablation
 
     if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
         how = "xray(model, (x, y), loss=...), or openlstm xray MODEL DATA"
         raise _Nothing(f"What a network uses is measured on data with targets and a loss: {how}.")
-    return ablation(model, data, loss, lengths=place.lengths)
+    return ablation(model, data, loss, lengths=place.lengths, lag=lag)
 
 
 def _attribution(
