@@ -450,3 +450,40 @@ def test_data_without_a_tensor() -> None:
 def test_arrays_inside_of_a_dict_are_taken() -> None:
     data = {"x": X.numpy(), "labels": np.asarray(Y)}
     assert verdict(Net(), data, LAG, loss=nn.CrossEntropyLoss()).share == verdict(Net(), (X, Y), LAG, loss=standard).share
+
+
+def test_a_target_without_a_loss() -> None:
+    assert raised(ArgumentError, (X, Y)) == (
+        "look: the model does not take these data\n  got       2 parts of data, Net.forward(x)\n"
+        "  expected  what the model takes, with a loss followed by the target\n"
+        "  hint      pass loss=..., such as torch.nn.CrossEntropyLoss(), or the inputs alone"
+    )
+
+
+def test_a_loss_that_is_a_class() -> None:
+    assert raised(DtypeError, (X, Y), nn.CrossEntropyLoss) == (
+        "xray: the loss is a class\n  got       loss: class CrossEntropyLoss\n"
+        "  expected  loss(model, *data), or loss(output, target) with the target last in the data\n"
+        "  hint      make one of it: loss=CrossEntropyLoss()"
+    )
+
+
+def test_a_loss_that_does_not_fit_the_target() -> None:
+    text = raised(ArgumentError, (X, Y[:5]), nn.CrossEntropyLoss())
+    first, got, expected, hint = text.split("\n")
+    assert first == "loss: it cannot be computed of the output and the target"
+    assert got.startswith("  got       output float32[24, 3], target int64[5]: ValueError: Expected input batch_size (24)")
+    assert expected == "  expected  a target that fits the output: CrossEntropyLoss(output, target)"
+    assert hint == "  hint      change the last of the data, or write the loss as loss(model, *data)"
+    assert raised(ArgumentError, (X, Y[:5]), F.cross_entropy).splitlines()[2].endswith(": cross_entropy(output, target)")
+
+
+def test_a_loss_that_fails_before_it_calls_the_model() -> None:
+    assert raised(ArgumentError, (X, Y), lambda a, b, c: a.sum()) == (
+        "look: the loss failed before it called the model\n"
+        "  got       loss(a, b, c): AttributeError: 'Net' object has no attribute 'sum'\n"
+        "  expected  loss(model, *data), or loss(output, target) with the target last in the data\n"
+        "  hint      take the model first: its arguments are Net, float32[24, 31, 2], int64[24]"
+    )
+    with pytest.raises(ZeroDivisionError):  # what goes wrong later is the loss's own, and its traceback says where
+        openlstm.xray(Net(), (X, Y), loss=lambda model, x, y: model(x).sum() * (1 // 0), lag=LAG)
