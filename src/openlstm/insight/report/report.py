@@ -225,7 +225,7 @@ class Report:
         texts = {"verdict": self.finding}
         best = getattr(self.advice, "best", None)
         if best is not None:
-            texts["advice"] = f"{best.name}, --init {best.flag}" if best.flag else best.name
+            texts["advice"] = f"{best.name}: {best.line}" + (f", or --init {best.flag}" if best.flag else "")
         said = {s.name: s.finding or f"not computed: {s.error}" for s in self.sections}
         texts |= {name: text for name, text in said.items() if text != self.finding}  # one may be the verdict
         lines = [f"X-ray of {self.model.get('name', 'a model')}: {self.word} ({self.heading})"]
