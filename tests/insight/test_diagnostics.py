@@ -529,7 +529,7 @@ def test_what_to_send_is_what_the_loss_says_and_else_what_the_slowest_state_says
 def test_a_free_run_is_spoken_of_where_outputs_can_be_inputs() -> None:
     wild = openlstm.RNN(2, 2, nonlinearity="relu")
     with torch.no_grad():
-        wild.weight_hh_l0.copy_(2 * torch.eye(2))
+        wild.weight_hh_l0.copy_(2 * torch.eye(2))  # type: ignore[operator]
     x = torch.rand(20, 4, 2)
     fed, other = (openlstm.xray(wild, data, lag=5, before=True)["stability"].finding for data in (x, (x, x[-1])))
     assert fed.endswith("clip gradients or lower the learning rate, or expect a free run to diverge.")

@@ -116,9 +116,9 @@ def xray(
         made.threshold = verdict.thresholds.share  # type: ignore[union-attr]
     if needs is not None:
         made.model("needed", lambda: needs)
-    free = {"feeds_back": _feeds_back(data, loss, looked.outputs)}
+    free = _feeds_back(data, loss, looked.outputs)
     for word, measure in _PLACES.items():
-        made.places(word, measure if word != "stability" else _of_place("stability", "stability", **free))
+        made.places(word, measure if word != "stability" else _of_place("stability", "stability", feeds_back=free))
     if stage != "before":
         made.send(ablated)
     made.model("attribution", lambda: _attribution(model, data, loss, places, features))
@@ -440,7 +440,7 @@ def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place, lag:
 
 def _feeds_back(data: Any, loss: Loss | None, outputs: Any) -> bool:
     """Whether what the model gives, or is to give, has the form of its input at every step."""
-    parts = tuple(data) if isinstance(data, (tuple, list)) and not isinstance(data, PackedSequence) else (data,)
+    parts: list[Any] = list(data) if isinstance(data, (tuple, list)) and not isinstance(data, PackedSequence) else [data]
     given = parts[-1] if loss is not None and len(parts) > 1 else outputs[0] if isinstance(outputs, tuple) else outputs
     x = parts[0]
     return isinstance(x, Tensor) and isinstance(given, Tensor) and x.dim() > 1 and x.shape == given.shape
