@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -445,3 +446,30 @@ def test_a_recurrent_layer_uses_what_it_latched() -> None:
 
     y = layer(x)[0][-1].detach()
     assert ablation(layer, (x, y), loss).uses == 26
+
+
+def test_a_lag_that_is_asked_about_is_answered_in_one_sentence() -> None:
+    class Last(nn.Module):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.steps = steps
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[-self.steps :].sum(0)
+
+    x = torch.randn(40, 64, 1, generator=torch.Generator().manual_seed(0))
+    data = (x, x[-21:].sum(0))
+    found = {lag: ablation(Last(21), data, nn.MSELoss(), lag=lag).finding for lag in (20, 21, 40)}
+    assert re.search(
+        r"It uses what lies 20 steps back or farther: its loss is 1\.\d+ without that, 0 with all of it\.$", found[20]
+    )
+    assert found[21].endswith(
+        "It does not use what lies 21 steps back or farther: its loss is 0 without that, 0 with all of it."
+    )
+    assert found[40].endswith("Whether it uses what lies 40 steps back was not measured: the longest context is 40.")
+    harmed = ablation(Last(40), data, nn.MSELoss(), lag=21)
+    assert harmed.finding.endswith(
+        f"It uses what lies 21 steps back or farther, to its harm: its loss is 0 without that, "
+        f"{harmed.full:.3g} with all of it."
+    )
+    assert "back or farther" not in ablation(Last(21), data, nn.MSELoss()).finding

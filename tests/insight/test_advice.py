@@ -30,7 +30,7 @@ def ask(task: str, lag: int, seed: int = 0, **options: Any) -> Advice:
 def test_of_latch_it_is_chrono_for_the_lag(lag: int, seed: int) -> None:
     found = ask("latch", lag, seed)
     assert found.verdict.word == "blocked" and found.best is not None
-    assert found.best.flag == f"chrono={lag}" and found.best.line == f"openlstm.nn.init.chrono(layer, {lag})"
+    assert found.best.flag == f"chrono={lag}" and found.best.line == f"openlstm.nn.init.chrono(model.layer, {lag})"
     assert found.best.verdict == "not blocked" and found.best in found.tried
     assert found.best.flip_after is not None and found.best.flip_after > found.best.flip / 10  # no collapse
     assert found.best.read > 0.35 > max(c.read for c in found.tried if c is not found.best)

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.insight.attribution import attribution
 from openlstm.insight.batch import formed
 from openlstm.insight.look import look
 from openlstm.insight.verdict import verdict
@@ -236,6 +237,154 @@ def test_what_has_the_form_is_given_back_as_it_is() -> None:
     assert again[1] is loss
 
 
+# ragged rows
+
+
+class Tokens(nn.Module):
+    """Ids of rows of several lengths, packed already or packed here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer, self.head = nn.Embedding(8, 6), nn.LSTM(6, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            packed = tokens._replace(data=self.embedding(tokens.data))
+        else:
+            packed = pack_padded_sequence(self.embedding(tokens), lengths, enforce_sorted=False)
+        return self.head(self.layer(packed)[1][0][-1])
+
+
+class Unpacking(Tokens):
+    """Packed ids that the model lays out itself."""
+
+    def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+        return super().forward(*pad_packed_sequence(tokens))
+
+
+class Floats(Tokens):
+    """The codes of the ids through a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(8, 6)  # type: ignore[assignment]
+
+
+LENGTHS = torch.arange(B) % 7 + T - 8  # the longest is shorter than the padding
+IDS = torch.randint(8, (T, B), generator=torch.Generator().manual_seed(1))
+LONGEST = int(LENGTHS.max())
+FIRST = IDS[0].clone()
+CODES = F.one_hot(IDS, 8).float()
+
+
+def packed(a: Tensor) -> Any:
+    return pack_padded_sequence(a, LENGTHS, enforce_sorted=False)
+
+
+RAGGED: dict[str, tuple[Any, Any]] = {
+    "packed ids": (Tokens, (packed(IDS), FIRST)),
+    "packed ids, laid out": (Unpacking, (packed(IDS), FIRST)),
+    "padded ids": (Tokens, (IDS, LENGTHS, FIRST)),
+    "packed floats": (Floats, (packed(CODES), FIRST)),
+    "padded floats": (Floats, (CODES, LENGTHS, FIRST)),
+}
+
+
+@pytest.mark.parametrize("form", RAGGED)
+def test_rows_of_several_lengths_are_judged_at_their_own_ends(form: str) -> None:
+    make, data = RAGGED[form]
+    model, loss = make(), nn.CrossEntropyLoss()
+    tight = model if make is not Unpacking else Tokens()
+    own = (CODES if make is Floats else IDS)[:LONGEST]
+    for lag in (5, 20):
+        found, wanted = (verdict(m, d, lag, loss=loss) for m, d in ((model, data), (tight, (own, LENGTHS, FIRST))))
+        assert found.word == wanted.word != "no verdict", found.reason
+        assert found.share == pytest.approx(wanted.share, rel=1e-3) and found.flip == pytest.approx(wanted.flip, rel=1e-3)
+
+
+def test_how_many_rows_reach_back_to_the_lag_is_said() -> None:
+    make, data = RAGGED["packed floats"]
+    loss = nn.CrossEntropyLoss()
+    few = verdict(make(), data, 25, loss=loss)
+    assert few.reason.endswith(f" {int((LENGTHS > 25).sum())} of 24 rows reach so far back.")
+    assert "reach so far back" not in verdict(make(), data, 20, loss=loss).reason
+    assert verdict(nn.LSTM(8, 5), packed(CODES), 25).reason.endswith(" 12 of 24 rows reach so far back.")
+    report = openlstm.xray(make(), data, loss=loss, lag=100, before=True)
+    assert report.finding == (
+        "The data are shorter than the lag (got lag=100, T=29, expected 0 <= lag < T): pass sequences longer than the lag, or "
+        "ask for a shorter one."
+    )
+    assert repr(report).splitlines()[1].startswith("  verdict      The data are shorter")
+
+
+@pytest.mark.parametrize("form", ["packed ids", "padded ids"])
+def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
+    make, data = RAGGED[form]
+    model, loss = make(), nn.CrossEntropyLoss()
+    report = openlstm.xray(model, data, loss=loss, lag=20, before=True)
+    assert report.word in ("blocked", "not blocked")
+    assert {r.name for r in report.ladder.rungs} >= {"gradient", "flip"}
+    report = openlstm.xray(model, data, loss=loss, lag=20, before=False)
+    assert report["ablation"].results["model"].contexts[-1] == LONGEST
+
+
+@pytest.mark.parametrize("form", RAGGED)
+def test_the_attribution_of_ragged_rows_counts_lags_from_their_own_ends(form: str) -> None:
+    make, data = RAGGED[form]
+    model, inputs = make(), data[:-1]
+    found = attribution(model, inputs, 3, baseline="shifted", lengths=LENGTHS)
+    alone = [IDS[: int(n), b : b + 1] if make is not Floats else CODES[: int(n), b : b + 1] for b, n in enumerate(LENGTHS)]
+    plain = model if make is not Unpacking else Tokens()
+    wanted = [attribution(plain, (x, torch.tensor([len(x)])), 3, baseline="shifted") for x in alone]
+    assert found.gap < 0.01 and found.values.shape[0] == LONGEST
+    for b, one in enumerate(wanted):
+        assert found.per_row[b, : len(one.values)] == pytest.approx(one.per_row[0], abs=1e-6)
+        assert not found.per_row[b, len(one.values) :].any()
+    assert found.values[0] == pytest.approx(np.mean([one.values[0] for one in wanted], 0), abs=1e-6)
+    report = openlstm.xray(model, data, loss=nn.CrossEntropyLoss(), lag=20, before=False)
+    assert report["attribution"].error is None
+    assert len(report["attribution"].results["model"].output) == 8  # of the 24 rows
+    assert report["attribution"].results["model"].by_lag[:8].sum() > 0.9
+
+
+def test_the_attribution_of_a_bare_layer_with_packed_rows() -> None:
+    layer = nn.LSTM(8, 5)
+    found = attribution(layer, packed(CODES))
+    last = attribution(layer, CODES[: int(LENGTHS[3]), 3:4])
+    assert found.gap < 0.01 and found.per_row[3, : int(LENGTHS[3])] == pytest.approx(last.per_row[0], abs=1e-5)
+
+
+def test_lengths_that_are_none_of_the_rows() -> None:
+    with pytest.raises(ShapeError) as error:
+        attribution(Floats(), (CODES, LENGTHS), lengths=LENGTHS[:5])
+    assert str(error.value) == (
+        "attribution: the lengths are not those of the rows\n  got       lengths: int64[5], x: float32[31, 24, 8]\n"
+        "  expected  [24] = [B], whole numbers from 1 to 31\n  hint      give one length for each row"
+    )
+
+
+def test_a_loader_of_dicts_of_padded_ids() -> None:
+    class First(Tokens):
+        def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+            return super().forward(tokens.T, lengths)
+
+    rows = [{"tokens": IDS[:, k], "lengths": LENGTHS[k], "labels": FIRST[k]} for k in range(B)]
+    found = verdict(First(), DataLoader(rows, batch_size=B), 20, loss=nn.CrossEntropyLoss())  # type: ignore[arg-type]
+    wanted = verdict(Tokens(), (IDS, LENGTHS, FIRST), 20, loss=nn.CrossEntropyLoss())
+    assert found.word == wanted.word != "no verdict" and found.share == pytest.approx(wanted.share, rel=1e-3)
+
+
+def test_steps_of_the_input_that_are_none_of_the_layer_have_no_verdict() -> None:
+    class Strided(Tokens):
+        def forward(self, tokens: Any, lengths: Tensor | None = None) -> Tensor:
+            every_other = self.embedding(tokens)[::2]
+            return self.head(self.layer(pack_padded_sequence(every_other, lengths // 2, enforce_sorted=False))[1][0][-1])  # type: ignore[operator]
+
+    found = verdict(Strided(), (IDS, LENGTHS, FIRST), 5, loss=nn.CrossEntropyLoss())
+    assert found.word == "no verdict" and found.reason.startswith("The rows of the data end elsewhere than those of layer.0")
+
+
 # errors
 
 
@@ -301,3 +450,40 @@ def test_data_without_a_tensor() -> None:
 def test_arrays_inside_of_a_dict_are_taken() -> None:
     data = {"x": X.numpy(), "labels": np.asarray(Y)}
     assert verdict(Net(), data, LAG, loss=nn.CrossEntropyLoss()).share == verdict(Net(), (X, Y), LAG, loss=standard).share
+
+
+def test_a_target_without_a_loss() -> None:
+    assert raised(ArgumentError, (X, Y)) == (
+        "look: the model does not take these data\n  got       2 parts of data, Net.forward(x)\n"
+        "  expected  what the model takes, with a loss followed by the target\n"
+        "  hint      pass loss=..., such as torch.nn.CrossEntropyLoss(), or the inputs alone"
+    )
+
+
+def test_a_loss_that_is_a_class() -> None:
+    assert raised(DtypeError, (X, Y), nn.CrossEntropyLoss) == (
+        "xray: the loss is a class\n  got       loss: class CrossEntropyLoss\n"
+        "  expected  loss(model, *data), or loss(output, target) with the target last in the data\n"
+        "  hint      make one of it: loss=CrossEntropyLoss()"
+    )
+
+
+def test_a_loss_that_does_not_fit_the_target() -> None:
+    text = raised(ArgumentError, (X, Y[:5]), nn.CrossEntropyLoss())
+    first, got, expected, hint = text.split("\n")
+    assert first == "loss: it cannot be computed of the output and the target"
+    assert got.startswith("  got       output float32[24, 3], target int64[5]: ValueError: Expected input batch_size (24)")
+    assert expected == "  expected  a target that fits the output: CrossEntropyLoss(output, target)"
+    assert hint == "  hint      change the last of the data, or write the loss as loss(model, *data)"
+    assert raised(ArgumentError, (X, Y[:5]), F.cross_entropy).splitlines()[2].endswith(": cross_entropy(output, target)")
+
+
+def test_a_loss_that_fails_before_it_calls_the_model() -> None:
+    assert raised(ArgumentError, (X, Y), lambda a, b, c: a.sum()) == (
+        "look: the loss failed before it called the model\n"
+        "  got       loss(a, b, c): AttributeError: 'Net' object has no attribute 'sum'\n"
+        "  expected  loss(model, *data), or loss(output, target) with the target last in the data\n"
+        "  hint      take the model first: its arguments are Net, float32[24, 31, 2], int64[24]"
+    )
+    with pytest.raises(ZeroDivisionError):  # what goes wrong later is the loss's own, and its traceback says where
+        openlstm.xray(Net(), (X, Y), loss=lambda model, x, y: model(x).sum() * (1 // 0), lag=LAG)

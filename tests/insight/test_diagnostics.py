@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from openlstm.insight.jacobians import products, step_jacobians
 from openlstm.insight.ledger import ledger
 from openlstm.insight.look import Place, look
 from openlstm.insight.reach import reach
+from openlstm.insight.report.draw import important
 from openlstm.insight.retention import half_life, keep, lags, retention
 from openlstm.insight.stability import stability
 from openlstm.insight.streaming import Streaming, sending, streaming, trend
@@ -150,8 +152,10 @@ def test_saturated_gates_have_advice() -> None:
     assert found.finding == (
         "0: on average i = 1.00, f = 0.50, g = 0.00, o = 0.00. Gate i is always open in 100 % of the units: inputs too large, "
         "normalise them. Gate o is always closed in 100 % of the units: they do nothing. Gate f never exceeds 0.9: no long "
-        "memory in the gates; raise its bias if you need one."
+        "memory in the gates."
     )
+    always_shown = census(seen(planted(i=0.5, f=0.95, o=1.0), torch.zeros(7, 2, 1)))
+    assert always_shown is not None and always_shown.advice == ""
 
 
 def test_a_gate_that_saturates_to_exactly_0_or_1_has_no_entropy() -> None:
@@ -442,7 +446,11 @@ def test_importance_is_exact_for_a_loss_that_is_linear_in_the_outputs() -> None:
     found = health(place)
     assert found.importance is not None
     np.testing.assert_allclose(found.importance, wanted.numpy(), rtol=1e-4)
-    assert [j for j, _ in found.top] == list(np.argsort(-np.abs(found.importance))) and not found.exact
+    assert [j for j, _ in found.top] == list(np.argsort(-found.importance)) and not found.exact
+    assert f"without unit {found.top[0][0]} the loss would rise most" in found.finding
+    said = important({"0": found}).finding  # the picture says the same
+    assert f"Without unit {found.top[0][0]} of 0 the loss would rise" in said
+    assert "without unit" not in dataclasses.replace(found, top=((3, -0.5),)).finding
 
 
 def test_the_top_units_are_measured_where_that_is_possible() -> None:
@@ -516,3 +524,14 @@ def test_what_to_send_is_what_the_loss_says_and_else_what_the_slowest_state_says
     )
     assert sending([slow, never], used) == used.serving and used.serving.startswith("Send 8 steps")
     assert sending([]) == ""
+
+
+def test_a_free_run_is_spoken_of_where_outputs_can_be_inputs() -> None:
+    wild = openlstm.RNN(2, 2, nonlinearity="relu")
+    with torch.no_grad():
+        wild.weight_hh_l0.copy_(2 * torch.eye(2))  # type: ignore[operator]
+    x = torch.rand(20, 4, 2)
+    fed, other = (openlstm.xray(wild, data, lag=5, before=True)["stability"].finding for data in (x, (x, x[-1])))
+    assert fed.endswith("clip gradients or lower the learning rate, or expect a free run to diverge.")
+    loss = openlstm.xray(wild, (x, x[-1]), lag=5, before=True, loss=lambda model, x, y: (model(x)[0][-1] - y).square().mean())
+    assert loss["stability"].finding.endswith("clip gradients or lower the learning rate.") and other == fed

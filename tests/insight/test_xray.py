@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 import subprocess
@@ -180,7 +181,7 @@ def test_the_lag_that_was_asked_for_is_not_said_to_be_needed() -> None:
     report = openlstm.xray(Net(), (x, y), loss=squares, lag=33, before=True)
     assert (report.ladder["asked"].lag, report.ladder["needed"].lag) == (33, 0)
     assert "Lag 33 is asked about; a linear model finds that the data need lag 0" in spoken(report)
-    alone = openlstm.xray(Net(), data(200)[0], lag=33, before=True)  # without a target nobody knows what the data need
+    alone = openlstm.xray(Net(), data(steps=200)[0], lag=33, before=True)  # without a target nobody knows what the data need
     assert [r.name for r in alone.ladder.rungs if r.name in ("asked", "needed")] == ["asked"]
 
 
@@ -457,3 +458,47 @@ def test_the_cost_of_a_full_report() -> None:
     _, gigabytes, size = map(float, done.stdout.split("\n")[0].split())
     assert gigabytes < 2 and size < 2e6
     assert "not computed" not in done.stdout
+
+
+# where nothing was measured
+
+
+class Returning(nn.Module):
+    """Gives its loss, so that rows cannot be compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = openlstm.LSTM(2, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0][-1].square().mean()
+
+
+def test_where_nothing_was_measured_the_report_says_so_and_why() -> None:
+    report = openlstm.xray(Returning(), torch.randn(30, 8, 2), loss=lambda model, x: model(x), lag=20, before=True)
+    assert report.word == "no verdict" and report.verdict.of == "nothing"
+    assert report.change.startswith("Nothing was measured of lag 20, so that nothing can be advised: ")
+    assert report.verdict.reason[1:] in report.change and report.advice.finding == report.change
+    assert "is blocked at this lag" not in report.to_html() and "has to" not in report.advice.finding
+    failed = dataclasses.replace(report, verdict=None, reason="RuntimeError: it broke", advice=None)
+    assert failed.change == "Nothing was measured of lag 20, so that nothing can be advised: RuntimeError: it broke."
+    after = openlstm.xray(openlstm.LSTM(2, 8), torch.randn(30, 8, 2), lag=20, before=False)
+    assert after.word == "no verdict" and after.change.startswith("Nothing was measured, so that nothing can be advised: ")
+
+
+def test_the_advice_is_a_line_for_this_model() -> None:
+    report = openlstm.xray(Net(), data(steps=200)[0], lag=150, before=True)
+    line = report.advice.best.line
+    assert (
+        re.fullmatch(r"openlstm\.nn\.init\.\w+\(model\.core, \d+\)", line) and line in repr(report) and line in report.to_html()
+    )
+    two = nn.Sequential(openlstm.LSTM(2, 6, batch_first=True), First(), openlstm.LSTM(6, 6, batch_first=True))
+    line = openlstm.xray(two, data(steps=200)[0], lag=150, before=True).advice.best.line
+    assert re.fullmatch(r"openlstm\.nn\.init\.apply\(model, '[-\w]+=\d+'\)", line)
+    one = nn.Sequential(openlstm.LSTM(2, 6, batch_first=True))
+    assert "(model.get_submodule('0'), " in openlstm.xray(one, data(steps=200)[0], lag=150, before=True).advice.best.line
+
+
+class First(nn.Module):
+    def forward(self, out: Any) -> Tensor:
+        return out[0]

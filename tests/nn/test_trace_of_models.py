@@ -387,3 +387,40 @@ def test_refusals(name: str) -> None:
     with pytest.raises(kind) as error:
         call()
     assert str(error.value) == text
+
+
+class Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head = openlstm.LSTM(I, H), nn.Linear(H, 3)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.head(self.layer(x)[0][-1]) * scale
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [
+        (lambda x, y: (x, y), nn.CrossEntropyLoss()),
+        (lambda x, y: (x, y), nn.functional.cross_entropy),
+        (lambda x, y: (x, y), lambda model, x, y: nn.functional.cross_entropy(model(x), y)),
+        (lambda x, y: (x, 1.0, y), lambda out, y: nn.functional.cross_entropy(out, y)),
+        (lambda x, y: {"x": x, "target": y}, nn.CrossEntropyLoss()),
+    ],
+)
+def test_the_losses_of_the_xray_are_taken(data: Any, loss: Any) -> None:
+    model, x, y = Reader(), torch.randn(T, B, I), torch.arange(B) % 3
+    wanted = openlstm.trace(model, x, loss=lambda out: nn.functional.cross_entropy(out, y))
+    parts = data(x, y)
+    found = openlstm.trace(model, parts, loss=loss)
+    assert list(found) == list(wanted) and torch.equal(found["layer.0.dc"], wanted["layer.0.dc"])
+    assert found.loss == wanted.loss and torch.equal(found.y, wanted.y)
+
+
+def test_a_loss_that_is_no_loss_is_told_apart() -> None:
+    model, x, y = Reader(), torch.randn(T, B, I), torch.arange(B) % 3
+    with pytest.raises(DtypeError, match="trace: the loss is a class"):
+        openlstm.trace(model, (x, y), loss=nn.CrossEntropyLoss)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="it cannot be computed of the output and the target"):
+        openlstm.trace(model, (x, y[:1]), loss=nn.CrossEntropyLoss())

@@ -58,6 +58,7 @@ class Ablation:
     feature: the column, in mode "feature".
     nearly: the smallest context from which on 99 % is there of what the past is worth, loss(1) - full.
     better: in mode "cut" a shorter context with a smaller loss; None where there is none.
+    lag: that was asked about.
     """
 
     mode: str
@@ -68,6 +69,7 @@ class Ablation:
     feature: int | None = None
     nearly: int | None = None
     better: int | None = None
+    lag: int | None = None
 
     @property
     def finding(self) -> str:
@@ -80,9 +82,10 @@ class Ablation:
             return f"The network minds the order of {most}."
         if self.mode == "feature":
             return f"The network uses {most} of column {self.feature}."
+        asked = f" {self.of_lag}" if self.lag is not None else ""
         if self.better is not None:
             less = f"and does better with less: {self._with(self.better)}"
-            return f"The network uses {most}, {less}. A window of {_steps(self.better)} is better than all of it."
+            return f"The network uses {most}, {less}. A window of {_steps(self.better)} is better than all of it.{asked}"
         shown = self.uses if self.uses < T else int(self.contexts[-2]) if len(self.contexts) > 1 else T
         text = f"The network uses {most}: {self._with(shown)}."
         if self.uses < T:
@@ -90,7 +93,23 @@ class Ablation:
         if self.nearly is not None and 1 < self.nearly <= 0.9 * self.uses:
             text += f" Almost all that the past tells comes from the last {_steps(self.nearly)}: its loss is "
             text += f"{number(self._loss(self.nearly), 3)} with these, {number(self._loss(1), 3)} with 1."
-        return text
+        return text + asked
+
+    @property
+    def of_lag(self) -> str:
+        """Whether it uses what lies as far back as the lag that was asked about; "" where none was."""
+        if self.lag is None:
+            return ""
+        T = int(self.contexts[-1])
+        if self.lag >= T:
+            return f"Whether it uses what lies {_steps(self.lag)} back was not measured: the longest context is {T}."
+        losses = f"its loss is {number(self._loss(self.lag), 3)} without that, {number(self.full, 3)} with all of it"
+        back = f"what lies {_steps(self.lag)} back or farther"
+        if self.lag >= self.uses:
+            return f"It does not use {back}: {losses}."
+        if self.better is not None and self._loss(self.lag) < self.full:
+            return f"It uses {back}, to its harm: {losses}."
+        return f"It uses {back}: {losses}."
 
     @property
     def serving(self) -> str:
@@ -121,6 +140,7 @@ class Ablation:
             "uses": self.uses,
             "nearly": self.nearly,
             "better": self.better,
+            "lag": self.lag,
             "full": self.full,
             "contexts": self.contexts.tolist(),
             "losses": self.losses.tolist(),
@@ -140,6 +160,7 @@ def ablation(
     ends: int = ENDS,
     seed: int = 0,
     lengths: Tensor | None = None,
+    lag: int | None = None,
 ) -> Ablation:
     """Measure the loss of a trained model with less and less context.
 
@@ -158,6 +179,7 @@ def ablation(
         seed: of the shuffling.
         lengths: [B], where rows end; then they are cut before their own ends. One of the inputs has to hold the same numbers,
             or be packed.
+        lag: that is asked about: in mode "cut" the context that ends before it is measured too.
 
     Raises:
         ShapeError: if the data are no tuple of sequences.
@@ -177,7 +199,8 @@ def ablation(
     if not given or given[0] < 1 or given[-1] > T:
         hint = "name contexts within the sequences"
         raise ArgumentError(message("ablation", "a context outside the sequences", f"{given}", f"1 .. {T}", hint))
-    found = _Found(asked, T, [*given, T])
+    lag = lag if mode == "cut" else None
+    found = _Found(asked, T, [*given, T, *([] if lag is None or not 1 <= lag < T else [lag])])
     if contexts is None:
         found.narrow(found.same)
         found.narrow(found.nearly)
@@ -187,7 +210,8 @@ def ablation(
     losses = np.array([found.losses[k] for k in ks.tolist()])
     uses = _from_there(ks, losses, found.same)
     nearly = _from_there(ks, losses, found.nearly) if losses[0] > losses[-1] and ks[0] == 1 else None
-    return Ablation(mode, ks, losses, found.losses[T], uses, feature, nearly, found.better() if mode == "cut" else None)
+    better = found.better() if mode == "cut" else None
+    return Ablation(mode, ks, losses, found.losses[T], uses, feature, nearly, better, lag)
 
 
 def _powers(T: int) -> list[int]:
@@ -325,6 +349,7 @@ class _Asked:
             hint = "give it the target of each row's last step, or rows of one length"
             what = "a target for every step of rows that have lengths"
             raise ArgumentError(message("ablation", what, f"target: {describe(self.target)}", "one target for a row", hint))
+        T = T if self.lengths is None else int(self.lengths.max())
         self.longest = max(1, T // 2) if self.every else T
         self.ends = np.unique(np.linspace(self.longest, T, min(ends, T - self.longest + 1)).astype(int)) if self.every else [T]
 

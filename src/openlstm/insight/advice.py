@@ -35,7 +35,7 @@ from openlstm.insight.follow import Unknown
 from openlstm.insight.look import Place, look, ours, recurrent
 from openlstm.insight.needed import Needed
 from openlstm.insight.verdict import LastState, Measured, Verdict, final_state, judge, rows_of, seeing, verdict
-from openlstm.insight.words import plain
+from openlstm.insight.words import plain, unmeasured
 from openlstm.nn import init
 from openlstm.reference import State
 
@@ -54,7 +54,7 @@ class Candidate:
     """One change, and what it did.
 
     flag: for `--init`; None for a change of the training.
-    line: the Python that makes it; `layer` is the recurrent layer (or the model: `openlstm.nn.init.apply(model, flag)`).
+    line: the Python that makes it, to `layer`, to the one recurrent layer of `model`, or to all of them.
     share, flip, verdict, read: before any training.
     share_after, flip_after: after the trial; None where there was none.
     apply: makes the change to a module, in place, and returns it.
@@ -105,6 +105,10 @@ class Advice:
             text += f", the share of the gradient that reaches it is {self.best.share:.2g}."
         elif self.verdict.word == "blocked":
             text = f"Lag {self.verdict.lag} is blocked, and none of {len(self.tried)} ways to begin opens it."
+        elif self.verdict.of == "nothing":
+            text = unmeasured(self.verdict.lag, self.verdict.reason)
+        elif self.verdict.word == "no verdict":
+            text = f"Lag {self.verdict.lag}: no verdict, and so no change is advised for it."
         else:
             text = f"Lag {self.verdict.lag}: {self.verdict.word}; nothing has to be changed for it."
         return " ".join([text, *self.notes])
@@ -241,6 +245,7 @@ class _Trying:
     ) -> None:
         self.model, self.data, self.lag, self.loss = model, data, lag, loss
         self.needed, self.trial, self.seed, self.probe = needed, trial, seed, probe
+        self.name = _named(model)
 
     def candidate(self, flag: str) -> Candidate | None:
         """One way to begin, measured; None where the cell has no such way."""
@@ -255,8 +260,9 @@ class _Trying:
         word = judge(found, self.lag, self.needed).word
         read = readable(LastState(places).places, self.lag, rows=self.probe, seed=self.seed)
         name = flag.replace("=", " ")
+        line = choice.line.replace("layer", self.name) if self.name else f"openlstm.nn.init.apply(model, {flag!r})"
         numbers = (found.share, found.flip.ratio, word, read)
-        return Candidate(name, flag, choice.line, *numbers, apply=lambda module: init.apply(module, choice))
+        return Candidate(name, flag, line, *numbers, apply=lambda module: init.apply(module, choice))
 
     def trained(self, c: Candidate, rate: float, warm_up: int = 0) -> Candidate:
         """The same with its measures after the trial."""
@@ -324,6 +330,17 @@ def _another(model: nn.Module, lag: int) -> str:
     if not _gated(model):
         return f"A vanilla RNN has no gate that could keep: take openlstm.LSTM with --init chrono={lag}."
     return "Shorten the lag: fewer and longer steps, or a column that holds what has to be remembered."
+
+
+def _named(model: nn.Module) -> str:
+    """How the recurrent layer is called in Python; "" where there are several."""
+    path, *more = recurrent(model)
+    if more:
+        return ""
+    if not path:
+        return "layer"
+    plain_names = all(part.isidentifier() for part in path.split("."))
+    return f"model.{path}" if plain_names else f"model.get_submodule({path!r})"
 
 
 def _gated(model: nn.Module) -> bool:

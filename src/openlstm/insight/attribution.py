@@ -40,9 +40,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.insight.follow import repacked
 from openlstm.insight.look import RECURRENT, _untouched
 
 NODES = 4
@@ -65,7 +66,7 @@ class Attribution:
     """What an output is made of.
 
     Fields:
-        values: [T, I], by lag: row k is k steps before the last; mean over rows of the batch, with sign.
+        values: [T, I], by lag: row k is k steps before the last of each row; mean over rows of the batch, with sign.
         size: [T, I], the same of absolute values: signs of two rows do not cancel here.
         per_row: [B, T, I] in the order of time.
         rest: [B], what inputs without a time axis contribute.
@@ -146,6 +147,7 @@ def attribution(
     baseline: float | Tensor | Literal["shifted"] | None = None,
     batch_first: bool | None = None,
     features: Sequence[str] | None = None,
+    lengths: Tensor | None = None,
 ) -> Attribution:
     """Integrated gradients of one output with respect to every input of every step.
 
@@ -153,7 +155,8 @@ def attribution(
         model: a recurrent layer or any module that takes `x`; it runs in eval mode and stays as it was, in every respect.
         x: a tensor, a tuple of the model's inputs or a dict of its keywords. Floats [B, T, I] or [T, B, I], [B, T] or [T, B]
             without features ([T, I] of a bare layer is one row), or token ids [B, T], [T, B] or [T] that go to an
-            `nn.Embedding`. What has an axis of the batch and none of time is counted in `rest`; what has neither is held.
+            `nn.Embedding`, or a PackedSequence of either. What has an axis of the batch and none of time is counted in `rest`;
+            what has neither is held.
         target: which number of the output, for every row: an index on its last axis, or a function of the model's output that
             gives [B]. None: the sum over the last axis; of token models the largest output of each row. Where the output has
             the time axis of `x`, its last step counts.
@@ -162,13 +165,15 @@ def attribution(
             "shifted": every row begins as itself at other steps. None: zero for floats, "shifted" for embeddings.
         batch_first: the layout of `x`; if None that of the first recurrent layer in the model.
         features: names of the I inputs.
+        lengths: [B], where padded rows end; lags count from there. Packed rows have their own.
 
     Returns:
         An `Attribution`.
 
     Raises:
         DtypeError: if `model` is no module, or nothing among its inputs is a float or goes to an embedding.
-        ShapeError: for an input without a time axis, a baseline that does not fit, or an output without one number a row.
+        ShapeError: for an input without a time axis, a baseline or lengths that do not fit, or an output without one number a
+            row.
         ArgumentError: for fewer steps than one piece takes, or names that do not fit.
 
     >>> import openlstm
@@ -189,9 +194,15 @@ def attribution(
     names = tuple(x) if isinstance(x, Mapping) else ()
     inputs = x.values() if names else x if isinstance(x, (tuple, list)) and not isinstance(x, PackedSequence) else (x,)
     inputs = tuple(torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in inputs)
+    packs = {k: a for k, a in enumerate(inputs) if isinstance(a, PackedSequence)}
+    if batch_first is None:
+        batch_first = next((m.batch_first for m in model.modules() if isinstance(m, RECURRENT)), True)
+    for k, packed in packs.items():
+        padded, lengths = pad_packed_sequence(packed, batch_first=batch_first)
+        inputs = (*inputs[:k], padded, *inputs[k + 1 :])
     with _untouched(model), torch.enable_grad():
         model.eval()
-        path = _Path(model, names, inputs, target, baseline, _axes(model, inputs, batch_first))
+        path = _Path(model, names, inputs, target, baseline, _axes(model, inputs, batch_first, lengths), packs)
         pieces, evaluations = _pieces(path, steps)
     return _result(path, pieces, evaluations, features)
 
@@ -203,6 +214,7 @@ class _Axes(NamedTuple):
     T: int
     batch: int | None  # None for one row without a batch axis
     time: int
+    ends: Tensor  # [B], how many steps each row has
 
     def timed(self, a: Tensor) -> bool:
         """Whether it has the axes of the first input."""
@@ -229,21 +241,24 @@ class _Axes(NamedTuple):
         return s.to(like.dtype) if axis is None else s.to(like.dtype).view([-1 if k == axis else 1 for k in range(like.dim())])
 
 
-def _axes(model: nn.Module, inputs: tuple[Any, ...], batch_first: bool | None) -> _Axes:
+def _axes(model: nn.Module, inputs: tuple[Any, ...], batch_first: bool, lengths: Tensor | None) -> _Axes:
     first = next((a for a in inputs if isinstance(a, Tensor)), None)
     if first is None:
-        shown, hint = ", ".join(describe(a) for a in inputs), "pad ragged rows: a PackedSequence has no axis of steps"
+        shown, hint = ", ".join(describe(a) for a in inputs), "turn the numbers into tensors first"
         raise DtypeError(message("attribution", "no tensor among the inputs", shown, "x [B, T, I] or ids [B, T]", hint))
-    if batch_first is None:
-        batch_first = next((m.batch_first for m in model.modules() if isinstance(m, RECURRENT)), True)
     alone = first.dim() == (2 if isinstance(model, RECURRENT) else 1)
     if not alone and first.dim() not in (2, 3):
         got, hint = f"x: {describe(first)}", "give every step an axis of its own"
         raise ShapeError(message("attribution", "x has no axes of rows and steps", got, "[B, T, I], [B, T] or [T]", hint))
-    if alone:
-        return _Axes(1, first.shape[0], None, 0)
-    batch = 0 if batch_first else 1
-    return _Axes(first.shape[batch], first.shape[1 - batch], batch, 1 - batch)
+    batch = None if alone else 0 if batch_first else 1
+    time = 0 if batch is None else 1 - batch
+    B, T = 1 if batch is None else first.shape[batch], first.shape[time]
+    ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths).cpu()
+    if ends.shape != (B,) or ends.is_floating_point() or int(ends.min()) < 1 or int(ends.max()) > T:
+        got, expected = f"lengths: {describe(ends)}, x: {describe(first)}", f"[{B}] = [B], whole numbers from 1 to {T}"
+        what, hint = "the lengths are not those of the rows", "give one length for each row"
+        raise ShapeError(message("attribution", what, got, expected, hint))
+    return _Axes(B, T, batch, time, ends.to(first.device))
 
 
 class _Path:
@@ -257,13 +272,15 @@ class _Path:
         target: Target,
         baseline: Any,
         axes: _Axes,
+        packs: Mapping[int, PackedSequence],
     ) -> None:
+        self.packs = packs  # by the number of the input, which stands padded among the inputs
         self.model, self.names, self.inputs, self.axes, self.target = model, names, inputs, axes, target
         ids = any(isinstance(a, Tensor) and not a.is_floating_point() and a.dtype != torch.bool for a in inputs)
         self.embeddings = [m for m in model.modules() if ids and isinstance(m, nn.Embedding)]
         self.floats = [k for k, a in enumerate(inputs) if isinstance(a, Tensor) and a.is_floating_point() and axes.has_rows(a)]
         heard: list[Tensor] = []
-        with torch.no_grad(), _embeddings(self.embeddings, heard.append):
+        with torch.no_grad(), _embeddings(self.embeddings, lambda e: self._laid_out(e, heard.append)):
             out = self.call(inputs)
         self.scaled = [axes.has_rows(e) for e in heard]  # the embedding of a position is the same for all rows
         self.tokens = any(self.scaled)
@@ -292,14 +309,32 @@ class _Path:
             raise ArgumentError(message("attribution", "the output is not finite", got, "finite numbers", hint))
 
     def call(self, inputs: Sequence[Any]) -> Any:
+        inputs = [self._packed(self.packs[k], a) if k in self.packs else a for k, a in enumerate(inputs)]
         return self.model(**dict(zip(self.names, inputs, strict=True))) if self.names else self.model(*inputs)
+
+    def _packed(self, packed: PackedSequence, padded: Tensor) -> PackedSequence:
+        return repacked(packed, padded if self.axes.time == 0 else padded.transpose(0, 1))
+
+    def _laid_out(self, out: Tensor, see: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+        """What `see` makes of an embedding; of packed ids it is shown with rows and steps."""
+        ids = (p for p in self.packs.values() if not p.data.is_floating_point() and len(p.data) == len(out))
+        packed = next(ids, None)
+        if packed is None:
+            return see(out)
+        given = see(pad_packed_sequence(packed._replace(data=out), batch_first=self.axes.batch == 0)[0])
+        return None if given is None else self._packed(packed, given).data
 
     def _moves(self, baseline: Any, k: int) -> bool:
         """Whether the k-th of what is scaled begins as itself at other steps."""
         return self.axes.timed(self.ends[k]) and (isinstance(baseline, str) or (baseline is None and k >= len(self.floats)))
 
     def _shifted(self, a: Tensor) -> Tensor:
-        return a.roll(max(round(SHIFT * self.axes.T), 1), self.axes.time)
+        """Every row turned within its own steps."""
+        axes = self.axes
+        t, ends = torch.arange(axes.T, device=a.device), axes.ends.to(a.device)[:, None]
+        at = torch.where(t < ends, (t - (SHIFT * ends).round().long().clamp(min=1)) % ends, t)  # [B, T]
+        turned = axes.first(a)[torch.arange(axes.B, device=a.device)[:, None], at]
+        return turned[0] if axes.batch is None else turned.movedim(0, axes.batch)
 
     def _start(self, baseline: Any, like: Tensor) -> Tensor:
         given = torch.as_tensor(baseline, dtype=like.dtype, device=like.device)
@@ -331,7 +366,7 @@ class _Path:
         inputs, coming, scaled = list(self.inputs), iter(points), iter(self.scaled)
         for k in self.floats:
             inputs[k] = next(coming)
-        with _embeddings(self.embeddings, lambda out: next(coming) if next(scaled) else out):
+        with _embeddings(self.embeddings, lambda out: self._laid_out(out, lambda out: next(coming) if next(scaled) else out)):
             return self.read(self.call(inputs))
 
     def read(self, out: Any) -> Tensor:
@@ -345,13 +380,14 @@ class _Path:
             raise ShapeError(message("attribution", "the target is not one number for each row", got, f"[{ax.B}] = [B]", hint))
         while isinstance(out, (tuple, list)) and out and not isinstance(out, PackedSequence):
             out = out[0]
+        if isinstance(out, PackedSequence):
+            out = pad_packed_sequence(out, batch_first=ax.batch == 0)[0]
         if isinstance(out, Tensor) and out.is_floating_point() and out.dim() > 0:
+            steps = (ax.T, int(ax.ends.max()))  # a model that packs may give no more than the longest row has
             if ax.batch is None:
                 out = out[-1:] if out.dim() > 1 and out.shape[0] == ax.T else out.unsqueeze(0)
-            elif out.dim() > 2 and out.shape[ax.time] == ax.T and out.shape[ax.batch] == ax.B:
-                out = out.select(ax.time, -1)
-            elif out.dim() == 2 and ax.batch == 1 and out.shape[0] == ax.T and out.shape[1] == ax.B:
-                out = out[-1]
+            elif out.dim() > 2 - ax.batch and out.shape[ax.time] in steps and out.shape[ax.batch] == ax.B:
+                out = out.movedim(ax.batch, 0)[torch.arange(ax.B, device=out.device), ax.ends.to(out.device) - 1]
             if out.shape[0] == ax.B:
                 return self.chosen(out.reshape(ax.B, -1) if self.target is None else out)
         what, hint = "no number for each row in the output", "pass target=, a function of the output that gives [B]"
@@ -454,11 +490,14 @@ def _result(path: _Path, pieces: list[list[_Piece]], evaluations: int, features:
         raise ShapeError(message("attribution", "no input has the axis of steps", shown, f"T = {axes.T} steps", hint))
     per_row = torch.cat(timed, 2).cpu().numpy()  # [B, T, I]
     rest = [p.reshape(axes.B, -1).sum(1).cpu().numpy() for p, e in zip(parts, path.ends, strict=True) if not axes.timed(e)]
+    ends = axes.ends.cpu().numpy()[:, None]
+    at = ends - 1 - np.arange(ends.max())  # [B, lags]
+    by_lag = np.where((at >= 0)[..., None], per_row[np.arange(axes.B)[:, None], at.clip(0)], 0)
     span = (path.output.double() - path.baseline.double()).cpu().numpy()
     error = np.array([sum(p.error for p in mine) for mine in pieces])
     return Attribution(
-        values=per_row.mean(0)[::-1],
-        size=np.abs(per_row).mean(0)[::-1],
+        values=by_lag.mean(0),
+        size=np.abs(by_lag).mean(0),
         per_row=per_row,
         rest=np.sum(rest, 0) if rest else np.zeros(axes.B),
         gap=float(_ratio(np.linalg.norm(error), np.linalg.norm(span))),

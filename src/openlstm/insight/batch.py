@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset
 
-from openlstm._errors import ArgumentError, DtypeError, describe, message
+from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, describe, message
 from openlstm.nn.recurrent import Recurrent
 
 RECURRENT = (Recurrent, nn.LSTM, nn.GRU, nn.RNN)
@@ -59,6 +59,9 @@ def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, 
         raise DtypeError(
             message(who, "the loss cannot be called", got, FORMS, "pass a function, or torch.nn.CrossEntropyLoss()")
         )
+    if isinstance(loss, type):
+        got, hint = f"loss: class {loss.__name__}", f"make one of it: loss={loss.__name__}()"
+        raise DtypeError(message(who, "the loss is a class", got, FORMS, hint))
     _expect_arrays(data, who)
     data = mapped(data, lambda a: torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a)
     if loss is None:
@@ -118,12 +121,28 @@ class _Outputs:
     def __call__(self, model: nn.Module, *data: Any) -> Any:
         *inputs, target = data
         if self.names:
-            return self.loss(model(**dict(zip(self.names, inputs, strict=True))), target)
+            return self.of(model(**dict(zip(self.names, inputs, strict=True))), target)
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            return self.loss(model(**inputs[0]), target)
+            return self.of(model(**inputs[0]), target)
         if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)) and not isinstance(inputs[0], PackedSequence):
             inputs = list(inputs[0])
-        return self.loss(model(*inputs), target)
+        return self.of(model(*inputs), target)
+
+    def of(self, output: Any, target: Any) -> Any:
+        """The loss itself.
+
+        Raises:
+            ArgumentError: where it fails.
+        """
+        try:
+            return self.loss(output, target)
+        except Exception as error:
+            name = getattr(self.loss, "__name__", type(self.loss).__name__)
+            got = f"output {describe(output)}, target {describe(target)}: {_brief(error)}"
+            expected = f"a target that fits the output: {name}(output, target)"
+            hint = "change the last of the data, or write the loss as loss(model, *data)"
+            what = "it cannot be computed of the output and the target"
+            raise ArgumentError(message("loss", what, got, expected, hint)) from error
 
 
 class _Whole:
@@ -187,6 +206,66 @@ def _inputs(model: nn.Module, data: Any, loader: bool) -> Any:
     return data
 
 
+def takes(model: nn.Module, x: Any, loss: Any) -> bool:
+    """Whether the model alone is called with `x`, and the loss with what it gives: no target stands behind the inputs."""
+    asked = list(_parameters(loss) or ())
+    if isinstance(loss, type) or len(asked) > 1 and asked[0] in MODELS:
+        return False
+    if isinstance(x, Mapping):
+        own = _parameters(model.forward)
+        return own is None or any(p.kind is p.VAR_KEYWORD for p in own.values()) or set(x) <= set(own)
+    if not isinstance(x, (tuple, list)):
+        return isinstance(x, (Tensor, PackedSequence)) or not isinstance(x, Iterable)
+    if not _binds(model.forward, tuple(x)):
+        return False
+    return not (_of_torch(loss) and len(x) > 1 and _binds(model.forward, tuple(x[:-1])))
+
+
+def _of_torch(loss: Any) -> bool:
+    return isinstance(loss, nn.Module) or str(getattr(loss, "__module__", "")).split(".")[0] == "torch"
+
+
+def called(loss: Loss, model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], ran: Callable[[], bool]) -> Any:
+    """The loss of a model and its data.
+
+    Args:
+        ran: whether a layer of the model has run; what goes wrong later is not a matter of arguments.
+
+    Raises:
+        ArgumentError: where it fails before the model runs.
+    """
+    try:
+        return loss(model, *args, **named)
+    except OpenLSTMError:
+        raise
+    except Exception as error:
+        if ran() or isinstance(loss, _Outputs):  # of these the model itself failed
+            raise
+        own = getattr(loss, "loss", loss)
+        got = f"loss{_signature(own) if _parameters(own) is not None else ''}: {_brief(error)}"
+        hint = f"take the model first: its arguments are {', '.join([type(model).__name__, *map(describe, args)])}"
+        raise ArgumentError(message("look", "the loss failed before it called the model", got, FORMS, hint)) from error
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def expect_taken(model: nn.Module, data: Any, who: str) -> None:
+    """Without a loss all of the data are inputs: a target among them is one too many.
+
+    Raises:
+        ArgumentError: where the model takes another number of them.
+    """
+    if isinstance(model, RECURRENT) or isinstance(data, (PackedSequence, Mapping)) or not isinstance(data, (tuple, list)):
+        return
+    if not _binds(model.forward, tuple(data)):
+        got = f"{len(data)} parts of data, {type(model).__name__}.forward{_signature(model.forward)}"
+        expected = "what the model takes, with a loss followed by the target"
+        hint = "pass loss=..., such as torch.nn.CrossEntropyLoss(), or the inputs alone"
+        raise ArgumentError(message(who, "the model does not take these data", got, expected, hint))
+
+
 def _named(model: nn.Module, data: Mapping[str, Any], loss: Any, who: str) -> tuple[tuple[Any, ...], Loss]:
     """A dict as a tuple, what the model takes first and the target last."""
     takes = _parameters(model.forward) or {}
@@ -220,7 +299,7 @@ def _kind(loss: Any, parts: int) -> str:
     """ "model", "batch" or "outputs": what a loss takes."""
     if isinstance(loss, (_Outputs, _Whole, _Named)):
         return "model"
-    if isinstance(loss, nn.Module) or str(getattr(loss, "__module__", "")).split(".")[0] == "torch":
+    if _of_torch(loss):
         return "outputs"
     takes = _parameters(loss)
     if takes is None or any(p.kind is p.VAR_POSITIONAL for p in takes.values()) or _required(takes) != 2 or parts < 2:
@@ -251,4 +330,6 @@ def _binds(loss: Any, args: tuple[Any, ...]) -> bool:
 
 
 def _signature(loss: Any) -> str:
-    return str(inspect.signature(loss)).split(" ->")[0]
+    own = inspect.signature(loss)
+    bare = [p.replace(annotation=p.empty) for p in own.parameters.values()]
+    return str(own.replace(parameters=bare, return_annotation=own.empty))

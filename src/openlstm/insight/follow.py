@@ -39,7 +39,7 @@ from torch.overrides import TorchFunctionMode
 
 from openlstm._errors import describe
 from openlstm.engine.operators import plain_types
-from openlstm.insight.batch import RECURRENT, Loss, mapped
+from openlstm.insight.batch import RECURRENT, Loss, leaves, mapped
 from openlstm.insight.flip import Flip, compared, differs
 from openlstm.insight.look import Place, _arguments, _Deaf, _untouched
 
@@ -116,7 +116,7 @@ class _Run:
         self.decided: list[bool] = []
         self.entries: list[Entry] = []
         self.outputs: list[list[Tensor]] = []  # of every outermost call, each a tensor that what follows was computed from
-        self.tokens: dict[int, Tensor] = {}
+        self.tokens: dict[int, tuple[Tensor, PackedSequence | None]] = {}  # by id, and the packed sequence whose data they are
         self.first: Tensor | None = None  # what the first recurrent layer got at its first step
         self.value: Any = None
 
@@ -138,16 +138,37 @@ class _Run:
     def given(self, a: Any) -> Any:
         """One argument of an outermost call."""
         if isinstance(a, PackedSequence):
-            padded = pad_packed_sequence(a)[0]
-            entered = self.enter(padded, steps=(0,))
-            return a if entered is padded else repacked(a, entered)
+            if a.data.is_floating_point():
+                return self.enter_packed(a)
+            self.tokens[id(a.data)] = (a.data, a)
+            return a
         if not isinstance(a, Tensor):
             return a
         if a.is_floating_point():
             return self.enter(a)
         if a.dtype != torch.bool and a.dim() > 1:
-            self.tokens[id(a)] = a
+            self.tokens[id(a)] = (a, None)
         return a
+
+    def enter_packed(self, packed: PackedSequence, *, of_tokens: bool = False) -> PackedSequence:
+        """Take packed floats as an input, laid out in rows and steps meanwhile."""
+        padded = pad_packed_sequence(packed)[0]
+        entered = self.enter(padded, of_tokens=of_tokens, steps=(0,))
+        return packed if entered is padded else repacked(packed, entered)
+
+    def follow(self, a: Any, packed: PackedSequence | None) -> Any:
+        """What came of tokens: floats enter, whole numbers are tokens still."""
+        if not isinstance(a, Tensor) or a.dtype == torch.bool:
+            return a
+        if packed is not None and a.shape[:1] != packed.data.shape[:1]:
+            packed = None  # the model has laid them out itself
+        if not a.is_floating_point():
+            if a.dim() != 1 or all(len(a) != rows for _, rows in self.shapes):  # one number a row: a length, or an order
+                self.tokens[id(a)] = (a, packed)
+            return a
+        return (
+            self.enter(a, of_tokens=True) if packed is None else self.enter_packed(packed._replace(data=a), of_tokens=True).data
+        )
 
     def gave(self, output: Any) -> Any:
         """The output of an outermost call, in copies that do not depend on each other."""
@@ -209,25 +230,11 @@ class _Tokens(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if not self.run.tokens:
             return out
-        found: list[bool] = []
-
-        def ask(a: Any) -> Any:
-            found.append(id(a) in self.run.tokens)
-            return a
-
-        mapped((args, kwargs or {}), ask)
-        if not any(found):
+        given = [self.run.tokens[id(a)] for a in leaves((args, kwargs or {})) if id(a) in self.run.tokens]
+        if not given:
             return out
-
-        def follow(a: Any) -> Any:
-            if not isinstance(a, Tensor) or a.dtype == torch.bool:
-                return a
-            if a.is_floating_point():
-                return self.run.enter(a, of_tokens=True)
-            self.run.tokens[id(a)] = a
-            return a
-
-        return mapped(out, follow)
+        packed = next((packed for _, packed in given if packed is not None), None)
+        return mapped(out, lambda a: self.run.follow(a, packed))
 
 
 class Followed:
@@ -257,6 +264,7 @@ class Followed:
             self.before = self._read(self._run())
             self._expect_the_same()
             self.ends, self.tells = self._ends()
+            self._expect_the_ends_of_layers()
 
     @property
     def steps(self) -> int:
@@ -297,6 +305,9 @@ class Followed:
 
     def _follow(self) -> None:
         run = self._run(gradients=True)
+        if not run.entries and (wider := self._padded()):  # rows that the model packs, padded beyond the longest
+            self.shapes += wider
+            run = self._run(gradients=True)
         self.decided = run.decided
         if not run.entries:
             raise Unknown(self._no_entry())
@@ -349,6 +360,19 @@ class Followed:
             if not bool(norm.isfinite().all()):
                 raise Unknown("the gradient of the loss at the inputs is not finite")
             self.norms.append(norm)
+
+    def _padded(self) -> list[tuple[int, int]]:
+        """Steps and rows of the first of the data that has more steps than layers with rows of their own lengths see."""
+        found = [
+            (steps, rows)
+            for place in self.places
+            if place.lengths is not None
+            for a in _tensors((self.args, self.named))
+            if a.dim() > 1
+            for steps, rows in (a.shape[:2], (a.shape[1], a.shape[0]))
+            if rows == place.rows and steps > place.steps
+        ]
+        return found[:1]
 
     def _no_entry(self) -> str:
         T, B = self.shapes[0]
@@ -492,7 +516,8 @@ class Followed:
         T = self.steps
         low = torch.zeros(self.rows, dtype=torch.int64, device=self.before.device)
         high = torch.full_like(low, T)
-        own = self.places[0].ends().to(low.device) if self.places[0].steps == T else high
+        place = self.places[0]
+        own = place.ends().to(low.device) if place.steps == T or place.lengths is not None else high
         try:
             reached = self._reached(self._from(high - 1))
             if bool(reached.all()):
@@ -508,6 +533,18 @@ class Followed:
         except Exception:  # noqa: BLE001  a model may refuse NaN with whatever error it likes
             return own, False
         return torch.where(read, low + 1, 0), True
+
+    def _expect_the_ends_of_layers(self) -> None:
+        """Steps of inputs that are longer than those of the layers are the same steps if their rows end where those do."""
+        if any(p.steps == self.steps for p in self.places):
+            return
+        named = [p for p in self.places if torch.equal(p.ends().to(self.ends.device), self.ends)]
+        if not named or not self.tells:
+            place = self.places[0]
+            raise Unknown(
+                f"the rows of the data end elsewhere than those of {place.name}: the longest after {int(self.ends.max())} and "
+                f"{int(place.ends().max())} steps, so that the steps of the two are not the same"
+            )
 
     def _from(self, first: Tensor) -> Tensor:
         return torch.arange(self.steps, device=first.device)[:, None] >= first
@@ -574,8 +611,9 @@ class Followed:
         live = None if add is None else lambda n, a: add(self.numbers[n], a) if n in self.numbers else None
         run = _Run(self.shapes, self.decided, gradients, live, swap)
         door = _Door(run)
+        given = leaves((self.args, self.named))
         tokens = any(
-            isinstance(a, Tensor) and not a.is_floating_point() and a.dim() > 1 for a in _tensors((self.args, self.named))
+            isinstance(a, PackedSequence) or isinstance(a, Tensor) and not a.is_floating_point() and a.dim() > 1 for a in given
         )
         with ExitStack() as stack:
             for m in self.model.modules():

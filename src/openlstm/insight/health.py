@@ -39,7 +39,7 @@ class Health:
         dead, closed, pegged, never_written: bool [H].
         effective_rank: between 1 and R; 0 where nothing moves.
         importance: [R], to first order; None without a loss.
-        top: (unit, rise of the loss) of the units that matter most, the first the most; empty without a loss.
+        top: (unit, rise of the loss without it), the largest rise first; empty without a loss.
         exact: whether `top` was measured by ablation.
     """
 
@@ -61,8 +61,8 @@ class Health:
         sick = {"dead": self.dead, "never shown": self.closed, "pegged": self.pegged, "never written": self.never_written}
         found = [f"{some(int(mask.sum()), H)} {name}" for name, mask in sick.items() if mask.any()]
         text += f"; {', '.join(found)}" if found else "; no unit is dead, closed, pegged or unwritten"
-        if self.top:
-            text += f"; unit {self.top[0][0]} matters most"
+        if self.top and self.top[0][1] > 0:
+            text += f"; without unit {self.top[0][0]} the loss would rise most"
         need = self.effective_rank * 3
         if H >= 32 and 0 < need < H / 4:
             text += f". {int(2 ** np.ceil(np.log2(max(need, 8))))} units may be enough"
@@ -154,7 +154,7 @@ class Examining:
             if at_end is not None and self.end is not None:
                 self.importance -= (at_end * self.end.h)[:, : self.R].double().sum(0).cpu()
             importance = self.importance.numpy()
-            top = tuple((int(j), float(importance[j])) for j in np.argsort(-np.abs(importance))[:_TOP])
+            top = tuple((int(j), float(importance[j])) for j in np.argsort(-importance)[:_TOP])
         if loss_of is not None:
             units = [j for j, _ in top] or list(np.argsort(-covariance.diagonal().numpy())[:_TOP])
             base = loss_of(-1)

@@ -29,7 +29,7 @@ from openlstm.engine.op import Ran
 from openlstm.engine.operators import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
 from openlstm.engine.support import brief
-from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
+from openlstm.insight.batch import RECURRENT, Loss, called, expect_taken, formed, mapped
 from openlstm.nn.form import Arguments, Form
 from openlstm.nn.recurrent import Recurrent
 from openlstm.nn.replace import from_torch
@@ -276,6 +276,8 @@ def look(
     model = getattr(model, "_orig_mod", model)  # a compiled model does not hear hooks that come later
     found = recurrent(model, layers)
     data, loss, _ = formed(model, data, loss, "look")
+    if loss is None:
+        expect_taken(model, data, "look")
     args, named = _arguments(model, data, loss)
     with _untouched(model), Calls(found, gradients=loss is not None) as heard:
         model.eval()
@@ -284,7 +286,7 @@ def look(
             if loss is None:
                 outputs = mapped(model(*args, **named), _detached)
             else:
-                value = loss(model, *args, **named)
+                value = called(loss, model, args, named, lambda: any(heard.of.values()))
         silent = [path or "the layer" for path in found if not heard.of[path]]
         if silent:
             raise ArgumentError(

@@ -41,11 +41,13 @@ class Stability:
     Fields:
         exponents: [n] per step, the largest first; -inf where a direction is wiped out.
         steps: how many steps of each row they are a mean over, on average.
+        feeds_back: whether the outputs of the model can be its next inputs.
     """
 
     name: str
     exponents: np.ndarray
     steps: float
+    feeds_back: bool = False
 
     @property
     def largest(self) -> float:
@@ -65,7 +67,8 @@ class Stability:
             return f"{self.name}: largest exponent {number(round(top, 4))}: {text}."
         tenfold = steps(max(1, round(float(np.log(10) / abs(top)))))
         if top > 0:
-            advice = "clip gradients, lower the learning rate, or expect a free run to diverge"
+            free = ", or expect a free run to diverge" if self.feeds_back else ""
+            advice = f"clip gradients or lower the learning rate{free}"
             return (
                 f"{self.name}: largest exponent {number(top)}: differences and gradients grow tenfold in {tenfold}; {advice}."
             )
@@ -76,12 +79,13 @@ class Stability:
         return plain(self)
 
 
-def stability(place: Place, exponents: int = 8) -> Stability:
+def stability(place: Place, exponents: int = 8, *, feeds_back: bool = False) -> Stability:
     """The largest Lyapunov exponents of a place along the data that it saw.
 
     Args:
         place: of `look`.
         exponents: how many; at most the size of the joint state.
+        feeds_back: whether the outputs of the model can be its next inputs, so that it can run freely.
 
     Raises:
         ArgumentError: for a number below one.
@@ -103,7 +107,7 @@ def stability(place: Place, exponents: int = 8) -> Stability:
     rows = torch.argsort(ends, descending=True, stable=True)[:_ROWS]
     rows = rows[ends[rows] > 0]
     if not len(rows):
-        return Stability(place.name, np.zeros(0), 0.0)
+        return Stability(place.name, np.zeros(0), 0.0, feeds_back)
     skip = ends[rows] // 10
     draws = torch.randn(len(rows), S, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     V = torch.linalg.qr(draws)[0].to(place.x.device)  # [B', S, N]
@@ -128,7 +132,7 @@ def stability(place: Place, exponents: int = 8) -> Stability:
                 counted += torch.where(counts, pending, 0)
                 pending = torch.zeros_like(pending)
     found = (sums[counted > 0] / counted[counted > 0][:, None]).mean(0).cpu().numpy()
-    return Stability(place.name, np.sort(found)[::-1].copy(), float(counted.mean()))
+    return Stability(place.name, np.sort(found)[::-1].copy(), float(counted.mean()), feeds_back)
 
 
 def _back(turn: Turn, V: Tensor, R: int, has_cell: bool) -> Tensor:

@@ -121,7 +121,7 @@ class Measured(NamedTuple):
     """The two measures.
 
     place: the layer that does best. gated: whether any layer has gates. of: what was looked at.
-    depends: whether what is read depends on the input at the lag at all.
+    depends: whether what is read depends on the input at the lag at all. rows: that reach back to the lag, and all.
     """
 
     share: float
@@ -130,6 +130,7 @@ class Measured(NamedTuple):
     gated: bool
     of: Subject = LAST_STATE
     depends: bool = True
+    rows: tuple[int, int] = (0, 0)
 
     @property
     def low(self) -> bool:
@@ -214,6 +215,9 @@ def judge(found: Measured, lag: int, needed: Needed | None = None) -> Verdict:
         who = "training" if found.of is LOSS else f"training that reads {read} alone"
         more = "" if found.of is LOSS else " Where more is read, pass the loss."
         word, reason = "blocked", f"{numbers[0].upper()}{numbers[1:]}: {who} hears nothing of it.{more}"
+    reach, every = found.rows
+    if reach < every:
+        reason += f" {reach} of {every} rows reach so far back."
     return Verdict(word, lag, found.share, found.flip.ratio, limits, reason, found.place, needed, found.of.name)
 
 
@@ -294,6 +298,7 @@ class WholeModel(Followed):
         """The two measures."""
         self._expect(lag)
         found = Measured(self.share(lag), self.flip(lag), "", any(p.gates for p in self.places), self.of)
+        found = found._replace(rows=(int((self.ends > lag).sum()), self.rows))
         return found._replace(depends=self.depends(lag)) if found.low else found
 
     def _expect(self, lag: int) -> None:
@@ -322,7 +327,9 @@ class LastState:
         """The two measures."""
         shares = {place.name: reach(rows_of([place], lag)[0], "random").at(lag) for place in self.places}
         best = max(shares, key=lambda name: shares[name])
-        return Measured(shares[best], self.flip(lag), best, any(place.gates for place in self.places))
+        first = self.places[0]
+        rows = (int((first.ends() > lag).sum()), first.rows)
+        return Measured(shares[best], self.flip(lag), best, any(place.gates for place in self.places), rows=rows)
 
     def shares(self) -> np.ndarray:
         """The share of every lag, of the place that reaches furthest."""

@@ -45,6 +45,29 @@ def some(n: int, of: int, what: str = "unit") -> str:
     return f"{n} of {of} {what}{'' if of == 1 else 's'}"
 
 
+def sentence(error: str) -> str:
+    r"""An error as one sentence: of one in the form of `openlstm._errors.message` without who raised it.
+
+    >>> sentence("me: too long\n  got       T=3\n  expected  T < 3\n  hint      take less")
+    'Too long (got T=3, expected T < 3): take less.'
+    """
+    what, *rest = error.split("\n  ")
+    if len(rest) == 3:
+        got, expected, hint = (line[10:] for line in rest)
+        what = f"{what.partition(': ')[2]} (got {got}, expected {expected}): {hint}"
+        what = what[0].upper() + what[1:]
+    return what if what.endswith(".") else f"{what}."
+
+
+def unmeasured(lag: int | None, why: str) -> str:
+    """What is said about changes where the measures could not be taken; `why` is a sentence.
+
+    >>> unmeasured(20, "It failed.")
+    'Nothing was measured of lag 20, so that nothing can be advised: It failed.'
+    """
+    return f"Nothing was measured{'' if lag is None else f' of lag {lag}'}, so that nothing can be advised: {why}"
+
+
 def plain(value: Any) -> Any:
     """A result as dicts, lists, strings and numbers; what is not finite as None (JSON has no word for it).
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
-from openlstm.insight.words import number
+from openlstm.insight.words import number, sentence
 
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together
@@ -97,11 +97,12 @@ def xray(
         return _broken(about, lag, broken, notes, before, time.perf_counter() - begin)
     target = _target(data, loss, places)
     made = _Sections(places)
-    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0]))
+    ablated = None if before else made.model("ablation", lambda: _ablation(model, data, loss, places[0], lag))
     stage = _stage(before, ablated, notes)
     if stage == "before" or stage == "unknown" and ablated is None:  # what an untrained network uses says nothing
         made.found.pop("ablation", None)
     verdict, reason = _guarded(lambda: _verdict(model, data, lag, loss, target, layers)) if stage != "after" else (None, "")
+    reason = sentence(reason) if reason else reason
     needs = getattr(verdict, "needed", None) or _guarded(lambda: _needed(places[0], target))[0]
     if lag is None:
         lag = getattr(verdict, "lag", None)
@@ -115,8 +116,9 @@ def xray(
         made.threshold = verdict.thresholds.share  # type: ignore[union-attr]
     if needs is not None:
         made.model("needed", lambda: needs)
+    free = _feeds_back(data, loss, looked.outputs)
     for word, measure in _PLACES.items():
-        made.places(word, measure)
+        made.places(word, measure if word != "stability" else _of_place("stability", "stability", feeds_back=free))
     if stage != "before":
         made.send(ablated)
     made.model("attribution", lambda: _attribution(model, data, loss, places, features))
@@ -427,13 +429,21 @@ def _ladder(
     return ladder(lag=asked, needed=needs, window=window, gradient=reached, flip_lag=flipped, used=used)
 
 
-def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place) -> Any:
+def _ablation(model: nn.Module, data: Any, loss: Loss | None, place: Place, lag: int | None) -> Any:
     from openlstm.insight.ablation import ablation
 
     if loss is None or not isinstance(data, (tuple, list)) or len(data) < 2:
         how = "xray(model, (x, y), loss=...), or openlstm xray MODEL DATA"
         raise _Nothing(f"What a network uses is measured on data with targets and a loss: {how}.")
-    return ablation(model, data, loss, lengths=place.lengths)
+    return ablation(model, data, loss, lengths=place.lengths, lag=lag)
+
+
+def _feeds_back(data: Any, loss: Loss | None, outputs: Any) -> bool:
+    """Whether what the model gives, or is to give, has the form of its input at every step."""
+    parts: list[Any] = list(data) if isinstance(data, (tuple, list)) and not isinstance(data, PackedSequence) else [data]
+    given = parts[-1] if loss is not None and len(parts) > 1 else outputs[0] if isinstance(outputs, tuple) else outputs
+    x = parts[0]
+    return isinstance(x, Tensor) and isinstance(given, Tensor) and x.dim() > 1 and x.shape == given.shape
 
 
 def _attribution(
@@ -446,7 +456,18 @@ def _attribution(
     x = x[:1] if isinstance(model, RECURRENT) else x
     own = _few(x, places[0])
     nested = len(own) == 1 and isinstance(own[0], (tuple, list, Mapping)) and not isinstance(own[0], PackedSequence)
-    return attribution(model, own[0] if nested else own, features=features)
+    lengths = _ends(x, places[0])
+    lengths = lengths if lengths is None or own is x else lengths[:FEW]
+    return attribution(model, own[0] if nested else own, features=features, lengths=lengths)
+
+
+def _ends(x: tuple[Any, ...], place: Place) -> Tensor | None:
+    """Where the rows of the inputs end, as far as the layer was told: its steps have to be theirs."""
+    if place.lengths is None:
+        return None
+    given = [a for a in leaves(x) if isinstance(a, Tensor)]
+    told = any(a.shape == place.lengths.shape and bool((a == place.lengths.to(a.device)).all()) for a in given)
+    return place.lengths if told or any(place.steps in a.shape[:2] for a in given) else None
 
 
 def _tracking(place: Place, columns: Mapping[str, Any], target: Any) -> Any:
@@ -475,10 +496,13 @@ def _watched(watch: Any) -> Any:
 def _few(parts: tuple[Any, ...], place: Place, rows: int = FEW) -> tuple[Any, ...]:
     """A few rows of the inputs, where it is plain which axis rows are on."""
     found = leaves(parts)
-    if place.rows <= rows or not all(isinstance(a, Tensor) for a in found):
+    if place.rows <= rows or not all(isinstance(a, (Tensor, PackedSequence)) for a in found):
         return parts
 
-    def few(a: Tensor) -> Tensor:
+    def few(a: Any) -> Any:
+        if isinstance(a, PackedSequence):
+            padded, lengths = pad_packed_sequence(a)
+            return pack_padded_sequence(padded[:, :rows], lengths[:rows], enforce_sorted=False)
         axis = next((k for k in (0, 1) if a.dim() > k and a.shape[k] == place.rows), None)
         if a.shape[:2] == (place.steps, place.rows):
             axis = 1

@@ -102,9 +102,9 @@ def trace(
             keywords.
         hx, lengths, reset, reset_state: as in a call of a layer; not for a model, which hands them to its layers itself.
         loss: a scalar of what the call returned: `loss(y, state)` for a layer, `loss(output)` for a model, `loss(a, b)` for
-            one that returns a tuple. Adds `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent
-            coordinates of the state after step t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs
-            and later steps.
+            one that returns a tuple; or, with a target behind the inputs of `x`, in any form that `openlstm.xray` takes. Adds
+            `dh` and `dc` = dL/dh_t and dL/dc_t for every step. (h_t, c_t) are independent coordinates of the state after step
+            t: dL/dc_t is what flows along the highway, dL/dh_t what flows through outputs and later steps.
         differentiable: arrays carry gradients (through the reference, slower); without it they carry none.
 
     Returns:
@@ -132,9 +132,13 @@ def trace(
     model = getattr(model, "_orig_mod", model)  # what torch.compile made of a model is not called, but the model itself
     found = _found(model)
     alone = found[0][0] == ""
+    given = _with_target(model, x, loss)
     named: dict[str, Any] = {"hx": hx, "lengths": lengths, "reset": reset, "reset_state": reset_state}
     named = {name: value for name, value in named.items() if value is not None}
-    if alone:
+    args: tuple[Any, ...] = ()
+    if given is not None:
+        _expect_alone(model, named)
+    elif alone:
         if isinstance(x, PackedSequence):
             checks.no_lengths("trace", lengths)
             x, named["lengths"] = pad_packed_sequence(x, batch_first=found[0][1].batch_first)
@@ -142,18 +146,19 @@ def trace(
     else:
         args, named = _inputs(model, x, named)
     with torch.set_grad_enabled(differentiable or loss is not None), _heard(found, loss is not None, differentiable) as heard:
-        out = model(*args, **named)
+        out, value = (model(*args, **named), None) if given is None else _lost(model, *given)
         if not heard:
             paths = ", ".join(path for path, _ in found)
             hint = "check the inputs: this call of the model reaches none of them"
             raise ArgumentError(message("trace", "no recurrent layer ran", f"no call of {paths}", "a call of one", hint))
-        value = None
-        if loss is not None:
+        if given is not None:
+            value = _scalar(value, "model, *data")
+        elif loss is not None:
             value = _scalar(loss(*out) if type(out) is tuple else loss(out), "y, state" if alone else "output")
         arrays = _arrays(heard, value, differentiable)
     if value is not None and not differentiable:
         out, value = tree_map_only(Tensor, Tensor.detach, (out, value))
-    y, state = out if alone else (out, None)
+    y, state = out if alone and out is not None else (out, None)
     return Trace(arrays, y, state, value, repr(model) if alone else type(model).__name__)
 
 
@@ -270,12 +275,40 @@ def _found(model: nn.Module) -> list[tuple[str, Any]]:
 
 def _inputs(model: nn.Module, x: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments of a call of a model."""
-    if named:
-        got, hint = f"{', '.join(named)} for {type(model).__name__}", "pass what the model takes, several in a tuple or a dict"
-        raise ArgumentError(message("trace", "a model has no such argument", got, "the inputs of the model alone", hint))
+    _expect_alone(model, named)
     if isinstance(x, Mapping):
         return (), dict(x)
     return x if type(x) is tuple else (x,), {}
+
+
+def _with_target(model: nn.Module, x: Any, loss: Any) -> tuple[tuple[Any, ...], Any] | None:
+    """Data and loss as `xray` takes them, where `x` is more than the model takes, or the loss wants more than its output."""
+    if loss is None:
+        return None
+    from openlstm.insight.batch import formed, takes  # which is built on this package
+
+    if takes(model, x, loss):
+        return None
+    data, whole, _ = formed(model, x, loss, "trace")
+    return tuple(data), whole
+
+
+def _lost(model: nn.Module, data: tuple[Any, ...], loss: Any) -> tuple[Any, Any]:
+    """What the model gave, and the loss, called with the model and the data."""
+    gave: list[Any] = [None]
+    handle = model.register_forward_hook(lambda module, args, out: gave.append(out))
+    try:
+        value = loss(model, *data)
+    finally:
+        handle.remove()
+    return gave[-1], value
+
+
+def _expect_alone(model: nn.Module, named: Mapping[str, Any]) -> None:
+    """A model hands lengths and states to its layers itself."""
+    if named:
+        got, hint = f"{', '.join(named)} for {type(model).__name__}", "pass what the model takes, several in a tuple or a dict"
+        raise ArgumentError(message("trace", "a model has no such argument", got, "the inputs of the model alone", hint))
 
 
 def _scalar(value: Any, of: str) -> Tensor:

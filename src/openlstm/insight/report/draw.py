@@ -436,7 +436,7 @@ def important(results: Results) -> Display:
         "rise_of_loss": [float(v) for r in results.values() for _, v in r.top],
     }
     how = "measured" if all(r.exact for r in results.values()) else "to first order"
-    best = max(((v, n, u) for n, r in results.items() for u, v in r.top), default=None)
+    best = max(((v, n, u) for n, r in results.items() for u, v in r.top if v > 0), default=None)
     said = f"Without unit {best[2]} of {best[1]} the loss would rise by {number(float(best[0]))} ({how})." if best else ""
     return Display("The units that matter most", drawn, table, said)
 

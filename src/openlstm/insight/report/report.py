@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openlstm._files import writable, write_whole
+from openlstm.insight.words import sentence, unmeasured
 
 if TYPE_CHECKING:
     from openlstm.insight.report.display import Display
@@ -151,6 +152,21 @@ class Report:
             return (found.finding or found.error or self.reason) if found else self.reason
         return getattr(self.verdict, "finding", None) or self.reason
 
+    @property
+    def change(self) -> str:
+        """What to change, as far as that was measured."""
+        if self.advice is not None:
+            return self.advice.finding
+        if self.stage == "after":
+            if self.uses is None:
+                return unmeasured(None, sentence(self.finding))
+            return f"Nothing in the network: after training only what it uses counts, and that is the verdict. {self.serving}"
+        if getattr(self.verdict, "of", "nothing") == "nothing":
+            return unmeasured(self.lag, sentence(getattr(self.verdict, "reason", self.reason)))
+        if self.word == "not blocked":
+            return "Nothing has to change: nothing is blocked at this lag. That does not promise that it will be learnt."
+        return "No advice was measured."
+
     def noted(self, *notes: str) -> Report:
         """The same report with more notes."""
         return replace(self, notes=(*self.notes, *notes))
@@ -209,7 +225,7 @@ class Report:
         texts = {"verdict": self.finding}
         best = getattr(self.advice, "best", None)
         if best is not None:
-            texts["advice"] = f"{best.name}, --init {best.flag}" if best.flag else best.name
+            texts["advice"] = f"{best.name}: {best.line}" + (f", or --init {best.flag}" if best.flag else "")
         said = {s.name: s.finding or f"not computed: {s.error}" for s in self.sections}
         texts |= {name: text for name, text in said.items() if text != self.finding}  # one may be the verdict
         lines = [f"X-ray of {self.model.get('name', 'a model')}: {self.word} ({self.heading})"]
