@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import openlstm
 from openlstm._errors import ArgumentError, DtypeError, ShapeError
 from openlstm.insight.attribution import attribution
-from openlstm.insight.batch import formed
 from openlstm.insight.look import look
 from openlstm.insight.verdict import verdict
+from openlstm.nn.batch import formed
 
 B, T, LAG = 24, 31, 30
 

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, ShapeError, describe, message
-from openlstm.insight.batch import formed, leaves, mapped
 from openlstm.insight.words import number
+from openlstm.nn.batch import formed, leaves, mapped
 
 Mode = Literal["cut", "shuffle", "feature"]
 WITHIN = 0.01

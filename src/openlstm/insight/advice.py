@@ -30,13 +30,13 @@ import torch
 from torch import nn
 
 from openlstm._errors import ArgumentError
-from openlstm.insight.batch import Loss, formed
 from openlstm.insight.follow import Unknown
 from openlstm.insight.look import Place, look, ours, recurrent
 from openlstm.insight.needed import Needed
 from openlstm.insight.verdict import LastState, Measured, Verdict, final_state, judge, rows_of, seeing, verdict
 from openlstm.insight.words import plain, unmeasured
 from openlstm.nn import init
+from openlstm.nn.batch import Loss, formed
 from openlstm.reference import State
 
 PROBE = 1024  # rows by which it is measured what can be read

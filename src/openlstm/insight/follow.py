@@ -39,9 +39,9 @@ from torch.overrides import TorchFunctionMode
 
 from openlstm._errors import describe
 from openlstm.engine.operators import plain_types
-from openlstm.insight.batch import RECURRENT, Loss, leaves, mapped
 from openlstm.insight.flip import Flip, compared, differs
 from openlstm.insight.look import Place, _arguments, _Deaf, _untouched
+from openlstm.nn.batch import RECURRENT, Loss, leaves, mapped
 
 HALF = (torch.float16, torch.bfloat16)
 TURNED = 1e-5  # of the gradient at the last outputs: a loss that is a sum over steps turns it by rounding alone
@@ -241,7 +241,7 @@ class Followed:
     """A model with its data and its loss, from the inputs to what is read and back.
 
     Args:
-        model, data, loss: as `insight.batch.formed` gives them, two rows or more; without a loss the output itself is read.
+        model, data, loss: as `nn.batch.formed` gives them, two rows or more; without a loss the output itself is read.
         places: what `look` found in it.
 
     Raises:

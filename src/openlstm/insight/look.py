@@ -29,7 +29,7 @@ from openlstm.engine.op import Ran
 from openlstm.engine.operators import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
 from openlstm.engine.support import brief
-from openlstm.insight.batch import RECURRENT, Loss, called, expect_taken, formed, mapped
+from openlstm.nn.batch import RECURRENT, Loss, called, expect_taken, formed, mapped
 from openlstm.nn.form import Arguments, Form
 from openlstm.nn.recurrent import Recurrent
 from openlstm.nn.replace import from_torch
@@ -252,7 +252,7 @@ def look(
         data: its inputs: a tensor, a PackedSequence, a tuple of inputs, a dict of keywords, or a DataLoader, of which the first
             batch is taken; with a loss all that the loss takes, the target last. For a bare layer x in the layer's own layout,
             or (x, what the loss wants).
-        loss: `loss(model, *data)` or `loss(output, target)`, a scalar (`insight.batch`); adds its gradient at the outputs of
+        loss: `loss(model, *data)` or `loss(output, target)`, a scalar (`nn.batch`); adds its gradient at the outputs of
             every place.
         layers: only these, names of modules ("encoder.lstm") or of places ("encoder.lstm.0").
         finite: raise where a weight, an input or a state is not finite, naming the first.

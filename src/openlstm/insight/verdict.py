@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from openlstm._errors import ArgumentError, message
 from openlstm.engine.operators import plain_types
 from openlstm.insight import needed as needs
-from openlstm.insight.batch import RECURRENT, Loss, formed, mapped
 from openlstm.insight.flip import Flip, flip
 from openlstm.insight.follow import Followed, Unknown
 from openlstm.insight.look import Place, look
 from openlstm.insight.needed import Needed
 from openlstm.insight.reach import reach
 from openlstm.insight.words import plain
+from openlstm.nn.batch import RECURRENT, Loss, formed, mapped
 from openlstm.nn.form import Arguments
 from openlstm.reference import State
 
@@ -240,7 +240,7 @@ def seeing(
     """What takes the measures: of the last state of a bare layer without a loss, else of the whole model.
 
     Args:
-        data, loss: as `insight.batch.formed` gives them.
+        data, loss: as `nn.batch.formed` gives them.
         places: of `look`.
         lag: that will be asked for, by which a single long sequence is cut into rows.
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
-from openlstm.insight.batch import RECURRENT, Loss, formed, leaves, mapped
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
 from openlstm.insight.words import number, sentence
+from openlstm.nn.batch import RECURRENT, Loss, formed, leaves, mapped
 
 ROWS = 256  # most rows of the data that are looked at
 STEPS = 1 << 18  # most steps of all rows together

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.engine.op import Ran, Result, sequence, sequence_by_reference, step_gradients
 from openlstm.nn import checks, models
+from openlstm.nn.batch import formed, takes
 from openlstm.nn.form import Arguments, Form, enter_sequences
 from openlstm.nn.models import Twin
 from openlstm.nn.recurrent import Recurrent
@@ -283,11 +284,7 @@ def _inputs(model: nn.Module, x: Any, named: dict[str, Any]) -> tuple[tuple[Any,
 
 def _with_target(model: nn.Module, x: Any, loss: Any) -> tuple[tuple[Any, ...], Any] | None:
     """Data and loss as `xray` takes them, where `x` is more than the model takes, or the loss wants more than its output."""
-    if loss is None:
-        return None
-    from openlstm.insight.batch import formed, takes  # which is built on this package
-
-    if takes(model, x, loss):
+    if loss is None or takes(model, x, loss):
         return None
     data, whole, _ = formed(model, x, loss, "trace")
     return tuple(data), whole
