@@ -106,8 +106,9 @@ struct Lstm {
 template <class T>
 constexpr CellKernel<T> cells[] = {
     cell_kernel<Lstm<T>, T>("lstm"),
-#ifndef OPENLSTM_FEW_CELLS  // an instruction set for tests alone
     cell_kernel<Lstm<T, Variant::none, true>, T>("peephole"),
+    cell_kernel<Lstm<T, Variant::fgr, true>, T>("fgr"),
+#ifndef OPENLSTM_FEW_CELLS  // for tests alone: one of each way to reach memory
     cell_kernel<Lstm<T, Variant::nig, true>, T>("nig"),
     cell_kernel<Lstm<T, Variant::nig>, T>("nig_np"),
     cell_kernel<Lstm<T, Variant::nfg, true>, T>("nfg"),
@@ -120,7 +121,6 @@ constexpr CellKernel<T> cells[] = {
     cell_kernel<Lstm<T, Variant::noaf>, T>("noaf_np"),
     cell_kernel<Lstm<T, Variant::cifg, true>, T>("cifg"),
     cell_kernel<Lstm<T, Variant::cifg>, T>("cifg_np"),
-    cell_kernel<Lstm<T, Variant::fgr, true>, T>("fgr"),
 #endif
 };
 

@@ -105,10 +105,14 @@ struct Shape {
   bool has_cell;
 };
 static const Shape shapes[] = {{"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0, 0, 1, false}, {"rnn_relu", 1, 0, 0, 1, false}, {"gru", 3, 4, 0, 1, false},
-                               {"peephole", 4, 4, 3, 1, true}, {"nig", 3, 3, 2, 1, true},       {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},
+                               {"peephole", 4, 4, 3, 1, true}, {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true},
+#ifndef OPENLSTM_FEW_CELLS
+                               {"nig", 3, 3, 2, 1, true},      {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},
                                {"nfg_np", 3, 3, 0, 1, true},   {"nog", 3, 3, 2, 1, true},       {"nog_np", 3, 3, 0, 1, true},    {"niaf", 4, 4, 3, 1, true},
                                {"niaf_np", 4, 4, 0, 1, true},  {"noaf", 4, 4, 3, 1, true},      {"noaf_np", 4, 4, 0, 1, true},   {"cifg", 3, 3, 2, 1, true},
-                               {"cifg_np", 3, 3, 0, 1, true},  {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true}};
+                               {"cifg_np", 3, 3, 0, 1, true},
+#endif
+};
 constexpr int cells = sizeof shapes / sizeof *shapes;
 
 struct Inside {
