@@ -354,7 +354,7 @@ UNFIT: dict[str, tuple[cells.Cell, tuple[Any, ...], type[OpenLSTMError], str]] =
         cells.LSTM(),
         (FITS, (zeros(20, 5), zeros(20, 5))),
         DtypeError,
-        "Stepper: layers[1] is not Weights\n  got       layers[1]: tuple of 2\n  expected  openlstm.reference.Weights\n"
+        "Stepper: layers[1] is not Weights\n  got       layers[1]: tuple of 2\n  expected  openlstm.Weights\n"
         "  hint      openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)",
     ),
     "rows": (
