@@ -106,9 +106,11 @@ struct Lstm {
 template <class T>
 constexpr CellKernel<T> cells[] = {
     cell_kernel<Lstm<T>, T>("lstm"),
+#if !defined(OPENLSTM_FEW_CELLS) || OPENLSTM_FEW_CELLS > 1  // for tests alone: one cell, or one of each way to reach memory
     cell_kernel<Lstm<T, Variant::none, true>, T>("peephole"),
     cell_kernel<Lstm<T, Variant::fgr, true>, T>("fgr"),
-#ifndef OPENLSTM_FEW_CELLS  // for tests alone: one of each way to reach memory
+#endif
+#ifndef OPENLSTM_FEW_CELLS
     cell_kernel<Lstm<T, Variant::nig, true>, T>("nig"),
     cell_kernel<Lstm<T, Variant::nig>, T>("nig_np"),
     cell_kernel<Lstm<T, Variant::nfg, true>, T>("nfg"),

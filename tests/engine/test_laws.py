@@ -17,7 +17,7 @@ NATIVE = ROOT / "native"
 SOURCES = [path for folder in ("vector", "cells", "loop") for path in sorted((NATIVE / folder).glob("*.cpp"))]
 SOURCES += [NATIVE / "runtime" / name for name in ("threads.cpp", "workspace.cpp")]
 FLAGS = "-std=gnu++20 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Wno-psabi -pthread".split()
-FEW = "-DOPENLSTM_FEW_CELLS"
+FEW = "-DOPENLSTM_FEW_CELLS=3"
 """One of each way to reach memory: all variants would take a sanitizer a quarter of an hour to compile."""
 SANITIZERS = {
     "memory": [FEW, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
