@@ -12,7 +12,6 @@ import torch
 from tests.support import Case, to_numpy
 
 from openlstm import cells, reference, weights
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
 from openlstm.cells import (
     FGR,
     GRU,
@@ -28,6 +27,7 @@ from openlstm.cells import (
     Step,
     VanillaRNN,
 )
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.noise import Noise
 
 OPTIONS = [

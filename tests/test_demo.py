@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openlstm import cli, demo, load
-from openlstm._errors import MissingExtraError
+from openlstm.errors import MissingExtraError
 
 NAMES = ["naive", "seasonal naive", "seasonal naive + drift", "ETS", "ridge window", "vanilla RNN", "LSTM"]
 

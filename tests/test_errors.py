@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from openlstm import _errors
-from openlstm._errors import OpenLSTMError, describe, finite, message, missing_extra
+from openlstm import errors
+from openlstm.errors import OpenLSTMError, describe, finite, message, missing_extra
 
 
 def test_the_form() -> None:
@@ -44,7 +44,7 @@ def test_errors_are_also_what_python_users_catch() -> None:
         "MissingExtraError": (ImportError,),
         "TrainingError": (RuntimeError,),
     }
-    classes = {name: c for name, c in vars(_errors).items() if isinstance(c, type) and issubclass(c, OpenLSTMError)}
+    classes = {name: c for name, c in vars(errors).items() if isinstance(c, type) and issubclass(c, OpenLSTMError)}
     assert classes.keys() == {*also, "OpenLSTMError"}
     assert [(name, base) for name, bases in also.items() for base in bases if not issubclass(classes[name], base)] == []
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from openlstm import _files
-from openlstm._errors import ArgumentError
 from openlstm._files import writable, write_whole
+from openlstm.errors import ArgumentError
 
 LEFT = ".openlstm-0123.part"
 

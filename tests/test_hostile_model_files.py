@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openlstm import model_file
-from openlstm._errors import ModelFileError, OpenLSTMError
 from openlstm.data.series import add_steps, show_time
+from openlstm.errors import ModelFileError, OpenLSTMError
 from openlstm.model_file import Header
 from openlstm.runtime.model import build
 
@@ -214,7 +214,7 @@ def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
     code = """
 import sys, pathlib
 from openlstm import model_file
-from openlstm._errors import ModelFileError
+from openlstm.errors import ModelFileError
 refused = 0
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:

@@ -70,7 +70,7 @@ def test_a_name_that_needs_torch_says_how_to_get_it(name: str) -> None:
     done = base(f"import openlstm\nopenlstm.{name}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-4:] == [
-        f"openlstm._errors.MissingExtraError: openlstm.{name}: needs the package torch, which is not installed",
+        f"openlstm.errors.MissingExtraError: openlstm.{name}: needs the package torch, which is not installed",
         "  got       no module named torch",
         "  expected  the extra 'torch'",
         "  hint      pip install 'openlstm[torch]'",

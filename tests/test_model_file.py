@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
 from openlstm import cells, model_file
-from openlstm._errors import ModelFileError
+from openlstm.errors import ModelFileError
 from openlstm.model_file import Head, Header, Network, Series, Step, Training
 
 NETWORK = {"cell": "lstm", "input_size": 2, "hidden_size": 3, "num_layers": 2, "members": 2}

@@ -24,6 +24,7 @@ PUBLIC = [
     "edit",
     "nn",
     "cells",
+    "errors",
     "recur",
     "Weights",
     "State",

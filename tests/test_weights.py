@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError, ShapeError
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, LayerNormLSTM, VanillaRNN
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.weights import Weights
 
 BLOCKS = [LSTM(cells_per_gate=3), LSTM1997(cells_per_gate=2), LSTM(cells_per_gate=6)]

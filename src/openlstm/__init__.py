@@ -8,6 +8,7 @@
     edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
     Weights, State, Noise          what `recur` takes beside x
+    errors                         every exception raised on purpose, to be caught
     load, Model                    a model file, its predictions and its stream, without torch
     Forecaster                     fit, predict, evaluate, save: one series out of a table
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm import cells as cells
+    from openlstm import errors as errors
     from openlstm import nn as nn
     from openlstm.engine import recur as recur
     from openlstm.engine.config import show_config as show_config
@@ -64,6 +66,7 @@ _LAZY: dict[str, str] = {
     "edit": "insight.edit",
     "nn": "",
     "cells": "",
+    "errors": "",
     "recur": "engine",
     "Weights": "reference",
     "State": "reference",
@@ -92,6 +95,7 @@ __all__ = [
     "edit",
     "nn",
     "cells",
+    "errors",
     "recur",
     "Weights",
     "State",
@@ -114,7 +118,7 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if error.name != "torch":
             raise
-        from openlstm._errors import missing_extra
+        from openlstm.errors import missing_extra
 
         raise missing_extra(f"openlstm.{name}", "torch", "torch") from error
     if value is None:

@@ -9,7 +9,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from openlstm._errors import ArgumentError, message
+from openlstm.errors import ArgumentError, message
 
 try:
     import fcntl

@@ -44,7 +44,7 @@ from openlstm._array import sigmoid as sigmoid
 from openlstm._array import split as split
 from openlstm._array import tanh as tanh
 from openlstm._array import where as where
-from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
 
 C = TypeVar("C", bound="Cell")
 

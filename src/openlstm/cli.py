@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from openlstm import __version__
-from openlstm._errors import ArgumentError, OpenLSTMError, message, missing_extra
 from openlstm._files import writable, write_whole
 from openlstm.doctor import extra_of
 from openlstm.engine.threads import torch_aside
+from openlstm.errors import ArgumentError, OpenLSTMError, message, missing_extra
 from openlstm.lab.command import app as lab_app
 
 app = typer.Typer(

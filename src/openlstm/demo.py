@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from openlstm._errors import missing_extra
 from openlstm._files import writable
 from openlstm.engine.threads import torch_aside
+from openlstm.errors import missing_extra
 
 HORIZON, HELD_OUT = 52, 104  # weeks
 MEMBERS, EPOCHS = 3, 40

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from openlstm import __version__
-from openlstm._errors import OpenLSTMError
 from openlstm.cells import LSTM
 from openlstm.engine import SUPPORT, choose, cpu
+from openlstm.errors import OpenLSTMError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "lightning-fabric"),

@@ -24,8 +24,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from safetensors.numpy import save
 
 from openlstm import cells, weights
-from openlstm._errors import ModelFileError, message
 from openlstm._files import write_whole
+from openlstm.errors import ModelFileError, message
 
 VERSION = 3
 """The newest version of the header that this library reads and the one it writes.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, ShapeError, describe, message
 from openlstm.cells import Cell
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 
 GATE_ORDERS: dict[str, str] = {
     "openlstm": "ifgo",

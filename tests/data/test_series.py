@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlstm._errors import DataError
 from openlstm.data import cut, from_arrays, origins, read_series, split_by_time
 from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time, show_times
+from openlstm.errors import DataError
 from openlstm.model_file import Step
 
 SECOND = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800}

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Table, read_table
+from openlstm.errors import ArgumentError, DataError
 
 
 def csv(tmp_path: Path, text: str, name: str = "a.csv") -> Table:

@@ -15,8 +15,8 @@ import torch
 from tests.support import KERNELS, Case, Problem, differing, draw, far, gates_held, num_threads, per_row, take_rows
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, BackendError
 from openlstm.engine import checkpoint, cpu, recur
+from openlstm.errors import ArgumentError, BackendError
 from openlstm.reference import State
 from openlstm.weights import expand
 

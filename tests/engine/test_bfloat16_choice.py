@@ -11,8 +11,8 @@ from tests.support import NEEDS_NATIVE, Case
 
 import openlstm
 from openlstm import cells, doctor
-from openlstm._errors import BackendError
 from openlstm.engine import config, cpu
+from openlstm.errors import BackendError
 
 pytestmark = NEEDS_NATIVE
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
 from openlstm.cells import LSTM, VanillaRNN
 from openlstm.engine import recur
 from openlstm.engine.check import check_recur
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.reference import State, Weights
 
 T, B, I, H, P = 5, 4, 3, 2, 1

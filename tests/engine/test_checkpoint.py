@@ -11,8 +11,8 @@ import torch
 from tests.support import BACKENDS, Case, Problem, differing, draw, far, to_numpy
 
 from openlstm import cells
-from openlstm._errors import ArgumentError
 from openlstm.engine import checkpoint, cpu
+from openlstm.errors import ArgumentError
 from openlstm.weights import expand
 
 SIZES = ((29, 37), (31, 64), (9, 130), (12, 600), (1, 5), (300, 3))

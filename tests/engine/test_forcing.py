@@ -8,9 +8,9 @@ from tests.support import NEEDS_NATIVE, Case, digest, python, run_all
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, BackendError
 from openlstm.cells import FGR, LSTM, Cell, VanillaRNN
 from openlstm.engine import choose, cpu
+from openlstm.errors import ArgumentError, BackendError
 from openlstm.reference import Weights
 
 RUN = """
@@ -46,7 +46,7 @@ def test_the_best_one_is_taken_by_itself() -> None:
 NOT_HERE = """
 import numpy as np
 from openlstm import recur
-from openlstm._errors import BackendError
+from openlstm.errors import BackendError
 from openlstm.cells import LSTM
 from openlstm.engine import cpu
 from openlstm.reference import Weights
@@ -131,7 +131,7 @@ def test_an_unknown_backend() -> None:
 def test_an_unknown_backend_from_the_environment() -> None:
     code = """
     import numpy as np, openlstm
-    from openlstm._errors import ArgumentError
+    from openlstm.errors import ArgumentError
     from openlstm.cells import LSTM
     try:
         openlstm.engine.choose("auto", LSTM(), np.zeros(1, np.float32))
@@ -248,7 +248,7 @@ def test_without_the_extension_asking_for_it_is_an_error() -> None:
         HIDE
         + """
 from openlstm import recur
-from openlstm._errors import BackendError
+from openlstm.errors import BackendError
 try:
     recur(LSTM(), x, w, backend="cpu")
 except BackendError as error:

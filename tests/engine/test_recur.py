@@ -26,9 +26,9 @@ from tests.support import (
 )
 
 from openlstm import cells, recur, reference, weights
-from openlstm._errors import ArgumentError, BackendError, DtypeError, ShapeError
 from openlstm.cells import LSTM, Cell
 from openlstm.engine import SUPPORT, cpu
+from openlstm.errors import ArgumentError, BackendError, DtypeError, ShapeError
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
 

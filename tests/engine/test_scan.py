@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError
 from openlstm.engine.op import Ran, sequence, step_gradients
 from openlstm.engine.scan import chunks, chunks_again, chunks_back, scan, scan_back
+from openlstm.errors import ArgumentError
 from openlstm.noise import Noise
 from openlstm.reference import Saved, State, Weights
 

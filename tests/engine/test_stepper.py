@@ -15,8 +15,8 @@ from tests.support import NEEDS_NATIVE, python
 
 import openlstm
 from openlstm import cells, runtime
-from openlstm._errors import ArgumentError, BusyError, DtypeError, OpenLSTMError, ShapeError
 from openlstm.engine import Stepper, cpu, recur
+from openlstm.errors import ArgumentError, BusyError, DtypeError, OpenLSTMError, ShapeError
 from openlstm.reference import State, Weights
 
 T = 5

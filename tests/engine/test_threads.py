@@ -13,9 +13,9 @@ import torch
 from tests.support import NEEDS_NATIVE, Case, differing, digest, num_threads, python, run_all
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
 from openlstm.cells import FGR, GRU, LSTM, VanillaRNN
 from openlstm.engine import cpu, threads
+from openlstm.errors import ArgumentError, DtypeError
 
 MIXED = [
     Case(LSTM(), "float32", T=30, B=16, I=40, H=65, lengths=True, reset=True),
@@ -319,10 +319,10 @@ def test_a_wrong_number_in_the_environment() -> None:
     import openlstm
     try:
         openlstm.get_num_threads()
-    except openlstm._errors.ArgumentError as error:
+    except openlstm.errors.ArgumentError as error:
         print(error)
     """
-    assert python(code.replace("import openlstm\n", "import openlstm, openlstm._errors\n"), OPENLSTM_NUM_THREADS="many") == (
+    assert python(code.replace("import openlstm\n", "import openlstm, openlstm.errors\n"), OPENLSTM_NUM_THREADS="many") == (
         "OPENLSTM_NUM_THREADS: not a number of threads\n"
         "  got       'many'\n"
         "  expected  an integer from 1 to 1024\n"

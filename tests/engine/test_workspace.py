@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.support import NEEDS_NATIVE, Case, differing, python, run_all
 
-from openlstm._errors import ArgumentError
 from openlstm.cells import LSTM
 from openlstm.engine import cpu, workspace
+from openlstm.errors import ArgumentError
 
 pytestmark = NEEDS_NATIVE
 

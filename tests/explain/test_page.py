@@ -12,7 +12,7 @@ import pytest
 
 from explain.lecture import computed
 from openlstm import explain
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.explain import diagram, gates, gradients, page, step
 from openlstm.explain.charts import Panel, number, panels
 from openlstm.explain.formulas import equation, inline

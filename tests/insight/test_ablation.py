@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import openlstm
 from insight import char_model
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight.ablation import Ablation, ablation
 from openlstm.insight.words import number
 

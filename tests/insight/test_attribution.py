@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.insight.attribution import NODES, attribution
 
 T, B, I, H = 13, 3, 2, 9

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.insight.attribution import attribution
 from openlstm.insight.look import look
 from openlstm.insight.verdict import verdict

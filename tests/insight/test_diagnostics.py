@@ -15,8 +15,8 @@ from torch import Tensor
 
 import openlstm
 from openlstm import cells, reference
-from openlstm._errors import ArgumentError
 from openlstm.engine.op import sequence
+from openlstm.errors import ArgumentError
 from openlstm.insight.ablation import Ablation
 from openlstm.insight.census import census
 from openlstm.insight.health import health

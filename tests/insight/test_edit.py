@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.insight.edit import edit, edits, names
 from openlstm.insight.look import look
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight.flip import flip
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import openlstm
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.follow import Followed, Unknown
 from openlstm.insight.look import look
 from openlstm.insight.verdict import LOSS_THRESHOLDS, verdict

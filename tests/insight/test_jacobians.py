@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openlstm import cells, reference, weights
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight import gradient_share, products, sizes, step_jacobians
 from openlstm.reference import Saved, State, Weights
 

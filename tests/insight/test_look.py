@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.insight.look import look
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

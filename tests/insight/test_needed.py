@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import openlstm
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight import needed as module
 from openlstm.insight.needed import needed
 from openlstm.insight.verdict import verdict

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import openlstm
 from openlstm import cells, reference
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.look import look
 from openlstm.insight.reach import reach
 from openlstm.reference import State, Weights

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight import first_below, gradient_share, half_life, retention
 
 

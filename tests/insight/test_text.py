@@ -12,7 +12,7 @@ import torch
 from tests.insight import char_model
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight.edit import edit
 from openlstm.insight.look import look
 from openlstm.insight.text import TokenText, characters, visible

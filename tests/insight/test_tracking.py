@@ -11,7 +11,7 @@ import torch
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, ShapeError
+from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight.look import look
 from openlstm.insight.tracking import concept, detectors, iou, series, spanning, spans, track, tracking
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import openlstm
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.look import look
 from openlstm.insight.reach import reach
 from openlstm.insight.verdict import THRESHOLDS, judge, measure, rows_of, verdict

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import openlstm
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.look import look, places_of
 from openlstm.insight.reach import reach
 from openlstm.insight.watch import Watch, glimpse

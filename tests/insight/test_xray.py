@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.insight import xray as module
 from openlstm.insight.look import look
 from openlstm.insight.reach import reach

@@ -97,7 +97,7 @@ def test_parametrised_weights(kind: str, name: str) -> None:
 def test_a_parametrised_layer_is_not_swapped_but_its_weights_can_be_moved(kind: str) -> None:
     """`replace` refuses rather than lose a parametrisation; the state_dict of one layer fits the other."""
     theirs = parametrizations.weight_norm(getattr(nn, kind)(3, 4), "weight_hh_l0")
-    with pytest.raises(openlstm._errors.ArgumentError, match="has parametrisations"):
+    with pytest.raises(openlstm.errors.ArgumentError, match="has parametrisations"):
         openlstm.replace(nn.Sequential(theirs))
     ours = parametrizations.weight_norm(getattr(openlstm, kind)(3, 4), "weight_hh_l0")
     ours.load_state_dict(theirs.state_dict(), strict=True)

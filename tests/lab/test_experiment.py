@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from openlstm import lab
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.lab import experiment
 from openlstm.lab.advised import Advised
 from openlstm.lab.arms import build

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from openlstm import lab
-from openlstm._errors import TrainingError
+from openlstm.errors import TrainingError
 from openlstm.lab.jobs import each
 from openlstm.lab.trial import Job
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from openlstm import lab
-from openlstm._errors import ArgumentError
 from openlstm.cli import main
+from openlstm.errors import ArgumentError
 from openlstm.lab import command, picture, show
 from openlstm.lab.advised import Advised
 from openlstm.lab.experiment import Progress, Running

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.lab.tasks import TASKS, Task
 from openlstm.lab.tasks.reber import SYMBOLS
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError
 from openlstm.engine import cpu
+from openlstm.errors import ArgumentError, DtypeError
 
 T, B, I, H = 9, 4, 6, 20
 KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

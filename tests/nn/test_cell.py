@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import openlstm
-from openlstm._errors import BackendError, DtypeError, ShapeError
 from openlstm.engine import cpu
+from openlstm.errors import BackendError, DtypeError, ShapeError
 
 B, I, H = 3, 4, 6
 BOTH = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "float64"])

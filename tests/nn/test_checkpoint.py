@@ -9,7 +9,7 @@ import torch
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, BackendError
+from openlstm.errors import ArgumentError, BackendError
 
 T, B, I, H = 41, 33, 3, 5
 

@@ -9,9 +9,9 @@ import torch
 from tests.nn.twins import everything, far, states, twins
 
 from openlstm import cells, reference
-from openlstm._errors import BackendError
 from openlstm.cells import Cell
 from openlstm.engine import SUPPORT, choose, cuda, pieces
+from openlstm.errors import BackendError
 from openlstm.reference import State, Weights
 
 T, B, I, H = 7, 5, 4, 6

@@ -16,9 +16,9 @@ from torch.func import functional_call
 
 import openlstm
 from openlstm import cells, reference
-from openlstm._errors import BackendError, ShapeError
 from openlstm.cells import Cell
 from openlstm.engine import SUPPORT
+from openlstm.errors import BackendError, ShapeError
 from openlstm.nn import Trace
 from openlstm.reference import State
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.nn import init
 
 I, H = 3, 64

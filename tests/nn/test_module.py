@@ -204,9 +204,9 @@ def test_the_named_backend_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch)
     assert layer.backend_used(series()) == "reference"
     packed = nn.utils.rnn.pack_padded_sequence(series(), torch.tensor([5, 3, 2]))
     assert layer.backend_used(packed) == "reference"
-    with pytest.raises(openlstm._errors.BackendError, match="backend 'cuda' cannot run this: it runs on cuda, not on cpu"):
+    with pytest.raises(openlstm.errors.BackendError, match="backend 'cuda' cannot run this: it runs on cuda, not on cpu"):
         openlstm.LSTM(I, H, backend="cuda").double()(series())
-    with pytest.raises(openlstm._errors.ArgumentError, match="LSTM: unknown backend 'gpu'"):
+    with pytest.raises(openlstm.errors.ArgumentError, match="LSTM: unknown backend 'gpu'"):
         openlstm.LSTM(I, H, backend="gpu").double()(series())
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import openlstm
 from openlstm import cells, reference
 from openlstm import noise as N
-from openlstm._errors import ArgumentError
 from openlstm.engine import SUPPORT
 from openlstm.engine.op import sequence
+from openlstm.errors import ArgumentError
 from openlstm.noise import Noise
 from openlstm.reference import State
 

@@ -15,8 +15,8 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import openlstm
-from openlstm._errors import BackendError, ShapeError
 from openlstm.engine.operators import How
+from openlstm.errors import BackendError, ShapeError
 
 T, B, I, H = 3, 2, 2, 2
 pytestmark = [
@@ -231,7 +231,7 @@ def test_compile_with_lengths_and_resets_gives_the_same_bits() -> None:
     plain, in_graph = everything(ours, x, hx, **call), everything(ours, x, hx, run=compiled)
     assert all(torch.equal(plain[name], in_graph[name]) for name in plain)
     lengths[0] = 7  # values are checked in the graph too
-    with pytest.raises(openlstm._errors.ArgumentError, match=r"lengths\[0\] is 7, outside 0..3"):
+    with pytest.raises(openlstm.errors.ArgumentError, match=r"lengths\[0\] is 7, outside 0..3"):
         compiled(x, hx)
 
 

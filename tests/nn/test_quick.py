@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 import openlstm
 from openlstm import cells
-from openlstm._errors import OpenLSTMError
+from openlstm.errors import OpenLSTMError
 
 T, B, I, H = 5, 3, 4, 6
 

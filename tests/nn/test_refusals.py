@@ -13,7 +13,7 @@ from torch import zeros
 
 import openlstm
 from openlstm import GRU, LSTM, RNN, cells
-from openlstm._errors import ArgumentError, DtypeError, ShapeError
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 
 T, B, I, H = 6, 3, 4, 5
 X = zeros(T, B, I)
@@ -609,7 +609,7 @@ def test_the_error_says_who_what_got_expected_and_the_fix(name: str) -> None:
     with pytest.raises(kind) as error:
         call()
     assert str(error.value) == text
-    assert isinstance(error.value, openlstm._errors.OpenLSTMError)
+    assert isinstance(error.value, openlstm.errors.OpenLSTMError)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.nn import from_torch, to_torch
 
 T, B, I, H = 5, 3, 4, 6

@@ -10,7 +10,7 @@ from tests.nn.twins import BACKENDS, states, twins
 from torch import Tensor, nn
 
 import openlstm
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 
 T, B, I, H = 6, 3, 4, 5
 EACH = pytest.mark.parametrize("backend", BACKENDS)

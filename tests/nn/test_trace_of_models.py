@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import openlstm
-from openlstm._errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.insight.edit import edit, names
 
 T, B, I, H = 6, 3, 4, 5

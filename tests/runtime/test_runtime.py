@@ -13,8 +13,8 @@ import torch
 
 import openlstm
 from openlstm import cells, model_file
-from openlstm._errors import DataError, ModelFileError, ShapeError
 from openlstm.engine import cpu
+from openlstm.errors import DataError, ModelFileError, ShapeError
 from openlstm.model_file import Head, Header, Series, Step, Training
 from openlstm.model_file import Network as NetworkHeader
 from openlstm.runtime import Model, Network, load

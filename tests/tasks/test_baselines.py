@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from openlstm._errors import DataError, MissingExtraError
+from openlstm.errors import DataError, MissingExtraError
 from openlstm.tasks.baselines import Ridge, baselines, ets, naive, seasonal_drift, seasonal_naive
 
 NAN = np.nan

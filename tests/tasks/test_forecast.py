@@ -16,8 +16,8 @@ from rich.console import Console
 
 import openlstm
 from openlstm import Forecaster
-from openlstm._errors import ArgumentError, DataError
 from openlstm.data import Series, from_arrays, read_series
+from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Header
 from openlstm.runtime import Model
 from openlstm.runtime.model import Forecast

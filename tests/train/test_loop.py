@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, TrainingError
 from openlstm.engine import threads
+from openlstm.errors import ArgumentError, TrainingError
 from openlstm.train import Epoch, Options, progress, train
 from openlstm.train.loop import _rate
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import openlstm
-from openlstm._errors import TrainingError
+from openlstm.errors import TrainingError
 from openlstm.insight.watch import Watch
 from openlstm.train import Options, Step, train
 

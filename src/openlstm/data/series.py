@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm._array import Array
-from openlstm._errors import DataError, message
 from openlstm.data.table import Table, read_table
+from openlstm.errors import DataError, message
 from openlstm.model_file import Step
 
 YEAR, MONTH = 12, 1  # in months

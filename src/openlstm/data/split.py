@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlstm._errors import DataError, message
 from openlstm.data.series import Series, name_step
+from openlstm.errors import DataError, message
 
 
 @dataclass(frozen=True)

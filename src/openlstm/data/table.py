@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openlstm._errors import ArgumentError, DataError, message, missing_extra
+from openlstm.errors import ArgumentError, DataError, message, missing_extra
 from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:

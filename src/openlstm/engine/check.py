@@ -15,8 +15,8 @@ import numpy as np
 from openlstm import _array as A
 from openlstm import weights as layout
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
 from openlstm.cells import Cell
+from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
 from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
@@ -51,7 +51,7 @@ def check_recur(
     >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 5], None, None)
     >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 6], None, None)
     Traceback (most recent call last):
-    openlstm._errors.ArgumentError: recur: lengths[3] is 6, but x has 5 steps
+    openlstm.errors.ArgumentError: recur: lengths[3] is 6, but x has 5 steps
       got       lengths[3] = 6  (x: float64[5, 4, 3], [T, B, I])
       expected  0 <= lengths <= 5
       hint      cut lengths at T, or pad x to the longest row
@@ -91,7 +91,7 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
     >>> check_layers("Stepper", LSTM(), [w, w])
     >>> check_layers("Stepper", LSTM(), [w, Weights(np.zeros((8, 3)), np.zeros((8, 2)))])
     Traceback (most recent call last):
-    openlstm._errors.ShapeError: Stepper: layers[1].w_ih has shape [8, 3], expected [8, 2]
+    openlstm.errors.ShapeError: Stepper: layers[1].w_ih has shape [8, 3], expected [8, 2]
       got       layers[1].w_ih: float64[8, 3]  (layers[0].w_ih: float64[8, 2], [4*H, I])
       expected  [4*H, 2] = [8, 2]
       hint      the layer below puts out 2 numbers a row

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu
+from openlstm.errors import ArgumentError, message
 from openlstm.reference import Gradients, State, Weights
 
 BLOCK = 512

@@ -24,9 +24,9 @@ import numpy as np
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, BackendError, ShapeError, describe, message
 from openlstm.cells import LSTM, Cell
 from openlstm.engine import threads
+from openlstm.errors import ArgumentError, BackendError, ShapeError, describe, message
 from openlstm.noise import Noise
 from openlstm.reference import Gradients, Run, Saved, State, Weights, _plain, _recurrent
 from openlstm.weights import collapse

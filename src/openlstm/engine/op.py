@@ -29,7 +29,6 @@ from torch._C._functorch import is_legacy_batchedtensor  # the vmap of torch.aut
 from torch.autograd import forward_ad
 
 from openlstm import reference
-from openlstm._errors import BackendError, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu, cuda
 from openlstm.engine.operators import (
@@ -51,6 +50,7 @@ from openlstm.engine.operators import (
     who,
 )
 from openlstm.engine.support import choose
+from openlstm.errors import BackendError, message
 from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 from openlstm.weights import expand

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, BackendError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import checkpoint, cpu
 from openlstm.engine.check import check_recur
 from openlstm.engine.support import SUPPORT, choose
+from openlstm.errors import ArgumentError, BackendError, DtypeError, describe, message
 from openlstm.noise import Noise
 from openlstm.reference import Gradients, Saved, State, Weights
 from openlstm.weights import hidden_size

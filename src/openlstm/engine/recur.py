@@ -8,10 +8,10 @@ from typing import Any
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ShapeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine.check import check_recur
 from openlstm.engine.support import SUPPORT, choose
+from openlstm.errors import ShapeError, describe, message
 from openlstm.noise import Noise
 from openlstm.reference import Run, Saved, State, Weights
 from openlstm.weights import expand, fed_back_size, hidden_size

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine.op import sequence
 from openlstm.engine.operators import INPUTS, Call, How, active, run_backward
+from openlstm.errors import ArgumentError, message
 from openlstm.noise import Noise
 from openlstm.reference import Gradients, Saved, State, Weights
 from openlstm.weights import expand

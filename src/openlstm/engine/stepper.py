@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from openlstm import reference
-from openlstm._errors import ArgumentError, BusyError, DtypeError, ShapeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu, threads
 from openlstm.engine.check import check_layers
 from openlstm.engine.support import choose
+from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe, message
 from openlstm.reference import State, Weights, _plain
 from openlstm.weights import fed_back_size, hidden_size
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from openlstm import _array as A
 from openlstm import reference
-from openlstm._errors import ArgumentError, BackendError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import cpu, cuda
+from openlstm.errors import ArgumentError, BackendError, describe, message
 
 
 @dataclass(frozen=True)

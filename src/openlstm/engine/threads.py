@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openlstm._errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError, message
 
 _chosen: int | None = None
 _looked = False  # for an OpenMP runtime

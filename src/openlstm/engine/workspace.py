@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openlstm._errors import ArgumentError, message
 from openlstm.engine import cpu
+from openlstm.errors import ArgumentError, message
 
 
 def set_workspace_limit(limit: int) -> None:

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from openlstm._errors import missing_extra
+from openlstm.errors import missing_extra
 
 for _package in ("altair", "vl_convert", "jinja2"):
     if find_spec(_package) is None:

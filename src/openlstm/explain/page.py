@@ -12,10 +12,10 @@ import numpy as np
 from markupsafe import Markup
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, message
 from openlstm._files import writable, write_whole
 from openlstm.engine import choose
 from openlstm.engine.threads import torch_aside
+from openlstm.errors import ArgumentError, message
 from openlstm.explain import diagram, gates, gradients, learning, sentences, step
 from openlstm.explain.charts import NARROW, WIDE, Display, number, to_svg
 from openlstm.explain.formulas import equation, inline

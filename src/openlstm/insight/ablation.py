@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight.words import number
 from openlstm.nn.batch import formed, leaves, mapped
 

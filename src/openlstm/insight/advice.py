@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.follow import Unknown
 from openlstm.insight.look import Place, look, ours, recurrent
 from openlstm.insight.needed import Needed

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.insight.follow import repacked
 from openlstm.insight.look import RECURRENT, _untouched
 

@@ -28,9 +28,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, DtypeError, message
 from openlstm.cells import Cell, State
 from openlstm.engine.op import Ran, Result, sequence
+from openlstm.errors import ArgumentError, DtypeError, message
 from openlstm.insight.edited import Change, run_edited
 from openlstm.nn import models
 from openlstm.nn.form import Arguments

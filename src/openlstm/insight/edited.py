@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell, State, Step
 from openlstm.engine.op import Result, autocast_type, sequence_by_reference
 from openlstm.engine.support import brief
+from openlstm.errors import ArgumentError, message
 from openlstm.reference import Weights
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight.words import plain
 
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine import scan
 from openlstm.engine.op import Ran
 from openlstm.engine.operators import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
 from openlstm.engine.support import brief
+from openlstm.errors import ArgumentError, DtypeError, describe, message
 from openlstm.nn.batch import RECURRENT, Loss, called, expect_taken, formed, mapped
 from openlstm.nn.form import Arguments, Form
 from openlstm.nn.recurrent import Recurrent

@@ -28,7 +28,7 @@ import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 
 SAMPLES = 3_000  # most samples that are taken, evenly spread
 FEATURES = 1_024  # most columns of X

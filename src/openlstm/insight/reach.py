@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, message
 from openlstm.engine.scan import Back
+from openlstm.errors import ArgumentError, message
 from openlstm.insight.look import Place
 from openlstm.insight.retention import first_below
 from openlstm.insight.words import number, plain, steps

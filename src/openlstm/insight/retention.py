@@ -22,8 +22,8 @@ import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm._errors import ArgumentError, ShapeError, describe, message
 from openlstm.engine.scan import Chunk
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight.look import Place
 from openlstm.insight.words import number, plain, steps
 

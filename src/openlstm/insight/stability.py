@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, message
+from openlstm.errors import ArgumentError, message
 from openlstm.insight.jacobians import Turn
 from openlstm.insight.look import Place
 from openlstm.insight.words import number, plain, steps

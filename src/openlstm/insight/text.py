@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from openlstm import _array as A
-from openlstm._errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight.look import Place
 from openlstm.insight.tracking import Tracking, Window, series, tracking
 

@@ -36,8 +36,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, message
 from openlstm.engine.operators import plain_types
+from openlstm.errors import ArgumentError, message
 from openlstm.insight import needed as needs
 from openlstm.insight.flip import Flip, flip
 from openlstm.insight.follow import Followed, Unknown

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm._errors import ArgumentError, message
+from openlstm.errors import ArgumentError, message
 from openlstm.insight.census import Census, Counting
 from openlstm.insight.ledger import Booking, Ledger
 from openlstm.insight.look import Calls, Looked, Place, look, places_of, recurrent

@@ -46,7 +46,7 @@ def some(n: int, of: int, what: str = "unit") -> str:
 
 
 def sentence(error: str) -> str:
-    r"""An error as one sentence: of one in the form of `openlstm._errors.message` without who raised it.
+    r"""An error as one sentence: of one in the form of `openlstm.errors.message` without who raised it.
 
     >>> sentence("me: too long\n  got       T=3\n  expected  T < 3\n  hint      take less")
     'Too long (got T=3, expected T < 3): take less.'

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, message
+from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, message
 from openlstm.insight.look import Place, first_non_finite, look
 from openlstm.insight.report.report import Report, Section, told
 from openlstm.insight.words import number, sentence

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from openlstm._errors import ArgumentError, message
 from openlstm.engine.threads import torch_aside
+from openlstm.errors import ArgumentError, message
 from openlstm.lab.advised import Advised, measure
 from openlstm.lab.arms import ADVISED, ARMS, SIDE_BY_SIDE
 from openlstm.lab.jobs import each

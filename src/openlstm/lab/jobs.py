@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from openlstm._errors import OpenLSTMError, TrainingError, message
+from openlstm.errors import OpenLSTMError, TrainingError, message
 from openlstm.lab.trial import Job, Outcome, run
 
 Tell = Callable[[Job, int, float, float], None]  # (job, step, score, share before training)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openlstm._errors import missing_extra
 from openlstm._files import writable, write_whole
+from openlstm.errors import missing_extra
 from openlstm.lab import show
 from openlstm.lab.arms import ADVISED
 from openlstm.lab.experiment import Result, Row

@@ -1,6 +1,6 @@
 """Recurrent layers for torch: drop-ins for torch.nn, the trace that looks into them, ways to begin."""
 
-from openlstm._errors import missing_extra
+from openlstm.errors import missing_extra
 
 try:
     import torch as _torch  # noqa: F401

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset
 
-from openlstm._errors import ArgumentError, DtypeError, OpenLSTMError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, describe, message
 from openlstm.nn.recurrent import Recurrent
 
 RECURRENT = (Recurrent, nn.LSTM, nn.GRU, nn.RNN)

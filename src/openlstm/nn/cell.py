@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.engine.op import runs_as, step
 from openlstm.engine.support import choose
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
 from openlstm.reference import State, Weights

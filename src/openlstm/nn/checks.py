@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.cells import Cell
 from openlstm.engine.support import brief
+from openlstm.errors import ArgumentError, DtypeError, describe, message
 
 
 def tensor(who: str, name: str, value: Any, hint: str = "use torch.as_tensor") -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
-from openlstm._errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError, message
 
 K = TypeVar("K")
 

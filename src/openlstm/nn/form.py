@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm._errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.nn.checks import same_as_weights, same_as_x, tensor
 from openlstm.reference import State
 

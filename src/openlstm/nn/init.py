@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError, DtypeError, message
 from openlstm.cells import Cell
 from openlstm.engine.support import brief
+from openlstm.errors import ArgumentError, DtypeError, message
 from openlstm.nn.cell import OneStep
 from openlstm.nn.recurrent import Recurrent
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from openlstm import cells
-from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
+from openlstm.errors import ArgumentError, message
 from openlstm.nn.convert import ARGUMENTS
 from openlstm.nn.recurrent import GRU, LSTM, RNN, Recurrent
 

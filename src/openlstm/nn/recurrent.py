@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from openlstm import cells, weights
-from openlstm._errors import ArgumentError, message
 from openlstm.cells import Cell
 from openlstm.engine import pieces
 from openlstm.engine.op import Ran, Result, autocast_type, quick, runs_as, sequence
 from openlstm.engine.support import brief, choose
+from openlstm.errors import ArgumentError, message
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
 from openlstm.nn.form import Arguments, Form, enter_sequences

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from openlstm._errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError, message
 from openlstm.nn.cell import GRUCell, LSTMCell, RNNCell
 from openlstm.nn.convert import convert, wrong_kind
 from openlstm.nn.models import KINDS, scripted

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 from torch.utils._pytree import tree_map_only
 
-from openlstm._errors import ArgumentError, DtypeError, describe, message
 from openlstm.engine.op import Ran, Result, sequence, sequence_by_reference, step_gradients
+from openlstm.errors import ArgumentError, DtypeError, describe, message
 from openlstm.nn import checks, models
 from openlstm.nn.batch import formed, takes
 from openlstm.nn.form import Arguments, Form, enter_sequences

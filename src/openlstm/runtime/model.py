@@ -13,7 +13,7 @@ import numpy as np
 
 from openlstm import model_file
 from openlstm._array import Array
-from openlstm._errors import DataError, ModelFileError, ShapeError, describe, message
+from openlstm.errors import DataError, ModelFileError, ShapeError, describe, message
 from openlstm.model_file import Header
 from openlstm.runtime.network import Network
 from openlstm.runtime.stream import Stream

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openlstm._array import Array
-from openlstm._errors import DataError, ShapeError, describe, message
+from openlstm.errors import DataError, ShapeError, describe, message
 from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:

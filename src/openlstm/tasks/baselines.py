@@ -12,8 +12,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from openlstm._errors import DataError, message, missing_extra
 from openlstm.data import cut, origins
+from openlstm.errors import DataError, message, missing_extra
 from openlstm.runtime.model import Forecast
 from openlstm.runtime.window import carry
 

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import model_file
-from openlstm._errors import ArgumentError, DataError, message
 from openlstm.cells import GRU as GRUCell
 from openlstm.cells import Cell, VanillaRNN
 from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
 from openlstm.engine.threads import torch_aside
+from openlstm.errors import ArgumentError, DataError, message
 from openlstm.model_file import Head, Header, Network, Step, Training
 from openlstm.nn import GRU, LSTM, RNN, init
 from openlstm.runtime.model import Model, build

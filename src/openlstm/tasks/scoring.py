@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from openlstm._errors import DataError, message
 from openlstm.data import Series
 from openlstm.data.series import name_step, show_time, show_times
 from openlstm.data.split import no_known_value
+from openlstm.errors import DataError, message
 from openlstm.model_file import Header
 from openlstm.runtime.model import Forecast, Model
 from openlstm.tasks.baselines import Baseline, baselines

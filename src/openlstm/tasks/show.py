@@ -10,9 +10,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from openlstm._errors import missing_extra
 from openlstm._files import write_whole
 from openlstm.data.series import name_step, show_time
+from openlstm.errors import missing_extra
 from openlstm.tasks.scoring import Evaluation
 
 INK, BLUE, ORANGE, GREY = "#1d2433", "#1f6feb", "#d9730d", "#8b93a1"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from openlstm._errors import ArgumentError, TrainingError, message, missing_extra
+from openlstm.errors import ArgumentError, TrainingError, message, missing_extra
 
 try:
     import torch

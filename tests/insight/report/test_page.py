@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from insight.report import planted
-from openlstm._errors import ArgumentError
+from openlstm.errors import ArgumentError
 from openlstm.insight.report import Report, Section, page
 from openlstm.insight.report.report import plain
 

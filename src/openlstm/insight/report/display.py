@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from openlstm._errors import missing_extra
 from openlstm._files import write_whole
+from openlstm.errors import missing_extra
 
 try:
     import altair  # noqa: F401  vl_convert draws what it describes

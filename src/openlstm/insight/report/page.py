@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from openlstm import __version__
-from openlstm._errors import missing_extra
+from openlstm.errors import missing_extra
 from openlstm.insight.report.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
 from openlstm.insight.report.report import Report, Section
 from openlstm.insight.text import visible

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from openlstm._errors import ShapeError, message
+from openlstm.errors import ShapeError, message
 from openlstm.insight.look import Place
 from openlstm.insight.report.report import told
 from openlstm.insight.text import TokenText

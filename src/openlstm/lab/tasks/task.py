@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openlstm._errors import ArgumentError, message
+from openlstm.errors import ArgumentError, message
 
 
 class Published(NamedTuple):

@@ -6,6 +6,19 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "OpenLSTMError",
+    "ShapeError",
+    "DtypeError",
+    "ArgumentError",
+    "DataError",
+    "ModelFileError",
+    "BackendError",
+    "BusyError",
+    "TrainingError",
+    "MissingExtraError",
+]
+
 
 class OpenLSTMError(Exception):
     """The root of all errors raised on purpose by this package."""
