@@ -21,7 +21,7 @@ from rich.progress import track
 import protocol
 import report
 from contest import Arena, Budget, Row
-from openlstm.engine import cpu
+from openlstm.engine import native
 from parts import PARTS, Part
 from worker import Failed
 
@@ -51,7 +51,7 @@ def setting(threads: int, budget: Budget) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "commit": commit(),
         "machine": protocol.machine(),
-        "instruction_set": cpu.isa(),
+        "instruction_set": native.isa(),
         "threads": threads,
         "dtype": "float32",
         "protocol": f"{budget.blocks} blocks of {budget.seconds} s each, interleaved; medians",
@@ -89,8 +89,8 @@ def main(
     arena = Arena(threads)
     found: dict[str, dict[str, Any]] = {}
     try:
-        if not cpu.available():
-            raise protocol.Refused(f"the compiled extension is missing: {cpu.missing_reason()}")
+        if not native.available():
+            raise protocol.Refused(f"the compiled extension is missing: {native.missing_reason()}")
         if not unsafe:
             talk.print("running the tests first, then waiting for a quiet machine")
             refuse_on_red_tests()

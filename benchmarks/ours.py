@@ -11,8 +11,9 @@ import torch
 import openlstm
 from job import NETWORKS, Job, inputs
 from openlstm import cells
-from openlstm.engine import Stepper, cpu
-from openlstm.engine.op import sequence
+from openlstm.call import Call
+from openlstm.engine import Stepper, native
+from openlstm.engine.run import run
 from openlstm.reference import State, Weights
 from peers import bfloat16_job, cell_job, module_job, packed_job, tensors, with_weights
 from worker import Built, Missing
@@ -61,7 +62,7 @@ def layer_job(job: Job, module: Any) -> Built:
     if job.how == "cu_seqlens":
         return end_to_end(job, module)
     if job.how == "bfloat16":
-        if not cpu.has_bfloat16(module.cell):
+        if not native.has_bfloat16(module.cell):
             raise Missing("this processor has no AVX512-BF16: it runs as float32")
         return bfloat16_job(job, module)
     x, dy = tensors(job)
@@ -85,9 +86,9 @@ def traced(module: Any, x: Any) -> tuple[Any, Any]:
 def open_layer(module: Any, x: Any) -> tuple[Any, Any]:
     """As `traced`, with a graph behind y for the training step."""
     w, zero = module.weights_of(0), x.new_zeros(x.shape[1], module.hidden_size)
-    run = sequence(module.cell, x, w, State(zero, zero.clone()), save=True)
-    assert run.gates is not None and run.c is not None
-    return run.y, (run.h_n, run.c_n)
+    done = run(Call(module.cell, x, w, State(zero, zero.clone()), save=True))
+    assert done.saved is not None
+    return done.y, tuple(done.state)
 
 
 def end_to_end(job: Job, module: Any) -> Built:

@@ -120,7 +120,7 @@ def peak(threads: int, runs: int = 5, seconds: float = 0.15, tries: int = 3, str
     In a fresh process, since an OpenMP runtime that was loaded keeps threads awake. Refused when the readings keep varying,
     unless `strict` is off.
     """
-    code = f"from openlstm.engine import cpu\nfor _ in range({runs}): print(cpu.peak({threads}, {seconds}) / 1e9)"
+    code = f"from openlstm.engine import native\nfor _ in range({runs}): print(native.peak({threads}, {seconds}) / 1e9)"
     readings: list[float] = []
     for _ in range(tries):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,8 +24,10 @@ import torch
 
 from openlstm import _array as A
 from openlstm import cells, reference, weights
+from openlstm.call import Call
 from openlstm.cells import GRU, LSTM, Cell
-from openlstm.engine import cpu, threads
+from openlstm.engine import native, threads
+from openlstm.engine.backends import cpu
 from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
@@ -127,6 +129,10 @@ class Problem:
     dstate: State
     noise: Noise | None = None
 
+    def call(self, **more: Any) -> Call:
+        """The problem as a call."""
+        return Call(self.cell, self.x, self.weights, self.state, **{**self.options, **more})
+
     @property
     def options(self) -> dict[str, Any]:
         noise = {} if self.noise is None else {"noise": self.noise}
@@ -201,8 +207,8 @@ class Problem:
 def run_all(backend: ModuleType, problem: Problem, steps: bool = True) -> dict[str, np.ndarray]:
     """Outputs, states, everything saved and every gradient by name, as numpy arrays."""
     p = problem
-    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
-    grads = backend.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=steps, **p.options)
+    run = backend.forward(p.call(save=True))
+    grads = backend.backward(p.call(), run.saved, p.dy, p.dstate, steps=steps)
     named = {
         "y": run.y,
         **_fields("", run.state),
@@ -338,15 +344,15 @@ def impossible(params: dict[str, Any]) -> bool:
     if not isinstance(cell, Cell):
         return False
     if "products" in params:
-        with cpu.use_bfloat16(params["products"]):
-            return not cpu.has_bfloat16(cell)
+        with native.use_bfloat16(params["products"]):
+            return not native.has_bfloat16(cell)
     return not cell.kernel and (backend is cpu or backend == "cpu")
 
 
 def isas(cell: Cell) -> list[str]:
     """The instruction sets that run this cell; `wide` is built with the first four kernels alone."""
     few = cell.kernel in ("lstm", "rnn_tanh", "rnn_relu", "gru")
-    return [isa for isa in cpu.isas() if few or isa != "wide"]
+    return [isa for isa in native.isas() if few or isa != "wide"]
 
 
 def gates_held(dtype: str, i: float, f: float, c0: np.ndarray, steps: int = 5, cell: Cell | None = None) -> Problem:
@@ -405,7 +411,7 @@ def _fields(prefix: str, values: Any) -> dict[str, Any]:
     return {} if values is None else {prefix + name: a for name, a in values._asdict().items()}
 
 
-NEEDS_NATIVE = pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
+NEEDS_NATIVE = pytest.mark.skipif(not native.available(), reason="the compiled extension is not built")
 BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu", marks=NEEDS_NATIVE)]
 """For laws of every backend: to the last bit on the native one, to rounding on the reference, whose sums belong to BLAS."""
 
@@ -420,7 +426,7 @@ def unequal(backend: ModuleType, a: dict[str, Any], b: dict[str, Any]) -> Any:
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Every block of work memory and every output begins as NaN, so that nothing unwritten can pass for a number."""
-    if not cpu.available():
+    if not native.available():
         yield
         return
     empty = A.empty
@@ -430,8 +436,8 @@ def poisoned_memory() -> Iterator[None]:
         out[...] = float("nan")
         return out
 
-    cpu._native.set_poison(True)
+    native.library.set_poison(True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(A, "empty", nan)
         yield
-    cpu._native.set_poison(False)
+    native.library.set_poison(False)

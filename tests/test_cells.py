@@ -12,6 +12,7 @@ import torch
 from tests.support import Case, to_numpy
 
 from openlstm import cells, reference, weights
+from openlstm.call import Call
 from openlstm.cells import (
     FGR,
     GRU,
@@ -280,12 +281,12 @@ def test_a_cell_of_ones_own_runs_and_trains_without_a_backward(seed: int, noisy:
     assert Mine().kernel == "" and not Mine().derives_itself
     q = p.tensors()
     leaves = [a.requires_grad_() for a in (q.x, *q.weights, *q.state, *(q.reset_state or ())) if a is not None]
-    run: Any = reference.forward(q.cell, q.x, q.weights, q.state, noise=noise, **q.options)
+    run: Any = reference.forward(q.call(noise=noise))
     loss = (run.y * q.dy).sum() + (run.state.h * q.dstate.h).sum() + (run.state.c * q.dstate.c).sum()
     expected = [g.numpy() for g in torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
     p = p if kind == "numpy" else p.tensors()
-    done: Any = reference.forward(p.cell, p.x, p.weights, p.state, save=True, noise=noise, **p.options)
-    g = reference.backward(p.cell, p.x, p.weights, p.state, done.saved, p.dy, p.dstate, noise=noise, **p.options)
+    done: Any = reference.forward(p.call(save=True, noise=noise))
+    g = reference.backward(p.call(noise=noise), done.saved, p.dy, p.dstate)
     ours = [to_numpy(a) for a in (g.x, *g.weights, *g.state, *(g.reset_state or ())) if a is not None]
     for a, b in zip(ours, expected, strict=True):
         assert np.linalg.norm(a - b) <= 1e-11 * np.linalg.norm(b)
@@ -296,8 +297,8 @@ def test_a_users_cell_equals_ours_and_can_be_differentiated_twice() -> None:
     found = []
     for a in (p, q):
         x = a.x.clone().requires_grad_()
-        run: Any = reference.forward(a.cell, x, a.weights, a.state, save=True)
-        g: Any = reference.backward(a.cell, x, a.weights, a.state, run.saved, a.dy, a.dstate)
+        run: Any = reference.forward(Call(a.cell, x, a.weights, a.state, save=True))
+        g: Any = reference.backward(Call(a.cell, x, a.weights, a.state), run.saved, a.dy, a.dstate)
         found.append((run.y, g.x, *g.weights[:4], *torch.autograd.grad((g.x * g.x).sum(), x)))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
@@ -380,5 +381,5 @@ def test_a_cell_that_returns_wrong_shapes_is_named(what: Any, problem: str, got:
     w = reference.Weights(np.zeros((6, 1), np.float32), np.zeros((6, 3), np.float32))
     state = State(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32))
     with pytest.raises((ShapeError, DtypeError)) as caught:
-        reference.forward(wrong(what), np.zeros((1, 2, 1), np.float32), w, state)
+        reference.forward(Call(wrong(what), np.zeros((1, 2, 1), np.float32), w, state))
     assert str(caught.value) == f"Wrong: {problem}\n  got       {got}\n  expected  {expected}\n  hint      {hint}"

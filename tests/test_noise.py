@@ -11,6 +11,7 @@ import torch
 from tests.support import Case, to_numpy
 
 from openlstm import cells, noise, reference
+from openlstm.call import Call
 from openlstm.noise import CANDIDATE, ZONEOUT_C, ZONEOUT_H, Noise
 from openlstm.reference import State
 
@@ -114,7 +115,7 @@ def test_zoneout_keeps_to_the_bit_or_takes_to_the_bit(cell: cells.Cell) -> None:
             kept = noise.events(n, kind, t, was)
             assert (np.where(kept, old, was) == now).all() and 0 < kept.sum() < kept.size
         state = new
-    run = reference.forward(cell, p.x, p.weights, p.state, noise=n)
+    run = reference.forward(Call(cell, p.x, p.weights, p.state, noise=n))
     assert (run.state.h == state.h).all()
 
 
@@ -123,11 +124,11 @@ def test_every_row_is_noised_as_if_it_were_alone_in_front(training: bool) -> Non
     """Rows keep their own draws in a smaller batch, beside shorter ones and whatever comes after a step."""
     p = Case(cells.Peephole(), T=7, B=6, H=5).problem()
     n = ALL_KINDS._replace(training=training)
-    whole = reference.forward(p.cell, p.x, p.weights, p.state, noise=n)
+    whole = reference.forward(Call(p.cell, p.x, p.weights, p.state, noise=n))
     q = p.rows(slice(0, 2)).steps(0, 4)
-    part = reference.forward(q.cell, q.x, q.weights, q.state, noise=n)
+    part = reference.forward(Call(q.cell, q.x, q.weights, q.state, noise=n))
     np.testing.assert_allclose(part.y, whole.y[:4, :2], rtol=1e-13)
-    short = reference.forward(p.cell, p.x, p.weights, p.state, lengths=np.array([7, 4, 0, 1, 2, 3]), noise=n)
+    short = reference.forward(Call(p.cell, p.x, p.weights, p.state, lengths=np.array([7, 4, 0, 1, 2, 3]), noise=n))
     np.testing.assert_allclose(short.y[:4, :2], part.y, rtol=1e-13)
     assert not short.y[:, 2].any() and (short.state.h[2] == p.state.h[2]).all()
 
@@ -137,7 +138,7 @@ def test_steps_are_counted_by_their_place_also_in_reverse() -> None:
     state = p.state
     for t in (2, 1, 0):
         state, _ = reference.step(p.cell, p.x[t], state, p.weights, ALL_KINDS, t)
-    run = reference.forward(p.cell, p.x, p.weights, p.state, reverse=True, noise=ALL_KINDS)
+    run = reference.forward(Call(p.cell, p.x, p.weights, p.state, reverse=True, noise=ALL_KINDS))
     assert (run.state.h == state.h).all()
 
 
@@ -179,17 +180,19 @@ def test_the_locked_mask_acts_inside_the_sums_alone() -> None:
     """z sees mask * h at every step; what is carried and handed out is h."""
     p = Case(cells.GRU(), T=5, B=3, H=4).problem()
     hidden = np.array([[0.0, 2.0, 0.0, 2.0]] * 3)
-    run = reference.forward(p.cell, p.x, p.weights, p.state, noise=Noise(hidden=hidden))
+    run = reference.forward(Call(p.cell, p.x, p.weights, p.state, noise=Noise(hidden=hidden)))
     w = p.weights._replace(w_hh=p.weights.w_hh * hidden[:1])  # one mask for all rows: columns of W_hh
-    same = reference.forward(p.cell, p.x, w, p.state)
+    same = reference.forward(Call(p.cell, p.x, w, p.state))
     np.testing.assert_allclose(run.y, same.y, rtol=1e-13)
-    still = reference.forward(p.cell, p.x, p.weights, p.state, noise=Noise(hidden=hidden, training=False))
-    assert (still.y == reference.forward(p.cell, p.x, p.weights, p.state).y).all()
+    still = reference.forward(Call(p.cell, p.x, p.weights, p.state, noise=Noise(hidden=hidden, training=False)))
+    assert (still.y == reference.forward(Call(p.cell, p.x, p.weights, p.state)).y).all()
 
 
 def test_zoneout_after_a_reset_keeps_what_the_reset_put_there() -> None:
     p = Case(cells.LSTM(), T=2, B=3, H=4).problem()
     fresh, reset = State(np.full((3, 4), 0.25), np.full((3, 4), 0.5)), np.array([[False] * 3, [True] * 3])
-    run = reference.forward(p.cell, p.x, p.weights, p.state, reset=reset, reset_state=fresh, noise=Noise(1.0, 1.0), save=True)
+    run = reference.forward(
+        Call(p.cell, p.x, p.weights, p.state, reset=reset, reset_state=fresh, noise=Noise(1.0, 1.0), save=True)
+    )
     assert (run.y[0] == p.state.h).all() and (run.y[1] == 0.25).all() and run.state.c is not None
     assert (run.state.c == 0.5).all()

@@ -1,4 +1,4 @@
-// The module openlstm._native: addresses and strides in, nothing else; src/openlstm/engine/cpu.py gives it its shape.
+// The module openlstm._native: addresses and strides in, nothing else; src/openlstm/engine/backends/cpu.py gives it its shape.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -44,7 +44,7 @@ void with_kernels(const std::string& type, F f) {
 template <class T, class X>
 const CellKernel<T>& cell_of(const Kernels<T, X>& kernels, const std::string& name) {
   const CellKernel<T>* cell = kernels.cell(name.c_str());
-  if (!cell) throw nb::value_error(("openlstm._native: no kernel is called " + name + "; call it through openlstm.engine.cpu").c_str());
+  if (!cell) throw nb::value_error(("openlstm._native: no kernel is called " + name + "; call it through openlstm.engine.backends.cpu").c_str());
   return *cell;
 }
 

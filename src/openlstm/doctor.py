@@ -17,7 +17,7 @@ from rich.table import Table
 
 from openlstm import __version__
 from openlstm.cells import LSTM
-from openlstm.engine import SUPPORT, choose, cpu
+from openlstm.engine import SUPPORT, choose, native
 from openlstm.errors import OpenLSTMError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,7 @@ def examine() -> dict[str, Any]:
     """Everything `openlstm doctor` says, as plain values; a variable with a wrong value is found, not stumbled over."""
     from openlstm.engine import threads
 
-    native = cpu.available()
+    there = native.available()
     wrong: dict[str, str] = {}
 
     def read(variable: str, look: Callable[[], Any]) -> Any:
@@ -45,9 +45,9 @@ def examine() -> dict[str, Any]:
             wrong[variable] = str(error)
             return None
 
-    isa = read("OPENLSTM_ISA", cpu.isa) if native else None
+    isa = read("OPENLSTM_ISA", native.isa) if there else None
     backend = "reference"
-    if "OPENLSTM_ISA" not in wrong and (native or _asked()):
+    if "OPENLSTM_ISA" not in wrong and (there or _asked()):
         backend = read("OPENLSTM_BACKEND", lambda: choose("auto", LSTM(), np.zeros((1, 1, 1), np.float32)))
     count = read("OPENLSTM_NUM_THREADS", threads.get_num_threads)
     return {
@@ -56,13 +56,13 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": {"of the machine": os.cpu_count(), "usable here": _usable()},
         "engine": {
-            "native": native,
-            "reason": None if native else cpu.missing_reason(),
+            "native": there,
+            "reason": None if there else native.missing_reason(),
             "backend": None if "OPENLSTM_ISA" in wrong else backend,
-            "backends": [name for name in SUPPORT if name != "cpu" or native],
+            "backends": [name for name in SUPPORT if name != "cpu" or there],
             "instruction set": isa,
-            "instruction sets available": [name for name in cpu.isas() if name != "wide"] if native else [],
-            "bfloat16": None if isa is None else cpu.bfloat16(),
+            "instruction sets available": [name for name in native.isas() if name != "wide"] if there else [],
+            "bfloat16": None if isa is None else native.bfloat16(),
             "threads": count,
         },
         "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},
@@ -79,7 +79,7 @@ def missing() -> dict[str, str]:
         for package in packages:
             if _version(package) is None:
                 out[package] = f"pip install 'openlstm[{extra}]'"
-    if not cpu.available():
+    if not native.available():
         out["compiled extension"] = "pip install --force-reinstall --no-deps openlstm"
     return out
 

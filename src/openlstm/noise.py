@@ -52,6 +52,15 @@ class Noise(NamedTuple):
     hidden: Array | None = None
 
 
+def active(noise: Noise | None) -> Noise | None:
+    """The noise that acts: in eval zoneout alone; None for none."""
+    if noise is None:
+        return None
+    if not noise.training:
+        noise = noise._replace(candidate=0.0, hidden=None)
+    return noise if noise.zoneout_h or noise.zoneout_c or noise.candidate or noise.hidden is not None else None
+
+
 def mix(x: Any) -> Any:
     """One 32-bit word, or an int64 array of them, scrambled so that every bit depends on every bit.
 

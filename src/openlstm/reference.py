@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from openlstm import _array as A
 from openlstm import noise as N
 from openlstm._array import Array
+from openlstm.call import Call
 from openlstm.cells import Around, Cell
 from openlstm.cells import State as State
 from openlstm.noise import Noise
@@ -58,7 +59,7 @@ class Gradients(NamedTuple):
     c_steps: Array | None = None  # [T, B, H], dL/dc_t along the highway
 
 
-class Taken(NamedTuple):
+class FullStep(NamedTuple):
     """One step, taken apart."""
 
     state: State  # what is carried on
@@ -83,12 +84,12 @@ def step(
     >>> float(new.c[0, 0])  # every gate is one half, the candidate is zero
     0.5
     """
-    cell, w, _ = _plain(cell, w)
-    taken = take(cell, x, state, w, noise, t)
-    return taken.state, taken.gates
+    cell, w, _ = unshared(cell, w)
+    full = full_step(cell, x, state, w, noise, t)
+    return full.state, full.gates
 
 
-def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> Taken:
+def full_step(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> FullStep:
     """One step of a cell without memory blocks, with everything that came up on the way; the noise is that of step t."""
     z = sums(cell, x, before.h, w, noise)
     mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
@@ -97,7 +98,7 @@ def take(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t
     if noise is not None:
         carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
         new = State(N.zoneout(noise, N.ZONEOUT_H, t, before.h, new.h), carried)
-    return Taken(new, gates, h, c, z, mask)
+    return FullStep(new, gates, h, c, z, mask)
 
 
 def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None) -> Array:
@@ -123,45 +124,22 @@ def unsum(cell: Cell, dz: Array) -> tuple[Array, Array]:
     return dz[..., :m], A.concat([dz[..., :n], dz[..., m:]])
 
 
-def forward(
-    cell: Cell,
-    x: Array,
-    weights: Weights,
-    state: State,
-    *,
-    lengths: Array | None = None,
-    reset: Array | None = None,
-    reset_state: State | None = None,
-    reverse: bool = False,
-    save: bool = False,
-    out: Array | None = None,
-    noise: Noise | None = None,
-    window: tuple[int, int] | None = None,
-) -> Run:
+def forward(call: Call, out: Array | None = None) -> Run:
     """Run a cell over a sequence.
 
     Args:
-        cell: the recurrence.
-        x: [T, B, I].
-        weights: one layer in one direction.
-        state: the carried-in state, h [B, R] and c [B, H].
-        lengths: integers [B]; a row ends after that many steps. Its outputs beyond are 0 and its x there is never read.
-        reset: bool [T, B]; where true the row's state becomes `reset_state` (zero if None) between t-1 and t.
-        reset_state: h [B, R] and c [B, H], or one for every step, h [T, B, R] and c [T, B, H].
-        reverse: run from each row's last real step to its first.
-        save: keep gates and cell states for `backward`.
+        call: which cell, over what; with `save` gates and cell states are kept for `backward`.
         out: an array [T, B, R] into which the outputs are also written.
-        noise: zoneout, recurrent and locked dropout; what a reset put there is what zoneout keeps.
-        window: (first, last): run the steps first <= t < last alone, from `state`; what is returned and `out` hold these.
 
     Returns:
         y [T, B, R], the state after each row's last step, and what was saved.
     """
+    x, state, noise = call.x, call.state, call.noise
     B = x.shape[1]
-    first, last = window or (0, x.shape[0])
+    first, last = call.steps
     T = last - first
-    cell, weights, H = _plain(cell, weights)
-    rows = _Rows(x, lengths, reset, reset_state, reverse)
+    cell, weights, H = unshared(call.cell, call.weights)
+    rows = _Rows(call)
     apart = _apart(weights, noise)
     R = state.h.shape[1]
     zero_y, zero_g = A.zeros(x, B, R), A.zeros(x, B, len(cell.saved) * H)
@@ -172,18 +150,18 @@ def forward(
     cs: list[Any] = [state.c] * T
     for t in rows.order(first, last):
         k = t - first
-        taken = take(cell, rows.real(t, x[t]), rows.enter(t, state), weights, noise, t)
-        new = taken.state
+        full = full_step(cell, rows.real(t, x[t]), rows.enter(t, state), weights, noise, t)
+        new = full.state
         ys[k] = rows.real(t, new.h)
-        if save:
-            gs[k] = rows.real(t, A.concat(list(taken.gates))) if taken.gates else zero_g
-            ms[k] = rows.real(t, taken.h) if apart else zero_m
+        if call.save:
+            gs[k] = rows.real(t, A.concat(list(full.gates))) if full.gates else zero_g
+            ms[k] = rows.real(t, full.h) if apart else zero_m
             cs[k] = rows.real(t, new.c) if cell.has_cell else None
         state = rows.keep(t, new, state)
     y = A.stack(ys) if T else A.zeros(x, 0, B, R)
     if out is not None:
         out[...] = y
-    if not save:
+    if not call.save:
         return Run(y, state, None)
     gates = A.stack(gs) if T else A.zeros(x, 0, *zero_g.shape)
     c = (A.stack(cs) if T else A.zeros(x, 0, *state.c.shape)) if state.c is not None else None
@@ -192,45 +170,36 @@ def forward(
 
 
 def backward(
-    cell: Cell,
-    x: Array,
-    weights: Weights,
-    state: State,
+    call: Call,
     saved: Saved,
     dy: Array | None,
     dstate: State,
     *,
-    lengths: Array | None = None,
-    reset: Array | None = None,
-    reset_state: State | None = None,
-    reverse: bool = False,
     steps: bool = False,
     input_gradient: bool = True,
-    noise: Noise | None = None,
-    window: tuple[int, int] | None = None,
     later: Gradients | None = None,
 ) -> Gradients:
     """The gradient of `forward`, derived by hand (backpropagation through time).
 
     Args:
+        call: the same as in `forward`. With a window `call.state` is the state at its begin and `dstate` belongs to that at its
+            end; `saved` and what is returned hold its steps.
         dy: dL/dy [T, B, R] (None for zero); what it holds past a row's length is ignored.
         dstate: dL/d(final state); a member that is None counts as zero.
         steps: also hand out dL/dh_t and dL/dc_t for every step.
         input_gradient: whether dL/dx is wanted; it is None if not.
-        noise: the same as in `forward`.
-        window: as in `forward`: `state` is the state at its begin and `dstate` belongs to that at its end; `saved` and what is
-            returned hold its steps.
         later: the gradients of the window that is run after this one; sums over steps go on from there.
 
-    The rest as in `forward`. A step of a row whose incoming dL/dh_t and dL/dc_t are all exactly zero contributes exact zeros,
-    so that NaN in data that the loss does not depend on stays without effect.
+    A step of a row whose incoming dL/dh_t and dL/dc_t are all exactly zero contributes exact zeros, so that NaN in data that
+    the loss does not depend on stays without effect.
     """
+    x, state, noise = call.x, call.state, call.noise
     B = x.shape[1]
-    first, last = window or (0, x.shape[0])
+    first, last = call.steps
     T = last - first
-    shared, hidden = cell, N.hidden_mask(noise)
-    cell, w, H = _plain(cell, weights)
-    rows = _Rows(x, lengths, reset, reset_state, reverse)
+    hidden = N.hidden_mask(noise)
+    cell, w, H = unshared(call.cell, call.weights)
+    rows = _Rows(call)
     order = list(rows.order(first, last))
     zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell
     lost = zoned_c or (saved.m is None and _apart(w, noise))  # whether c' or h' was not kept
@@ -270,7 +239,7 @@ def backward(
         h, z, mask = saved.h[k] if saved.m is None else saved.m[k], None, N.candidate_mask(noise, t, zero)
         if again:
             begin = State(before_h, None if before.c is None else _only(live, before.c))
-            _, gates, h, c, z, mask = take(cell, x_t, begin, w, noise, t)
+            _, gates, h, c, z, mask = full_step(cell, x_t, begin, w, noise, t)
         dm = new_h
         if w.w_hr is not None:
             dm = new_h @ w.w_hr  # [B, H]
@@ -291,9 +260,11 @@ def backward(
     db = (None, None) if w.b_ih is None else (db_ih, db_hh)
     return Gradients(
         (A.stack(dx) if T else A.zeros(x, 0, *x.shape[1:])) if input_gradient else None,
-        collapse(shared, Weights(dw_ih, _recurrent(cell, dw_hh), *db, dw_hr, dw_ch, dnorm), H, weights.b_ih is not None),
+        collapse(
+            call.cell, Weights(dw_ih, mask_recurrent(cell, dw_hh), *db, dw_hr, dw_ch, dnorm), H, call.weights.b_ih is not None
+        ),
         State(dh, dc),
-        rows.whole(x, dreset) if reset_state is not None else None,
+        rows.whole(x, dreset) if call.reset_state is not None else None,
         (A.stack(h_steps) if T else A.zeros(x, 0, *state.h.shape)) if steps else None,
         (A.stack(c_steps) if T else A.zeros(x, 0, *state.c.shape)) if steps and state.c is not None else None,
     )
@@ -309,14 +280,14 @@ def _going_on(later: Weights, zeros: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(zero if a is None else a for a, zero in zip(later, zeros, strict=True))
 
 
-def _plain(cell: Cell, w: Weights) -> tuple[Cell, Weights, int]:
+def unshared(cell: Cell, w: Weights) -> tuple[Cell, Weights, int]:
     """The cell and the weights that the loop runs on, gates of their own for every unit, and H."""
     H = hidden_size(cell, w)
     w = expand(cell, w, H)
-    return cell.unshared(), w._replace(w_hh=_recurrent(cell, w.w_hh)), H
+    return cell.unshared(), w._replace(w_hh=mask_recurrent(cell, w.w_hh)), H
 
 
-def _recurrent(cell: Cell, w_hh: Array) -> Array:
+def mask_recurrent(cell: Cell, w_hh: Array) -> Array:
     """W_hh with zeros where it does not exist: where gates are fed back, the candidate sees the output alone."""
     if len(cell.feeds_back) == 1:
         return w_hh
@@ -330,12 +301,12 @@ def _recurrent(cell: Cell, w_hh: Array) -> Array:
 class _Rows:
     """Which rows take part in a step, and what a reset puts in place of their state."""
 
-    def __init__(self, x: Array, lengths: Any, reset: Any, reset_state: State | None, reverse: bool) -> None:
-        self.lengths = None if lengths is None else A.as_like(lengths, x)[:, None]  # [B, 1]
-        self.reset = None if reset is None else A.as_like(reset, x)[:, :, None]  # [T, B, 1]
-        self.reset_state = reset_state
-        self.each = reset_state is not None and len(reset_state.h.shape) == 3  # a state of its own for every step
-        self.reverse = reverse
+    def __init__(self, call: Call) -> None:
+        self.lengths = None if call.lengths is None else A.as_like(call.lengths, call.x)[:, None]  # [B, 1]
+        self.reset = None if call.reset is None else A.as_like(call.reset, call.x)[:, :, None]  # [T, B, 1]
+        self.reset_state = fresh = call.reset_state
+        self.each = fresh is not None and len(fresh.h.shape) == 3  # a state of its own for every step
+        self.reverse = call.reverse
 
     def order(self, first: int, last: int) -> range:
         return range(last - 1, first - 1, -1) if self.reverse else range(first, last)

@@ -16,7 +16,7 @@ import pytest
 import openlstm
 from openlstm import cli
 from openlstm.data import read_series, read_table
-from openlstm.engine import cpu
+from openlstm.engine import native
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
 
@@ -461,7 +461,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("variable", ["OPENLSTM_ISA", "OPENLSTM_BACKEND", "OPENLSTM_NUM_THREADS"])
 def test_doctor_finds_a_wrong_variable_and_goes_on(variable: str) -> None:
     """In a process of its own: these variables are read once."""
-    if variable != "OPENLSTM_BACKEND" and not cpu.available():
+    if variable != "OPENLSTM_BACKEND" and not native.available():
         pytest.skip("read by the compiled extension's side")
     command = [sys.executable, "-c", "import sys; from openlstm.cli import main; sys.exit(main())", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, variable: "mmx"})

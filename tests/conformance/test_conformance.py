@@ -24,7 +24,8 @@ from tests.support import (
 
 from openlstm import cells, reference
 from openlstm.cells import NORM_EPS, Cell
-from openlstm.engine import SUPPORT, cpu
+from openlstm.engine import SUPPORT, native
+from openlstm.engine.backends import cpu
 from openlstm.reference import State
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
@@ -81,7 +82,7 @@ def test_the_reference_is_what_torch_differentiates(case: Case) -> None:
     p = case.problem()
     q = p.map(lambda a: a.astype(np.float64)).tensors()
     inputs = leaves(q)
-    run = reference.forward(q.cell, q.x, q.weights, q.state, **q.options)
+    run = reference.forward(q.call())
     ends = zip(run.state, q.dstate, strict=True)
     loss = (run.y * q.dy).sum() + sum((s * d).sum() for s, d in ends if s is not None and d is not None)
     truth = {name: torch.zeros_like(a) for name, a in inputs.items()}
@@ -163,8 +164,8 @@ def test_saving_and_writing_elsewhere_change_nothing(case: Case) -> None:
     p = case.problem()
     wide_out = np.full((*p.dy.shape[:2], p.dy.shape[2] + 3), np.nan, case.dtype)
     out = wide_out[..., 1:-2]
-    plain = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
-    into = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, out=out, **p.options)
+    plain = cpu.forward(p.call())
+    into = cpu.forward(p.call(save=True), out=out)
     assert plain.saved is None
     for run in (into, into._replace(y=out)):
         named = {"y": run.y, "h": run.state.h, **({} if run.state.c is None else {"c": run.state.c})}
@@ -204,9 +205,9 @@ def test_missing_cotangents_count_as_zero(case: Case) -> None:
 def test_results_share_no_memory(case: Case) -> None:
     """Neither with the arguments nor with each other, but for `saved.h`, which is y."""
     p = replace(case, T=case.T or 1, B=case.B or 1).problem()
-    run = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    run = cpu.forward(p.call(save=True))
     assert run.saved is not None
-    g = cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
+    g = cpu.backward(p.call(), run.saved, p.dy, p.dstate, steps=True)
     given = [p.x, *p.weights, *p.state, p.dy, *p.dstate, *(p.reset_state or ())]
     made = [
         run.y,
@@ -227,7 +228,7 @@ def test_results_share_no_memory(case: Case) -> None:
 def test_the_support_table_says_what_is_there() -> None:
     """Tested both ways: every kernel it lists runs, and every cell that has none is refused."""
     listed = SUPPORT["cpu"].kernels
-    assert listed is not None and listed == {c.kernel for c in KERNELS} == set(cpu.KERNELS)
+    assert listed is not None and listed == {c.kernel for c in KERNELS} == set(native.KERNELS)
     for cell in cells.ALL:
         refusal = SUPPORT["cpu"].refusal(cell, torch.zeros(1))
         assert (refusal is None) == (cell.kernel in listed)

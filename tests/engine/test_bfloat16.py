@@ -15,15 +15,17 @@ import torch
 from tests.support import KERNELS, Case, Problem, differing, draw, far, gates_held, num_threads, per_row, take_rows
 
 from openlstm import cells
-from openlstm.engine import checkpoint, cpu, recur
+from openlstm.call import Call
+from openlstm.engine import checkpoint, native, recur
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError, BackendError
 from openlstm.reference import State
 from openlstm.weights import expand
 
 
-@pytest.fixture(autouse=True, params=cpu.bfloat16s())
+@pytest.fixture(autouse=True, params=native.bfloat16s())
 def products(request: pytest.FixtureRequest) -> Iterator[str]:
-    with cpu.use_bfloat16(request.param):
+    with native.use_bfloat16(request.param):
         yield request.param
 
 
@@ -62,8 +64,8 @@ def narrow(p: Problem) -> Problem:
 
 def everything(p: Problem) -> dict[str, np.ndarray]:
     """Outputs, states and every gradient by name, as float32."""
-    run: Any = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
-    grads = cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
+    run: Any = cpu.forward(p.call(save=True))
+    grads = cpu.backward(p.call(), run.saved, p.dy, p.dstate, steps=True)
     groups = {"": run.state, "d": grads.weights, "d0": grads.state, "dreset_": grads.reset_state}
     named = {"y": run.y, "dx": grads.x, "dh_steps": grads.h_steps, "dc_steps": grads.c_steps}
     for prefix, group in groups.items():
@@ -81,8 +83,8 @@ def test_outputs_and_gradients_are_those_of_float32_but_for_rounding(case: Case)
 
 def test_types_of_what_comes_out() -> None:
     p = narrow(problem(Case(cells.LSTM(), dtype="float32", P=3)))
-    run: Any = cpu.forward(p.cell, p.x, p.weights, p.state, save=True)
-    grads: Any = cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate)
+    run: Any = cpu.forward(Call(p.cell, p.x, p.weights, p.state, save=True))
+    grads: Any = cpu.backward(Call(p.cell, p.x, p.weights, p.state), run.saved, p.dy, p.dstate)
     assert run.y.dtype == grads.x.dtype == torch.bfloat16
     numbers = [*run.state, run.saved.gates, run.saved.c, run.saved.m, *grads.weights, *grads.state]
     assert {a.dtype for a in numbers if a is not None} == {torch.float32}
@@ -92,7 +94,7 @@ def test_types_of_what_comes_out() -> None:
 def test_only_the_factors_of_products_are_rounded(H: int) -> None:
     """A loop in float64 that rounds x, W and h where they are multiplied, and nothing else, gives the same numbers."""
     p = problem(Case(cells.LSTM(), dtype="float32", T=30, B=4, I=7, H=H, seed=5))
-    run: Any = cpu.forward(p.cell, p.x.bfloat16(), p.weights, p.state)
+    run: Any = cpu.forward(Call(p.cell, p.x.bfloat16(), p.weights, p.state))
     w: Any = p.weights
     bias = (w.b_ih + w.b_hh).double()
     h, c = (s.double() for s in p.state if s is not None)
@@ -115,7 +117,7 @@ def test_a_row_does_not_depend_on_the_others_nor_on_threads(case: Case) -> None:
     assert differing(per_row(everything(p.rows([4]))), take_rows(whole, [4])) == []
     with num_threads(3):
         assert differing(everything(p), whole) == []
-    run = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
+    run = cpu.forward(p.call())
     assert np.array_equal(run.y.float().numpy(), whole["y"])  # whether or not anything is kept
 
 
@@ -136,10 +138,10 @@ def test_a_sequence_may_be_cut_anywhere(case: Case) -> None:
     p = narrow(problem(replace(case, reset=False, reset_state=False, each=False)))
     y, state = [], p.state
     for first, last in ((0, 1), (1, 8), (8, 20)):
-        run = cpu.forward(p.cell, p.x, p.weights, state, window=(first, last), **p.options)
+        run = cpu.forward(Call(p.cell, p.x, p.weights, state, window=(first, last), **p.options))
         state = run.state
         y.append(run.y)
-    whole: Any = cpu.forward(p.cell, p.x, p.weights, p.state, **p.options)
+    whole: Any = cpu.forward(p.call())
     assert torch.equal(torch.cat(y), whole.y)
     assert all(a is None or torch.equal(a, b) for a, b in zip(state, whole.state, strict=True))
 
@@ -147,10 +149,11 @@ def test_a_sequence_may_be_cut_anywhere(case: Case) -> None:
 @pytest.mark.parametrize("case", draw(len(KERNELS), 164, ("", "hcg"), KERNELS, dtype="float32", T=29, B=37), ids=str)
 def test_stretches_have_the_bits_of_a_whole_run(case: Case) -> None:
     p = narrow(problem(case))
-    found = checkpoint.forward(cpu, p.cell, p.x, p.weights, p.state, 1, **p.options)
-    grads: Any = checkpoint.backward(cpu, p.cell, p.x, p.weights, found[2], p.dy, p.dstate, 1, input_gradient=True, **p.options)
+    call = p.call(checkpoint=1)
+    found: Any = checkpoint.forward(cpu, call)
+    grads: Any = checkpoint.backward(cpu, call, State(found.saved.gates, found.saved.c), p.dy, p.dstate, True)
     whole = everything(p)
-    assert np.array_equal(found[0].float().numpy(), whole["y"])
+    assert np.array_equal(found.y.float().numpy(), whole["y"])
     assert np.array_equal(grads.x.float().numpy(), whole["dx"])
     for name, a in grads.weights._asdict().items():
         assert a is None or np.array_equal(a.numpy(), whole["d" + name]), name
@@ -195,7 +198,7 @@ def test_a_held_cell_is_held_for_ever(cell: cells.Cell) -> None:
     """f = 1 keeps c to the last bit, over as many steps as one likes; a closed gate is 2^-100 at most."""
     c0 = np.array([[0.3, -7.1, 1e-20, 1e20]], np.float32)
     p = gates_held("float32", i=-200, f=200, c0=c0, steps=10_000, cell=cell).tensors()
-    run: Any = cpu.forward(cell, p.x.bfloat16(), p.weights, p.state)
+    run: Any = cpu.forward(Call(cell, p.x.bfloat16(), p.weights, p.state))
     assert torch.equal(run.state.c, torch.from_numpy(c0))
 
 
@@ -203,7 +206,7 @@ def test_gates_are_finite_wherever_their_sums_are() -> None:
     p = problem(Case(cells.LSTM(), dtype="float32", T=3, B=4, I=5, H=20))
     for scale in (1e4, 1e-4, 1e-30, 1e30):
         x = (p.x * scale).bfloat16()
-        run: Any = cpu.forward(p.cell, x, p.weights, p.state, save=True)
+        run: Any = cpu.forward(Call(p.cell, x, p.weights, p.state, save=True))
         assert run.y.isfinite().all() and run.saved.gates.isfinite().all() and run.saved.c.isfinite().all()
         gates = run.saved.gates.view(3, 4, 4, 20)
         assert ((gates[:, :, [0, 1, 3]] >= 0) & (gates[:, :, [0, 1, 3]] <= 1)).all() and (gates[:, :, 2].abs() <= 1).all()
@@ -216,7 +219,7 @@ def test_the_gates_functions_are_within_four_millionths() -> None:
     w = Case(cells.LSTM(), dtype="float32", I=1, H=1).problem().tensors().weights
     w = w._replace(w_ih=torch.zeros(4 * H, 1), w_hh=torch.zeros(4 * H, H), b_ih=z.repeat(4), b_hh=torch.zeros(4 * H), w_hr=None)
     state = State(torch.zeros(1, H), torch.zeros(1, H))
-    saved: Any = cpu.forward(cells.LSTM(), torch.zeros(1, 1, 1).bfloat16(), w, state, save=True).saved
+    saved: Any = cpu.forward(Call(cells.LSTM(), torch.zeros(1, 1, 1).bfloat16(), w, state, save=True)).saved
     i, _, g, _ = saved.gates[0, 0].double().chunk(4)
     s, t = z.double().sigmoid(), z.double().tanh()
     assert float(((i - s).abs() / s).max()) < 4e-6
@@ -245,7 +248,7 @@ def test_the_order_of_a_tiles_sums(products: str, B: int, inputs: int, H: int) -
         pytest.skip("of the tiles in plain loops alone")
     p = problem(Case(cells.VanillaRNN("relu"), dtype="float32", T=1, B=B, I=inputs, H=H))
     w: Any = p.weights
-    run: Any = cpu.forward(p.cell, p.x.bfloat16(), w, p.state)
+    run: Any = cpu.forward(Call(p.cell, p.x.bfloat16(), w, p.state))
     z = links(p.x[0].numpy(), w.w_ih.numpy(), (w.b_ih + w.b_hh).expand(B, H).numpy())
     z = links(rounded(p.state.h).numpy(), w.w_hh.numpy(), z)
     assert np.array_equal(run.state.h.numpy(), np.maximum(z, 0))

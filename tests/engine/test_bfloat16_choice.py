@@ -11,7 +11,9 @@ from tests.support import NEEDS_NATIVE, Case
 
 import openlstm
 from openlstm import cells, doctor
-from openlstm.engine import config, cpu
+from openlstm.call import Call
+from openlstm.engine import config, native
+from openlstm.engine.backends import cpu
 from openlstm.errors import BackendError
 
 pytestmark = NEEDS_NATIVE
@@ -20,7 +22,7 @@ pytestmark = NEEDS_NATIVE
 def chosen(**other: Any) -> tuple[str, str]:
     """On a processor with all of it whose maker is not Intel, but for what is said."""
     facts = {"isa": "avx512", "amx": True, "avx512bf16": True, "intel": False, "refused": 0}
-    return cpu._native.choose_bfloat16(**{**facts, "amx_built": True, "avx512bf16_built": True, **other})
+    return native.library.choose_bfloat16(**{**facts, "amx_built": True, "avx512bf16_built": True, **other})
 
 
 @pytest.mark.parametrize(
@@ -49,45 +51,45 @@ def test_the_choice(other: dict[str, Any], name: str, why: str) -> None:
     assert chosen(**other) == (name, why)
 
 
-@pytest.mark.parametrize("name", cpu.bfloat16s())
+@pytest.mark.parametrize("name", native.bfloat16s())
 def test_what_was_asked_for_runs_until_the_block_ends(name: str) -> None:
-    before = cpu.bfloat16()
-    with cpu.use_bfloat16(name):
-        assert cpu.bfloat16().endswith(" (asked for)") and cpu.has_bfloat16(cells.LSTM())
-        with pytest.raises(ZeroDivisionError), cpu.use_bfloat16(cpu.bfloat16s()[0]):
+    before = native.bfloat16()
+    with native.use_bfloat16(name):
+        assert native.bfloat16().endswith(" (asked for)") and native.has_bfloat16(cells.LSTM())
+        with pytest.raises(ZeroDivisionError), native.use_bfloat16(native.bfloat16s()[0]):
             raise ZeroDivisionError
-        assert cpu._native.bfloat16()[0] == name
-        assert cpu.peak(1, 0.001, "bfloat16") > 0
-    assert cpu.bfloat16() == before
+        assert native.library.bfloat16()[0] == name
+        assert native.peak(1, 0.001, "bfloat16") > 0
+    assert native.bfloat16() == before
 
 
 def test_use_bfloat16_refuses_what_is_not_there() -> None:
-    before = cpu.bfloat16()
-    with pytest.raises(BackendError) as caught, cpu.use_bfloat16("tpu"):
+    before = native.bfloat16()
+    with pytest.raises(BackendError) as caught, native.use_bfloat16("tpu"):
         pass
     assert str(caught.value) == (
         "use_bfloat16: the kernels for bfloat16 'tpu' are not available\n"
         "  got       'tpu'\n"
-        f"  expected  {', '.join(cpu.bfloat16s()) or 'none'}\n"
-        f"  hint      {'name one of these' if cpu.bfloat16s() else 'bfloat16 runs as float32 here'}"
+        f"  expected  {', '.join(native.bfloat16s()) or 'none'}\n"
+        f"  hint      {'name one of these' if native.bfloat16s() else 'bfloat16 runs as float32 here'}"
     )
-    assert cpu.bfloat16() == before
+    assert native.bfloat16() == before
 
 
 def test_an_instruction_set_without_it_says_so() -> None:
     p = Case(cells.LSTM(), dtype="float32").problem().tensors()
-    other = next(name for name in cpu.isas() if name != "avx512")
-    with cpu.use_isa(other):
-        assert not cpu.has_bfloat16(cells.LSTM())
+    other = next(name for name in native.isas() if name != "avx512")
+    with native.use_isa(other):
+        assert not native.has_bfloat16(cells.LSTM())
         with pytest.raises(BackendError, match="bfloat16"):
-            cpu.forward(p.cell, p.x.bfloat16(), p.weights, p.state)
+            cpu.forward(Call(p.cell, p.x.bfloat16(), p.weights, p.state))
         with pytest.raises(BackendError, match="bfloat16"):
-            cpu.peak(1, 0.001, "bfloat16")
+            native.peak(1, 0.001, "bfloat16")
 
 
 def test_doctor_and_show_config_say_it() -> None:
-    assert config.config()["bfloat16"] == doctor.examine()["engine"]["bfloat16"] == cpu.bfloat16()
-    with cpu.use_isa("scalar"):
+    assert config.config()["bfloat16"] == doctor.examine()["engine"]["bfloat16"] == native.bfloat16()
+    with native.use_isa("scalar"):
         said = "float32, rounded once (it goes with the instruction set avx512, and scalar is in use)"
         assert config.config()["bfloat16"] == doctor.examine()["engine"]["bfloat16"] == said
 
@@ -98,7 +100,7 @@ def test_kinds_of_bfloat16_differ_by_roundings_alone() -> None:
     x = torch.randn(5, 20, 40, generator=torch.Generator().manual_seed(1)).bfloat16()
     exact = layer.float()(x.float())[0]
     layer.bfloat16()
-    for name in cpu.bfloat16s():
-        with cpu.use_bfloat16(name):
+    for name in native.bfloat16s():
+        with native.use_bfloat16(name):
             y = layer(x)[0].float()
         assert 0 < float((y - exact).norm() / exact.norm()) < 0.02

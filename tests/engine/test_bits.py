@@ -26,7 +26,8 @@ from tests.support import (
 )
 
 from openlstm.cells import FGR, GRU, LSTM, Cell, Peephole, VanillaRNN
-from openlstm.engine import cpu
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
 from openlstm.reference import State
 
 pytestmark = NEEDS_NATIVE
@@ -97,7 +98,7 @@ def test_a_row_alone_in_any_order_on_any_machine(case: Case) -> None:
     together = run_all(cpu, p)
     isa, threads, flush = varied(case)
     order = np.random.default_rng(case.seed).permutation(case.B)
-    with cpu.use_isa(isa), num_threads(threads), flush_to_zero(flush):
+    with native.use_isa(isa), num_threads(threads), flush_to_zero(flush):
         shuffled = per_row(run_all(cpu, p.rows(order)))
         again = run_all(cpu, p)
         alone = [per_row(run_all(cpu, p.rows([b]))) for b in range(case.B)]
@@ -112,7 +113,7 @@ def test_any_cut_while_everything_else_changes(case: Case) -> None:
     """One call against calls on random chunks and step by step, each call on other threads and instruction sets."""
     p = replace(case, T=case.T + 3, reset=case.reset and not case.reverse).problem()
     T = p.x.shape[0]
-    whole = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    whole = cpu.forward(p.call(save=True))
     assert whole.saved is not None
     rng = np.random.default_rng(case.seed)
     for inner in (range(1, T), sorted(set(rng.integers(1, T, 2).tolist()))):
@@ -121,8 +122,8 @@ def test_any_cut_while_everything_else_changes(case: Case) -> None:
         state, parts = p.state, []
         for a, b in pieces[::-1] if case.reverse else pieces:
             q = p.steps(a, b, state)
-            with cpu.use_isa(str(rng.choice(isas(p.cell)))), num_threads(int(rng.choice([1, 2, 7]))):
-                run = cpu.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
+            with native.use_isa(str(rng.choice(isas(p.cell)))), num_threads(int(rng.choice([1, 2, 7]))):
+                run = cpu.forward(q.call(save=True))
             state = run.state
             assert run.saved is not None
             parts.append(run.saved.named(q.cell))
@@ -150,10 +151,10 @@ def test_any_number_of_threads(case: Case) -> None:
 def test_any_instruction_set(case: Case) -> None:
     """Scalar code, AVX2, the tile of AVX-512 carried out by AVX2 (`wide`), AVX-512 and NEON, as far as there are."""
     p = replace(case, T=min(case.T, 12)).problem()
-    with cpu.use_isa("scalar"):
+    with native.use_isa("scalar"):
         expected = run_all(cpu, p)
     for isa in isas(p.cell):
-        with cpu.use_isa(isa):
+        with native.use_isa(isa):
             assert differing(run_all(cpu, p), expected) == [], isa
 
 
@@ -172,7 +173,7 @@ def test_the_noise_of_a_row_depends_on_neither_threads_nor_the_rows_behind_it(ca
     p = case.problem()
     together = run_all(cpu, p)
     isa, threads, _ = varied(case)
-    with cpu.use_isa(isa), num_threads(threads):
+    with native.use_isa(isa), num_threads(threads):
         assert differing(run_all(cpu, p), together) == []
         for count in (1, 4):
             assert differing(per_row(run_all(cpu, p.rows(range(count)))), take_rows(together, range(count))) == []

@@ -13,6 +13,7 @@ import pytest
 from tests.support import BACKENDS, differing, gates_held, name_of, run_all
 
 from openlstm import cells, reference
+from openlstm.call import Call
 from openlstm.cells import GRU, NIG, NOAF, Cell
 from openlstm.reference import State
 
@@ -37,7 +38,7 @@ def test_what_is_in_the_cell_is_kept_to_the_last_bit(dtype: str, backend: Module
     assert (np.abs(probe["saved.g"]) > 0).all() and not probe["saved.i"].any() and (probe["saved.f"] == 1).all()
     state = p.state
     for _ in range(steps_of(backend) // 1000):
-        state = backend.forward(p.cell, p.x, p.weights, state).state
+        state = backend.forward(Call(p.cell, p.x, p.weights, state)).state
     assert differing({"c": state.c}, {"c": p.state.c}) == []
 
 
@@ -53,12 +54,12 @@ def test_every_cell_keeps_what_it_holds_and_its_gradient(cell: Cell, dtype: str,
     """The same in every cell: 300 steps of live candidates, forward and backward, to the last bit."""
     kept = KEPT[:3] if isinstance(cell, NOAF) else KEPT  # whose h = c / 2 at first: 1e30 would show in the sums
     p = gates_held(dtype, i=-1000.0, f=1000.0, c0=kept.astype(dtype), steps=300, cell=cell)
-    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True)
+    run = backend.forward(Call(p.cell, p.x, p.weights, p.state, save=True))
     saved = run.saved.named(cell)
     assert (np.abs(saved[cell.candidate or ""]) > 0).all()
     assert differing({"": highway(run.state)}, {"": highway(p.state)}) == []
     flow = State(np.zeros_like(p.dstate.h), p.dstate.c) if cell.has_cell else p.dstate
-    back = backend.backward(p.cell, p.x, p.weights, p.state, run.saved, None, flow).state
+    back = backend.backward(Call(p.cell, p.x, p.weights, p.state), run.saved, None, flow).state
     assert differing({"": highway(back)}, {"": highway(flow)}) == []
 
 
@@ -68,7 +69,7 @@ def test_a_million_steps_in_one_call(dtype: str, backend: ModuleType) -> None:
     steps = steps_of(backend)
     p = gates_held(dtype, i=-1000.0, f=1000.0, c0=KEPT[:2].astype(dtype), steps=1)
     x = np.resize(np.random.default_rng(0).standard_normal(2 * 2 * 1000), (steps, 2, 2)).astype(dtype)
-    state = backend.forward(p.cell, x, p.weights, p.state).state
+    state = backend.forward(Call(p.cell, x, p.weights, p.state)).state
     assert differing({"c": state.c}, {"c": p.state.c}) == []
 
 
@@ -77,10 +78,10 @@ def test_a_million_steps_in_one_call(dtype: str, backend: ModuleType) -> None:
 def test_its_gradient_is_kept_to_the_last_bit(dtype: str, backend: ModuleType) -> None:
     """For a loss on c_T alone dL/dc_0 = dL/dc_T; chunk after chunk, backwards."""
     p = gates_held(dtype, i=-1000.0, f=1000.0, c0=KEPT.astype(dtype), steps=1000)
-    saved = backend.forward(p.cell, p.x, p.weights, p.state, save=True).saved
+    saved = backend.forward(Call(p.cell, p.x, p.weights, p.state, save=True)).saved
     flow = State(np.zeros_like(p.dstate.h), p.dstate.c)
     for _ in range(steps_of(backend) // 1000):
-        flow = backend.backward(p.cell, p.x, p.weights, p.state, saved, None, flow).state
+        flow = backend.backward(Call(p.cell, p.x, p.weights, p.state), saved, None, flow).state
     assert differing({"c": flow.c}, {"c": p.dstate.c}) == []
     assert not flow.h.any()
 

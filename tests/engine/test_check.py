@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from openlstm.call import Call
 from openlstm.cells import LSTM, VanillaRNN
 from openlstm.engine import recur
-from openlstm.engine.check import check_recur
+from openlstm.engine.check import check_call
 from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.reference import State, Weights
 
@@ -531,7 +532,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_refused_with_this_text(name: str) -> None:
     arguments, kind, text = BAD[name]
     with pytest.raises(kind) as caught:
-        check_recur(**arguments)
+        check_call(Call(**arguments))
     assert str(caught.value) == text
 
 
@@ -548,7 +549,7 @@ def test_takes_lengths_of_any_kind(arguments: dict[str, Any], lengths: Any) -> N
 
 
 def test_optional_arguments_may_be_left_out() -> None:
-    check_recur(**good(state=None, lengths=None, reset=None, reset_state=None, weights=weights(b_ih=None, b_hh=None)))
+    check_call(Call(**good(state=None, lengths=None, reset=None, reset_state=None, weights=weights(b_ih=None, b_hh=None))))
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(0, B), (T, 0), (0, 0)])
@@ -580,4 +581,4 @@ def test_parameters_are_tensors() -> None:
     w = Weights(layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_recur(LSTM(), torch.zeros(T, B, I), w, None, None, None, None)
+        check_call(Call(LSTM(), torch.zeros(T, B, I), w))

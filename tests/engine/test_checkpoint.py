@@ -11,8 +11,10 @@ import torch
 from tests.support import BACKENDS, Case, Problem, differing, draw, far, to_numpy
 
 from openlstm import cells
-from openlstm.engine import checkpoint, cpu
+from openlstm.engine import checkpoint
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError
+from openlstm.reference import State
 from openlstm.weights import expand
 
 SIZES = ((29, 37), (31, 64), (9, 130), (12, 600), (1, 5), (300, 3))
@@ -35,18 +37,19 @@ def named(y: Any, state: Any, grads: Any) -> dict[str, Any]:
 
 
 def whole(backend: ModuleType, p: Problem) -> dict[str, Any]:
-    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
-    return named(run.y, run.state, backend.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, **p.options))
+    run = backend.forward(p.call(save=True))
+    return named(run.y, run.state, backend.backward(p.call(), run.saved, p.dy, p.dstate))
 
 
 def in_stretches(backend: ModuleType, p: Problem, every: int) -> dict[str, Any]:
-    y, state, begins = checkpoint.forward(backend, p.cell, p.x, p.weights, p.state, every, **p.options)
-    more = {**p.options, "input_gradient": True}
-    return named(y, state, checkpoint.backward(backend, p.cell, p.x, p.weights, begins, p.dy, p.dstate, every, **more))
+    call = p.call(checkpoint=every)
+    run = checkpoint.forward(backend, call)
+    begins = State(run.saved.gates, run.saved.c)
+    return named(run.y, run.state, checkpoint.backward(backend, call, begins, p.dy, p.dstate, True))
 
 
 def problem(case: Case) -> Problem:
-    """In torch, with gates of its own for every unit, as `op.sequence` hands it on."""
+    """In torch, with gates of its own for every unit, as `engine.run` hands it on."""
     p = case.problem().tensors()
     return replace(p, cell=p.cell.unshared(), weights=expand(p.cell, p.weights))
 
@@ -78,8 +81,8 @@ def test_stretches_cover_every_step_once_and_end_where_blocks_end(sizes: tuple[i
 
 def test_what_is_kept_is_a_state_for_each_stretch() -> None:
     p = problem(Case(cells.LSTM(), T=100, B=64, H=6))
-    _, _, begins = checkpoint.forward(cpu, p.cell, p.x, p.weights, p.state, 16, **p.options)
-    assert begins.h.shape == begins.c.shape == (7, 64, 6)
+    saved = checkpoint.forward(cpu, p.call(checkpoint=16)).saved
+    assert saved.gates.shape == saved.c.shape == (7, 64, 6)
 
 
 @pytest.mark.parametrize("every", [0, -1, 8])

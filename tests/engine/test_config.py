@@ -6,7 +6,7 @@ import pytest
 from tests.support import NEEDS_NATIVE, num_threads, python
 
 import openlstm
-from openlstm.engine import SUPPORT, config, cpu, threads, workspace
+from openlstm.engine import SUPPORT, config, native, threads, workspace
 
 
 def test_what_it_says() -> None:
@@ -20,8 +20,8 @@ def test_what_it_says() -> None:
 @NEEDS_NATIVE
 def test_the_instruction_set_is_the_one_in_use() -> None:
     assert "wide" not in config.config()["instruction_sets"]
-    for isa in cpu.isas():
-        with cpu.use_isa(isa):
+    for isa in native.isas():
+        with native.use_isa(isa):
             assert config.config()["instruction_set"] == isa
 
 

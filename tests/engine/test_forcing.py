@@ -9,15 +9,17 @@ from tests.support import NEEDS_NATIVE, Case, digest, python, run_all
 import openlstm
 from openlstm import cells
 from openlstm.cells import FGR, LSTM, Cell, VanillaRNN
-from openlstm.engine import choose, cpu
+from openlstm.engine import choose, native
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError, BackendError
 from openlstm.reference import Weights
 
 RUN = """
 from openlstm.cells import LSTM
-from openlstm.engine import cpu
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
 from tests.support import Case, digest, run_all
-print(cpu.isa(), digest(run_all(cpu, Case(LSTM(), "float32", T=9, B=7, I=19, H=33, lengths=True, reset=True).problem())))
+print(native.isa(), digest(run_all(cpu, Case(LSTM(), "float32", T=9, B=7, I=19, H=33, lengths=True, reset=True).problem())))
 """
 CASE = Case(LSTM(), "float32", T=9, B=7, I=19, H=33, lengths=True, reset=True)
 
@@ -33,14 +35,14 @@ x = np.ones((5, 1, 3), np.float32)
 
 
 @NEEDS_NATIVE
-@pytest.mark.parametrize("isa", cpu.isas() or ["none"])
+@pytest.mark.parametrize("isa", native.isas() or ["none"])
 def test_every_instruction_set_can_be_forced_and_gives_the_same_bits(isa: str) -> None:
     assert python(RUN, OPENLSTM_ISA=isa).split() == [isa, digest(run_all(cpu, CASE.problem()))]
 
 
 @NEEDS_NATIVE
 def test_the_best_one_is_taken_by_itself() -> None:
-    assert python(RUN, OPENLSTM_ISA="").split()[0] == cpu.isas()[-1]
+    assert python(RUN, OPENLSTM_ISA="").split()[0] == native.isas()[-1]
 
 
 NOT_HERE = """
@@ -48,14 +50,15 @@ import numpy as np
 from openlstm import recur
 from openlstm.errors import BackendError
 from openlstm.cells import LSTM
-from openlstm.engine import cpu
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
 from openlstm.reference import Weights
 w = Weights(np.zeros((8, 3), np.float32), np.zeros((8, 2), np.float32))
 x = np.ones((5, 1, 3), np.float32)
 from openlstm.reference import State
 state = State(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
 errors = []
-for call in (lambda: recur(LSTM(), x, w), lambda: cpu.forward(LSTM(), x, w, state), cpu.isa):
+for call in (lambda: recur(LSTM(), x, w), lambda: cpu.forward(LSTM(), x, w, state), native.isa):
     try:
         call()
     except BackendError as error:
@@ -71,26 +74,26 @@ def test_an_unknown_instruction_set_is_an_error_at_the_first_use() -> None:
         "3\n"
         "OPENLSTM_ISA: the instruction set 'mmx' is not available: this build does not have it\n"
         "  got       OPENLSTM_ISA=mmx\n"
-        f"  expected  {', '.join(cpu.isas())}\n"
+        f"  expected  {', '.join(native.isas())}\n"
         "  hint      unset OPENLSTM_ISA, which takes the best one\n"
     )
 
 
 @NEEDS_NATIVE
 def test_use_isa_refuses_what_is_not_there_and_restores_what_was() -> None:
-    before = cpu.isa()
-    with pytest.raises(BackendError) as caught, cpu.use_isa("mmx"):
+    before = native.isa()
+    with pytest.raises(BackendError) as caught, native.use_isa("mmx"):
         pass
     assert str(caught.value) == (
         "use_isa: the instruction set 'mmx' is not available: this build does not have it\n"
         "  got       'mmx'\n"
-        f"  expected  {', '.join(cpu.isas())}\n"
+        f"  expected  {', '.join(native.isas())}\n"
         "  hint      name one of these"
     )
-    with pytest.raises(ZeroDivisionError), cpu.use_isa("scalar"):
-        assert cpu.isa() == "scalar"
+    with pytest.raises(ZeroDivisionError), native.use_isa("scalar"):
+        assert native.isa() == "scalar"
         raise ZeroDivisionError
-    assert cpu.isa() == before
+    assert native.isa() == before
 
 
 @NEEDS_NATIVE
@@ -104,7 +107,7 @@ def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyP
         use_isa = staticmethod(lambda name: name == "scalar")
 
     monkeypatch.setattr(cpu, "_native", Older)
-    with pytest.raises(BackendError) as caught, cpu.use_isa("avx512"):
+    with pytest.raises(BackendError) as caught, native.use_isa("avx512"):
         pass
     assert str(caught.value) == (
         "use_isa: the instruction set 'avx512' is not available: this processor does not run it\n"
@@ -185,7 +188,7 @@ class Own(LSTM):
             Own(),
             "float32",
             False,
-            f"it has no kernel for Own(); it has {', '.join(sorted(cpu.KERNELS))}",
+            f"it has no kernel for Own(); it has {', '.join(sorted(native.KERNELS))}",
             "x: float32[1, 1, 1], Own()",
         ),
     ],
@@ -212,8 +215,9 @@ with warnings.catch_warnings(record=True) as seen:
     a, b = recur(LSTM(), x, w), recur(LSTM(), x, w)
 print(a.y.shape, (a.y == b.y).all(), [w.category.__name__ for w in seen])
 print(seen[0].message)
-from openlstm.engine import cpu
-print(cpu.available(), cpu.isas())
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
+print(native.available(), native.isas())
 """
     )
     lines = printed.splitlines()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tests.support import NEEDS_NATIVE, same_bits
 
-from openlstm.engine import cpu
+from openlstm.engine import native
 
 pytestmark = NEEDS_NATIVE
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-ISAS = pytest.mark.parametrize("isa", cpu.isas() if cpu.available() else ["none"])
+ISAS = pytest.mark.parametrize("isa", native.isas() if native.available() else ["none"])
 LONG = np.longdouble
 
 
@@ -57,7 +57,7 @@ def exact(name: str, x: np.ndarray, precision: type = LONG) -> np.ndarray:
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
 def test_within_two_units_of_the_last_place(name: str, dtype: str) -> None:
     x = np.concatenate([every_exponent(dtype, 600 if dtype == "float32" else 80), where_it_bends(dtype)])
-    assert ulps(cpu.apply(name, x), exact(name, x)) <= 2
+    assert ulps(native.apply(name, x), exact(name, x)) <= 2
 
 
 @DTYPES
@@ -65,11 +65,11 @@ def test_within_two_units_of_the_last_place(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
 def test_the_same_bits_on_every_instruction_set(name: str, isa: str, dtype: str) -> None:
     x = np.concatenate([every_exponent(dtype, 40), [np.inf, -np.inf, np.nan]]).astype(dtype)
-    with cpu.use_isa("scalar"):
-        expected = cpu.apply(name, x)
-    with cpu.use_isa(isa):
-        assert cpu.isa() == isa
-        assert same_bits(cpu.apply(name, x), expected)
+    with native.use_isa("scalar"):
+        expected = native.apply(name, x)
+    with native.use_isa(isa):
+        assert native.isa() == isa
+        assert same_bits(native.apply(name, x), expected)
 
 
 @DTYPES
@@ -77,18 +77,18 @@ def test_the_same_bits_on_every_instruction_set(name: str, isa: str, dtype: str)
 def test_wherever_a_number_stands_in_the_vector(isa: str, dtype: str) -> None:
     """Lengths 1 to 40 from every offset: the tail is the same function."""
     x = np.random.default_rng(1).normal(0, 3, 64).astype(dtype)
-    with cpu.use_isa(isa):
+    with native.use_isa(isa):
         for name in ("exp", "sigmoid", "tanh"):
-            whole = cpu.apply(name, x)
+            whole = native.apply(name, x)
             for first in (0, 1, 5, 16):
                 for n in range(41):
-                    assert same_bits(cpu.apply(name, x[first : first + n].copy()), whole[first : first + n])
+                    assert same_bits(native.apply(name, x[first : first + n].copy()), whole[first : first + n])
 
 
 @DTYPES
 def test_tanh_is_odd(dtype: str) -> None:
     x = every_exponent(dtype, 100)
-    assert same_bits(cpu.apply("tanh", -x), -cpu.apply("tanh", x))
+    assert same_bits(native.apply("tanh", -x), -native.apply("tanh", x))
 
 
 @DTYPES
@@ -96,15 +96,15 @@ def test_the_ends_are_exact(dtype: str) -> None:
     """0 and 1 where nothing between them is nearer; also exactly at infinity, and never before."""
     low, high = (-104.0, 16.7) if dtype == "float32" else (-746.0, 36.8)
     beyond = np.array([1.0, 1.04, 1.5, 10.0, 1e4, 1e30, np.inf], dtype)
-    assert (cpu.apply("sigmoid", beyond * np.array(low, dtype)) == 0).all()
-    assert (cpu.apply("sigmoid", beyond * np.array(high, dtype)) == 1).all()
+    assert (native.apply("sigmoid", beyond * np.array(low, dtype)) == 0).all()
+    assert (native.apply("sigmoid", beyond * np.array(high, dtype)) == 1).all()
     inside = np.array([low + 1.5, high - 1.5], dtype)
-    assert ((cpu.apply("sigmoid", inside) > 0) & (cpu.apply("sigmoid", inside) < 1)).all()
-    assert (cpu.apply("tanh", beyond * 40) == 1).all() and (cpu.apply("tanh", -beyond * 40) == -1).all()
+    assert ((native.apply("sigmoid", inside) > 0) & (native.apply("sigmoid", inside) < 1)).all()
+    assert (native.apply("tanh", beyond * 40) == 1).all() and (native.apply("tanh", -beyond * 40) == -1).all()
     zeros = np.array([0.0, -0.0], dtype)
-    assert same_bits(cpu.apply("tanh", zeros), zeros)
-    np.testing.assert_array_equal(cpu.apply("exp", np.array([0.0, -np.inf, np.inf], dtype)), [1, 0, np.inf])
-    np.testing.assert_array_equal(cpu.apply("sigmoid", np.array([0.0], dtype)), [0.5])
+    assert same_bits(native.apply("tanh", zeros), zeros)
+    np.testing.assert_array_equal(native.apply("exp", np.array([0.0, -np.inf, np.inf], dtype)), [1, 0, np.inf])
+    np.testing.assert_array_equal(native.apply("sigmoid", np.array([0.0], dtype)), [0.5])
 
 
 @DTYPES
@@ -112,7 +112,7 @@ def test_the_ends_are_exact(dtype: str) -> None:
 def test_nan_comes_out_where_it_went_in(name: str, dtype: str) -> None:
     x = np.zeros(37, dtype)
     x[[0, 5, 36]] = np.nan
-    assert np.flatnonzero(np.isnan(cpu.apply(name, x))).tolist() == [0, 5, 36]
+    assert np.flatnonzero(np.isnan(native.apply(name, x))).tolist() == [0, 5, 36]
 
 
 @pytest.mark.long
@@ -125,5 +125,5 @@ def test_every_float32_there_is(name: str) -> None:
         x = np.arange(block, block + 2**24, dtype=np.uint64).astype(np.uint32).view(np.float32)
         x = x[np.isfinite(x)]
         if x.size:
-            worst = max(worst, ulps(cpu.apply(name, x), exact(name, x, np.float64)))
+            worst = max(worst, ulps(native.apply(name, x), exact(name, x, np.float64)))
     assert worst <= 2

@@ -15,7 +15,8 @@ from tests.support import NEEDS_NATIVE, Case, differing, num_threads, python, ru
 
 import openlstm
 from openlstm.cells import FGR, GRU, LSTM, LayerNormLSTM, Peephole, VanillaRNN
-from openlstm.engine import Stepper, cpu, threads
+from openlstm.engine import Stepper, native, threads
+from openlstm.engine.backends import cpu
 from openlstm.reference import State
 
 pytestmark = NEEDS_NATIVE
@@ -37,7 +38,7 @@ CASES = [
 def own_threads() -> Iterator[None]:
     """The engine's threads, not those of torch's OpenMP."""
     threads.current()  # looks for it once
-    cpu._native.borrow_openmp(0, 0, 0)
+    native.library.borrow_openmp(0, 0, 0)
     yield
     threads._borrow_from_torch()
 
@@ -45,13 +46,13 @@ def own_threads() -> Iterator[None]:
 def refused_everywhere(run: Callable[[], dict[str, np.ndarray]], expected: dict[str, np.ndarray]) -> int:
     """Of every block of work memory that `run` asks for, one is refused, and then none; gives their number."""
     for n in itertools.count(1):
-        cpu._native.refuse_block(n)
+        native.library.refuse_block(n)
         try:
             found = run()
         except MemoryError as error:
             assert str(error).startswith("openlstm: memory has run out\n  got       no room for ")
         else:
-            cpu._native.refuse_block(0)
+            native.library.refuse_block(0)
             assert differing(found, expected) == []
             return n - 1
         assert differing(run(), expected) == []
@@ -134,7 +135,8 @@ def test_a_stepper_that_cannot_be_made() -> None:
 LIMITED = """
 import itertools, resource
 from openlstm.cells import LSTM, LayerNormLSTM
-from openlstm.engine import cpu, threads, workspace
+from openlstm.engine import native, threads, workspace
+from openlstm.engine.backends import cpu
 from tests.support import Case
 
 def run():
@@ -181,7 +183,8 @@ def test_what_is_kept_for_later_gives_way() -> None:
     code = """
     import resource
     import numpy as np
-    from openlstm.engine import cpu, workspace
+    from openlstm.engine import native, workspace
+    from openlstm.engine.backends import cpu
     workspace.set_workspace_limit(1 << 30)
     block = cpu.empty(np.zeros(1, np.float32), 20 << 18)
     del block

@@ -10,6 +10,7 @@ import pytest
 from tests.support import BACKENDS, Case, Problem, draw, gates_held, name_of, projected, run_all, take_rows, unequal
 
 from openlstm import cells
+from openlstm.call import Call
 from openlstm.cells import GRU, NIAF, Cell, VanillaRNN
 from openlstm.reference import State, Weights
 
@@ -216,7 +217,7 @@ def test_the_cell_holds_the_largest_number(dtype: str, backend: ModuleType) -> N
     big = np.finfo(dtype).max
     c0 = np.array([[big, -big, np.inf, -np.inf]], dtype)
     p = gates_held(dtype, i=-1000.0, f=1000.0, c0=c0)
-    run = backend.forward(p.cell, p.x, p.weights, p.state, save=True)
+    run = backend.forward(Call(p.cell, p.x, p.weights, p.state, save=True))
     np.testing.assert_array_equal(run.saved.c, np.broadcast_to(c0, (5, 1, 4)))
     np.testing.assert_array_equal(np.abs(run.y), np.full((5, 1, 4), 0.5, dtype))
 
@@ -227,7 +228,7 @@ def test_a_true_explosion_is_infinity(dtype: str, backend: ModuleType) -> None:
     """relu with weight 10: 10, 100, ... overflows to infinity and stays there, never NaN."""
     w = Weights(np.zeros((1, 1), dtype), np.full((1, 1), 10, dtype))
     with np.errstate(over="ignore"):
-        run = backend.forward(VanillaRNN("relu"), np.zeros((400, 1, 1), dtype), w, State(np.ones((1, 1), dtype)))
+        run = backend.forward(Call(VanillaRNN("relu"), np.zeros((400, 1, 1), dtype), w, State(np.ones((1, 1), dtype))))
         y = run.y[:, 0, 0]
         first = int(np.isinf(y).argmax())
         assert first > 0 and y[first - 1] * y.dtype.type(10) == np.inf
@@ -244,6 +245,6 @@ def test_a_gate_at_its_end_takes_no_gradient_even_where_the_product_beside_it_ov
     huge = np.finfo(dtype).max / 4
     w = Weights(np.zeros((4, 1), dtype), np.zeros((4, 1), dtype), np.array([0, z_f, 0, 0], dtype), np.zeros(4, dtype))
     x, state = np.ones((1, 1, 1), dtype), State(np.zeros((1, 1), dtype), np.full((1, 1), huge, dtype))
-    run = backend.forward(cells.LSTM(), x, w, state, save=True)
-    g = backend.backward(cells.LSTM(), x, w, state, run.saved, None, State(None, np.full((1, 1), 100, dtype)))
+    run = backend.forward(Call(cells.LSTM(), x, w, state, save=True))
+    g = backend.backward(Call(cells.LSTM(), x, w, state), run.saved, None, State(None, np.full((1, 1), 100, dtype)))
     assert g.weights.b_ih[1] == 0

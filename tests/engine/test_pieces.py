@@ -121,12 +121,12 @@ def in_calls(backend: ModuleType, p: Problem, pieces: list[tuple[int, int]]) -> 
     runs, state = [], p.state
     for a, b in pieces:
         q = p.steps(a, b, state)
-        run = backend.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
+        run = backend.forward(q.call(save=True))
         runs.append((q, run))
         state = run.state
     grads, dstate = [], p.dstate
     for q, run in reversed(runs):
-        g = backend.backward(q.cell, q.x, q.weights, q.state, run.saved, q.dy, dstate, steps=True, **q.options)
+        g = backend.backward(q.call(), run.saved, q.dy, dstate, steps=True)
         grads.append(g)
         dstate = g.state
     in_time = lambda arrays: np.concatenate(arrays[::-1] if p.reverse else arrays)  # noqa: E731

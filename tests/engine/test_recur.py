@@ -26,8 +26,10 @@ from tests.support import (
 )
 
 from openlstm import cells, recur, reference, weights
+from openlstm.call import Call
 from openlstm.cells import LSTM, Cell
-from openlstm.engine import SUPPORT, cpu
+from openlstm.engine import SUPPORT
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError, BackendError, DtypeError, ShapeError
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
@@ -42,7 +44,7 @@ def test_recur_is_the_backends_forward(case: Case, kind: str, backend: ModuleTyp
     p = case.problem().tensors() if kind == "torch" else case.problem()
     name = next(name for name, support in SUPPORT.items() if support.module is backend)
     ours = recur(p.cell, p.x, p.weights, p.state, save=True, backend=name, **p.options)
-    theirs = backend.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options)
+    theirs = backend.forward(p.call(save=True))
     assert ours.saved is not None and type(ours.y) is type(p.x)
     assert differing(arrays(ours, p.cell), arrays(theirs, p.cell)) == []
     plain = recur(p.cell, p.x, p.weights, p.state, backend=name, **p.options)
@@ -119,14 +121,14 @@ def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str,
 def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
     """What `LSTMCell` runs on; it declines what is not contiguous, and the unusual cells."""
     p = case.problem()
-    expected = cpu.forward(p.cell, p.x, p.weights, p.state).state
+    expected = cpu.forward(Call(p.cell, p.x, p.weights, p.state)).state
     plain, spread = p.tensors(), p.strided().tensors()
-    ours = cpu.step(plain.cell, plain.x[0], plain.weights, plain.state)
+    ours = _straight(Call(plain.cell, plain.x[0], plain.weights, plain.state))
     usual = not case.cell.peepholes and not case.cell.norms and case.cell.cells_per_gate == 1 and len(case.cell.feeds_back) == 1
     assert (ours is not None) == usual
-    for state in (ours, cpu.step(spread.cell, spread.x[0], spread.weights, spread.state)):
-        if state is not None:
-            _same_bits({"h": state.h, "c": state.c}, {"h": expected.h, "c": expected.c})
+    for run in (ours, _straight(Call(spread.cell, spread.x[0], spread.weights, spread.state))):
+        if run is not None:
+            _same_bits(run.state._asdict(), expected._asdict())
 
 
 @NEEDS_NATIVE
@@ -134,21 +136,24 @@ def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
 def test_the_short_way_has_the_bits_of_the_long_one(cell: Cell) -> None:
     """What a layer runs on where nothing watches: no lengths, no resets, no noise, nothing saved."""
     p = Case(cell, T=7, B=3, I=5, H=17).problem().tensors()
-    expected = cpu.forward(p.cell, p.x, p.weights, p.state)
-    short = cpu.plain(p.cell, p.x, p.weights, p.state)
+    expected = cpu.forward(Call(p.cell, p.x, p.weights, p.state))
+    short = _straight(Call(p.cell, p.x, p.weights, p.state))
     assert (short is None) == bool(cell.peepholes or cell.norms or len(cell.feeds_back) > 1)
     if short is not None:
         wanted = {"y": expected.y, "h": expected.state.h, "c": expected.state.c}
-        _same_bits(dict(zip(("y", "h", "c"), short, strict=True)), wanted)
+        _same_bits({"y": short.y, "h": short.state.h, "c": short.state.c}, wanted)
     zeros = State(*(None if a is None else torch.zeros_like(a) for a in p.state))
-    given, none = cpu.plain(p.cell, p.x, p.weights, zeros), cpu.plain(p.cell, p.x, p.weights, None)
+    given, none = (_straight(Call(p.cell, p.x, p.weights, begin)) for begin in (zeros, None))
     assert (none is None) == (short is None)
     if given is not None and none is not None:
-        assert [a.shape for a in none[1:] if a is not None] == [(1, *a.shape) for a in zeros if a is not None]
-        _same_bits(
-            dict(zip("yhc", (none[0], *(a if a is None else a[0] for a in none[1:])), strict=True)),
-            dict(zip("yhc", given, strict=True)),
-        )
+        assert [a.shape for a in none.state if a is not None] == [(1, *a.shape) for a in zeros if a is not None]
+        left = {name: None if a is None else a[0] for name, a in none.state._asdict().items()}
+        _same_bits({"y": none.y, **left}, {"y": given.y, **given.state._asdict()})
+
+
+def _straight(call: Call) -> Any:
+    """What `engine.run.straight` does with a call that it is asked about."""
+    return cpu.forward_simple(call) if call.simple else None
 
 
 def _same_bits(ours: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -404,11 +409,11 @@ def far_apart(a: np.ndarray) -> np.ndarray:
 def test_steps_may_lie_further_apart_than_32_bits_can_count(reverse: bool) -> None:
     p = Case(LSTM(), "float32", T=2, B=3, I=5, H=9, reverse=reverse).problem()
     x, dy, y = far_apart(p.x), far_apart(p.dy), far_apart(np.zeros_like(p.dy))
-    near = cpu.forward(p.cell, p.x, p.weights, p.state, save=True, reverse=reverse)
-    far = cpu.forward(p.cell, x, p.weights, p.state, out=y, save=True, reverse=reverse)
+    near = cpu.forward(Call(p.cell, p.x, p.weights, p.state, save=True, reverse=reverse))
+    far = cpu.forward(Call(p.cell, x, p.weights, p.state, save=True, reverse=reverse), out=y)
     assert near.saved is not None and far.saved is not None and far.saved.h is y
-    expected = cpu.backward(p.cell, p.x, p.weights, p.state, near.saved, p.dy, p.dstate, reverse=reverse)
-    ours = cpu.backward(p.cell, x, p.weights, p.state, far.saved, dy, p.dstate, reverse=reverse)
+    expected = cpu.backward(Call(p.cell, p.x, p.weights, p.state, reverse=reverse), near.saved, p.dy, p.dstate)
+    ours = cpu.backward(Call(p.cell, x, p.weights, p.state, reverse=reverse), far.saved, dy, p.dstate)
     assert differing({"y": y, "dx": ours.x, **fields(ours)}, {"y": near.y, "dx": expected.x, **fields(expected)}) == []
 
 
@@ -417,15 +422,14 @@ def fields(grads: Any) -> dict[str, Any]:
 
 
 @NEEDS_NATIVE
-@pytest.mark.parametrize("lengths", [[1, 2, 7, 0, 0], [0, -1, 0, 0, 0]], ids=["beyond T", "negative"])
-def test_the_kernel_never_sees_lengths_that_lead_outside(lengths: list[int]) -> None:
+@pytest.mark.parametrize(("lengths", "row"), [([1, 2, 7, 0, 0], 2), ([0, -1, 0, 0, 0], 1)], ids=["beyond T", "negative"])
+def test_the_kernel_never_sees_lengths_that_lead_outside(lengths: list[int], row: int) -> None:
     """Also where nobody checked before: it would read and write beyond its arrays."""
     p = Case(LSTM()).problem()
     with pytest.raises(ArgumentError) as caught:
-        cpu.forward(p.cell, p.x, p.weights, p.state, lengths=np.array(lengths))
-    assert str(caught.value) == (
-        f"cpu: lengths outside 0..T\n  got       {lengths}\n  expected  0 <= lengths <= 6\n  hint      cut lengths at T"
-    )
+        cpu.forward(Call(p.cell, p.x, p.weights, p.state, lengths=np.array(lengths)))
+    said = f"cpu: lengths[{row}] is {lengths[row]}, but x has 6 steps\n  got       lengths[{row}] = {lengths[row]}  (T = 6)\n"
+    assert str(caught.value).startswith(said)
 
 
 def test_an_unknown_backend_in_the_environment_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from openlstm import cells, weights
-from openlstm.engine.op import Ran, sequence, step_gradients
-from openlstm.engine.scan import chunks, chunks_again, chunks_back, scan, scan_back
+from openlstm.call import Call
+from openlstm.engine.autograd import step_gradients
+from openlstm.engine.run import run
+from openlstm.engine.scan import chunks, chunks_again, chunks_back
 from openlstm.errors import ArgumentError
 from openlstm.noise import Noise
-from openlstm.reference import Saved, State, Weights
+from openlstm.reference import Run, Saved, State, Weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:openlstm. Own has no kernel")
 
@@ -58,10 +60,29 @@ KINDS = ["plain", "lengths", "resets", "to a state", "to a state of each step"]
 CUTS = pytest.mark.parametrize("chunk", [1, 4, 7, 23, 100])
 
 
-def whole(cell: cells.Cell, x: Tensor, w: Weights, state: State, **options: Any) -> tuple[Saved, State, Any]:
+def whole(cell: cells.Cell, x: Tensor, w: Weights, state: State, **options: Any) -> tuple[Saved, State, Run]:
     with torch.no_grad():
-        r = sequence(cell, x, w, state, save=True, **options)
-    return Saved(r.y, r.gates if cell.saved else None, r.c if cell.has_cell else None, r.m), State(r.h_n, r.c_n), r
+        r = run(Call(cell, x, w, state, save=True, **options))
+    assert r.saved is not None
+    return r.saved, r.state, r
+
+
+def scan(call: Call, see: Any, chunk: int) -> State:
+    """Show every chunk; the state at the end."""
+    end = call.state
+    for part in chunks(call, chunk):
+        see(part.t0, part.saved)
+        end = part.end
+    return end
+
+
+def scan_back(call: Call, dy: Any, dstate: State | None, see: Any, chunk: int) -> State:
+    """Show every chunk on the way back; the gradient of the first state."""
+    first = State(*(None if s is None else torch.zeros_like(s) for s in call.state))
+    for part in chunks_back(call, dy, dstate, chunk):
+        see(part.t0, part.dh, part.dc, part.saved)
+        first = part.dstart
+    return first
 
 
 def same(a: Any, b: Any) -> None:
@@ -88,7 +109,7 @@ def test_every_cut_gives_the_same_bits(cell: cells.Cell, chunk: int, reverse: bo
                     torch.testing.assert_close(a, b[t0 : t0 + len(a)], rtol=0, atol=0)
                     assert len(a) <= chunk
 
-        found = scan(cell, x, w, state, see, chunk=chunk, **options)
+        found = scan(Call(cell, x, w, state, **options), see, chunk)
         same(found.h, end.h)
         if cell.has_cell:
             same(found.c, end.c)
@@ -105,8 +126,8 @@ def test_on_the_way_back_too(cell: cells.Cell, chunk: int, reverse: bool) -> Non
         saved, _, result = whole(cell, x, w, state, **options)
         dy = torch.randn(T, *state.h.shape)
         dstate = State(torch.randn_like(state.h), torch.randn(B, H) if cell.has_cell else None)
-        ran = Ran(x, w, state, options.get("reset_state"), reverse, result)
-        wanted = step_gradients(cell, ran, dy, dstate, lengths=options.get("lengths"), reset=options.get("reset"))
+        call = Call(cell, x, w, state, **options)
+        wanted = step_gradients(call, result, dy, dstate)
         dh, dc = torch.full_like(saved.h, 9.0), torch.full((T, B, H), 9.0)
 
         def see(t0: int, a: Tensor, b: Any, part: Saved, dh: Tensor = dh, dc: Tensor = dc, saved: Saved = saved) -> None:
@@ -115,11 +136,11 @@ def test_on_the_way_back_too(cell: cells.Cell, chunk: int, reverse: bool) -> Non
             if b is not None:
                 dc[t0 : t0 + len(a)] = b
 
-        begin = scan_back(cell, x, w, state, dy, dstate, see, chunk=chunk, **options)
+        begin = scan_back(call, dy, dstate, see, chunk)
         same(dh, wanted[0])
         if cell.has_cell:
             same(dc, wanted[1])
-        parts = scan_back(cell, x, w, state, lambda t0, t1: dy[t0:t1], dstate, lambda *_: None, chunk=chunk, **options)  # noqa: B023
+        parts = scan_back(call, lambda t0, t1: dy[t0:t1], dstate, lambda *_: None, chunk)  # noqa: B023
         same(begin.h, parts.h)
 
 
@@ -132,10 +153,10 @@ def test_the_gradient_of_the_first_state_is_that_of_autograd(kind: str, reverse:
     if "reset_state" in options:
         options["reset_state"] = State(*(s.double() for s in options["reset_state"]))
     h, c = (s.clone().requires_grad_() for s in (state.h, state.c) if s is not None)
-    r = sequence(cell, x, w, State(h, c), **options)
+    r = run(Call(cell, x, w, State(h, c), **options))
     dy = torch.randn_like(r.y)
-    wanted = torch.autograd.grad((r.y * dy).sum() + r.c_n.sum(), [h, c])
-    got = scan_back(cell, x, w, state, dy, State(None, torch.ones(B, H)), lambda *_: None, chunk=4, **options)
+    wanted = torch.autograd.grad((r.y * dy).sum() + r.state.c.sum(), [h, c])
+    got = scan_back(Call(cell, x, w, state, **options), dy, State(None, torch.ones(B, H)), lambda *_: None, 4)
     torch.testing.assert_close(got.h, wanted[0])
     torch.testing.assert_close(got.c, wanted[1])
 
@@ -144,7 +165,7 @@ def test_a_projection_and_float64() -> None:
     cell = cells.LSTM()
     x, w, state = draw(cell, torch.float64, projected=3)
     saved, end, _ = whole(cell, x, w, state)
-    found = scan(cell, x, w, state, lambda t0, part: same(part.m, saved.m[t0 : t0 + len(part.h)]), chunk=5)  # type: ignore[index]
+    found = scan(Call(cell, x, w, state), lambda t0, part: same(part.m, saved.m[t0 : t0 + len(part.h)]), 5)  # type: ignore[index]
     same(found.h, end.h)
 
 
@@ -156,30 +177,28 @@ def test_noise_is_that_of_the_whole_run(noise: Noise) -> None:
     cell = cells.LSTM()
     x, w, state = draw(cell)
     saved, _, _ = whole(cell, x, w, state, noise=noise)
-    scan(cell, x, w, state, lambda t0, part: same(part.c, saved.c[t0 : t0 + len(part.h)]), chunk=4, noise=noise)  # type: ignore[index]
+    scan(Call(cell, x, w, state, noise=noise), lambda t0, part: same(part.c, saved.c[t0 : t0 + len(part.h)]), 4)  # type: ignore[index]
 
 
 def test_half_precision_runs_as_single() -> None:
     cell = cells.GRU()
     x, w, state = draw(cell)
     halves = x.half(), Weights(*(None if a is None else a.half() for a in w)), State(state.h.half())
-    for part in chunks(cell, *halves):
+    for part in chunks(Call(cell, *halves)):
         assert part.saved.h.dtype == torch.float32
 
 
 def test_no_step_is_no_chunk() -> None:
     cell = cells.LSTM()
     x, w, state = draw(cell)
-    assert list(chunks(cell, x[:0], w, state)) == [] and list(chunks_again(cell, x[:0], w, state)) == []
-    end = scan(cell, x[:0], w, state, lambda *_: None)
-    same(end.h, state.h)
-    assert not bool(scan_back(cell, x[:0], w, state, None, None, lambda *_: None).h.any())
+    call = Call(cell, x[:0], w, state)
+    assert list(chunks(call)) == [] and list(chunks_again(call)) == [] and list(chunks_back(call, None, None)) == []
 
 
 def test_a_chunk_of_no_steps_is_refused() -> None:
     x, w, state = draw(cells.LSTM())
     with pytest.raises(ArgumentError) as error:
-        scan(cells.LSTM(), x, w, state, lambda *_: None, chunk=0)
+        chunks(Call(cells.LSTM(), x, w, state), chunk=0)
     assert str(error.value) == (
         "scan: a chunk has at least one step\n  got       chunk=0\n  expected  chunk >= 1\n  hint      use 32"
     )
@@ -200,7 +219,7 @@ def test_no_more_than_a_chunk_and_the_states_at_the_borders_are_held() -> None:
     w = weights.collect({f"{name}_l0": 0.1 * torch.randn(*shape) for name, shape in shapes.items()})
     x, state = torch.randn(n, B, I), State(torch.zeros(B, units), torch.zeros(B, units))
     before, most = held(), 0
-    for _ in chunks_back(cell, x, w, state, None, State(torch.ones(B, units), None)):
+    for _ in chunks_back(Call(cell, x, w, state), None, State(torch.ones(B, units), None)):
         most = max(most, held() - before)
     whole = 4 * n * B * units * 8  # bytes of i, f, g, o, c, h and of the gradients of c and h
     assert most < whole / 6

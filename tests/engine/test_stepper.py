@@ -15,7 +15,7 @@ from tests.support import NEEDS_NATIVE, python
 
 import openlstm
 from openlstm import cells, runtime
-from openlstm.engine import Stepper, cpu, recur
+from openlstm.engine import Stepper, native, recur
 from openlstm.errors import ArgumentError, BusyError, DtypeError, OpenLSTMError, ShapeError
 from openlstm.reference import State, Weights
 
@@ -492,11 +492,11 @@ def test_a_state_is_assigned_whole_or_not_at_all() -> None:
     assert same(stepper.state, State(np.full((1, 1, 5), 0.5), before.c))
 
 
-@pytest.mark.parametrize("isa", [name for name in cpu.isas() if name != "wide"])
+@pytest.mark.parametrize("isa", [name for name in native.isas() if name != "wide"])
 def test_every_instruction_set_has_its_own_packing(isa: str) -> None:
     layer, x = openlstm.LSTM(9, 33), torch.randn(T, 1, 9)
     y, _ = whole(layer, x)
-    with cpu.use_isa(isa):
+    with native.use_isa(isa):
         stepper = Stepper(layer)
     assert np.array_equal(np.stack([stepper.step(step).copy() for step in x.numpy()]), y)  # run while another is in use
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support import NEEDS_NATIVE, ROOT
 
-from openlstm.engine import cpu
+from openlstm.engine import native
 
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]}
 FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-DOPENLSTM_BFLOAT16"]
@@ -84,7 +84,7 @@ def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
     seen: dict[str, set[str]] = {register: set() for register in allowed}
     wrong = set()
     function, place = "", ""
-    for line in output("objdump", "-d", "-C", "--no-show-raw-insn", cpu._native.__file__).splitlines():
+    for line in output("objdump", "-d", "-C", "--no-show-raw-insn", native.library.__file__).splitlines():
         if line.endswith(">:"):
             function = line[line.index("<") + 1 : -2]
             found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512|amxtest|amx)\b", function)
@@ -103,6 +103,6 @@ def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
 @NEEDS_NATIVE
 def test_the_module_shows_nothing_but_its_entry() -> None:
     """Symbols that other libraries could bind to: the function that Python calls."""
-    names = [line.split()[-1] for line in output("nm", "-D", "--defined-only", cpu._native.__file__).splitlines()]
+    names = [line.split()[-1] for line in output("nm", "-D", "--defined-only", native.library.__file__).splitlines()]
     assert [name for name in names if "openlstm" in name] == []
     assert "PyInit__native" in names

@@ -13,8 +13,10 @@ import torch
 from tests.support import NEEDS_NATIVE, Case, differing, digest, num_threads, python, run_all
 
 import openlstm
+from openlstm.call import Call
 from openlstm.cells import FGR, GRU, LSTM, VanillaRNN
-from openlstm.engine import cpu, threads
+from openlstm.engine import native, threads
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError, DtypeError
 
 MIXED = [
@@ -29,7 +31,8 @@ MIXED = [
 PREAMBLE = """
 import os, sys, threading, time
 from openlstm.cells import LSTM
-from openlstm.engine import cpu, threads
+from openlstm.engine import native, threads
+from openlstm.engine.backends import cpu
 from tests.support import Case, digest, run_all
 threads.set_num_threads(4)
 problem = Case(LSTM(), "float32", T=30, B=16, I=40, H=65, lengths=True, reset=True).problem()
@@ -76,7 +79,7 @@ def test_another_python_thread_runs_meanwhile() -> None:
     try:
         for _ in range(100):  # on a busy machine the other thread may miss its turn
             before = count
-            cpu.forward(p.cell, p.x, p.weights, p.state)
+            cpu.forward(Call(p.cell, p.x, p.weights, p.state))
             moved = max(moved, count - before)
             if moved > 1000:
                 break
@@ -208,7 +211,8 @@ import torch
 import openlstm
 from openlstm.cells import LSTM
 from tests.support import Case, digest, run_all
-from openlstm.engine import cpu
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
 torch.set_num_threads(2)
 openlstm.set_num_threads(2)
 big = torch.randn(700, 700)
@@ -241,7 +245,8 @@ def test_the_process_ends_while_a_daemon_thread_is_inside() -> None:
         """
 import sys, threading, time
 from openlstm.cells import LSTM
-from openlstm.engine import cpu
+from openlstm.engine import native
+from openlstm.engine.backends import cpu
 from tests.support import Case
 p = Case(LSTM(), "float32", T=40_000, B=4, I=64, H=64).problem()
 threading.Thread(target=cpu.forward, args=(p.cell, p.x, p.weights, p.state), daemon=True).start()
@@ -367,7 +372,7 @@ print(digest(run_all(cpu, problem)) == expected)
 
 
 def test_hash_of_a_result_sees_every_bit() -> None:
-    results = run_all(cpu if cpu.available() else openlstm.reference, MIXED[1].problem())  # type: ignore[attr-defined]
+    results = run_all(cpu if native.available() else openlstm.reference, MIXED[1].problem())  # type: ignore[attr-defined]
     before = digest(results)
     results["y"].view("uint64")[0, 0, 0] ^= 1
     assert digest(results) != before and re.fullmatch("[0-9a-f]{64}", before)

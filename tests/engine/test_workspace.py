@@ -9,7 +9,8 @@ import pytest
 from tests.support import NEEDS_NATIVE, Case, differing, python, run_all
 
 from openlstm.cells import LSTM
-from openlstm.engine import cpu, workspace
+from openlstm.engine import native, workspace
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError
 
 pytestmark = NEEDS_NATIVE
@@ -47,7 +48,8 @@ print(*counts)
 
 ENGINE = """
 from openlstm.cells import LSTM
-from openlstm.engine import cpu, threads, workspace
+from openlstm.engine import native, threads, workspace
+from openlstm.engine.backends import cpu
 from tests.support import Case
 threads.set_num_threads(2)
 p = Case(LSTM(), "float32", T=100, B=16, I=8, H=64).problem()
@@ -87,13 +89,13 @@ def test_the_pool_stays_within_its_limit_and_changes_no_result() -> None:
     p = CASE.problem()
     workspace.set_workspace_limit(1 << 30)
     expected = run_all(cpu, p)
-    assert cpu._native.workspace_bytes() > 0
+    assert native.library.workspace_bytes() > 0
     for limit in (0, 1 << 16, 1 << 20, 1 << 30):
         workspace.set_workspace_limit(limit)
         assert workspace.get_workspace_limit() == limit
-        assert cpu._native.workspace_bytes() <= limit
+        assert native.library.workspace_bytes() <= limit
         assert differing(run_all(cpu, p), expected) == []
-        assert cpu._native.workspace_bytes() <= limit
+        assert native.library.workspace_bytes() <= limit
 
 
 def test_memory_of_a_result_is_not_used_again_while_somebody_holds_it() -> None:

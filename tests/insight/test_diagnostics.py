@@ -15,7 +15,8 @@ from torch import Tensor
 
 import openlstm
 from openlstm import cells, reference
-from openlstm.engine.op import sequence
+from openlstm.call import Call
+from openlstm.engine.run import run
 from openlstm.errors import ArgumentError
 from openlstm.insight.ablation import Ablation
 from openlstm.insight.census import census
@@ -51,7 +52,7 @@ def saved_of(place: Any) -> Any:
     """All of a pass at once."""
     with torch.no_grad():
         rows = {n: getattr(place, n) for n in ("lengths", "reset", "reset_state", "reverse", "noise")}
-        r = sequence(place.cell, place.x, place.weights, place.state, save=True, backend="reference", **rows)
+        r = run(Call(place.cell, place.x, place.weights, place.state, save=True, backend="reference", **rows))
     return reference.Saved(r.y, r.gates, r.c if place.cell.has_cell else None, r.m)
 
 
@@ -301,7 +302,7 @@ def test_the_norm_is_that_of_noise_too() -> None:
     x.requires_grad_()
     for n in (noise, noise._replace(training=False)):
         place = place_of(cells.LSTM(), x, w, state, dstate=State(torch.ones_like(state.h), None), noise=n)
-        r = sequence(cells.LSTM(), x, w, state, noise=n)
+        r = run(Call(cells.LSTM(), x, w, state, noise=n))
         (dx,) = torch.autograd.grad(r.h_n.sum(), x)
         from openlstm.insight.jacobians import Turn
 

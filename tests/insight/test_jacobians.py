@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from openlstm import cells, reference, weights
+from openlstm.call import Call
 from openlstm.errors import ArgumentError
 from openlstm.insight import gradient_share, products, sizes, step_jacobians
 from openlstm.reference import Saved, State, Weights
@@ -28,7 +29,7 @@ def draw(cell: cells.Cell, seed: int = 0) -> tuple[torch.Tensor, Weights, State]
 
 
 def ran(cell: cells.Cell, x: Any, w: Weights, state: State) -> Saved:
-    saved = reference.forward(cell, x, w, state, save=True).saved
+    saved = reference.forward(Call(cell, x, w, state, save=True)).saved
     assert saved is not None
     return saved
 
@@ -43,7 +44,7 @@ def by_autograd(cell: cells.Cell, x: torch.Tensor, w: Weights, state: State) -> 
     def last(s: torch.Tensor) -> torch.Tensor:
         R = state.h.shape[1]
         begin = State(s[:, :R], s[:, R:] if cell.has_cell else None)
-        return joined(reference.forward(cell, x, w, begin).state)
+        return joined(reference.forward(Call(cell, x, w, begin)).state)
 
     whole = torch.autograd.functional.jacobian(last, joined(state))  # [B, S, B, S]
     return np.stack([whole[b, :, b] for b in range(B)])
@@ -55,7 +56,7 @@ def test_every_step_equals_autograd(cell: cells.Cell) -> None:
     saved = ran(cell, x, w, state)
     got = step_jacobians(cell, saved, w, state)
     for t in range(T):
-        before = reference.forward(cell, x[:t], w, state).state
+        before = reference.forward(Call(cell, x[:t], w, state)).state
         np.testing.assert_allclose(got[t], by_autograd(cell, x[t : t + 1], w, before), atol=1e-13)
 
 
@@ -89,7 +90,7 @@ def test_the_share_of_the_gradient_follows_from_the_products(cell: cells.Cell) -
     saved = ran(cell, x, w, state)
     seed = torch.randn_like(state.h)
     zero_c = torch.zeros(B, H, dtype=torch.float64) if cell.has_cell else None
-    g = reference.backward(cell, x, w, state, saved, None, State(seed, zero_c), steps=True)
+    g = reference.backward(Call(cell, x, w, state), saved, None, State(seed, zero_c), steps=True)
     product = products(step_jacobians(cell, saved, w, state))[:-1]  # [T, B, S, S]
     vector = joined(State(seed, zero_c)).numpy()
     flow = np.einsum("bs,kbsr->kbr", vector, product)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import openlstm
 from openlstm import cells
+from openlstm.call import Call
 from openlstm.errors import ArgumentError, DtypeError
 from openlstm.insight.look import look
 
@@ -82,9 +83,9 @@ def test_the_gradient_at_a_place_gives_the_gradient_of_its_weights(name: str) ->
     mean_square(model, x).backward()
     for p in looked.places:
         w = [a.detach().clone().requires_grad_() if a is not None else None for a in p.weights]
-        from openlstm.engine.op import sequence
+        from openlstm.engine.run import run
 
-        r = sequence(p.cell, p.x, type(p.weights)(*w), p.state, reverse=p.reverse)
+        r = run(Call(p.cell, p.x, type(p.weights)(*w), p.state, reverse=p.reverse))
         roots = [(out, g) for out, g in zip(r[:3], (p.dy, *p.dstate), strict=True) if out is not None and g is not None]  # type: ignore[misc]
         torch.autograd.backward([o for o, _ in roots], [g for _, g in roots])
         end = f"_l{p.index}{'_reverse' if p.reverse else ''}"

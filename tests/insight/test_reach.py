@@ -12,6 +12,7 @@ from torch import Tensor
 
 import openlstm
 from openlstm import cells, reference
+from openlstm.call import Call
 from openlstm.errors import ArgumentError
 from openlstm.insight.look import look
 from openlstm.insight.reach import reach
@@ -49,7 +50,7 @@ def test_it_equals_autograd(cell: cells.Cell, reverse: bool) -> None:
 
     order = x.flip(0) if reverse else x
     wanted = by_autograd(cell, order, w, state, loss)
-    end = reference.forward(cell, order, w, state).state
+    end = reference.forward(Call(cell, order, w, state)).state
     leaf = State(*(None if s is None else s.clone().requires_grad_() for s in end))
     dstate = State(*torch.autograd.grad(loss(leaf), [s for s in leaf if s is not None]))
     found = reach(place_of(cell, x, w, state, dstate=dstate, reverse=reverse))

@@ -29,6 +29,7 @@ from tests.support import Case, Problem, far, run_all, to_numpy
 
 from openlstm import cells as right_cells
 from openlstm import reference as right_reference
+from openlstm.call import Call
 from openlstm.reference import State, Weights
 
 MODULES = ("reference", "cells")
@@ -316,7 +317,7 @@ def _compare(case: Any, results: dict[str, Any], expected: dict[str, Any]) -> No
 def _by_autograd(case: Case, reference: Any, p: Problem, expected: dict[str, Any]) -> None:
     """Forward is made of operations that torch differentiates, to the same gradient."""
     x, w_hh = p.x.clone().requires_grad_(), p.weights.w_hh.clone().requires_grad_()
-    run = reference.forward(p.cell, x, p.weights._replace(w_hh=w_hh), p.state, **p.options)
+    run = reference.forward(Call(p.cell, x, p.weights._replace(w_hh=w_hh), p.state, **p.options))
     loss = (run.y * p.dy.nan_to_num()).sum() + (run.state.h * p.dstate.h).sum() + (run.state.c * p.dstate.c).sum()
     dx, dw_hh = torch.autograd.grad(loss, (x, w_hh))
     off = far({"dw_hh": to_numpy(dw_hh)}, {"dw_hh": expected["dw_hh"]}, 1e-9) if not p.x.isnan().any() else {}
@@ -332,9 +333,9 @@ def _kept(case: Case, expected: dict[str, Any]) -> set[str]:
 def _options(reference: Any, p: Problem, expected: dict[str, Any]) -> None:
     """Nothing saved, outputs elsewhere, gradients that nobody wants, cotangents that are missing."""
     out = np.full(p.dy.shape, np.nan)
-    run = reference.forward(p.cell, p.x, p.weights, p.state, out=out, **p.options)
+    run = reference.forward(p.call(), out=out)
     assert run.saved is None and far({"y": out}, {"y": expected["y"]}, 1e-9) == {}
-    saved = reference.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options).saved
+    saved = reference.forward(p.call(save=True)).saved
     T, B, H = *p.x.shape[:2], p.dy.shape[2] // len(p.cell.feeds_back) if p.weights.w_hr is None else p.weights.w_hr.shape[1]
     apart = p.weights.w_hr is not None or (p.noise is not None and p.noise.zoneout_h > 0)
     assert saved.gates.shape == (T, B, len(p.cell.saved) * H)
@@ -347,10 +348,10 @@ def _options(reference: Any, p: Problem, expected: dict[str, Any]) -> None:
         assert far(named, {name: expected[f"saved.{name}"] for name in named}, 1e-9) == {}
     assert list(saved._replace(gates=None).named(p.cell)) == list(named)[len(p.cell.saved) :]
     again = saved._replace(m=None)  # as a backend hands it on that did not keep it
-    g = reference.backward(p.cell, p.x, p.weights, p.state, again, p.dy, p.dstate, **p.options)
+    g = reference.backward(p.call(), again, p.dy, p.dstate)
     assert far({"dx": g.x, "dw_hh": g.weights.w_hh}, {n: expected[n] for n in ("dx", "dw_hh")}, 1e-9) == {}
     none = State(None, None)
-    g = reference.backward(p.cell, p.x, p.weights, p.state, saved, None, none, input_gradient=False, **p.options)
+    g = reference.backward(p.call(), saved, None, none, input_gradient=False)
     assert g.x is None and g.h_steps is None and g.c_steps is None
     assert not any(np.any(a) for a in [*g.weights, *g.state] if a is not None)
     assert (g.reset_state is None) == (p.reset_state is None)
@@ -371,13 +372,13 @@ def _defaults(reference: Any, cells: Any) -> None:
     case = Case(right_cells.LSTM(), T=3, B=2, I=2, H=3)
     p, expected = _with_expectation(case.problem())
     p = replace(p, cell=twin(cells, p.cell))
-    run = reference.forward(p.cell, p.x, p.weights, p.state)
+    run = reference.forward(Call(p.cell, p.x, p.weights, p.state))
     assert run.saved is None and far({"y": run.y}, {"y": expected["y"]}, 1e-9) == {}
-    saved = reference.forward(p.cell, p.x, p.weights, p.state, save=True).saved
-    g = reference.backward(p.cell, p.x, p.weights, p.state, saved, p.dy, p.dstate)
+    saved = reference.forward(Call(p.cell, p.x, p.weights, p.state, save=True)).saved
+    g = reference.backward(Call(p.cell, p.x, p.weights, p.state), saved, p.dy, p.dstate)
     assert g.h_steps is None and g.c_steps is None and far({"dx": g.x}, {"dx": expected["dx"]}, 1e-9) == {}
     noisy = replace(case, noise="hcg").problem().noise
-    first = reference.forward(p.cell, p.x[:1], p.weights, p.state, noise=noise_of(noisy)).state
+    first = reference.forward(Call(p.cell, p.x[:1], p.weights, p.state, noise=noise_of(noisy))).state
     one = reference.step(p.cell, p.x[0], p.state, p.weights, noise_of(noisy))[0]
     assert far({"h": one.h, "c": one.c}, {"h": first.h, "c": first.c}, 1e-12) == {}
 
@@ -413,9 +414,9 @@ def _traits(reference: Any, cells: Any) -> None:
     # the gradient is linear in what flows in: what comes from c_n alone is the difference
     q = replace(Case(right_cells.Peephole(), T=3, B=2, I=2, H=3).problem(), dy=None)
     q = replace(q, cell=twin(cells, q.cell))
-    saved = reference.forward(q.cell, q.x, q.weights, q.state, save=True).saved
+    saved = reference.forward(Call(q.cell, q.x, q.weights, q.state, save=True)).saved
     found = [
-        reference.backward(q.cell, q.x, q.weights, q.state, saved, None, d).x
+        reference.backward(Call(q.cell, q.x, q.weights, q.state), saved, None, d).x
         for d in (q.dstate, State(q.dstate.h, None), State(None, q.dstate.c))
     ]
     assert far({"dx": found[2]}, {"dx": found[0] - found[1]}, 1e-9) == {}

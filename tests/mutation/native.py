@@ -198,7 +198,7 @@ def check() -> None:
     from tests.support import draw, far, run_all
 
     from openlstm import reference
-    from openlstm.engine import cpu
+    from openlstm.engine.backends import cpu
 
     for case in draw(72, seed=70, noise=("", "", "hcg", "hcgmE", "gm"), dtype="float64"):
         problem = case.problem()

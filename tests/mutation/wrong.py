@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 import openlstm
 from openlstm import reference
+from openlstm.call import Call
 from openlstm.cells import Around, Cell, Flow, Step
-from openlstm.engine.operators import Result, active
-from openlstm.noise import Noise
-from openlstm.reference import Gradients, State, Weights
+from openlstm.noise import Noise, active
+from openlstm.reference import Gradients, Run, State, Weights
 
 Class = type["Wrong"]
 
@@ -54,7 +54,7 @@ class ByHand(torch.autograd.Function):
         ctx.derive, ctx.cell, ctx.options = derive, cell, options
         ctx.save_for_backward(*tensors)
         x, w, state, fresh = _unpacked(tensors)
-        run = reference.forward(cell, x, w, state, **_given(options, fresh))
+        run = reference.forward(Call(cell, x, w, state, **_given(options, fresh)))
         return run.y.clone(), run.state.h.clone(), None if run.state.c is None else run.state.c.clone()
 
     @staticmethod
@@ -79,22 +79,22 @@ def exact(
     cell: Any, x: Tensor, w: Weights, state: State, dy: Any, dstate: State, options: dict[str, Any], /, **changed: Any
 ) -> Gradients:
     """The right gradient; `changed` is what backward sees and forward did not."""
-    saved: Any = reference.forward(cell, x, w, state, save=True, **options).saved
+    saved: Any = reference.forward(Call(cell, x, w, state, save=True, **options)).saved
     return reference.backward(
-        changed.pop("cell", cell), x, changed.pop("w", w), state, saved, dy, dstate, **{**options, **changed}
+        Call(changed.pop("cell", cell), x, changed.pop("w", w), state, **{**options, **changed}), saved, dy, dstate
     )
 
 
-def by_hand(derive: Callable[..., Gradients]) -> Callable[..., Result]:
+def by_hand(derive: Callable[..., Gradients]) -> Callable[..., Run]:
     """The honest recurrence with this way back."""
 
-    def run(k: int, cell: Any, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+    def run(k: int, cell: Any, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
         fresh = o.pop("reset_state", None)
         o["noise"] = noise = active(o.get("noise"))
         if noise is not None:
             o["noise"] = noise._replace(seed=int(noise.seed))
         y, h, c = ByHand.apply(derive, cell, o, x, *w, *state, *(fresh or (None, None)))  # type: ignore[misc]
-        return Result(y, h, c, None, None)
+        return Run(y, State(h, c), None)
 
     return run
 
@@ -106,17 +106,12 @@ honest = by_hand(exact)
 class Wrong(openlstm.LSTM):
     """An LSTM with one mistake; without one it is right, which a test shows."""
 
-    recurrence: Callable[..., Result] = staticmethod(honest)
+    recurrence: Callable[..., Run] = staticmethod(honest)
 
-    def layers(self, given: Any, *, save: bool = False, packed: Any = None, run: Any = None) -> Any:
-        count = iter(range(self.num_layers * self.num_directions))
-
-        def one(cell: Cell, x: Tensor, w: Weights, state: State, **options: Any) -> Result:
-            for name in ("backend", "save", "check_finite", "checkpoint"):
-                options.pop(name)
-            return self.recurrence(next(count), cell, x, w, state, **options)
-
-        return super().layers(given, save=save, packed=packed, run=one)
+    def _pass(self, k: int, call: Call) -> Run:
+        names = ("lengths", "reset", "reset_state", "reverse", "noise")
+        options = {name: getattr(call, name) for name in names}
+        return self.recurrence(k, call.cell, call.x, call.weights, call.state, **options)
 
 
 def _add(group: str, name: str, **members: Any) -> None:
@@ -129,8 +124,8 @@ def _add(group: str, name: str, **members: Any) -> None:
 # A call of the recurrence
 
 
-def recurrence(group: str, name: str) -> Callable[[Callable[..., Result]], None]:
-    """Register f(k, cell, x, w, state, **options) -> Result."""
+def recurrence(group: str, name: str) -> Callable[[Callable[..., Run]], None]:
+    """Register f(k, cell, x, w, state, **options) -> Run."""
     return lambda f: _add(group, name, recurrence=staticmethod(f))
 
 
@@ -197,7 +192,7 @@ def _(w: Weights) -> Weights:
     return w._replace(w_ch=w.w_ch * (torch.arange(len(w.w_ch)) >= 2 * len(w.w_ch) // 3))
 
 
-def _rounded(k: int, cell: Cell, x: Tensor, w: Weights, state: State, to: torch.dtype, **o: Any) -> Result:
+def _rounded(k: int, cell: Cell, x: Tensor, w: Weights, state: State, to: torch.dtype, **o: Any) -> Run:
     """All numbers in another type, the results in that of x."""
     if o.get("reset_state") is not None:
         o["reset_state"] = State(*(s.to(to) for s in o["reset_state"]))
@@ -205,23 +200,23 @@ def _rounded(k: int, cell: Cell, x: Tensor, w: Weights, state: State, to: torch.
         o["noise"] = o["noise"]._replace(hidden=o["noise"].hidden.to(to))
     narrow = Weights(*(None if a is None else a.to(to) for a in w))
     run = honest(k, cell, x.to(to), narrow, State(*(s.to(to) for s in state)), **o)
-    return Result(run.y.to(x.dtype), run.h_n.to(x.dtype), run.c_n.to(x.dtype), None, None)
+    return Run(run.y.to(x.dtype), State(run.state.h.to(x.dtype), run.state.c.to(x.dtype)), None)
 
 
 @recurrence("step", "double precision is single precision")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return _rounded(k, cell, x, w, state, torch.float32, **o) if x.dtype == torch.float64 else honest(k, cell, x, w, state, **o)
 
 
 @recurrence("step", "single precision is half precision")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return (
         _rounded(k, cell, x, w, state, torch.bfloat16, **o) if x.dtype == torch.float32 else honest(k, cell, x, w, state, **o)
     )
 
 
 @recurrence("step", "reads the weights of its first call")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     key = w.w_ih.data_ptr()
     kept = _STALE.setdefault(key, (w.w_ih, [None if a is None else a.detach().clone() for a in w]))
     if kept[0] is not w.w_ih:  # another layer at the same address
@@ -375,11 +370,11 @@ def states(name: str, group: str = "state") -> Callable[[Callable[[Any, State], 
     """Register f(layer, (h0, c0) [L*D, B, .]) -> what the layers begin with."""
 
     def register(f: Callable[[Any, State], State]) -> None:
-        def layers(self: Any, given: Any, **options: Any) -> Any:
+        def run_layers(self: Any, given: Any, *options: Any) -> Any:
             given = given if given.hx is None else given._replace(hx=f(self, given.hx))
-            return Wrong.layers(self, given, **options)
+            return Wrong.run_layers(self, given, *options)
 
-        _add(group, name, layers=layers)
+        _add(group, name, run_layers=run_layers)
 
     return register
 
@@ -398,38 +393,38 @@ states("the states of both directions exchanged", "directions")(
 
 
 @recurrence("state", "h_n and c_n exchanged")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
-    return run if w.w_hr is not None else run._replace(h_n=run.c_n, c_n=run.h_n)
+    return run if w.w_hr is not None else run._replace(state=State(run.state.c, run.state.h))
 
 
 @recurrence("state", "c_n is what is shown of it")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
-    return run._replace(c_n=torch.tanh(run.c_n))
+    return run._replace(state=State(run.state.h, torch.tanh(run.state.c)))
 
 
 @recurrence("state", "the state is the one before the last step")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
     if x.shape[0] < 2 or any(o[name] is not None for name in ("lengths", "reset", "noise")):
         return run
     early = honest(k, cell, x[1:] if o["reverse"] else x[:-1], w, state, **o)
-    return run._replace(h_n=early.h_n, c_n=early.c_n)
+    return run._replace(state=early.state)
 
 
 @recurrence("state", "rows are mixed: the second sees the input of the first")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, torch.cat([x[:, :1], x[:, :1], x[:, 2:]], 1) if x.shape[1] > 1 else x, w, state, **o)
 
 
 @recurrence("state", "the state stays inside the layer from call to call")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     kept = _CARRIED.get(id(w.w_ih))
     fits = kept is not None and kept[0] is w.w_ih and all(a.shape == b.shape for a, b in zip(kept[1], state, strict=True))
     begin = kept[1] if kept and fits and not any(s.any() for s in state) else state
     run = honest(k, cell, x, w, begin, **o)
-    _CARRIED[id(w.w_ih)] = (w.w_ih, State(run.h_n.detach(), run.c_n.detach()))
+    _CARRIED[id(w.w_ih)] = (w.w_ih, State(*(s.detach() for s in run.state)))
     return run
 
 
@@ -440,32 +435,32 @@ _CARRIED: dict[int, Any] = {}
 
 
 @recurrence("directions", "both directions run forward")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reverse": False})
 
 
 @recurrence("directions", "the outputs of the way back are not turned again")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
     return run._replace(y=run.y.flip(0)) if o["reverse"] else run
 
 
 @recurrence("directions", "h_n of the way back is that of the last step")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
-    return run._replace(h_n=run.y[-1]) if o["reverse"] and x.shape[0] else run
+    return run._replace(state=State(run.y[-1], run.state.c)) if o["reverse"] and x.shape[0] else run
 
 
-def _swapped(self: Any, given: Any, **options: Any) -> Any:
-    y, state, ran = Wrong.layers(self, given, **options)
+def _swapped(self: Any, given: Any, *options: Any) -> Any:
+    y, state, ran = Wrong.run_layers(self, given, *options)
     return (torch.cat(list(y.chunk(2, -1))[::-1], -1) if self.bidirectional else y), state, ran
 
 
-_add("directions", "the outputs of both directions exchanged", layers=_swapped)
+_add("directions", "the outputs of both directions exchanged", run_layers=_swapped)
 
 
 @recurrence("directions", "upper layers read the directions exchanged")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     upper = k >= 2 and x.shape[-1] == 2 * state.h.shape[-1]
     return honest(k, cell, torch.cat(list(x.chunk(2, -1))[::-1], -1) if upper else x, w, state, **o)
 
@@ -484,11 +479,11 @@ def _beyond(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(x.shape[0])[:, None, None] >= lengths[:, None]  # [T, B, 1]
 
 
-def ragged(name: str, *needs: str) -> Callable[[Callable[..., Result]], None]:
+def ragged(name: str, *needs: str) -> Callable[[Callable[..., Run]], None]:
     """Register f as `recurrence` does, for calls in which none of the options `needs` is None; others are honest."""
 
-    def register(f: Callable[..., Result]) -> None:
-        def run(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+    def register(f: Callable[..., Run]) -> None:
+        def run(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
             return (honest if any(o[need] is None for need in needs) else f)(k, cell, x, w, state, **o)
 
         _add("ragged", name, recurrence=staticmethod(run))
@@ -497,42 +492,42 @@ def ragged(name: str, *needs: str) -> Callable[[Callable[..., Result]], None]:
 
 
 @ragged("lengths are ignored", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x.nan_to_num(), w, state, **{**o, "lengths": None})
 
 
 @ragged("every row is one step longer", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x.nan_to_num(), w, state, **{**o, "lengths": (o["lengths"] + 1).clamp(max=x.shape[0])})
 
 
 @ragged("every row has the length of another", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x.nan_to_num(), w, state, **{**o, "lengths": o["lengths"].flip(0)})
 
 
 @ragged("padding repeats the last output instead of zero", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
-    return run._replace(y=torch.where(_beyond(x, o["lengths"]), run.h_n, run.y))
+    return run._replace(y=torch.where(_beyond(x, o["lengths"]), run.state.h, run.y))
 
 
 @ragged("padding is multiplied by zero instead of left out", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x * (~_beyond(x, o["lengths"])), w, state, **{**o, "lengths": None})
     good = honest(k, cell, x, w, state, **o)
     return good._replace(y=run.y * ~_beyond(x, o["lengths"]))
 
 
 @ragged("the state is that after the padding", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
     whole = honest(k, cell, x.nan_to_num(), w, state, **{**o, "lengths": None})
-    return run._replace(h_n=whole.h_n, c_n=whole.c_n)
+    return run._replace(state=whole.state)
 
 
 @ragged("the way back begins in the padding", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     if not o["reverse"]:
         return honest(k, cell, x, w, state, **o)
     run = honest(k, cell, x.nan_to_num(), w, state, **{**o, "lengths": None})
@@ -540,48 +535,48 @@ def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Resu
 
 
 @ragged("a row of length 0 ends with zeros instead of its state", "lengths")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run, some = honest(k, cell, x, w, state, **o), (o["lengths"] > 0)[:, None]
-    return run._replace(h_n=run.h_n * some, c_n=run.c_n * some)
+    return run._replace(state=State(*(s * some for s in run.state)))
 
 
 @ragged("resets are ignored", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset": None, "reset_state": None})
 
 
 @ragged("resets lead to the state that was carried in", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset_state": state if o["reset_state"] is None else o["reset_state"]})
 
 
 @ragged("resets lead to zero even where a state was given", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset_state": None})
 
 
 @ragged("resets in the first step are left out", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset": torch.cat([o["reset"][:1] & False, o["reset"][1:]])})
 
 
 @ragged("resets come one step late", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset": torch.cat([o["reset"][:1] & False, o["reset"][:-1]])})
 
 
 @ragged("resets of the way back lie after the step", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset": o["reset"].roll(1, 0) if o["reverse"] else o["reset"]})
 
 
 @ragged("resets act on every row", "reset")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     return honest(k, cell, x, w, state, **{**o, "reset": o["reset"].any(1, keepdim=True).expand_as(o["reset"])})
 
 
 @ragged("resets lead to the state meant for the first step", "reset", "reset_state")
-def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Result:
+def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     fresh = State(*(s[0] if s.dim() == 3 else s for s in o["reset_state"]))
     return honest(k, cell, x, w, state, **{**o, "reset_state": fresh})
 
@@ -632,10 +627,10 @@ _add("ragged", "the state flows from one sequence into the next", _sequences=_on
 # Noise
 
 
-def _always(self: Any, given: Any, **options: Any) -> Any:
+def _always(self: Any, given: Any, *options: Any) -> Any:
     mode, self.training = self.training, True
     try:
-        return Wrong.layers(self, given, **options)
+        return Wrong.run_layers(self, given, *options)
     finally:
         self.training = mode
 
@@ -646,8 +641,8 @@ def _stale(self: Any, x: Tensor, packed: Any) -> Tensor:
         return Wrong._drop(self, x, packed)
 
 
-def _last_too(self: Any, given: Any, **options: Any) -> Any:
-    y, *rest = Wrong.layers(self, given, **options)
+def _last_too(self: Any, given: Any, *options: Any) -> Any:
+    y, *rest = Wrong.run_layers(self, given, *options)
     return F.dropout(y, self.dropout, self.training), *rest
 
 
@@ -665,14 +660,14 @@ def _of_first_call(layer: Any, noise: Noise) -> Noise:
     return noise._replace(hidden=kept)
 
 
-_add("noise", "dropout acts in eval", layers=_always)
+_add("noise", "dropout acts in eval", run_layers=_always)
 _add("noise", "dropout draws the same mask at every call", _drop=_stale)
 _add(
     "noise",
     "dropout does not scale what it keeps",
     _drop=lambda self, x, packed: Wrong._drop(self, x, packed) * (1 - self.dropout),
 )
-_add("noise", "dropout acts on the last layer too", layers=_last_too)
+_add("noise", "dropout acts on the last layer too", run_layers=_last_too)
 _add("noise", "masks inside the recurrence are the same at every call", _seed=lambda self: 0)
 _add("noise", "the locked mask is that of the first call", **_with_noise(_of_first_call))
 _add(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells
-from openlstm.engine import cpu
+from openlstm.engine import native
 from openlstm.errors import ArgumentError, DtypeError
 
 T, B, I, H = 9, 4, 6, 20
 KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-NATIVE = cpu.has_bfloat16(cells.LSTM())
+NATIVE = native.has_bfloat16(cells.LSTM())
 needs_kernels = pytest.mark.skipif(not NATIVE, reason="this processor has no AVX512-BF16")
 
 
@@ -93,7 +93,7 @@ def test_the_kernels_are_those_for_bfloat16() -> None:
     layer = openlstm.LSTM(I, H)
     with narrow():
         y, _ = layer(series())
-        with cpu.use_isa("avx2"):
+        with native.use_isa("avx2"):
             once, _ = layer(series())
     assert torch.equal(once, layer(series())[0].bfloat16())  # float32 throughout, rounded once
     assert not torch.equal(y, once) and error(y, once) < 0.02
@@ -154,7 +154,7 @@ def test_in_a_compiled_graph(kind: str, where: str) -> None:
         y, z = compiled(x)[0], layer(x)[0]
     assert y.dtype == torch.bfloat16 and torch.equal(y, z)
     if NATIVE:
-        with cpu.use_isa("avx2"), torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"):
+        with native.use_isa("avx2"), torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "autocast"):
             assert not torch.equal(y, layer(x)[0])  # the graph holds the products in bfloat16
     found = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
     wanted = torch.autograd.grad(z.float().square().sum(), list(layer.parameters()))
@@ -281,7 +281,7 @@ def test_an_exported_graph_runs_where_there_are_no_such_kernels() -> None:
         program = torch.export.export(layer, (x,)).module()
         y, (h, c) = program(x)
         assert torch.equal(y, layer(x)[0])
-        with cpu.use_isa("avx2"):
+        with native.use_isa("avx2"):
             y, (h, c) = program(x)
             assert error(y, layer(x)[0]) < 0.01 and {a.dtype for a in (y, h, c)} == {torch.bfloat16}
 
@@ -294,7 +294,7 @@ def test_a_compiled_training_step_runs_where_there_are_no_such_kernels() -> None
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     grads = []
     for isa in ("avx512", "avx2"):
-        with cpu.use_isa(isa), narrow():
+        with native.use_isa(isa), narrow():
             y = compiled(x)[0]
             grads.append(torch.autograd.grad(y.float().square().sum(), list(layer.parameters())))
     assert all(error(a, b) < 0.03 and a.dtype == torch.float32 for a, b in zip(*grads, strict=True))

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import openlstm
-from openlstm.engine import cpu
+from openlstm.engine import native
 from openlstm.errors import BackendError, DtypeError, ShapeError
 
 B, I, H = 3, 4, 6
@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_start() -> None:
 
 
 @BOTH
-@pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
+@pytest.mark.skipif(not native.available(), reason="the compiled extension is not built")
 def test_step_by_step_is_the_sequence_to_the_last_bit(dtype: torch.dtype) -> None:
     """With and without gradients: the short way to the kernel changes nothing."""
     cell, layer = openlstm.LSTMCell(I, H, dtype=dtype), openlstm.LSTM(I, H, dtype=dtype)

@@ -9,6 +9,7 @@ import torch
 from tests.nn.twins import everything, far, states, twins
 
 from openlstm import cells, reference
+from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import SUPPORT, choose, cuda, pieces
 from openlstm.errors import BackendError
@@ -51,7 +52,7 @@ def results(
     given = {name: a.clone().requires_grad_() for name, a in leaves.items() if a is not None}
     w = Weights(*(given.get(name) for name in Weights._fields))  # type: ignore[arg-type]
     into = None if fresh is None else State(given["fresh_h"], given.get("fresh_c"))
-    run = module.forward(cell, given["x"], w, State(given["h"], given.get("c")), reset_state=into, **rows)
+    run = module.forward(Call(cell, given["x"], w, State(given["h"], given.get("c")), reset_state=into, **rows))
     ends = [a for a in (run.y, *run.state) if a is not None]
     torch.manual_seed(7)
     torch.autograd.backward(ends, [torch.randn_like(a) for a in ends])
@@ -86,7 +87,7 @@ def test_ragged_and_reset_rows_are_cut_into_one_packed_call(
             return
         fresh = state(cell, H, 2, T)
         expected = _one_by_one(cell, x, weights, begin, fresh, **rows)
-        run = cuda.forward(cell, x, weights, begin, reset_state=fresh, **rows)
+        run = cuda.forward(Call(cell, x, weights, begin, reset_state=fresh, **rows))
         assert far({"y": run.y, "h": run.state.h}, expected, 1e-11) == {}
         return
     fresh = state(cell, H, 2) if into == "one state for a row" and with_resets else None
@@ -115,8 +116,8 @@ def _one_by_one(
 def test_nothing_to_run() -> None:
     cell = cells.LSTM()
     x, weights, begin = problem(cell)
-    assert cuda.forward(cell, x[:0], weights, begin).y.shape == (0, B, H)
-    run = cuda.forward(cell, x, weights, begin, lengths=torch.zeros(B, dtype=torch.int64))
+    assert cuda.forward(Call(cell, x[:0], weights, begin)).y.shape == (0, B, H)
+    run = cuda.forward(Call(cell, x, weights, begin, lengths=torch.zeros(B, dtype=torch.int64)))
     assert not run.y.any() and torch.equal(run.state.h, begin.h)
 
 

@@ -10,7 +10,7 @@ from tests.nn.twins import BACKENDS, everything, far, states, twins
 from torch import Tensor
 
 import openlstm
-from openlstm.engine import cpu
+from openlstm.engine import native
 
 T, B, I, H = 7, 3, 4, 6
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -209,7 +209,7 @@ def test_resets_in_a_packed_sequence_follow_the_rows_as_they_were_given() -> Non
     assert torch.equal(h, g) and torch.equal(c, d)
 
 
-@pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
+@pytest.mark.skipif(not native.available(), reason="the compiled extension is not built")
 def test_cut_into_calls_and_step_by_step_give_the_same_bits() -> None:
     layer, _ = twins("LSTM", I, H, num_layers=2)
     x, hx = series(), states(layer, B)

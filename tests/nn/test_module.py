@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import openlstm
 from openlstm import cells
-from openlstm.engine import cpu
+from openlstm.engine import native
 
 T, B, I, H = 5, 3, 4, 6
 KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
@@ -65,8 +65,8 @@ def test_weights_are_read_at_every_call(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_run_as_float32_and_round_once(kind: str, dtype: torch.dtype) -> None:
     """float16 always, bfloat16 where no kernel multiplies in it (`test_bfloat16.py` where one does)."""
-    if dtype is torch.bfloat16 and cpu.has_bfloat16(cells.LSTM()):
-        with cpu.use_isa("avx2"):
+    if dtype is torch.bfloat16 and native.has_bfloat16(cells.LSTM()):
+        with native.use_isa("avx2"):
             half_rounds_once(kind, dtype)
     else:
         half_rounds_once(kind, dtype)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 import openlstm
 from openlstm import cells, reference
 from openlstm import noise as N
+from openlstm.call import Call
 from openlstm.engine import SUPPORT
-from openlstm.engine.op import sequence
+from openlstm.engine import run as engine
 from openlstm.errors import ArgumentError
 from openlstm.noise import Noise
 from openlstm.reference import State
@@ -164,7 +165,7 @@ def test_locked_dropout_is_one_mask_for_all_steps(kind: str, backend: str) -> No
     w = w._replace(w_hh=F.dropout(w.w_hh, 0.5))
     h_mask = F.dropout(torch.ones(B, H, dtype=torch.float64), 0.4)
     state = State(*(s[0] for s in (hx if isinstance(hx, tuple) else (hx,))))
-    run = reference.forward(layer.cell, x * x_mask, w, state, noise=Noise(hidden=h_mask))
+    run = reference.forward(Call(layer.cell, x * x_mask, w, state, noise=Noise(hidden=h_mask)))
     assert torch.allclose(y, run.y, rtol=1e-11, atol=1e-13)
     by_hand: list[Tensor] = []
     h: Tensor = state.h
@@ -213,12 +214,11 @@ def test_gradients_with_noise_are_those_of_the_equations(kind: str, backend: str
 
 def _plain(layer: Any) -> Any:
     """The layer in plain torch operations."""
-    from openlstm.engine.op import sequence_by_reference
-    from openlstm.nn.form import Form
 
     def run(x: Tensor, hx: Any, lengths: Any, reset: Any) -> Any:
-        y, state, _ = layer.layers(Form.of(layer, x).enter(layer, x, hx, lengths, reset, None), run=sequence_by_reference)
-        return y, ((state.h, state.c) if layer.cell.has_cell else state.h)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(layer), "_pass", lambda self, k, call: engine.run(call._replace(differentiable=True)))
+            return layer(x, hx, lengths=lengths, reset=reset)
 
     return run
 
@@ -231,11 +231,11 @@ def test_noise_does_not_depend_on_what_runs_beside_a_row(backend: str) -> None:
     noise = Noise(zoneout_h=0.3, zoneout_c=0.2, candidate=0.4, seed=123456789012345, stream=3)
     x, ones = series(), torch.ones(B, H).double()
     begin, first = State(ones, ones), State(ones[:2], ones[:2])
-    whole = sequence(layer.cell, x, w, begin, noise=noise, backend=backend).y
-    part = sequence(layer.cell, x[:, :2], w, first, noise=noise, backend=backend).y
+    whole = engine.run(Call(layer.cell, x, w, begin, noise=noise, backend=backend)).y
+    part = engine.run(Call(layer.cell, x[:, :2], w, first, noise=noise, backend=backend)).y
     assert torch.allclose(whole[:, :2], part, rtol=1e-13)
     kept = N.events(noise, N.ZONEOUT_H, 0, torch.zeros(B, H))
-    h = sequence(layer.cell, x[:1], w, begin, noise=noise, backend=backend).y[0]
+    h = engine.run(Call(layer.cell, x[:1], w, begin, noise=noise, backend=backend)).y[0]
     assert torch.equal(h == 1, kept)
 
 

@@ -15,7 +15,8 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import openlstm
-from openlstm.engine.operators import How
+from openlstm.call import Call
+from openlstm.engine.operators import options_of
 from openlstm.errors import BackendError, ShapeError
 
 T, B, I, H = 3, 2, 2, 2
@@ -231,7 +232,7 @@ def test_compile_with_lengths_and_resets_gives_the_same_bits() -> None:
     plain, in_graph = everything(ours, x, hx, **call), everything(ours, x, hx, run=compiled)
     assert all(torch.equal(plain[name], in_graph[name]) for name in plain)
     lengths[0] = 7  # values are checked in the graph too
-    with pytest.raises(openlstm.errors.ArgumentError, match=r"lengths\[0\] is 7, outside 0..3"):
+    with pytest.raises(openlstm.errors.ArgumentError, match=r"lengths\[0\] is 7, but x has 3 steps"):
         compiled(x, hx)
 
 
@@ -294,14 +295,15 @@ def test_the_operators_are_what_their_schemas_and_shapes_say(kind: str, steps: i
     weights = [p if p is None else p.detach() for p in layer.weights_of(0)]
     reset = torch.zeros(steps, B, dtype=torch.bool)
     tensors = (x, *weights, h0, c0, torch.full((B,), steps), reset, None, None, None, None)
-    how = How.of(layer.cell, False, None, "auto")
+    options = options_of(Call(layer.cell, x, layer.weights_of(0), save=save))
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.openlstm.forward.default, (*tensors, *how, save, False), test_utils=checks)
+    torch.library.opcheck(torch.ops.openlstm.forward.default, (*tensors, *options), test_utils=checks)
     if save:
-        y, h_n, c_n, gates, c, m = torch.ops.openlstm.forward(*tensors, *how, save, False)
+        y, h_n, c_n, gates, c, m = torch.ops.openlstm.forward(*tensors, *options)
         back = (y, gates, c, m, torch.randn_like(y), torch.randn_like(h_n), torch.randn_like(c_n) if c0 is not None else None)
         for wanted in (True, False):
-            arguments = (*tensors, *back, *how._replace(reverse=True), wanted)
+            back_options = options_of(Call(layer.cell, x, layer.weights_of(0), reverse=True, save=True))
+            arguments = (*tensors, *back, *back_options, wanted)
             torch.library.opcheck(torch.ops.openlstm.backward.default, arguments, test_utils=checks)
 
 
@@ -310,7 +312,7 @@ def test_nothing_is_kept_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> N
     layer, _ = twins("LSTM", I, H, backend="reference")
     reference = openlstm.engine.SUPPORT["reference"].module
     forward, backward = reference.forward, reference.backward
-    monkeypatch.setattr(reference, "forward", lambda *a, **k: (asked.append(("save", k["save"])), forward(*a, **k))[1])
+    monkeypatch.setattr(reference, "forward", lambda call, **k: (asked.append(("save", call.save)), forward(call, **k))[1])
     monkeypatch.setattr(
         reference, "backward", lambda *a, **k: (asked.append(("dx", k["input_gradient"])), backward(*a, **k))[1]
     )
@@ -358,6 +360,6 @@ def test_lengths_of_another_batch_never_reach_the_kernel() -> None:
     x, h = torch.randn(5, 8, 3), torch.zeros(8, 4)
     w = [p.detach() for p in layer.parameters()]
     with pytest.raises(ShapeError, match="lengths ha(s|ve) (the wrong )?shape"):
-        how = How.of(layer.cell, False, None, "cpu")
+        options = options_of(Call(layer.cell, x, layer.weights_of(0), backend="cpu"))
         lengths = torch.tensor([4])
-        torch.ops.openlstm.forward(x, *w, None, None, None, h, h, lengths, None, None, None, None, None, *how, False, False)
+        torch.ops.openlstm.forward(x, *w, None, None, None, h, h, lengths, None, None, None, None, None, *options)

@@ -96,8 +96,8 @@ def test_what_works_weights_out_or_stands_in_is_seen() -> None:
 
 def test_a_subclass_that_runs_its_layers_otherwise_is_seen() -> None:
     class Mine(openlstm.LSTM):
-        def layers(self, *arguments: Any, **options: Any) -> Any:
-            y, state, ran = super().layers(*arguments, **options)
+        def run_layers(self, *arguments: Any, **options: Any) -> Any:
+            y, state, ran = super().run_layers(*arguments, **options)
             return y + 1, state, ran
 
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import openlstm
-from openlstm.engine import cpu
+from openlstm.engine import native
 
-BACKENDS = ["cpu", "reference"] if cpu.available() else ["reference"]
+BACKENDS = ["cpu", "reference"] if native.available() else ["reference"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 

@@ -15,6 +15,7 @@ import torch
 from tests.support import Case, Problem, far, to_numpy
 
 from openlstm import cells, reference, weights
+from openlstm.call import Call
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, Peephole, VanillaRNN
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
@@ -71,12 +72,12 @@ def loss_of(p: Problem, run: Run) -> torch.Tensor:
 
 
 def forward(p: Problem, noise: Noise | None, save: bool = False) -> Run:
-    return reference.forward(p.cell, p.x, p.weights, p.state, save=save, noise=noise, **p.options)
+    return reference.forward(p.call(save=save, noise=noise))
 
 
 def by_hand(p: Problem, noise: Noise | None) -> dict[str, Any]:
     run: Any = forward(p, noise, save=True)
-    g = reference.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, noise=noise, **p.options)
+    g = reference.backward(p.call(noise=noise), run.saved, p.dy, p.dstate, steps=True)
     out = {"dx": g.x, **{f"d{n}": a for n, a in g.weights._asdict().items()}, "d0h": g.state.h, "d0c": g.state.c}
     if g.reset_state is not None:
         out |= {"dreset_h": g.reset_state.h, "dreset_c": g.reset_state.c}
@@ -170,7 +171,7 @@ def test_gradients_of_every_step_are_those_of_the_carried_state(cell: Cell, nois
         loss = loss + (state.h * p.dy[t]).sum()
     loss = loss + sum((s * d).sum() for s, d in zip(state, p.dstate, strict=True) if s is not None)
     run: Any = forward(p, noise, save=True)
-    g = reference.backward(cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, noise=noise, **p.options)
+    g = reference.backward(Call(cell, p.x, p.weights, p.state, noise=noise, **p.options), run.saved, p.dy, p.dstate, steps=True)
     for k, ours in enumerate([g.h_steps, g.c_steps][: 1 + cell.has_cell]):
         expected = torch.stack(torch.autograd.grad(loss, [n[k] for n in nudges], retain_graph=True))
         assert far({"": to_numpy(ours)}, {"": expected.numpy()}, 1e-12) == {}
@@ -349,7 +350,7 @@ def test_backward_runs_a_step_again_where_the_output_was_not_kept(cell: Cell, pr
     saved: Any = forward(p, noise, save=True).saved
     found = []
     for kept in (saved, saved._replace(m=None)):
-        g = reference.backward(p.cell, p.x, p.weights, p.state, kept, p.dy, p.dstate, noise=noise, **p.options)
+        g = reference.backward(p.call(noise=noise), kept, p.dy, p.dstate)
         found.append(
             {
                 "x": to_numpy(g.x),
@@ -365,7 +366,7 @@ def test_no_step_at_all_keeps_every_shape(cell: Cell) -> None:
     p, _ = drawn(cell, 4, T=0, B=3, P=0)
     H, R = weights.hidden_size(cell, p.weights), p.state.h.shape[1]
     run: Any = forward(p, Noise(zoneout_h=0.5), save=True)
-    g: Any = reference.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate, steps=True, **p.options)
+    g: Any = reference.backward(p.call(), run.saved, p.dy, p.dstate, steps=True)
     assert run.y.shape == run.saved.h.shape == run.saved.m.shape == g.h_steps.shape == (0, 3, R)
     assert run.saved.gates.shape == (0, 3, len(cell.saved) * H)
     for a in (run.saved.c, g.c_steps):

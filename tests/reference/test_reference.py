@@ -12,6 +12,7 @@ import torch
 from tests.support import Case, Problem, differing, draw, far, run_all
 
 from openlstm import reference, weights
+from openlstm.call import Call
 from openlstm.cells import LSTM, Cell, VanillaRNN
 from openlstm.reference import Run, State, Weights
 
@@ -105,7 +106,7 @@ def test_the_backward_derived_by_hand_equals_autograd(case: Case) -> None:
     p = case.problem().tensors()
     inputs = flat(p)
     q = filled(p, inputs)
-    loss = loss_of(q, reference.forward(q.cell, q.x, q.weights, q.state, **q.options))
+    loss = loss_of(q, reference.forward(q.call()))
     grads = torch.autograd.grad(loss, inputs, allow_unused=True) if loss.requires_grad else [None] * len(inputs)
     by_autograd = [torch.zeros_like(a) if g is None else g for a, g in zip(inputs, grads, strict=True)]
     by_hand = run_all(reference, p)
@@ -124,7 +125,7 @@ def test_gradcheck(case: Case) -> None:
 
     def outputs(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q = filled(p, list(inputs))
-        run = reference.forward(q.cell, q.x, q.weights, q.state, save=True, **q.options)
+        run = reference.forward(q.call(save=True))
         assert run.saved is not None
         every = (run.y, *run.state, run.saved.gates, run.saved.c)
         return tuple(a for a in every if a is not None and a.requires_grad)
@@ -164,7 +165,7 @@ def test_one_step_worked_by_hand() -> None:
     w = Weights(
         np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[0.5], [0.25], [-0.5], [-0.25]]), np.full(4, 0.1), np.full(4, 0.2)
     )
-    run = reference.forward(LSTM(), np.array([[[0.5]]]), w, State(np.array([[2.0]]), np.array([[3.0]])), save=True)
+    run = reference.forward(Call(LSTM(), np.array([[[0.5]]]), w, State(np.array([[2.0]]), np.array([[3.0]])), save=True))
     i = 1 / (1 + math.exp(-(0.5 + 1.0 + 0.3)))
     f = 1 / (1 + math.exp(-(1.0 + 0.5 + 0.3)))
     g = math.tanh(1.5 - 1.0 + 0.3)
@@ -181,7 +182,7 @@ def test_one_step_worked_by_hand() -> None:
 def test_one_step_of_the_vanilla_rnn_worked_by_hand() -> None:
     w = Weights(np.array([[2.0]]), np.array([[0.5]]))
     for cell, expected in ((VanillaRNN("tanh"), math.tanh(2.0 - 3.0)), (VanillaRNN("relu"), 0.0)):
-        run = reference.forward(cell, np.array([[[1.0]]]), w, State(np.array([[-6.0]])), save=True)
+        run = reference.forward(Call(cell, np.array([[[1.0]]]), w, State(np.array([[-6.0]])), save=True))
         assert run.y.item() == pytest.approx(expected, rel=1e-15)
         assert run.saved is not None and list(run.saved.named(VanillaRNN())) == ["h"]
 
@@ -190,7 +191,7 @@ def test_one_step_of_the_vanilla_rnn_worked_by_hand() -> None:
 def test_saved_gates_make_the_states(case: Case) -> None:
     """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t), from what is handed out alone."""
     p = replace(case, lengths=False, reset=False).problem()
-    saved = reference.forward(p.cell, p.x, p.weights, p.state, save=True, **p.options).saved
+    saved = reference.forward(p.call(save=True)).saved
     assert saved is not None
     named = saved.named(p.cell)
     assert list(named) == ["i", "f", "g", "o", "c", "h"]
@@ -207,8 +208,8 @@ def test_saved_gates_make_the_states(case: Case) -> None:
 def test_saving_and_writing_elsewhere_change_nothing(case: Case) -> None:
     p = case.problem()
     out = np.full_like(p.dy, np.nan)
-    plain = reference.forward(p.cell, p.x, p.weights, p.state, **p.options)
-    full = reference.forward(p.cell, p.x, p.weights, p.state, save=True, out=out, **p.options)
+    plain = reference.forward(p.call())
+    full = reference.forward(p.call(save=True), out=out)
     assert plain.saved is None
     assert differing({"y": plain.y, "h": plain.state.h}, {"y": full.y, "h": full.state.h}) == []
     assert differing({"y": out}, {"y": full.y}) == []

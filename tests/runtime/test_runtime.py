@@ -13,7 +13,7 @@ import torch
 
 import openlstm
 from openlstm import cells, model_file
-from openlstm.engine import cpu
+from openlstm.engine import native
 from openlstm.errors import DataError, ModelFileError, ShapeError
 from openlstm.model_file import Head, Header, Series, Step, Training
 from openlstm.model_file import Network as NetworkHeader
@@ -21,7 +21,7 @@ from openlstm.runtime import Model, Network, load
 from openlstm.runtime.model import build
 from openlstm.runtime.window import carry, inputs
 
-BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(not cpu.available(), reason="no compiled extension"))]
+BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.skipif(not native.available(), reason="no compiled extension"))]
 
 
 def make(cell: str = "lstm", layers: int = 2, members: int = 2) -> Model:
@@ -103,7 +103,7 @@ def test_a_row_does_not_depend_on_the_other_rows() -> None:
     rows = np.stack([series(seed=k) for k in range(33)])
     together = model.quantiles(rows)
     for k in (0, 7, 32):
-        assert (model.quantiles(rows[k]) == together[k]).all() or not cpu.available()
+        assert (model.quantiles(rows[k]) == together[k]).all() or not native.available()
         np.testing.assert_allclose(model.quantiles(rows[k]), together[k], rtol=1e-6)
 
 

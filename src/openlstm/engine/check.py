@@ -15,6 +15,7 @@ import numpy as np
 from openlstm import _array as A
 from openlstm import weights as layout
 from openlstm._array import Array
+from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
 from openlstm.noise import Noise
@@ -24,21 +25,20 @@ WHO = "recur"
 TIME_FIRST = "x is [T, B, I], time first: if yours is [B, T, I], swap its first two axes"
 
 
-def check_recur(
-    cell: Any, x: Any, weights: Any, state: Any, lengths: Any, reset: Any, reset_state: Any, noise: Any = None
-) -> None:
+def check_call(call: Call, who: str = WHO) -> None:
     """Raise where an argument does not fit the others.
 
     Args:
-        cell: a `Cell`.
-        x: [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others.
-        weights: `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None, w_ch
-            [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises.
-        state: `State` of h [B, R] and c [B, H] (None for a cell without one), or None.
-        lengths: B integers within 0..T, in a list or an array on any device, or None.
-        reset: [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None.
-        reset_state: like `state`, or a state for every step, [T, B, .].
-        noise: `Noise` with probabilities, and `hidden` [B, R] or None, or None.
+        call: `cell` a `Cell`;
+            x [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others;
+            `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None, w_ch
+            [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises;
+            `State` of h [B, R] and c [B, H] (None for a cell without one), or None;
+            lengths, B integers within 0..T, in a list or an array on any device, or None;
+            reset [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None;
+            reset_state like the state, or a state for every step, [T, B, .];
+            `Noise` with probabilities, and `hidden` [B, R] or None, or None.
+        who: whom errors name.
 
     Raises:
         DtypeError: for a wrong type or element type, or numpy and torch mixed.
@@ -48,31 +48,68 @@ def check_recur(
     >>> import numpy as np
     >>> from openlstm.cells import LSTM
     >>> w = Weights(np.zeros((8, 3)), np.zeros((8, 2)))
-    >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 5], None, None)
-    >>> check_recur(LSTM(), np.ones((5, 4, 3)), w, None, [5, 0, 1, 6], None, None)
+    >>> check_call(Call(LSTM(), np.ones((5, 4, 3)), w, lengths=[5, 0, 1, 5]))
+    >>> check_call(Call(LSTM(), np.ones((5, 4, 3)), w, lengths=[5, 0, 1, 6]))
     Traceback (most recent call last):
     openlstm.errors.ArgumentError: recur: lengths[3] is 6, but x has 5 steps
       got       lengths[3] = 6  (x: float64[5, 4, 3], [T, B, I])
       expected  0 <= lengths <= 5
       hint      cut lengths at T, or pad x to the longest row
     """
+    cell, x, weights, state = call[:4]
     if not isinstance(cell, Cell):
-        raise _error(DtypeError, "cell is not a cell", f"cell: {_name(cell)}", "one of openlstm.cells", _cell_hint(cell))
-    like = _check_x(x)
+        got = f"cell: {_name(cell)}"
+        raise DtypeError(message(who, "cell is not a cell", got, "one of openlstm.cells", _cell_hint(cell)))
+    like = _check_x(who, x)
     hidden, fed_back = _check_weights("weights", cell, weights, like)
     size = _Size(x.shape[0], x.shape[1], hidden, fed_back)
     if weights.w_ih.shape[1] != x.shape[2]:
-        raise _features(x, weights.w_ih.shape[1])
+        raise _features(x, weights.w_ih.shape[1], like)
     if state is not None:
         _check_state("state", cell, state, like, size)
-    if reset_state is not None:
-        _check_state("reset_state", cell, reset_state, like, size)
-    if lengths is not None:
-        _check_lengths(lengths, like, size)
-    if reset is not None:
-        _check_reset(reset, like, size)
-    if noise is not None:
-        _check_noise(cell, noise, like, size)
+    if call.reset_state is not None:
+        _check_state("reset_state", cell, call.reset_state, like, size)
+    if call.lengths is not None:
+        _check_lengths(call.lengths, like, size)
+    if call.reset is not None:
+        _check_reset(call.reset, like, size)
+    if call.noise is not None:
+        _check_noise(cell, call.noise, like, size)
+
+
+def check_lengths_in_range(who: str, lengths: Any, T: int, shown: str = "") -> None:
+    """Raise where one of the integers `lengths` [B], an array of either kind, is outside 0..T.
+
+    Args:
+        shown: what says how long x is.
+
+    Raises:
+        ArgumentError: naming the first.
+    """
+    if not len(lengths) or (int(lengths.min()) >= 0 and int(lengths.max()) <= T):
+        return
+    row = next(k for k, n in enumerate(lengths.tolist()) if not 0 <= n <= T)
+    bad = int(lengths[row])
+    hint = "a row without a step has length 0" if bad < 0 else "cut lengths at T, or pad x to the longest row"
+    what, got = f"lengths[{row}] is {bad}, but x has {_count(T, 'step')}", f"lengths[{row}] = {bad}  ({shown or f'T = {T}'})"
+    raise ArgumentError(message(who, what, got, f"0 <= lengths <= {T}", hint))
+
+
+def check_finite(call: Call) -> None:
+    """Raise where x, a torch tensor, holds a value that is not finite, past the end of no row.
+
+    Raises:
+        ArgumentError: naming step, row and feature of the first.
+    """
+    x, lengths = call.x, call.lengths
+    bad = ~x.isfinite()  # [T, B, I]
+    if lengths is not None:  # padding is never read
+        bad &= (A.arange(x, x.shape[0])[:, None] < lengths)[..., None]
+    if bool(bad.any()):
+        t, b, n = bad.nonzero()[0].tolist()
+        hint = "fill or mask missing values before the layer, or pass check_finite=False to let them through"
+        what = f"x holds {float(x[t, b, n])} at step {t}, row {b}, feature {n}"
+        raise ArgumentError(message(call.who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
 
 
 def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
@@ -80,10 +117,10 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
 
     Args:
         who: whom the errors name.
-        layers: for each of them the weights, as `check_recur` wants them; the first w_ih decides kind, dtype and device of all.
+        layers: for each of them the weights, as `check_call` wants them; the first w_ih decides kind, dtype and device of all.
 
     Raises:
-        DtypeError, ShapeError, ArgumentError: as `check_recur`; also where there is no layer.
+        DtypeError, ShapeError, ArgumentError: as `check_call`; also where there is no layer.
 
     >>> import numpy as np
     >>> from openlstm.cells import LSTM
@@ -138,11 +175,11 @@ class _Size(NamedTuple):
     R: int
 
 
-def _check_x(x: Any) -> _Like:
-    like = _check_first(WHO, "x", x, "[T, B, I]")
+def _check_x(who: str, x: Any) -> _Like:
+    like = _check_first(who, "x", x, "[T, B, I]")
     if x.ndim != 3:
         hint = "add the batch axis: x[:, None, :]" if x.ndim == 2 else "bring x to three axes: time, batch, features"
-        raise _error(ShapeError, f"x has {_axes(x.ndim)}, expected 3", f"x: {describe(x)}", "[T, B, I]", hint)
+        raise like.error(ShapeError, f"x has {_axes(x.ndim)}, expected 3", f"x: {describe(x)}", "[T, B, I]", hint)
     return like
 
 
@@ -267,21 +304,21 @@ def _check_norm(name: str, cell: Cell, norm: Any, hidden: int, like: _Like) -> N
 
 def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
     if not isinstance(noise, Noise):
-        raise _error(
+        raise like.error(
             DtypeError, "noise is not Noise", f"noise: {_name(noise)}", "openlstm.noise.Noise", "Noise(zoneout_h=0.1, seed=1)"
         )
     for name in ("zoneout_h", "zoneout_c", "candidate"):
         rate = getattr(noise, name)
         if not 0 <= rate <= 1:
             got, hint = f"noise.{name}={rate!r}", f"{name}=0.1 for one in ten"
-            raise _error(ArgumentError, f"noise.{name} is {rate!r}", got, "a probability from 0 to 1", hint)
+            raise like.error(ArgumentError, f"noise.{name} is {rate!r}", got, "a probability from 0 to 1", hint)
     who = type(cell).__name__
     if noise.zoneout_c and not cell.has_cell:
         hint = "zoneout_h acts on the state that it has"
-        raise _error(ArgumentError, f"{who} has no cell state", f"noise.zoneout_c={noise.zoneout_c}", "zoneout_c=0", hint)
+        raise like.error(ArgumentError, f"{who} has no cell state", f"noise.zoneout_c={noise.zoneout_c}", "zoneout_c=0", hint)
     if noise.candidate and cell.candidate is None:
         hint = "noise.hidden masks what is fed back"
-        raise _error(ArgumentError, f"{who} has no candidate", f"noise.candidate={noise.candidate}", "candidate=0", hint)
+        raise like.error(ArgumentError, f"{who} has no candidate", f"noise.candidate={noise.candidate}", "candidate=0", hint)
     if noise.hidden is not None:
         _check_kind("noise", "hidden", noise.hidden, like)
         if noise.hidden.shape != (size.B, size.R):
@@ -293,13 +330,13 @@ def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
 def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) -> None:
     if not isinstance(state, State):
         hint = f"{name}=State(h, c)" if cell.has_cell else f"{name}=State(h)"
-        raise _error(DtypeError, f"{name} is not a State", f"{name}: {_name(state)}", "openlstm.reference.State", hint)
+        raise like.error(DtypeError, f"{name} is not a State", f"{name}: {_name(state)}", "openlstm.reference.State", hint)
     if (state.c is not None) != cell.has_cell:
         who = type(cell).__name__
         if cell.has_cell:
-            raise _error(ArgumentError, f"{name} has no c", "c=None", f"h and c, the state of {who}", f"{name}=State(h, c)")
+            raise like.error(ArgumentError, f"{name} has no c", "c=None", f"h and c, the state of {who}", f"{name}=State(h, c)")
         got = f"{name}.c: {describe(state.c)}"
-        raise _error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
+        raise like.error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
     members: list[Any] = [("h", state.h, size.R), ("c", state.c, size.H)]
     reset_axes = getattr(state.h, "ndim", 0)  # h and c alike
     for letter, member, width in members[: 1 + cell.has_cell]:
@@ -323,17 +360,11 @@ def _check_lengths(lengths: Any, like: _Like, size: _Size) -> None:
     expected = f"integers [B] = [{size.B}]"
     if values.dtype.kind not in "iu" and values.size:
         hint = "lengths count steps: pass integers, one for each row"
-        raise _error(DtypeError, "lengths are not integers", f"lengths: {describe(lengths)}", expected, hint)
+        raise like.error(DtypeError, "lengths are not integers", f"lengths: {describe(lengths)}", expected, hint)
     if values.shape != (size.B,):
         hint = TIME_FIRST if _swapped(values.shape, (size.T,), size) else f"one length for each of the {size.B} rows of x"
         raise _shape("lengths", values, "[B]", (size.B,), like, hint)
-    if size.B and (values.min() < 0 or values.max() > size.T):
-        row = int(np.flatnonzero((values < 0) | (values > size.T))[0])
-        bad = int(values[row])
-        got = f"lengths[{row}] = {bad}  ({like})"
-        what = f"lengths[{row}] is {bad}, but x has {_count(size.T, 'step')}"
-        hint = "a row without a step has length 0" if bad < 0 else "cut lengths at T, or pad x to the longest row"
-        raise _error(ArgumentError, what, got, f"0 <= lengths <= {size.T}", hint)
+    check_lengths_in_range(like.who, values, size.T, str(like))
 
 
 _HERE = np.empty(0)
@@ -345,10 +376,10 @@ def _check_reset(reset: Any, like: _Like, size: _Size) -> None:
     kind = str(reset.dtype).removeprefix("torch.")
     if kind not in ("bool", "uint8") and not kind.startswith(("float", "bfloat")):
         got, expected = f"reset: {describe(reset)}", f"bool [T, B] = [{size.T}, {size.B}]"
-        raise _error(DtypeError, "reset is not a mask", got, expected, "compare first: reset != 0")
+        raise like.error(DtypeError, "reset is not a mask", got, expected, "compare first: reset != 0")
     if kind != "bool" and not bool(((reset == 0) | (reset == 1)).all()):
         got, hint = f"reset: {describe(reset)}", "compare first: reset > 0.5"
-        raise _error(ArgumentError, "reset holds more than 0 and 1", got, "0 and 1, or bool", hint)
+        raise like.error(ArgumentError, "reset holds more than 0 and 1", got, "0 and 1, or bool", hint)
     if reset.shape != (size.T, size.B):
         hint = "one flag for each step of each row"
         if _swapped(reset.shape, (size.B, size.T), size):
@@ -383,7 +414,7 @@ def _kind(name: str, a: Any, like: _Like) -> OpenLSTMError:
     return like.error(DtypeError, f"{name} is not {article}, as {like.name} is", got, article, hint)
 
 
-def _features(x: Array, expected: int) -> OpenLSTMError:
+def _features(x: Array, expected: int, like: _Like) -> OpenLSTMError:
     T, B, got = x.shape
     if B == expected:
         hint = f"the second axis is {expected}: swap the last two axes"
@@ -392,7 +423,7 @@ def _features(x: Array, expected: int) -> OpenLSTMError:
     else:
         hint = f"weights.w_ih takes {_count(expected, 'feature')}: pass x with as many, or weights for {got}"
     what = f"x has {_count(got, 'feature')}, expected {expected}"
-    return _error(ShapeError, what, f"x: {describe(x)}, [T, B, I]", f"[T, B, {expected}]", hint)
+    return like.error(ShapeError, what, f"x: {describe(x)}, [T, B, I]", f"[T, B, {expected}]", hint)
 
 
 def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:
@@ -403,10 +434,6 @@ def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:
 def _shape(name: str, a: Array, letters: str, expected: tuple[int, ...], like: _Like, hint: str) -> OpenLSTMError:
     what = f"{name} has shape {list(a.shape)}, expected {list(expected)}"
     return like.error(ShapeError, what, f"{name}: {describe(a)}  ({like})", f"{letters} = {list(expected)}", hint)
-
-
-def _error(kind: type[OpenLSTMError], what: str, got: str, expected: str, hint: str) -> OpenLSTMError:
-    return kind(message(WHO, what, got, expected, hint))
 
 
 def _rows(cell: Cell) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm.cells import Cell
-from openlstm.engine import cpu
+from openlstm.call import Call
+from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError, message
-from openlstm.reference import Gradients, State, Weights
+from openlstm.reference import Gradients, Run, Saved, State
 
 BLOCK = 512
 """The tokens of a block, `Tokens` in native/loop/backward.cpp."""
@@ -61,54 +61,42 @@ def check(who: str, every: int, T: int) -> None:
         raise ArgumentError(message(who, what, f"checkpoint={every}, T={T}", f"1 <= checkpoint <= T = {T}", hint))
 
 
-def forward(module: Any, cell: Cell, x: Tensor, weights: Weights, state: State, every: int, **options: Any) -> tuple[Any, ...]:
+def forward(module: Any, call: Call) -> Run:
     """Run a sequence and keep the states with which its stretches begin.
 
     Args:
         module: the backend.
-        options: lengths, reset and the like, as of the backend's `forward`.
+        call: with `checkpoint` steps between two states.
 
     Returns:
-        y [T, B, R], the final state, and the states kept: h [N, B, R] and c [N, B, H].
+        y [T, B, R], the final state, and in `saved` the states kept: h [N, B, R] as `gates` and c [N, B, H].
     """
-    T, B, _ = x.shape
-    y = cpu.empty(x, T, B, state.h.shape[1])
+    T, B, _ = call.x.shape
+    y = cpu.empty(call.x, T, B, call.state.h.shape[1])
     begins: list[State] = []
-    for window in stretches(T, B, every, options["reverse"]):
+    state = call.state
+    for first, last in stretches(T, B, call.checkpoint, call.reverse):
         begins.append(state)
-        state = module.forward(cell, x, weights, state, window=window, out=y[window[0] : window[1]], **options).state
-    return y, state, _stack(begins)
+        part = call._replace(state=state, window=(first, last), save=False)
+        state = module.forward(part, out=y[first:last]).state
+    kept = State(*(None if parts[0] is None else torch.stack(parts) for parts in zip(*begins, strict=True)))
+    return Run(y, state, Saved(y, kept.h, kept.c))
 
 
-def backward(
-    module: Any,
-    cell: Cell,
-    x: Tensor,
-    weights: Weights,
-    begins: State,
-    dy: Tensor | None,
-    dstate: State,
-    every: int,
-    *,
-    input_gradient: bool,
-    **options: Any,
-) -> Gradients:
+def backward(module: Any, call: Call, begins: State, dy: Tensor | None, dstate: State, input_gradient: bool) -> Gradients:
     """The gradients, stretch by stretch from the last, each run again first; `begins` is what `forward` kept."""
+    x = call.x
     T, B, _ = x.shape
     dx = cpu.empty(x, *x.shape) if input_gradient else None
     later: Gradients | None = None
-    for n, (first, last) in reversed(list(enumerate(stretches(T, B, every, options["reverse"])))):
+    for n, (first, last) in reversed(list(enumerate(stretches(T, B, call.checkpoint, call.reverse)))):
         begin = State(*(None if s is None else s[n] for s in begins))
-        more = {"window": (first, last), **options}
-        saved = module.forward(cell, x, weights, begin, save=True, **more).saved
-        later = module.backward(cell, x, weights, begin, saved, dy, dstate, input_gradient=input_gradient, later=later, **more)
+        part = call._replace(state=begin, window=(first, last), save=True)
+        saved = module.forward(part).saved
+        later = module.backward(part, saved, dy, dstate, input_gradient=input_gradient, later=later)
         assert later is not None
         dstate = later.state
         if dx is not None:
             dx[first:last] = later.x
     assert later is not None
     return later._replace(x=dx)
-
-
-def _stack(states: list[State]) -> State:
-    return State(*(None if parts[0] is None else torch.stack(parts) for parts in zip(*states, strict=True)))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from openlstm.engine import cpu, threads, workspace
-from openlstm.engine.support import SUPPORT, default_backend
+from openlstm.engine import native, threads, workspace
+from openlstm.engine.backends.table import SUPPORT, default_backend
 
 
 def config() -> dict[str, Any]:
@@ -21,11 +21,11 @@ def config() -> dict[str, Any]:
         "numpy": np.__version__,
         "torch": getattr(torch, "__version__", None),
         "backend": default_backend(),
-        "backends": [name for name in SUPPORT if name != "cpu" or cpu.available()],
-        "extension": "built" if cpu.available() else f"missing ({cpu.missing_reason()})",
-        "instruction_set": cpu.isa() if cpu.available() else None,
-        "instruction_sets": [name for name in cpu.isas() if name != "wide"],
-        "bfloat16": cpu.bfloat16() if cpu.available() else None,
+        "backends": [name for name in SUPPORT if name != "cpu" or native.available()],
+        "extension": "built" if native.available() else f"missing ({native.missing_reason()})",
+        "instruction_set": native.isa() if native.available() else None,
+        "instruction_sets": [name for name in native.isas() if name != "wide"],
+        "bfloat16": native.bfloat16() if native.available() else None,
         "threads": threads.get_num_threads(),
         "workspace_limit": workspace.get_workspace_limit(),
     }

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from typing import Any
 
 from openlstm import _array as A
 from openlstm._array import Array
+from openlstm.call import Call
 from openlstm.cells import Cell
-from openlstm.engine.check import check_recur
-from openlstm.engine.support import SUPPORT, choose
-from openlstm.errors import ShapeError, describe, message
+from openlstm.engine.backends.table import SUPPORT, choose_for
+from openlstm.engine.check import check_call
 from openlstm.noise import Noise
-from openlstm.reference import Run, Saved, State, Weights
+from openlstm.reference import Run, State, Weights
 from openlstm.weights import expand, fed_back_size, hidden_size
 
 
@@ -63,12 +62,13 @@ def recur(
     >>> recur(LSTM(), np.ones((5, 1, 3), np.float32), w).y.shape
     (5, 1, 2)
     """
-    options: dict[str, Any] = {"reverse": reverse, "save": save, "backend": backend}
+    call = Call(cell, x, weights, state, lengths, reset, reset_state, reverse, noise, None, backend, save)
     with sys.modules["torch"].no_grad() if A.is_torch(x) else nullcontext():
         if getattr(x, "ndim", 3) != 4 or not isinstance(weights, Weights):
-            return _one(cell, x, weights, state, lengths, reset, reset_state, noise, **options)
-        each = _networks(x, weights, state, lengths, reset, reset_state, noise)
-        return _together([_one(cell, *arguments, **options) for arguments in each])
+            return one(call)
+        from openlstm.engine import networks
+
+        return networks.together([one(each) for each in networks.apart(call)])
 
 
 def zero_state(cell: Cell, x: Array, weights: Weights) -> State:
@@ -78,81 +78,18 @@ def zero_state(cell: Cell, x: Array, weights: Weights) -> State:
     return State(h, A.zeros(x, x.shape[1], hidden) if cell.has_cell else None)
 
 
-def _one(
-    cell: Cell,
-    x: Array,
-    weights: Weights,
-    state: State | None,
-    lengths: Any,
-    reset: Any,
-    reset_state: State | None,
-    noise: Noise | None,
-    *,
-    backend: str,
-    reverse: bool,
-    save: bool,
-) -> Run:
-    check_recur(cell, x, weights, state, lengths, reset, reset_state, noise)
-    begin = zero_state(cell, x, weights) if state is None else state
+def one(call: Call) -> Run:
+    """One network, checked."""
+    check_call(call)
+    cell, x, weights, state, _, reset = call[:6]
+    if state is None:
+        state = zero_state(cell, x, weights)
     if reset is not None and "bool" not in str(reset.dtype):
         reset = reset != 0
-    if noise is not None and not (noise.zoneout_h or noise.zoneout_c or noise.candidate or noise.hidden is not None):
-        noise = None
-    more = {} if noise is None else {"noise": noise}
-    asked: dict[str, Any] = {"projection": weights.w_hr is not None, "noise": bool(more), "save": save}
-    run = SUPPORT[choose(backend, cell, x, **asked)].module.forward
-    rows = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "reverse": reverse}
-    out = run(cell.unshared(), x, expand(cell, weights), begin, save=save, **rows, **more)
+    noise = call.noise if call.noisy else None
+    module = SUPPORT[choose_for(call, "recur", call.save)].module
+    weights = expand(cell, weights)
+    out = module.forward(call._replace(cell=cell.unshared(), weights=weights, state=state, reset=reset, noise=noise))
     if x.shape[0]:
         return out
-    return out._replace(state=State(*(None if s is None else _copy(s) for s in out.state)))  # not the caller's own arrays
-
-
-def _networks(
-    x: Array, weights: Weights, state: Any, lengths: Any, reset: Any, reset_state: Any, noise: Any
-) -> list[tuple[Any, ...]]:
-    """The arguments of each network."""
-    N = x.shape[0]
-    groups: dict[str, Any] = {"weights": weights, "state": state, "reset_state": reset_state}
-    for name, group in groups.items():
-        for field, a in {} if group is None else group._asdict().items():
-            if a is not None and (not getattr(a, "ndim", 0) or a.shape[0] != N):
-                raise _no_axis(f"{name}.{field}", a, x)
-    axes = {"lengths": (lengths, 2), "reset": (reset, 3), "noise.hidden": (None if noise is None else noise.hidden, 3)}
-    for name, (a, full) in axes.items():
-        if getattr(a, "ndim", 0) == full and a.shape[0] != N:
-            raise _no_axis(name, a, x)
-
-    def of(a: Any, n: int, full: int | None = None) -> Any:
-        return a if a is None or (full is not None and getattr(a, "ndim", 0) != full) else a[n]
-
-    out = []
-    for n in range(N):
-        own = [None if g is None else type(g)(*(of(a, n) for a in g)) for g in groups.values()]
-        drawn = None if noise is None else noise._replace(seed=noise.seed + n, hidden=of(noise.hidden, n, 3))
-        out.append((x[n], own[0], own[1], of(lengths, n, 2), of(reset, n, 3), own[2], drawn))
-    return out
-
-
-def _together(runs: list[Run]) -> Run:
-    """The results of all networks, each with a leading axis."""
-
-    def stack(parts: list[Any]) -> Any:
-        return None if parts[0] is None else A.stack(parts)
-
-    saved = None
-    if runs[0].saved is not None:
-        saved = Saved(*(stack(list(parts)) for parts in zip(*(run.saved for run in runs if run.saved), strict=True)))
-    states = zip(*(run.state for run in runs), strict=True)
-    return Run(A.stack([run.y for run in runs]), State(*(stack(list(parts)) for parts in states)), saved)
-
-
-def _copy(a: Array) -> Array:
-    return a.clone() if A.is_torch(a) else a.copy()
-
-
-def _no_axis(name: str, a: Any, x: Array) -> ShapeError:
-    N = x.shape[0]
-    got = f"{name}: {describe(a)}, x: {describe(x)}, [N, T, B, I]"
-    hint = "stack the arrays of the networks: numpy.stack or torch.stack; x [T, B, I] is one network"
-    return ShapeError(message("recur", f"{name} has not one entry for each of {N} networks", got, f"[{N}, ...]", hint))
+    return out._replace(state=State(*(None if s is None else A.copy(s) for s in out.state)))  # not the caller's own arrays

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm.cells import Cell
-from openlstm.engine.op import sequence
-from openlstm.engine.operators import INPUTS, Call, How, active, run_backward
+from openlstm.call import Call
+from openlstm.engine.autograd import HALF, step_backward
+from openlstm.engine.run import run
 from openlstm.errors import ArgumentError, message
-from openlstm.noise import Noise
-from openlstm.reference import Gradients, Saved, State, Weights
+from openlstm.noise import active
+from openlstm.reference import Gradients, Saved, State
 from openlstm.weights import expand
 
 CHUNK = 32
@@ -59,194 +59,84 @@ class Back(NamedTuple):
     dstart: State  # the gradient of `start`
 
 
-def scan(
-    cell: Cell,
-    x: Tensor,
-    weights: Weights,
-    state: State,
-    see: Callable[[int, Saved], None],
-    *,
-    chunk: int = CHUNK,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_state: State | None = None,
-    reverse: bool = False,
-    noise: Noise | None = None,
-    backend: str = "auto",
-) -> State:
+def chunks(call: Call, chunk: int = CHUNK) -> Iterator[Chunk]:
     """Run a sequence and show what was saved, chunk by chunk, in the order in which the steps ran.
 
     Args:
-        x: [T, B, I]; the other arguments as in `reference.forward`, torch tensors.
-        see: called with (t0, saved) of x[t0 : t0 + n]; the arrays of `saved` are its own, and are dropped when it returns.
+        call: of torch tensors.
         chunk: steps at a time. With noise that is drawn anew at every step all T run at once.
-
-    Returns:
-        The state after each row's last step.
 
     Raises:
         ArgumentError: for a chunk below one step.
 
     >>> from openlstm.cells import LSTM
+    >>> from openlstm.weights import Weights
     >>> w, begin = Weights(torch.zeros(8, 3), torch.zeros(8, 2)), State(torch.zeros(1, 2), torch.zeros(1, 2))
-    >>> scan(LSTM(), torch.zeros(5, 1, 3), w, begin, lambda t0, saved: print(t0, tuple(saved.h.shape)), chunk=2).c.tolist()
-    0 (2, 1, 2)
-    2 (2, 1, 2)
-    4 (1, 1, 2)
-    [[0.0, 0.0]]
+    >>> [(part.t0, part.t1) for part in chunks(Call(LSTM(), torch.zeros(5, 1, 3), w, begin), chunk=2)]
+    [(0, 2), (2, 4), (4, 5)]
     """
-    given = _Given.of(cell, x, weights, state, lengths, reset, reset_state, reverse, noise, backend, chunk)
-    end = given.state
-    for part in given.forwards():
-        see(part.t0, part.saved)
-        end = part.end
-    return end
+    return _Chunks(call, chunk).forwards()
 
 
-def scan_back(
-    cell: Cell,
-    x: Tensor,
-    weights: Weights,
-    state: State,
-    dy: Dy,
-    dstate: State | None,
-    see: Callable[[int, Tensor, Any, Saved], None],
-    *,
-    chunk: int = CHUNK,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_state: State | None = None,
-    reverse: bool = False,
-    noise: Noise | None = None,
-    backend: str = "auto",
-) -> State:
-    """Run a sequence, then go back through it and show dL/dh_t and dL/dc_t chunk by chunk, the last step that ran first.
+def chunks_again(call: Call, chunk: int = CHUNK) -> Iterator[Chunk]:
+    """As `chunks`, from the last chunk that ran to the first; each but the last runs twice, and one is held at a time."""
+    return _Chunks(call, chunk).again()
+
+
+def chunks_back(call: Call, dy: Dy, dstate: State | None, chunk: int = CHUNK) -> Iterator[Back]:
+    """Run a sequence, then go back through it with dL/dh_t and dL/dc_t, chunk by chunk, the last that ran first.
 
     Args:
         dy: dL/dy [T, B, R] or a function of (t0, t1) that gives its part; None for zero.
         dstate: dL/d(final state), members or all of it None for zero.
-        see: called with (t0, dh [n, B, R], dc [n, B, H] or None, saved) of x[t0 : t0 + n].
-
-    The rest as in `scan`.
-
-    Returns:
-        The gradient of the state with which the sequence began.
     """
-    given = _Given.of(cell, x, weights, state, lengths, reset, reset_state, reverse, noise, backend, chunk)
-    first = State(torch.zeros_like(given.state.h), None if given.state.c is None else torch.zeros_like(given.state.c))
-    for part in given.backwards(dy, dstate):
-        see(part.t0, part.dh, part.dc, part.saved)
-        first = part.dstart
-    return first
+    return _Chunks(call, chunk).backwards(dy, dstate)
 
 
-def chunks(
-    cell: Cell, x: Tensor, weights: Weights, state: State, *, chunk: int = CHUNK, backend: str = "auto", **options: Any
-) -> Iterator[Chunk]:
-    """As `scan`, an iterator over `Chunk`."""
-    return _Given.keyed(cell, x, weights, state, backend, chunk, options).forwards()
+class _Chunks:
+    """A call in the types in which it runs, and where it is cut."""
 
-
-def chunks_again(
-    cell: Cell, x: Tensor, weights: Weights, state: State, *, chunk: int = CHUNK, backend: str = "auto", **options: Any
-) -> Iterator[Chunk]:
-    """As `chunks`, from the last chunk that ran to the first; each but the last runs twice, and one is held at a time."""
-    return _Given.keyed(cell, x, weights, state, backend, chunk, options).again()
-
-
-def chunks_back(
-    cell: Cell,
-    x: Tensor,
-    weights: Weights,
-    state: State,
-    dy: Dy,
-    dstate: State | None,
-    *,
-    chunk: int = CHUNK,
-    backend: str = "auto",
-    **options: Any,
-) -> Iterator[Back]:
-    """As `scan_back`, an iterator over `Back`."""
-    return _Given.keyed(cell, x, weights, state, backend, chunk, options).backwards(dy, dstate)
-
-
-class _Given(NamedTuple):
-    """One layer in one direction with everything that it runs on, and where it is cut."""
-
-    cell: Cell
-    x: Tensor
-    weights: Weights
-    state: State
-    lengths: Tensor | None
-    reset: Tensor | None
-    reset_state: State | None
-    reverse: bool
-    noise: Noise | None
-    backend: str
-    chunk: int
-
-    @staticmethod
-    def of(
-        cell: Cell,
-        x: Tensor,
-        weights: Weights,
-        state: State,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-        reset_state: State | None,
-        reverse: bool,
-        noise: Noise | None,
-        backend: str,
-        chunk: int,
-    ) -> _Given:
+    def __init__(self, call: Call, chunk: int) -> None:
         if chunk < 1:
             raise ArgumentError(message("scan", "a chunk has at least one step", f"chunk={chunk}", "chunk >= 1", "use 32"))
-        noise = active(noise)
+        noise = active(call.noise)
         if noise is not None and noise.training and (noise.zoneout_h or noise.zoneout_c or noise.candidate):
-            chunk = max(len(x), 1)  # masks are drawn by the number of the step within a call
-        if noise is not None and noise.hidden is not None:
-            noise = noise._replace(hidden=_plain(noise.hidden))
-        weights = Weights(*(_plain(w) for w in expand(cell, weights)))
-        state = State(*(_plain(s) for s in state))
-        reset_state = None if reset_state is None else State(*(_plain(s) for s in reset_state))
-        backend = "reference" if not cell.kernel or backend == "cuda" else backend  # whoever opens the box
-        return _Given(cell.unshared(), _plain(x), weights, state, lengths, reset, reset_state, reverse, noise, backend, chunk)
-
-    @staticmethod
-    def keyed(
-        cell: Cell, x: Tensor, weights: Weights, state: State, backend: str, chunk: int, options: dict[str, Any]
-    ) -> _Given:
-        rest: dict[str, Any] = {"lengths": None, "reset": None, "reset_state": None, "reverse": False, "noise": None}
-        return _Given.of(cell, x, weights, state, **{**rest, **options}, backend=backend, chunk=chunk)
+            chunk = max(len(call.x), 1)  # masks are drawn by the number of the step within a call
+        backend = "reference" if not call.cell.kernel or call.backend == "cuda" else call.backend  # it keeps every step
+        call = call._replace(cell=call.cell.unshared(), weights=expand(call.cell, call.weights), noise=noise, backend=backend)
+        self.call = call._replace(autocast=False, save=True, checkpoint=0, edits=()).each(_detached)
+        self.chunk = chunk
 
     def borders(self) -> list[tuple[int, int]]:
         """(t0, t1) of every chunk in the order in which they run."""
-        T = len(self.x)
+        T = len(self.call.x)
         found = [(t, min(t + self.chunk, T)) for t in range(0, T, self.chunk)]
-        return found[::-1] if self.reverse else found
+        return found[::-1] if self.call.reverse else found
 
-    def options(self, t0: int, t1: int) -> dict[str, Any]:
-        """Lengths, resets and the rest as steps t0 .. t1-1 alone see them."""
-        fresh = self.reset_state
+    def part(self, t0: int, t1: int, start: State) -> Call:
+        """Steps t0 .. t1-1 as a call of their own."""
+        call, fresh = self.call, self.call.reset_state
         if fresh is not None and fresh.h.dim() == 3:
             fresh = State(*(None if s is None else s[t0:t1] for s in fresh))
-        return {
-            "lengths": None if self.lengths is None else (self.lengths - t0).clamp(0, t1 - t0),
-            "reset": None if self.reset is None else self.reset[t0:t1],
-            "reset_state": fresh,
-            "reverse": self.reverse,
-        }
+        return call._replace(
+            x=call.x[t0:t1],
+            state=start,
+            lengths=None if call.lengths is None else (call.lengths - t0).clamp(0, t1 - t0),
+            reset=None if call.reset is None else call.reset[t0:t1],
+            reset_state=fresh,
+        )
 
     def cut(self, t1: int) -> Tensor | None:
         """Where a reset lies on the border at which a reverse chunk begins [B, 1]: between t1-1 and t1, in neither chunk."""
-        if not self.reverse or self.reset is None or t1 >= len(self.x):
+        call = self.call
+        if not call.reverse or call.reset is None or t1 >= len(call.x):
             return None
-        here = self.reset[t1] if self.lengths is None else self.reset[t1] & (t1 < self.lengths)
+        here = call.reset[t1] if call.lengths is None else call.reset[t1] & (t1 < call.lengths)
         return here[:, None]
 
     def enter(self, t1: int, state: State) -> State:
         """The state with which the chunk that ends before t1 begins."""
-        cut, fresh = self.cut(t1), self.reset_state
+        cut, fresh = self.cut(t1), self.call.reset_state
         if cut is None:
             return state
         if fresh is None:
@@ -261,14 +151,12 @@ class _Given(NamedTuple):
 
     def run(self, t0: int, t1: int, start: State, save: bool = True) -> Chunk:
         """Steps t0 .. t1-1."""
-        options = {"backend": self.backend, "save": save, "noise": self.noise, **self.options(t0, t1)}
         with torch.no_grad():  # autocast would give y in another type than what is saved
-            r = sequence(self.cell, self.x[t0:t1], self.weights, start, autocast=False, **options)
-        saved = Saved(r.y, r.gates if self.cell.saved else None, r.c if self.cell.has_cell else None, r.m)
-        return Chunk(t0, start, saved, State(r.h_n, r.c_n if self.cell.has_cell else None))
+            done = run(self.part(t0, t1, start)._replace(save=save))
+        return Chunk(t0, start, Saved(done.y) if done.saved is None else done.saved, done.state)
 
     def forwards(self) -> Iterator[Chunk]:
-        state = self.state
+        state = self.call.state
         for t0, t1 in self.borders():
             part = self.run(t0, t1, self.enter(t1, state))
             yield part
@@ -276,7 +164,7 @@ class _Given(NamedTuple):
 
     def again(self) -> Iterator[Chunk]:
         """The chunks from the last to the first: run through once for the states at their borders, then one by one again."""
-        borders, starts, state = self.borders(), [], self.state
+        borders, starts, state = self.borders(), [], self.call.state
         last = None
         for k, (t0, t1) in enumerate(borders):
             starts.append(self.enter(t1, state))
@@ -288,7 +176,7 @@ class _Given(NamedTuple):
             yield part
 
     def backwards(self, dy: Dy, dstate: State | None) -> Iterator[Back]:
-        flow = State(*(None if s is None else torch.zeros_like(s) for s in self.state))
+        flow = State(*(None if s is None else torch.zeros_like(s) for s in self.call.state))
         if dstate is not None:
             flow = State(*(z if d is None or z is None else d.detach().to(z.dtype) for z, d in zip(flow, dstate, strict=True)))
         for part in self.again():
@@ -300,24 +188,11 @@ class _Given(NamedTuple):
 
     def back(self, part: Chunk, dy: Tensor | None, flow: State) -> Gradients:
         """The gradients of one chunk, given those of what it hands on."""
-        noise = self.noise
-        hidden, seed = (None, None) if noise is None else (noise.hidden, torch.as_tensor(noise.seed))
-        options = self.options(part.t0, part.t1)
-        fresh = options["reset_state"]
-        if fresh is not None and fresh.h.dim() == 3:  # nothing flows across a reset, whatever it led to
-            fresh = None
-        tensors: list[Any] = [self.x[part.t0 : part.t1], *self.weights, *part.start, options["lengths"], options["reset"]]
-        tensors += [*(fresh or (None, None)), hidden, seed]
-        tensors += [part.saved.h, part.saved.gates, part.saved.c, part.saved.m]
-        tensors += [None if dy is None else dy.detach().to(self.x.dtype), *flow]
-        call = Call.of(tensors[:INPUTS], How.of(self.cell, self.reverse, noise, self.backend), self.cell)
-        with torch.no_grad():
-            return run_backward(call, tensors[INPUTS:], self.backend, False, steps=True)
+        call = self.part(part.t0, part.t1, part.start)
+        return step_backward(call, part.saved, None if dy is None else dy.detach().to(call.x.dtype), flow)
 
 
-def _plain(a: Any) -> Any:
-    """A tensor without its graph, in a type that the engine runs."""
-    if a is None:
-        return None
+def _detached(a: Tensor) -> Tensor:
+    """Without its graph, in a type that the engine runs."""
     a = a.detach()
-    return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
+    return a.float() if a.dtype in HALF else a

@@ -15,11 +15,11 @@ import numpy as np
 
 from openlstm import reference
 from openlstm.cells import Cell
-from openlstm.engine import cpu, threads
+from openlstm.engine import native, threads
+from openlstm.engine.backends.table import choose
 from openlstm.engine.check import check_layers
-from openlstm.engine.support import choose
 from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe, message
-from openlstm.reference import State, Weights, _plain
+from openlstm.reference import State, Weights, unshared
 from openlstm.weights import fed_back_size, hidden_size
 
 WHO = "Stepper"
@@ -67,7 +67,7 @@ class Stepper:
     def __init__(self, layer: Any, batch: int = 1, *, backend: str = "auto") -> None:
         cell, stack = _read(layer)
         check_layers(WHO, cell, stack)
-        self._stack = [Weights(*(None if a is None else _numpy(a) for a in _plain(cell, w)[1])) for w in stack]
+        self._stack = [Weights(*(None if a is None else _numpy(a) for a in unshared(cell, w)[1])) for w in stack]
         self._cell: Cell = cell.unshared()
         self._batch = _whole(batch)
         first = self._stack[0]
@@ -147,7 +147,7 @@ class Stepper:
             given = {**w._asdict(), "h0": self._h[n], "c0": None if self._c is None else self._c[n]}
             layers.append(call | {name: a.ctypes.data for name, a in given.items() if a is not None})
         kept = ((self._h, self._c), self._y, self._y.ctypes.data, self._fit)
-        return cpu.stepper(self._cell.kernel, str(self._dtype), layers, *kept)
+        return native.stepper(self._cell.kernel, str(self._dtype), layers, *kept)
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openlstm.engine import cpu
+from openlstm.engine import native
 from openlstm.errors import ArgumentError, message
 
 
@@ -22,15 +22,15 @@ def set_workspace_limit(limit: int) -> None:
         raise ArgumentError(
             message("set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB")
         )
-    if cpu.available():
-        cpu._native.set_workspace_limit(limit)
+    if native.available():
+        native.library.set_workspace_limit(limit)
 
 
 def get_workspace_limit() -> int:
     """The most bytes of freed memory that are kept."""
-    return cpu._native.workspace_limit() if cpu.available() else 0
+    return native.library.workspace_limit() if native.available() else 0
 
 
 def workspace_bytes() -> int:
     """The bytes of freed memory that are kept at this moment."""
-    return cpu._native.workspace_bytes() if cpu.available() else 0
+    return native.library.workspace_bytes() if native.available() else 0

@@ -12,8 +12,9 @@ what a layer puts out and feeds back, after a projection. A state that is carrie
 an edit.
 
 The layer runs on the readable reference meanwhile, and the change is put between the operations of the cell's own `forward`
-(`edited.py`), so that no equation is written twice and a cell of your own can be edited too. All that is borrowed is an
-attribute of the layer, which is taken away at the end. Layers of torch.nn run as ours, on their own parameters.
+(`engine/edits.py`), so that no equation is written twice and a cell of your own can be edited too. The edits are an attribute
+of the layer, which puts them into its calls; it is taken away at the end. Layers of torch.nn run as ours, on their own
+parameters.
 
 Source: the idea of run, edit and run again by flat names is that of TransformerLens and nnsight.
 """
@@ -21,22 +22,17 @@ Source: the idea of run, edit and run again by flat names is that of Transformer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from openlstm.cells import Cell, State
-from openlstm.engine.op import Ran, Result, sequence
+from openlstm.engine.edits import Edit
 from openlstm.errors import ArgumentError, DtypeError, message
-from openlstm.insight.edited import Change, run_edited
 from openlstm.nn import models
-from openlstm.nn.form import Arguments
 from openlstm.nn.models import Twin
 from openlstm.nn.recurrent import Recurrent
-from openlstm.reference import Weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -78,8 +74,8 @@ def edit(
     """
     _module(model)
     layer, place, array, size = _find(model, name)
-    change = Change(name, place, array, *_operation(name, clamp, scale, freeze, ablate), _units(name, units, size))
-    if not isinstance(layer, Recurrent) and _installed(layer) is None:
+    change = Edit(name, place, array, *_operation(name, clamp, scale, freeze, ablate), _units(name, units, size))
+    if _layer(layer) is None:
         models.expect_plain("edit", name, layer)
     return _changed(model, layer, change)
 
@@ -98,105 +94,36 @@ def names(model: nn.Module) -> tuple[str, ...]:
 
 def edits(model: nn.Module) -> tuple[str, ...]:
     """The names that are changed now, in the order in which they were entered; () outside every `edit`."""
-    found = [_installed(layer) for _, layer in models.layers(model)]
-    return tuple(c.name for c in dict.fromkeys(change for run in found if run is not None for change in run.changes))
+    found = [_layer(layer) for _, layer in models.layers(model)]
+    return tuple(e.name for e in dict.fromkeys(edit for layer in found if layer is not None for edit in layer._edits))
 
 
 @contextmanager
-def _changed(model: M, layer: nn.Module, change: Change) -> Iterator[M]:
-    run = _installed(layer) or _install(layer)
-    run.changes.append(change)
+def _changed(model: M, layer: nn.Module, change: Edit) -> Iterator[M]:
+    ours = _layer(layer)
+    if ours is None:
+        twin = vars(layer)["forward"] = Twin(layer)
+        layer._buffers[_MARK] = None
+        ours = twin.twin
+    vars(ours)["_edits"] = (*ours._edits, change)
     try:
         yield model
     finally:
-        run.changes.remove(change)
-        if not run.changes:
-            vars(layer).pop(_slot(layer), None)
-            layer._buffers.pop(_MARK, None)
+        left = tuple(edit for edit in ours._edits if edit is not change)
+        vars(ours)["_edits"] = left
+        if not left:
+            del vars(ours)["_edits"]
+            if ours is not layer:
+                vars(layer).pop("forward", None)
+                layer._buffers.pop(_MARK, None)
 
 
-class _Layers:
-    """What stands in for `layer.layers` while there are edits; a copy or a pickle of the layer takes it along whole."""
-
-    def __init__(self, layer: Recurrent) -> None:
-        self.layer = layer
-        self.changes: list[Change] = []
-
-    def __call__(
-        self,
-        given: Arguments,
-        *,
-        save: bool = False,
-        packed: Tensor | None = None,
-        run: Callable[..., Result] = sequence,
-    ) -> tuple[Tensor, State, list[Ran]]:
-        if torch.compiler.is_compiling():  # a graph cannot count operations: it breaks here
-            eager: Any = torch.compiler.disable(self._layers)
-            return eager(given, save, packed, run)
-        return self._layers(given, save, packed, run)
-
-    def _layers(
-        self, given: Arguments, save: bool, packed: Tensor | None, run: Callable[..., Result]
-    ) -> tuple[Tensor, State, list[Ran]]:
-        by_place = [self._of(k) for k in range(self.layer.num_layers * self.layer.num_directions)]
-        coming = iter(by_place)
-
-        def each(cell: Cell, *args: Any, **options: Any) -> Result:
-            changes = next(coming)
-            return run_edited(cell, changes, *args, **options) if changes else run(cell, *args, **options)
-
-        y, state, ran = type(self.layer).layers(self.layer, given, save=save, packed=packed, run=each)
-        both = zip(ran, by_place, strict=True)
-        return y, state, [r._replace(weights=_Closed(*r.weights)) if changes else r for r, changes in both]
-
-    def _of(self, place: int) -> dict[str, list[Change]]:
-        """The changes of one layer and direction by short name."""
-        found: dict[str, list[Change]] = {}
-        for change in self.changes:
-            if change.place == place:
-                found.setdefault(change.array, []).append(change)
-        return found
-
-
-class _Forward(Twin):
-    """What stands in for `forward` of a layer of torch.nn while there are edits."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__(layer)
-        self.run = _Layers(self.twin)
-        vars(self.twin)["layers"] = self.run
-
-    @property
-    def changes(self) -> list[Change]:
-        return self.run.changes
-
-
-class _Closed(Weights):
-    """The weights that an edited run hands on: nobody may take what they say for what the layer does."""
-
-    def __iter__(self) -> Any:
-        what = "an edited layer does not do what its weights say"
-        got, expected = "gradients for every step, or a look into the layer, inside an edit", "the layer as it is"
-        hint = "ask after the edit; a trace without a loss, the model itself and torch.autograd show what is edited"
-        raise ArgumentError(message("edit", what, got, expected, hint))
-
-
-def _installed(layer: nn.Module) -> Any:
-    """What holds the edits of a layer, None if there are none."""
-    found = vars(layer).get(_slot(layer))
-    return found if isinstance(found, (_Layers, _Forward)) else None
-
-
-def _install(layer: nn.Module) -> Any:
-    run = _Layers(layer) if isinstance(layer, Recurrent) else _Forward(layer)
-    vars(layer)[_slot(layer)] = run
-    if isinstance(run, _Forward):
-        layer._buffers[_MARK] = None
-    return run
-
-
-def _slot(layer: nn.Module) -> str:
-    return "layers" if isinstance(layer, Recurrent) else "forward"
+def _layer(layer: nn.Module) -> Any:
+    """The layer that runs: one of torch.nn as ours, while it is edited; None where there is none yet."""
+    if isinstance(layer, Recurrent):
+        return layer
+    found = vars(layer).get("forward")
+    return found.twin if isinstance(found, Twin) else None
 
 
 _MARK = "edited"

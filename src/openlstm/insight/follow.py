@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from openlstm.engine.operators import plain_types
+from openlstm.engine.execute import plain_types
 from openlstm.errors import describe
 from openlstm.insight.flip import Flip, compared, differs
 from openlstm.insight.look import Place, _arguments, _Deaf, _untouched

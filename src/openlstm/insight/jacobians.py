@@ -21,11 +21,11 @@ import numpy as np
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Around, Cell, Flow
-from openlstm.engine.operators import active, plain_types
+from openlstm.engine.execute import plain_types
 from openlstm.errors import ArgumentError, message
 from openlstm.insight.look import Place
-from openlstm.noise import ZONEOUT_C, ZONEOUT_H, hidden_mask, zoneout_backward
-from openlstm.reference import Saved, State, Weights, _plain, take, unsum
+from openlstm.noise import ZONEOUT_C, ZONEOUT_H, active, hidden_mask, zoneout_backward
+from openlstm.reference import Saved, State, Weights, full_step, unshared, unsum
 
 
 def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> np.ndarray:
@@ -54,7 +54,7 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     [0.5, 0.5, 0.5]
     """
     _check(cell, weights)
-    cell, weights, H = _plain(cell, Weights(*(None if w is None else _numpy(w) for w in weights)))
+    cell, weights, H = unshared(cell, Weights(*(None if w is None else _numpy(w) for w in weights)))
     h = _numpy(saved.h)
     T, B, R = h.shape
     gates = A.split(_numpy(saved.gates), len(cell.saved)) if cell.saved else ()  # each [T, B, H]
@@ -111,7 +111,7 @@ class Turn(NamedTuple):
         What a pass does not keep (the cell's own h' and c' under zoneout, the sums of a cell that derives itself by autograd)
         is computed again from the states between the steps.
         """
-        cell, w, _ = _plain(place.cell, Weights(*(_plain_type(a) for a in place.weights)))
+        cell, w, _ = unshared(place.cell, Weights(*(_plain_type(a) for a in place.weights)))
         before, noise = place.before(t0, start, saved), active(place.noise)
         gates = A.split(saved.gates, len(cell.saved)) if cell.saved else ()
         c, h, z, mask = saved.c, saved.h if saved.m is None else saved.m, None, None
@@ -120,7 +120,7 @@ class Turn(NamedTuple):
             if noise is not None:
                 noise = noise._replace(seed=int(noise.seed))
             taken = [
-                take(cell, x[k], State(before.h[k], None if before.c is None else before.c[k]), w, noise, t0 + k)
+                full_step(cell, x[k], State(before.h[k], None if before.c is None else before.c[k]), w, noise, t0 + k)
                 for k in range(len(x))
             ]
             h, z = (A.stack([getattr(step, name) for step in taken]) for name in ("h", "z"))

@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from openlstm import cells
+from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import scan
-from openlstm.engine.op import Ran
-from openlstm.engine.operators import plain_types
+from openlstm.engine.backends.table import brief
+from openlstm.engine.edits import refuse_edits
+from openlstm.engine.execute import plain_types
 from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
-from openlstm.engine.support import brief
 from openlstm.errors import ArgumentError, DtypeError, describe, message
 from openlstm.nn.batch import RECURRENT, Loss, called, expect_taken, formed, mapped
-from openlstm.nn.form import Arguments, Form
-from openlstm.nn.recurrent import Recurrent
+from openlstm.nn.form import Form, Inputs
+from openlstm.nn.recurrent import Pass, Recurrent
 from openlstm.nn.replace import from_torch
 from openlstm.noise import Noise
 from openlstm.reference import Saved, State, Weights
@@ -141,20 +142,21 @@ class Place:
 
     def forwards(self, chunk: int = CHUNK) -> Iterator[Chunk]:
         """The forward pass in chunks of time (`engine.scan.chunks`)."""
-        return scan.chunks(self.cell, self.x, self.weights, self.state, chunk=chunk, backend=self.backend, **self._rows())
+        return scan.chunks(self.call, chunk)
 
     def again(self, chunk: int = CHUNK) -> Iterator[Chunk]:
         """The same chunks, the last that ran first (`engine.scan.chunks_again`)."""
-        return scan.chunks_again(self.cell, self.x, self.weights, self.state, chunk=chunk, backend=self.backend, **self._rows())
+        return scan.chunks_again(self.call, chunk)
 
     def backwards(self, dy: Dy, dstate: State | None, chunk: int = CHUNK) -> Iterator[Back]:
         """The way back in chunks of time (`engine.scan.chunks_back`)."""
-        options = {"chunk": chunk, "backend": self.backend, **self._rows()}
-        return scan.chunks_back(self.cell, self.x, self.weights, self.state, dy, dstate, **options)
+        return scan.chunks_back(self.call, dy, dstate, chunk)
 
-    def _rows(self) -> dict[str, Any]:
-        names = ("lengths", "reset", "reset_state", "reverse", "noise")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def call(self) -> Call:
+        """The call."""
+        kept = {name: getattr(self, name) for name in ("lengths", "reset", "reset_state", "reverse", "noise", "backend")}
+        return Call(self.cell, self.x, self.weights, self.state, **kept)
 
     def ends(self) -> Tensor:
         """How many real steps each row has, int64 [B]."""
@@ -466,7 +468,7 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
         if call.random is not None:
             torch.set_rng_state(call.random)
         given = given._replace(x=given.x.detach().requires_grad_(inner))
-        y, state, ran = layer.layers(given)
+        y, state, ran = layer.run_layers(given)
     flows: list[tuple[Any, Any, Any]] = [(None, None, None)] * len(ran)
     if with_loss:
         dy, dh, dc = (
@@ -476,12 +478,12 @@ def places_of(path: str, call: Heard, calls: int, with_loss: bool) -> list[tuple
             flows = _inner(ran, [(y, dy), (state.h, dh), (state.c, dc)])
         else:
             flows = [(dy, None if dh is None else dh[0], None if dc is None else dc[0])]
-            if dy is not None and dy.shape[-1] != ran[0].result.y.shape[-1]:  # FGR: y is the first of what is fed back
-                flows[0] = (nn.functional.pad(dy, (0, ran[0].result.y.shape[-1] - dy.shape[-1])), *flows[0][1:])
+            if dy is not None and dy.shape[-1] != ran[0].run.y.shape[-1]:  # FGR: y is the first of what is fed back
+                flows[0] = (nn.functional.pad(dy, (0, ran[0].run.y.shape[-1] - dy.shape[-1])), *flows[0][1:])
     places = [
         _place(path, k, r, flow, layer, given, calls, with_loss) for k, (r, flow) in enumerate(zip(ran, flows, strict=True))
     ]
-    sound = [all(bool(t.isfinite().all()) for t in r.result[:3] if t is not None) for r in ran]
+    sound = [all(bool(t.isfinite().all()) for t in (r.run.y, *r.run.state) if t is not None) for r in ran]
     return list(zip(places, sound, strict=True))
 
 
@@ -579,16 +581,17 @@ def _names(path: str, module: Any) -> list[str]:
 
 
 def _place(
-    path: str, k: int, r: Ran, flow: tuple[Any, Any, Any], layer: Recurrent, given: Arguments, calls: int, with_loss: bool
+    path: str, k: int, r: Pass, flow: tuple[Any, Any, Any], layer: Recurrent, given: Inputs, calls: int, with_loss: bool
 ) -> Place:
     index, reverse = divmod(k, layer.num_directions)
+    call, end = r.call, r.run.state
+    refuse_edits(call)
     dy, dh, dc = flow
     dstate = None
     if with_loss:
-        c = r.result.c_n if layer.cell.has_cell else None
         dstate = State(
-            torch.zeros_like(r.result.h_n).detach() if dh is None else dh.detach(),
-            None if c is None else torch.zeros_like(c).detach() if dc is None else dc.detach(),
+            torch.zeros_like(end.h).detach() if dh is None else dh.detach(),
+            None if end.c is None else torch.zeros_like(end.c).detach() if dc is None else dc.detach(),
         )
     return Place(
         name=_names(path, layer)[k],
@@ -596,17 +599,17 @@ def _place(
         index=index,
         reverse=bool(reverse),
         cell=layer.cell,
-        weights=Weights(*(_free(w) for w in r.weights)),
-        x=_free(r.x),
-        state=State(*(_free(s) for s in r.state)),
+        weights=Weights(*(_free(w) for w in call.weights)),
+        x=_free(call.x),
+        state=State(*(_free(s) for s in call.state)),
         lengths=given.lengths,
         reset=given.reset,
         dy=None if dy is None else _free(dy),
         dstate=None if dstate is None else State(*(_free(s) for s in dstate)),
         backend=layer.backend,
         module=layer,
-        reset_state=None if r.reset_state is None else State(*(_free(s) for s in r.reset_state)),
-        noise=r.noise,
+        reset_state=None if call.reset_state is None else State(*(_free(s) for s in call.reset_state)),
+        noise=call.noise,
         calls=calls,
     )
 
@@ -619,16 +622,16 @@ def _free(a: Any) -> Any:
     return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
 
 
-def _inner(ran: list[Ran], outer: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Any]]:
+def _inner(ran: list[Pass], outer: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Any]]:
     """The gradients at what every layer and direction handed on, from those at the outputs of the module."""
-    ends = [t for r in ran for t in r.result[:3] if t is not None]
+    ends = [t for r in ran for t in (r.run.y, *r.run.state) if t is not None]
     roots = [(out, g.to(out.dtype)) for out, g in outer if out is not None and g is not None and out.requires_grad]
     if not roots:
         return [(None, None, None)] * len(ran)
     needed = [t for t in ends if t.requires_grad]
     found = torch.autograd.grad([out for out, _ in roots], needed, [g for _, g in roots], allow_unused=True)
     by_id = {id(t): g for t, g in zip(needed, found, strict=True)}
-    return [tuple(None if t is None else by_id.get(id(t)) for t in r.result[:3]) for r in ran]  # type: ignore[misc]
+    return [tuple(None if t is None else by_id.get(id(t)) for t in (r.run.y, *r.run.state)) for r in ran]  # type: ignore[misc]
 
 
 def _differentiate(value: Any, calls: list[Heard]) -> None:
@@ -661,7 +664,7 @@ def _arguments(model: nn.Module, data: Any, loss: Loss | None) -> tuple[tuple[An
     return tuple(data[:1] if isinstance(model, RECURRENT) and loss is None else data), {}
 
 
-def _enter(layer: Recurrent, given: dict[str, Any]) -> tuple[Arguments, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _enter(layer: Recurrent, given: dict[str, Any]) -> tuple[Inputs, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """The arguments of a call in the one form, and what brings a gradient of y and of a state into it."""
     x, hx = given["input"], given.get("hx")
     lengths, reset, fresh = (given.get(name) for name in ("lengths", "reset", "reset_state"))

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm.engine.operators import plain_types
+from openlstm.engine.execute import plain_types
 from openlstm.errors import ArgumentError, message
 from openlstm.insight import needed as needs
 from openlstm.insight.flip import Flip, flip
@@ -46,7 +46,7 @@ from openlstm.insight.needed import Needed
 from openlstm.insight.reach import reach
 from openlstm.insight.words import plain
 from openlstm.nn.batch import RECURRENT, Loss, formed, mapped
-from openlstm.nn.form import Arguments
+from openlstm.nn.form import Inputs
 from openlstm.reference import State
 
 ROWS = 64  # most sequences of a look
@@ -412,7 +412,7 @@ def final_state(places: Sequence[Place], x: Tensor) -> Tensor:
     own = next(module.parameters()).dtype  # of a module in half precision too, whose places are kept in float32
     begin = State(torch.stack(h).to(own), torch.stack(c).to(own) if c else None)
     with torch.no_grad(), plain_types(x):  # a flip of 1e-5 is less than bfloat16 can tell
-        return module.layers(Arguments(x.to(own), begin, None, places[0].reset, None))[1].h[-D].to(x.dtype)
+        return module.run_layers(Inputs(x.to(own), begin, None, places[0].reset, None))[1].h[-D].to(x.dtype)
 
 
 def _needed(places: Sequence[Place], target: Any, lag: int | None) -> Needed | None:

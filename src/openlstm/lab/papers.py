@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import openlstm
-from openlstm.engine import cpu
+from openlstm.engine import native
 from openlstm.insight.verdict import THRESHOLDS, verdict
 from openlstm.nn import LSTM
 
@@ -269,7 +269,7 @@ def _document(title: str, claims: Sequence[Claim], known: dict[str, dict[int, Tr
 
 
 def _made_with() -> dict[str, str]:
-    isa = cpu.isa() if cpu.available() else "reference"
+    isa = native.isa() if native.available() else "reference"
     return {"openlstm": openlstm.__version__, "torch": torch.__version__.split("+")[0], "instruction_set": isa, "threads": "1"}
 
 

@@ -11,9 +11,9 @@ from openlstm.nn import init as init
 from openlstm.nn.cell import GRUCell as GRUCell
 from openlstm.nn.cell import LSTMCell as LSTMCell
 from openlstm.nn.cell import RNNCell as RNNCell
-from openlstm.nn.recurrent import GRU as GRU
-from openlstm.nn.recurrent import LSTM as LSTM
-from openlstm.nn.recurrent import RNN as RNN
+from openlstm.nn.layers import GRU as GRU
+from openlstm.nn.layers import LSTM as LSTM
+from openlstm.nn.layers import RNN as RNN
 from openlstm.nn.replace import from_torch as from_torch
 from openlstm.nn.replace import replace as replace
 from openlstm.nn.replace import to_torch as to_torch

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import cells, weights
-from openlstm.engine.op import runs_as, step
-from openlstm.engine.support import choose
+from openlstm.call import Call
+from openlstm.engine.backends.table import choose
+from openlstm.engine.run import run, runs_as, straight
 from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
@@ -61,6 +62,12 @@ class OneStep(nn.Module):
             return Weights(p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"])
         except KeyError:  # a parametrised weight is an attribute and no parameter; attributes cost a microsecond more
             return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+    def _step(self, x: Tensor, w: Weights, state: State) -> State:
+        """One step of x [B, I], in the type that x has; without a gradient straight to the kernel."""
+        call = Call(self.cell, x, w, state, backend=self.backend, autocast=False)
+        done = straight(call, type(self).__name__) or run(call._replace(x=x.unsqueeze(0)))
+        return done.state
 
     def _input(self, x: Any, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """x, checked, and the shape of a state; what fits at once is let through at once."""
@@ -151,9 +158,9 @@ class LSTMCell(OneStep):
         else:
             h, c = self._member("h", hx[0], x, shape), self._member("c", hx[1], x, shape)
         if x.dim() == 1:
-            new = step(self.cell, x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)), self.backend)
+            new = self._step(x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)))
             return new.h[0], new.c[0]  # type: ignore[index]
-        new = step(self.cell, x, w, State(h, c), self.backend)
+        new = self._step(x, w, State(h, c))
         return new.h, new.c
 
 
@@ -167,7 +174,7 @@ class _WithoutCell(OneStep):
         h = x.new_zeros(shape) if hx is None else self._member("h", hx, x, shape)
         alone = x.dim() == 1
         state = State(h.unsqueeze(0) if alone else h)
-        new = step(self.cell, x.unsqueeze(0) if alone else x, w, state, self.backend, type(self).__name__)
+        new = self._step(x.unsqueeze(0) if alone else x, w, state)
         return new.h[0] if alone else new.h
 
 

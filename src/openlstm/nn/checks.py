@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from openlstm.cells import Cell
-from openlstm.engine.support import brief
+from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError, DtypeError, describe, message
 
 

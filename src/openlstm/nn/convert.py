@@ -24,7 +24,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """What torch.nn's layers and cells are made with, but for device and dtype."""
 
-_HOMES = ("torch.nn.modules.rnn", "openlstm.nn.recurrent", "openlstm.nn.cell")
+_HOMES = ("torch.nn.modules.rnn", "openlstm.nn.layers", "openlstm.nn.cell")
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

@@ -1,6 +1,6 @@
 """Every input form of a layer brought to one, and one error in the house form for what does not fit.
 
-Nothing here reads values (that would break a compiled graph); checks of values live in `engine/op.py`.
+Nothing here reads values (that would break a compiled graph); checks of values live in `engine/check.py`.
 
 Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), L layers,
 D directions, N sequences.
@@ -18,7 +18,7 @@ from openlstm.nn.checks import same_as_weights, same_as_x, tensor
 from openlstm.reference import State
 
 
-class Arguments(NamedTuple):
+class Inputs(NamedTuple):
     """The arguments of a call in the one form that layers run."""
 
     x: Tensor  # [T, B, I]
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         """The axes of x."""
         return "[T, I]" if not self.batched else "[B, T, I]" if self.batch_first else "[T, B, I]"
 
-    def enter(self, layer: Any, x: Tensor, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> Arguments:
+    def enter(self, layer: Any, x: Tensor, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> Inputs:
         """The arguments of a call, all checked.
 
         Raises:
@@ -62,7 +62,7 @@ class Form(NamedTuple):
         x = same_as_weights(who, x, layer.weight_ih_l0)
         known = _Known(who, self, x)
         _together(who, reset, reset_state)
-        return Arguments(
+        return Inputs(
             x.unsqueeze(1) if not self.batched else x.transpose(0, 1) if self.batch_first else x,
             None if hx is None else known.state(layer, "hx", hx),
             None if lengths is None else known.lengths(lengths),
@@ -238,7 +238,7 @@ def mask(who: str, value: Tensor) -> Tensor:
 
 def enter_sequences(
     layer: Any, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any, cu_seqlens: Any
-) -> tuple[Arguments, Tensor, Tensor]:
+) -> tuple[Inputs, Tensor, Tensor]:
     """A call with cu_seqlens, checked: x [total, I], reset [total], states [L*D, N, .]; each sequence's begin and length [N].
 
     Raises:
@@ -294,7 +294,7 @@ def enter_sequences(
             )
     fresh = None if reset_state is None else states.reset_state(layer, reset_state)
     begin = None if hx is None else states.state(layer, "hx", hx)
-    return Arguments(x, begin, None, reset, fresh), cu[:-1], real
+    return Inputs(x, begin, None, reset, fresh), cu[:-1], real
 
 
 def _same_device(who: str, name: str, value: Tensor, x: Tensor) -> None:

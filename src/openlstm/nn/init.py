@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from openlstm import cells, weights
 from openlstm.cells import Cell
-from openlstm.engine.support import brief
+from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError, DtypeError, message
 from openlstm.nn.cell import OneStep
 from openlstm.nn.recurrent import Recurrent

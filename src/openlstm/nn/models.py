@@ -12,7 +12,8 @@ from openlstm import cells
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, message
 from openlstm.nn.convert import ARGUMENTS
-from openlstm.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from openlstm.nn.layers import GRU, LSTM, RNN
+from openlstm.nn.recurrent import Recurrent
 
 KINDS: dict[type[nn.Module], type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 """The layers of torch.nn beside ours."""

@@ -38,7 +38,7 @@ def replace(model: M, *, quiet: bool = False) -> M:
     >>> import torch, openlstm
     >>> model = openlstm.replace(torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5), "head": torch.nn.Linear(5, 1)}))
     >>> type(model["rnn"])
-    <class 'openlstm.nn.recurrent.LSTM'>
+    <class 'openlstm.nn.layers.LSTM'>
     """
     if not isinstance(model, nn.Module):
         raise DtypeError(

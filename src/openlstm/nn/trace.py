@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 from torch.utils._pytree import tree_map_only
 
-from openlstm.engine.op import Ran, Result, sequence, sequence_by_reference, step_gradients
+from openlstm.engine.autograd import step_gradients
 from openlstm.errors import ArgumentError, DtypeError, describe, message
 from openlstm.nn import checks, models
 from openlstm.nn.batch import formed, takes
-from openlstm.nn.form import Arguments, Form, enter_sequences
+from openlstm.nn.form import Form, Inputs, enter_sequences
 from openlstm.nn.models import Twin
-from openlstm.nn.recurrent import Recurrent
-from openlstm.reference import Saved, State
+from openlstm.nn.recurrent import Pass, Recurrent
+from openlstm.reference import State
 
 
 class Trace(Mapping[str, Tensor]):
@@ -163,36 +163,34 @@ def trace(
     return Trace(arrays, y, state, value, repr(model) if alone else type(model).__name__)
 
 
-class _Call(NamedTuple):
+class _Heard(NamedTuple):
     """One call of a layer."""
 
     path: str
     layer: Recurrent
-    given: Arguments
-    ran: list[Ran]
+    passes: list[Pass]
     arrange: Callable[[Tensor], Tensor]  # an array [T, B, .] of the kernel as the layer's input lies
 
 
-class _Layers:
-    """What stands in for `layer.layers` while a trace is made: it keeps what the kernels save."""
+class _Recorder:
+    """What a layer shows its passes to while a trace is made."""
 
-    def __init__(self, path: str, layer: Recurrent, calls: list[_Call], gradients: bool, differentiable: bool) -> None:
+    def __init__(self, path: str, layer: Recurrent, calls: list[_Heard], gradients: bool, differentiable: bool) -> None:
         self.path, self.layer, self.calls = path, layer, calls
         self.gradients, self.differentiable = gradients, differentiable
-        self.before = vars(layer).get("layers")  # an edit's
-        self.own: Any = self.before or layer.layers
         self.arrange: Any = None
         self.back: Any = None
 
-    def __call__(
-        self, given: Arguments, *, save: bool = False, packed: Tensor | None = None, run: Callable[..., Result] = sequence
-    ) -> tuple[Tensor, State, list[Ran]]:
+    def given(self, given: Inputs) -> Inputs:
+        """What the layer runs on: with gradients a graph, also where every weight is frozen."""
         if self.gradients and torch.is_grad_enabled() and not given.x.requires_grad:
-            given = given._replace(x=given.x.detach().requires_grad_())  # a graph, also where every weight is frozen
-        run = sequence_by_reference if self.differentiable else run
-        y, state, ran = self.own(given, save=True, packed=packed, run=run)
-        self.calls.append(_Call(self.path, self.layer, given, ran, self.arrange))
-        return y.clone(), State(*(None if s is None else s.clone() for s in state)), ran  # whatever is written into them
+            return given._replace(x=given.x.detach().requires_grad_())
+        return given
+
+    def keep(self, y: Tensor, state: State, passes: list[Pass]) -> tuple[Tensor, State, list[Pass]]:
+        """Note what ran; the layer goes on with copies, so that whatever writes into them changes nothing here."""
+        self.calls.append(_Heard(self.path, self.layer, passes, self.arrange))
+        return y.clone(), State(*(None if s is None else s.clone() for s in state)), passes
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Before a call: note the form of the input; sequences one behind the other become rows."""
@@ -230,9 +228,9 @@ class _Layers:
 
 
 @contextmanager
-def _heard(found: list[tuple[str, Any]], gradients: bool, differentiable: bool) -> Iterator[list[_Call]]:
+def _heard(found: list[tuple[str, Any]], gradients: bool, differentiable: bool) -> Iterator[list[_Heard]]:
     """Have every layer keep what its kernels save, until the block ends."""
-    calls: list[_Call] = []
+    calls: list[_Heard] = []
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # a part of the model that is compiled runs as it is written
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -245,19 +243,12 @@ def _heard(found: list[tuple[str, Any]], gradients: bool, differentiable: bool) 
                     twin = vars(module)["forward"] = Twin(module)
                     stack.callback(vars(module).pop, "forward")
                 layer = twin.twin
-            ear = _Layers(path, layer, calls, gradients, differentiable)
-            vars(layer)["layers"] = ear
-            stack.callback(_restore, layer, ear)
-            stack.callback(module.register_forward_pre_hook(ear.enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(ear.leave, prepend=True).remove)
+            recorder = _Recorder(path, layer, calls, gradients, differentiable)
+            vars(layer)["_recorder"] = recorder
+            stack.callback(vars(layer).pop, "_recorder", None)
+            stack.callback(module.register_forward_pre_hook(recorder.enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(recorder.leave, prepend=True).remove)
         yield calls
-
-
-def _restore(layer: Recurrent, ear: _Layers) -> None:
-    if ear.before is None:
-        vars(layer).pop("layers")
-    else:
-        vars(layer)["layers"] = ear.before
 
 
 def _found(model: nn.Module) -> list[tuple[str, Any]]:
@@ -322,7 +313,7 @@ def _scalar(value: Any, of: str) -> Tensor:
     )
 
 
-def _arrays(heard: list[_Call], value: Tensor | None, differentiable: bool) -> dict[str, Tensor]:
+def _arrays(heard: list[_Heard], value: Tensor | None, differentiable: bool) -> dict[str, Tensor]:
     """Everything by name, in the form of each layer's input."""
     gradients = None if value is None else iter(_step_gradients(heard, value, differentiable))
     often = [call.path for call in heard]
@@ -331,37 +322,34 @@ def _arrays(heard: list[_Call], value: Tensor | None, differentiable: bool) -> d
     for call in heard:
         front = f"{call.path}[{numbers[call.path]}]" if often.count(call.path) > 1 else call.path
         numbers[call.path] += 1
-        for k, ran in enumerate(call.ran):
+        for k, done in enumerate(call.passes):
             layer, reverse = divmod(k, call.layer.num_directions)
             place = f"{front}." * bool(front) + f"{layer}" + "_reverse" * reverse
-            group = _named(call.layer, ran) | ({} if gradients is None else next(gradients))
+            group = _named(call.layer, done) | ({} if gradients is None else next(gradients))
             out |= {f"{place}.{name}": call.arrange(a if differentiable else a.detach()) for name, a in group.items()}
     return out
 
 
-def _named(layer: Recurrent, ran: Ran) -> dict[str, Tensor]:
-    r = ran.result
-    saved = Saved(r.y, r.gates if layer.cell.saved else None, r.c if layer.cell.has_cell else None)
-    arrays = saved.named(layer.cell)
+def _named(layer: Recurrent, done: Pass) -> dict[str, Tensor]:
+    assert done.run.saved is not None
+    arrays = done.run.saved.named(layer.cell)
     if len(layer.cell.feeds_back) > 1:  # behind h are the gates, which are there already
         arrays["h"] = arrays["h"][..., : layer.hidden_size]
     return arrays
 
 
-def _step_gradients(heard: list[_Call], value: Tensor, differentiable: bool) -> list[dict[str, Tensor]]:
+def _step_gradients(heard: list[_Heard], value: Tensor, differentiable: bool) -> list[dict[str, Tensor]]:
     """dL/dh_t and dL/dc_t of every layer: autograd down to the outputs of each, then through time by the kernel's backward."""
-    every = [(call, ran) for call in heard for ran in call.ran]
-    ends = [t for _, ran in every for t in ran.result[:3] if t is not None]  # c_n is None for a cell without a highway
+    every = [(call.layer.cell, done) for call in heard for done in call.passes]
+    ends = [t for _, done in every for t in (done.run.y, *done.run.state) if t is not None]
     needed = [t for t in ends if t.requires_grad]
     found = torch.autograd.grad(value, needed, allow_unused=True, create_graph=differentiable, materialize_grads=True)
     by_id = {id(t): g for t, g in zip(needed, found, strict=True)}
     out: list[dict[str, Tensor]] = []
-    for call, ran in every:
-        dy, dh, dc = (by_id.get(id(t)) for t in ran.result[:3])
-        cell, rows = call.layer.cell, {"lengths": call.given.lengths, "reset": call.given.reset}
-        options = {**rows, "backend": call.layer.backend, "differentiable": differentiable}
-        steps = step_gradients(cell, ran, dy, State(dh, dc), **options)
-        fed_back = steps[0].split(steps[0].shape[-1] // len(cell.feeds_back), -1)
+    for cell, (call, run) in every:
+        dy, dh, dc = (by_id.get(id(t)) for t in (run.y, *run.state))
+        dh_t, dc_t = step_gradients(call, run, dy, State(dh, dc))
+        fed_back = dh_t.split(dh_t.shape[-1] // len(cell.feeds_back), -1)
         named = {f"d{block}": g for block, g in zip(cell.feeds_back, fed_back, strict=True)}
-        out.append(named if steps[1] is None else {**named, "dc": steps[1]})
+        out.append(named if dc_t is None else {**named, "dc": dc_t})
     return out

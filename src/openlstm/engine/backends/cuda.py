@@ -15,41 +15,32 @@ from typing import Any
 
 from openlstm import _array as A
 from openlstm._array import Array
+from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.reference import Run, State, Weights
 
 
-def forward(
-    cell: Cell,
-    x: Array,
-    weights: Weights,
-    state: State,
-    *,
-    lengths: Array | None = None,
-    reset: Array | None = None,
-    reset_state: State | None = None,
-    reverse: bool = False,
-    save: bool = False,
-) -> Run:
+def forward(call: Call) -> Run:
     """As `reference.forward`, differentiable by torch; nothing can be saved. Runs on the CPU too, for tests."""
-    assert not save, "SUPPORT says that gates are not handed out"
+    cell, x, weights, state = call[:4]
+    assert not call.save, "SUPPORT says that gates are not handed out"
     torch = A.namespace(x)
     T, B, _ = x.shape
     if T == 0 or B == 0:
         return Run(x.new_zeros(T, B, weights.w_hh.shape[1]), state, None)
-    if lengths is None and reset is None:
-        y, new = _call(cell, x.flip(0) if reverse else x, None, weights, state)
-        return Run(y.flip(0) if reverse else y, new, None)
+    if call.lengths is None and call.reset is None:
+        y, new = _call(cell, x.flip(0) if call.reverse else x, None, weights, state)
+        return Run(y.flip(0) if call.reverse else y, new, None)
     from openlstm.engine import pieces
 
-    lengths, reset = (None if a is None else torch.as_tensor(a, device=x.device) for a in (lengths, reset))
-    parts = pieces.cut(T, B, lengths, reset, reverse, x.device)
+    lengths, reset = (None if a is None else torch.as_tensor(a, device=x.device) for a in (call.lengths, call.reset))
+    parts = pieces.cut(T, B, lengths, reset, call.reverse, x.device)
     if not len(parts.row):
         return Run(x.new_zeros(T, B, weights.w_hh.shape[1]), state, None)
-    places, sizes = parts.packed(reverse)
+    places, sizes = parts.packed(call.reverse)
     back = pieces.inverse(places, parts.size)
     data = pieces.move(x.reshape(T * B, -1), places, back, (False, True))  # [n, I]
-    y, new = _call(cell, data, sizes, weights, parts.starts(state, reset_state))
+    y, new = _call(cell, data, sizes, weights, parts.starts(state, call.reset_state))
     return Run(pieces.move(y, back, places, (True, False)).view(T, B, -1), parts.ends(new, state), None)
 
 

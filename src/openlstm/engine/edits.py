@@ -1,4 +1,7 @@
-"""One layer in one direction run with changes: what `edit` puts in the place of `engine.op.sequence`.
+"""A call run with edits: gates, cell states or outputs that are held, scaled or switched off, step by step.
+
+The call runs on the readable reference, and the change is put between the operations of the cell's own `forward`, so that no
+equation is written twice and a cell of your own can be edited too.
 
 Legend: T time, B batch, H hidden size, P projected size.
 """
@@ -13,16 +16,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from openlstm import cells, weights
+from openlstm import cells
+from openlstm.call import Call
 from openlstm.cells import Cell, State, Step
-from openlstm.engine.op import Result, autocast_type, sequence_by_reference
-from openlstm.engine.support import brief
+from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError, message
-from openlstm.reference import Weights
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class Edit:
     """One edit: where, what, and of which units."""
 
     name: str
@@ -33,40 +35,32 @@ class Change:
     units: tuple[int, ...] | None
 
 
-def run_edited(
-    cell: Cell,
-    changes: dict[str, list[Change]],
-    x: Tensor,
-    w: Weights,
-    state: State,
-    *,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reset_state: State | None,
-    reverse: bool,
-    **options: Any,
-) -> Result:
-    """As `engine.op.sequence`, with changes; half types, and autocast, run as float32 and are rounded once."""
-    dtype, wide = autocast_type(x) or x.dtype, torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-
-    def widen(group: Any) -> Any:
-        return None if group is None else type(group)(*(None if a is None else a.to(wide) for a in group))
-
-    w = widen(weights.expand(cell, w))
-    begins = _begins(x, lengths, reset, reverse)
-    edited = EditedCell(cell.unshared(), changes, begins.flip(0) if reverse else begins, w.w_hr)
-    rows: dict[str, Any] = {"lengths": lengths, "reset": reset, "reset_state": widen(reset_state), "reverse": reverse}
-    noise = options.get("noise")
-    if noise is not None and noise.hidden is not None:
-        noise = noise._replace(hidden=noise.hidden.to(wide))
-    rows |= {"noise": noise, "check_finite": options.get("check_finite", False)}
-    found = sequence_by_reference(edited, x.to(wide), w._replace(w_hr=None), widen(state), **rows)
-    c_n = None if found.c_n is None else found.c_n.to(state.h.dtype)
-    return found._replace(y=found.y.to(dtype), h_n=found.h_n.to(state.h.dtype), c_n=c_n)
+def edited(call: Call) -> Call:
+    """The same call without edits, of a cell that makes them, and the projection; it counts its steps, so it runs once."""
+    begins = _begins(call)
+    by_name: dict[str, list[Edit]] = {}
+    for edit in call.edits:
+        by_name.setdefault(edit.array, []).append(edit)
+    cell = EditedCell(call.cell, by_name, begins.flip(0) if call.reverse else begins, call.weights.w_hr)
+    return call._replace(cell=cell, weights=call.weights._replace(w_hr=None), edits=())
 
 
-def _begins(x: Tensor, lengths: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
+def refuse_edits(call: Call) -> None:
+    """Nobody may take what the weights of an edited call say for what it does.
+
+    Raises:
+        ArgumentError: for a call with edits.
+    """
+    if call.edits:
+        what = "an edited layer does not do what its weights say"
+        got, expected = "gradients for every step, or a look into the layer, inside an edit", "the layer as it is"
+        hint = "ask after the edit; a trace without a loss, the model itself and torch.autograd show what is edited"
+        raise ArgumentError(message("edit", what, got, expected, hint))
+
+
+def _begins(call: Call) -> Tensor:
     """Where the sequence of a row begins, in the order in which it is run: bool [T, B]."""
+    x, lengths, reset, reverse = call.x, call.lengths, call.reset, call.reverse
     T, B, _ = x.shape
     first = torch.zeros(B, dtype=torch.int64, device=x.device)
     if reverse:
@@ -86,7 +80,7 @@ class EditedCell(Cell):
     so that `h` is what the layer puts out.
     """
 
-    def __init__(self, cell: Cell, changes: dict[str, list[Change]], begins: Tensor, w_hr: Tensor | None) -> None:
+    def __init__(self, cell: Cell, changes: dict[str, list[Edit]], begins: Tensor, w_hr: Tensor | None) -> None:
         self.cell = cell
         self.name, self.gates, self.saved, self.has_cell = cell.name, cell.gates, cell.saved, cell.has_cell
         self.apart, self.peepholes, self.feeds_back = cell.apart, cell.peepholes, cell.feeds_back
@@ -94,7 +88,7 @@ class EditedCell(Cell):
         self.changes = changes
         self.begins = begins  # bool [T, B], in the order in which steps are run
         self.w_hr = w_hr  # [P, H]
-        self.held: dict[Change, Tensor] = {}
+        self.held: dict[Edit, Tensor] = {}
         self.marks: dict[int, str] | None = None  # number of an operation -> the name of what it makes
         self.steps = 0
 

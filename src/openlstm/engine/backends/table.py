@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from openlstm import _array as A
 from openlstm import reference
+from openlstm.call import Call
 from openlstm.cells import Cell
-from openlstm.engine import cpu, cuda
+from openlstm.engine import native
+from openlstm.engine.backends import cpu, cuda
 from openlstm.errors import ArgumentError, BackendError, describe, message
 
 
@@ -50,7 +53,7 @@ class Support:
             return f"it does not clip the cell state of {brief(cell)}"
         if noise and not self.noise:
             return "it has neither zoneout nor dropout inside the recurrence"
-        dtype = str(x.dtype).removeprefix("torch.")
+        dtype = _dtype(x.dtype)
         if self.dtypes is not None and dtype not in self.dtypes:
             return f"it runs {' and '.join(sorted(self.dtypes))}, not {dtype}"
         device = x.device.type if A.is_torch(x) else "cpu"
@@ -64,10 +67,10 @@ class Support:
 SUPPORT: dict[str, Support] = {
     "cpu": Support(
         cpu,
-        frozenset(cpu.KERNELS),
+        frozenset(native.KERNELS),
         frozenset({"float32", "float64"}),
         frozenset({"cpu"}),
-        projected=cpu.PROJECTED,
+        projected=native.PROJECTED,
     ),
     "cuda": Support(
         cuda,
@@ -86,10 +89,15 @@ SUPPORT: dict[str, Support] = {
 _told: set[Any] = set()
 
 
+@cache
+def _dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def default_backend() -> str:
     """What `backend="auto"` takes for the cells and types that every backend runs."""
     named = os.environ.get("OPENLSTM_BACKEND", "auto")
-    return named if named != "auto" else "cpu" if cpu.available() else "reference"
+    return named if named != "auto" else "cpu" if native.available() else "reference"
 
 
 def choose(
@@ -111,16 +119,16 @@ def choose(
     if variable:
         requested = os.environ["OPENLSTM_BACKEND"]
     if requested == "auto":
-        if not cpu.available():
+        if not native.available():
             _tell_once(
                 None,
-                f"openlstm: the compiled extension is missing ({cpu.missing_reason()}); "
+                f"openlstm: the compiled extension is missing ({native.missing_reason()}); "
                 "running the readable reference, which is slower. Reinstall openlstm to build it.",
             )
         for name, support in SUPPORT.items():
-            if (name != "cpu" or cpu.available()) and support.refusal(cell, x, projection, noise, save) is None:
+            if (name != "cpu" or native.available()) and support.refusal(cell, x, projection, noise, save) is None:
                 if name == "cpu":
-                    cpu.check_isa()
+                    native.check_isa()
                 if not cell.kernel:
                     _tell_slow(cell)
                 return name
@@ -130,8 +138,8 @@ def choose(
         if variable:
             got, hint = f"OPENLSTM_BACKEND={requested}", "unset OPENLSTM_BACKEND, or name one of these"
         raise ArgumentError(message(who, f"unknown backend {requested!r}", got, expected, hint))
-    if requested == "cpu" and not cpu.available():
-        why = f"the compiled extension is missing ({cpu.missing_reason()})"
+    if requested == "cpu" and not native.available():
+        why = f"the compiled extension is missing ({native.missing_reason()})"
     else:
         why = SUPPORT[requested].refusal(cell, x, projection, noise, save)
     if why is not None:
@@ -141,8 +149,16 @@ def choose(
         got = f"x: {describe(x)}, {brief(cell)}"
         raise BackendError(message(who, f"{named} cannot run this: {why}", got, "a backend that can", hint))
     if requested == "cpu":
-        cpu.check_isa()
+        native.check_isa()
     return requested
+
+
+def choose_for(call: Call, who: str, save: bool = False) -> str:
+    """`choose` for a call; of a call whose products are made in bfloat16 the other numbers decide."""
+    x, state = call.x, call.state
+    if state is not None and state.h.dtype != x.dtype:
+        x = state.h
+    return choose(call.backend, call.cell, x, who, call.weights.w_hr is not None, call.noisy, save)
 
 
 def brief(cell: Cell) -> str:
