@@ -55,10 +55,11 @@ from openlstm.engine.backends import cpu
 from openlstm.reference import Weights
 w = Weights(np.zeros((8, 3), np.float32), np.zeros((8, 2), np.float32))
 x = np.ones((5, 1, 3), np.float32)
+from openlstm.call import Call
 from openlstm.reference import State
 state = State(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
 errors = []
-for call in (lambda: recur(LSTM(), x, w), lambda: cpu.forward(LSTM(), x, w, state), native.isa):
+for call in (lambda: recur(LSTM(), x, w), lambda: cpu.forward(Call(LSTM(), x, w, state)), native.isa):
     try:
         call()
     except BackendError as error:
@@ -106,7 +107,7 @@ def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyP
         isa = staticmethod(lambda: "scalar")
         use_isa = staticmethod(lambda name: name == "scalar")
 
-    monkeypatch.setattr(cpu, "_native", Older)
+    monkeypatch.setattr(native, "library", Older)
     with pytest.raises(BackendError) as caught, native.use_isa("avx512"):
         pass
     assert str(caught.value) == (

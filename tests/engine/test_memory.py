@@ -135,13 +135,14 @@ def test_a_stepper_that_cannot_be_made() -> None:
 LIMITED = """
 import itertools, resource
 from openlstm.cells import LSTM, LayerNormLSTM
+from openlstm.call import Call
 from openlstm.engine import native, threads, workspace
 from openlstm.engine.backends import cpu
 from tests.support import Case
 
 def run():
     cell, x, weights, state = problem
-    return cpu.forward(cell, x, weights, state).y
+    return cpu.forward(Call(cell, x, weights, state)).y
 
 def limited(more):
     pages = int(open("/proc/self/statm").read().split()[0])

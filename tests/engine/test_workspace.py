@@ -54,8 +54,8 @@ from tests.support import Case
 threads.set_num_threads(2)
 p = Case(LSTM(), "float32", T=100, B=16, I=8, H=64).problem()
 def step():
-    run = cpu.forward(p.cell, p.x, p.weights, p.state, save=True)
-    cpu.backward(p.cell, p.x, p.weights, p.state, run.saved, p.dy, p.dstate)
+    run = cpu.forward(p.call(save=True))
+    cpu.backward(p.call(), run.saved, p.dy, p.dstate)
 """
 
 LAYER = """
@@ -76,7 +76,7 @@ def step():
 def test_a_training_loop_touches_no_fresh_pages_after_its_second_step(code: str) -> None:
     counts = faults(code)
     assert counts[0] > 300  # the first step does
-    assert sum(counts[2:]) < 400  # in eight steps; torch's own copy of dL/dy is 100, and it may fetch that anew
+    assert sum(counts[2:]) < 8 * 120  # torch's own copy of dL/dy is 100, and it may fetch that anew; a step of ours has 900
 
 
 def test_without_a_pool_it_does() -> None:

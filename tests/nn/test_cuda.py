@@ -11,7 +11,8 @@ from tests.nn.twins import everything, far, states, twins
 from openlstm import cells, reference
 from openlstm.call import Call
 from openlstm.cells import Cell
-from openlstm.engine import SUPPORT, choose, cuda, pieces
+from openlstm.engine import SUPPORT, choose, pieces
+from openlstm.engine.backends import cuda
 from openlstm.errors import BackendError
 from openlstm.reference import State, Weights
 

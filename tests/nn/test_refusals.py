@@ -270,18 +270,18 @@ CASES: dict[str, tuple[Any, type[Exception], str]] = {
     "lengths-too-long": (
         lambda: RNN(I, H)(X, lengths=[1, 7, 6]),
         ArgumentError,
-        "RNN: lengths[1] is 7, outside 0..6\n"
-        "  got       lengths: [1, 7, 6]\n"
-        "  expected  0 <= lengths <= T = 6\n"
-        "  hint      lengths count the real steps of each row; x must be as long as the longest",
+        "RNN: lengths[1] is 7, but x has 6 steps\n"
+        "  got       lengths[1] = 7  (x: float32[6, 3, 4], [T, B, I])\n"
+        "  expected  0 <= lengths <= 6\n"
+        "  hint      cut lengths at T, or pad x to the longest row",
     ),
     "lengths-negative": (
         lambda: lstm()(zeros(T, 9, I), lengths=[1, 2, -1, 4, 5, 6, 1, 2, 3]),
         ArgumentError,
-        "LSTM: lengths[2] is -1, outside 0..6\n"
-        "  got       lengths: [1, 2, -1, 4, 5, 6, 1, 2, ...]\n"
-        "  expected  0 <= lengths <= T = 6\n"
-        "  hint      lengths count the real steps of each row; x must be as long as the longest",
+        "LSTM: lengths[2] is -1, but x has 6 steps\n"
+        "  got       lengths[2] = -1  (x: float32[6, 9, 4], [T, B, I])\n"
+        "  expected  0 <= lengths <= 6\n"
+        "  hint      a row without a step has length 0",
     ),
     "lengths-and-packed": (
         lambda: lstm()(torch.nn.utils.rnn.pack_sequence([zeros(3, I), zeros(2, I)]), lengths=[3, 2]),

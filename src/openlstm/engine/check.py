@@ -7,6 +7,7 @@ FGR the gates too), G gates of a cell. The good case costs a few microseconds; s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -356,18 +357,16 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
 
 
 def _check_lengths(lengths: Any, like: _Like, size: _Size) -> None:
-    values = A.as_like(lengths, _HERE)  # a copy only for what is not on the CPU
+    values = lengths if A.is_torch(lengths) else np.asarray(lengths)  # of either kind, on any device
     expected = f"integers [B] = [{size.B}]"
-    if values.dtype.kind not in "iu" and values.size:
+    integers = str(values.dtype).removeprefix("torch.").startswith(("int", "uint"))
+    if not integers and math.prod(values.shape):
         hint = "lengths count steps: pass integers, one for each row"
         raise like.error(DtypeError, "lengths are not integers", f"lengths: {describe(lengths)}", expected, hint)
     if values.shape != (size.B,):
         hint = TIME_FIRST if _swapped(values.shape, (size.T,), size) else f"one length for each of the {size.B} rows of x"
         raise _shape("lengths", values, "[B]", (size.B,), like, hint)
     check_lengths_in_range(like.who, values, size.T, str(like))
-
-
-_HERE = np.empty(0)
 
 
 def _check_reset(reset: Any, like: _Like, size: _Size) -> None:

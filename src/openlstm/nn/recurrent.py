@@ -296,10 +296,13 @@ class Recurrent(nn.Module):
                 x = x * F.dropout(x.new_ones(x.shape[1:]), self.input_dropout)  # one mask [B, I] for all steps
             for direction in range(D):
                 k = layer * D + direction
+                w = self.weights_of(layer, direction)
+                if self.weight_dropout and self.training:
+                    w = w._replace(w_hh=F.dropout(w.w_hh, self.weight_dropout))
                 call = Call(
                     self.cell,
                     x,
-                    self.weights_of(layer, direction),
+                    w,
                     _of(begin, k),
                     given.lengths,
                     given.reset,
@@ -314,9 +317,6 @@ class Recurrent(nn.Module):
                     differentiable=recorder is not None and recorder.differentiable,
                     edits=tuple(edit for edit in self._edits if edit.place == k),
                 )
-                if self.weight_dropout and self.training:
-                    w = call.weights
-                    call = call._replace(weights=w._replace(w_hh=F.dropout(w.w_hh, self.weight_dropout)))
                 passes.append(Pass(call, self._pass(k, call)))
             ys = [p.run.y for p in passes[-D:]]
             if len(self.cell.feeds_back) > 1:
