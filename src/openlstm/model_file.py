@@ -44,30 +44,6 @@ INDEX, TEXT = 2**22, 2**18
 """So many bytes the index of the tensors takes at most, and in it our own header: in memory, a list read from JSON takes twenty
 times its bytes."""
 
-CELLS: dict[str, cells.Cell] = {
-    "lstm": cells.LSTM(),
-    "peephole": cells.Peephole(),
-    "nig": cells.NIG(),
-    "nig_np": cells.NIG(peephole=False),
-    "nfg": cells.NFG(),
-    "nfg_np": cells.NFG(peephole=False),
-    "nog": cells.NOG(),
-    "nog_np": cells.NOG(peephole=False),
-    "niaf": cells.NIAF(),
-    "niaf_np": cells.NIAF(peephole=False),
-    "noaf": cells.NOAF(),
-    "noaf_np": cells.NOAF(peephole=False),
-    "cifg": cells.CIFG(),
-    "cifg_np": cells.CIFG(peephole=False),
-    "fgr": cells.FGR(),
-    "lstm1997": cells.LSTM1997(),
-    "lstm_ln": cells.LayerNormLSTM(),
-    "gru": cells.GRU(),
-    "rnn_tanh": cells.VanillaRNN("tanh"),
-    "rnn_relu": cells.VanillaRNN("relu"),
-}
-"""The cells that a model file can name. A name in a file stays for ever: kernels may be renamed, these may not."""
-
 
 def _a_time(text: str) -> str:
     if not re.fullmatch(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text, re.ASCII):
@@ -137,7 +113,7 @@ class Series(_Part):
 class Network(_Part):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
-    cell: str  # a key of CELLS
+    cell: str  # a key of cells.BY_NAME
     clip: float | None = Field(default=None, gt=0)  # the cell state is kept within -clip..clip
     cells_per_gate: int = Field(default=1, ge=1, le=2**16)  # so many neighbouring cells share their gates
     input_size: Literal[2]  # the value, and whether it is missing
@@ -147,9 +123,9 @@ class Network(_Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Network:
-        if self.cell not in CELLS:
+        if self.cell not in cells.BY_NAME:
             raise ValueError(f"unknown cell {self.cell!r}")
-        known = {field.name for field in fields(CELLS[self.cell])}  # type: ignore[arg-type]
+        known = {field.name for field in fields(cells.BY_NAME[self.cell])}  # type: ignore[arg-type]
         for name in self._options():
             if name not in known:
                 raise ValueError(f"{self.cell} has no {name}")
@@ -161,7 +137,7 @@ class Network(_Part):
 
     def recurrence(self) -> cells.Cell:
         """The cell with its options."""
-        return replace(CELLS[self.cell], **self._options())  # type: ignore[type-var]
+        return replace(cells.BY_NAME[self.cell], **self._options())  # type: ignore[type-var]
 
     def _options(self) -> dict[str, Any]:
         """Those that are not the defaults."""

@@ -303,7 +303,7 @@ def backward(
     number = state.h  # of x's type, but where that is bfloat16
     if later is None:
         db_ih = A.empty(number, weights.w_ih.shape[0]) if weights.norm is None else None
-        db_hh = A.empty(number, weights.w_ih.shape[0]) if cell.apart and weights.norm is None else db_ih
+        db_hh = A.empty(number, weights.w_ih.shape[0]) if cell.separate and weights.norm is None else db_ih
         dw = Weights(
             empty(number, *weights.w_ih.shape),
             empty(number, *weights.w_hh.shape),
@@ -316,7 +316,7 @@ def backward(
     else:
         dw = later.weights
         db_ih = A.empty(number, weights.w_ih.shape[0]) if dw.b_ih is None and weights.norm is None else dw.b_ih
-        db_hh = db_ih if dw.b_hh is None or not cell.apart else dw.b_hh
+        db_hh = db_ih if dw.b_hh is None or not cell.separate else dw.b_hh
     start = State(A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None)
     along = A.empty(number, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
     dreset = None if later is None else later.reset_state
@@ -335,7 +335,7 @@ def backward(
         "dw_ih": dw.w_ih,
         "dw_hh": dw.w_hh,
         "db_ih": db_ih,
-        "db_hh": db_hh if cell.apart else None,
+        "db_hh": db_hh if cell.separate else None,
     }
     flat |= {"dw_hr": dw.w_hr, "dw_ch": dw.w_ch, "dnorm": dw.norm, "dh0": start.h, "dc0": along}
     call |= {name: _address(kept, a) for name, a in flat.items() if a is not None}

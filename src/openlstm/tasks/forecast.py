@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import model_file
+from openlstm.cells import BY_NAME, Cell, VanillaRNN
 from openlstm.cells import GRU as GRUCell
-from openlstm.cells import Cell, VanillaRNN
 from openlstm.data import Series, Split, cut, origins, read_series, split_by_time
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
@@ -121,7 +121,7 @@ class Forecaster:
             )
         self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
         self.hidden_size, self.num_layers, self.members, self.init = hidden_size, num_layers, members, init
-        _begin(model_file.CELLS[cell], 1, 1, 1, 1, init, 0)  # what does not fit is told now, not after the data were read
+        _begin(BY_NAME[cell], 1, 1, 1, 1, init, 0)  # what does not fit is told now, not after the data were read
         self.options = options or Options()
 
     def fit(
@@ -184,7 +184,7 @@ class Forecaster:
     def _fit_member(self, task: _Task, member: int, quiet: bool) -> tuple[ForecastNet, History]:
         options = Options(**{**vars(self.options), "seed": self.options.seed + member})
         sizes = (self.hidden_size, self.num_layers, self.horizon, len(QUANTILES))
-        net = _begin(model_file.CELLS[self.cell], *sizes, self.init, options.seed)
+        net = _begin(BY_NAME[self.cell], *sizes, self.init, options.seed)
         title = f"{_title(self.cell)} {member + 1} of {self.members}"
         with progress(title, options.epochs, quiet=quiet) as bar, torch_aside():
             history = train(net, task.loss(options.seed), [task.train], [task.validation], options, [bar])
