@@ -134,14 +134,14 @@ class Cell(ABC):
         A cell with `norms` has a fifth parameter, `norm` [n]: weight and bias of each, one behind the other.
         """
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
         """(dL/dh', dL/dc') -> the gradients of what the step read.
 
         h' and c' are independent coordinates of the state: `dc` is what flows along the highway from the next step,
         `dh` what flows through outputs and the next step's sums; the path from c' to h' is added here. This default
         differentiates `forward` with torch.
         """
-        return _differentiate(self, around, dh, dc)
+        return _differentiate(self, inputs, dh, dc)
 
 
 def _check(cell: Cell, step: Any, z: Array) -> None:
@@ -172,36 +172,36 @@ def _check(cell: Cell, step: Any, z: Array) -> None:
             )
 
 
-def _differentiate(cell: Cell, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+def _differentiate(cell: Cell, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
     """The vector-Jacobian product of `cell.forward` by torch; for numpy arrays by way of tensors."""
-    if not A.is_torch(around.z):
-        return _by_tensors(cell, around, dh, dc)
+    if not A.is_torch(inputs.z):
+        return _by_tensors(cell, inputs, dh, dc)
     torch = sys.modules["torch"]
-    before = around.before
-    each = [None if w is None else w.expand(before.h.shape[0], -1) for w in (around.w_ch, around.norm)]  # every row's share
-    given = {"z": around.z, "h": before.h, "c": before.c, "w_ch": each[0], "norm": each[1]}
+    before = inputs.before
+    each = [None if w is None else w.expand(before.h.shape[0], -1) for w in (inputs.w_ch, inputs.norm)]  # every row's share
+    given = {"z": inputs.z, "h": before.h, "c": before.c, "w_ch": each[0], "norm": each[1]}
     names = [name for name, a in given.items() if a is not None]
 
-    def run(*inputs: Array) -> tuple[Array, ...]:
-        of = dict(zip(names, inputs, strict=True))
-        step = cell(of["z"], State(of["h"], of.get("c")), of.get("w_ch"), around.mask, of.get("norm"))
+    def run(*values: Array) -> tuple[Array, ...]:
+        of = dict(zip(names, values, strict=True))
+        step = cell(of["z"], State(of["h"], of.get("c")), of.get("w_ch"), inputs.mask, of.get("norm"))
         return (step.h,) if step.c is None else (step.h, step.c)
 
     _, pull = torch.func.vjp(run, *(given[name] for name in names))
-    flow = dict(zip(names, pull((dh,) if dc is None else (dh, dc)), strict=True))
-    return StepGradients(flow["z"], flow.get("c"), flow["h"], flow.get("w_ch"), flow.get("norm"))
+    gradients = dict(zip(names, pull((dh,) if dc is None else (dh, dc)), strict=True))
+    return StepGradients(gradients["z"], gradients.get("c"), gradients["h"], gradients.get("w_ch"), gradients.get("norm"))
 
 
-def _by_tensors(cell: Cell, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+def _by_tensors(cell: Cell, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
     import torch
 
     def tensor(a: Any) -> Any:
         return None if a is None else torch.from_numpy(np.array(a))
 
-    before = State(*(tensor(a) for a in around.before))
-    there = StepInputs((), before, None, *(tensor(a) for a in around[3:]))
-    flow = _differentiate(cell, there, tensor(dh), tensor(dc))
-    return StepGradients(*(None if a is None else a.numpy() for a in flow))
+    before = State(*(tensor(a) for a in inputs.before))
+    there = StepInputs((), before, None, *(tensor(a) for a in inputs[3:]))
+    gradients = _differentiate(cell, there, tensor(dh), tensor(dc))
+    return StepGradients(*(None if a is None else a.numpy() for a in gradients))
 
 
 def clamp(c: Array, clip: float | None) -> Array:

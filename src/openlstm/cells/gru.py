@@ -51,11 +51,11 @@ class GRU(Cell):
         new = (1 - u) * n + u * (before.c if self.memory else before.h)
         return Step((r, u, n, m), new, new if self.memory else None)
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
-        r, u, n, m = around.gates
-        old = around.before.c if self.memory else around.before.h
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+        r, u, n, m = inputs.gates
+        old = inputs.before.c if self.memory else inputs.before.h
         d = dh if dc is None else dh + dc  # with a memory h' is c'
-        dn = d * (1 - u) * candidate_slope(n, around.mask)  # at the argument of tanh
+        dn = d * (1 - u) * candidate_slope(n, inputs.mask)  # at the argument of tanh
         dz_r = dn * (r * (1 - r)) * m
         dz_z = d * (u * (1 - u)) * (old - n)
         dz = concat([dz_r, dz_z, dn, dn * r])

@@ -79,18 +79,18 @@ class LayerNormLSTM(Cell):
         c = clamp(f * before.c + i * g, self.clip)
         return Step((i, f, g, o, *split(x, 4), *split(h, 4)), o * tanh(_normal(c)[0] * w_c + b_c), c)
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
-        (i, f, g, o), x, h = around.gates[:4], concat(list(around.gates[4:8])), concat(list(around.gates[8:]))
-        w_x, _, w_h, _, w_c, b_c = self._affine(around.norm)
-        (x, r_x), (h, r_h), (c, r_c) = _normal(x), _normal(h), _normal(around.c)
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+        (i, f, g, o), x, h = inputs.gates[:4], concat(list(inputs.gates[4:8])), concat(list(inputs.gates[8:]))
+        w_x, _, w_h, _, w_c, b_c = self._affine(inputs.norm)
+        (x, r_x), (h, r_h), (c, r_c) = _normal(x), _normal(h), _normal(inputs.c)
         shown = tanh(c * w_c + b_c)
         dn = dh * o * (1 - shown * shown)  # at the argument of tanh
         seen = _through_normal(dn * w_c, c, r_c)
         dc = seen if dc is None else dc + seen
-        dc = stop_at_clip(dc, around.c, self.clip)
+        dc = stop_at_clip(dc, inputs.c, self.clip)
         dz_i = dc * (i * (1 - i)) * g
-        dz_f = dc * (f * (1 - f)) * around.before.c
-        dz_g = dc * i * candidate_slope(g, around.mask)
+        dz_f = dc * (f * (1 - f)) * inputs.before.c
+        dz_g = dc * i * candidate_slope(g, inputs.mask)
         dz_o = dh * (o * (1 - o)) * shown
         dz = concat([dz_i, dz_f, dz_g, dz_o])  # [B, 4H]
         of_sums = concat([_through_normal(dz * w_x, x, r_x), _through_normal(dz * w_h, h, r_h)])

@@ -60,15 +60,15 @@ class Memory(Cell):
         named = {"i": i, "f": f, "g": g, "o": o}
         return Step(tuple(named[name] for name in self.saved), h, c)
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
-        return self._derive(around, dh, dc, {})
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+        return self._derive(inputs, dh, dc, {})
 
-    def _derive(self, around: StepInputs, dh: Array, dc: Any, fed: dict[str, Array]) -> StepGradients:
+    def _derive(self, inputs: StepInputs, dh: Array, dc: Any, fed: dict[str, Array]) -> StepGradients:
         """`backward`; `fed` holds what flows into gates beside h' and c' (FGR feeds them back)."""
-        s, p = dict(zip(self.saved, around.gates, strict=True)), self._diagonals(around.w_ch)
+        s, p = dict(zip(self.saved, inputs.gates, strict=True)), self._diagonals(inputs.w_ch)
         i, g, o = s.get("i", 1), s["g"], s.get("o", 1)
         f = 1 - i if self.coupled else s.get("f", 1)
-        c, c_prev, mask = around.c, around.before.c, around.mask
+        c, c_prev, mask = inputs.c, inputs.before.c, inputs.mask
         shown = tanh(c) if self.squashes_output else c
         dz = {}
 

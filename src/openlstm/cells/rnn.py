@@ -59,8 +59,8 @@ class VanillaRNN(Cell):
     def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None) -> Step:
         return Step((), tanh(z) if self.nonlinearity == "tanh" else relu(z), None)
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
-        h = around.h
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+        h = inputs.h
         if self.nonlinearity == "tanh":
             return StepGradients(dh * (1 - h * h), None)  # [B, H]
         return StepGradients(where(h > 0, dh, A.namespace(dh).zeros_like(dh)), None)  # [B, H]

@@ -216,6 +216,6 @@ class FGR(Memory):
         i, f, _, o = step.gates
         return step._replace(h=concat([step.h, i, f, o]))
 
-    def backward(self, around: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
         dh, di, df, do = split(dh, 4)
-        return self._derive(around, dh, dc, {"i": di, "f": df, "o": do})
+        return self._derive(inputs, dh, dc, {"i": di, "f": df, "o": do})
