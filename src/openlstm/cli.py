@@ -247,8 +247,8 @@ def xray(
     if page is not None:
         writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
     if apply and data is None:
-        raise ArgumentError(
-            message("xray", "--apply trains, so it needs the data", "no DATA", "DATA", f"openlstm xray {model} DATA --apply")
+        raise ArgumentError.of(
+            "xray", "--apply trains, so it needs the data", "no DATA", "DATA", f"openlstm xray {model} DATA --apply"
         )
     from openlstm import model_file
     from openlstm.tasks import look

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from openlstm import cells, weights
 from openlstm._files import write_whole
-from openlstm.errors import ModelFileError, message
+from openlstm.errors import ModelFileError
 
 VERSION = 3
 """The newest version of the header that this library reads and the one it writes.
@@ -419,4 +419,4 @@ def _foreign(path: Path, got: str) -> ModelFileError:
 
 
 def _error(path: Path, what: str, got: str, expected: str, hint: str) -> ModelFileError:
-    return ModelFileError(message(path.name, what, got, expected, hint))
+    return ModelFileError.of(path.name, what, got, expected, hint)

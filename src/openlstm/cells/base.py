@@ -12,7 +12,7 @@ import numpy as np
 
 from openlstm import _array as A
 from openlstm._array import Array, where
-from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
 
 C = TypeVar("C", bound="Cell")
 
@@ -149,27 +149,25 @@ def _check(cell: Cell, step: Any, z: Array) -> None:
     who = type(cell).__name__
     if not isinstance(step, Step):
         hint = "return Step((gates named by `saved`), h, c)"
-        raise DtypeError(message(who, "forward did not return a Step", describe(step), "openlstm.cells.Step", hint))
+        raise DtypeError.of(who, "forward did not return a Step", describe(step), "openlstm.cells.Step", hint)
     B, H = z.shape[0], z.shape[-1] // (len(cell.gates) + cell.separate)
     if len(step.gates) != len(cell.saved):
         got, expected = f"{len(step.gates)} gates", f"{len(cell.saved)}: {', '.join(cell.saved) or 'none'}"
         hint = "return one array for each name in `saved`"
-        raise ShapeError(message(who, "forward returned another number of gates than `saved` names", got, expected, hint))
+        raise ShapeError.of(who, "forward returned another number of gates than `saved` names", got, expected, hint)
     arrays = [(f"gates[{k}] ({name})", a, H) for k, (name, a) in enumerate(zip(cell.saved, step.gates, strict=True))]
     arrays.append(("h", step.h, len(cell.feeds_back) * H))
     if cell.has_cell != (step.c is not None):
         what = "forward returned no c" if cell.has_cell else "forward returned a c"
         got, expected = f"c: {describe(step.c)}", f"c: [B, H] = [{B}, {H}]" if cell.has_cell else "c: None"
-        raise ShapeError(message(who, what, got, expected, f"the trait has_cell is {cell.has_cell}"))
+        raise ShapeError.of(who, what, got, expected, f"the trait has_cell is {cell.has_cell}")
     arrays += [("c", step.c, H)] if cell.has_cell else []
     for name, a, width in arrays:
         right = describe(z[:, :1]).replace(f"[{B}, 1]", f"[{B}, {width}]")
         if type(a).__module__ != type(z).__module__ or describe(a) != right:
             letters = "[B, H]" if width == H else "[B, R]"
             hint = f"z: {describe(z)} has {z.shape[-1] // H if H else 0} blocks of H = {H}; keep its kind and dtype"
-            raise ShapeError(
-                message(who, f"forward returned a wrong {name}", f"{name}: {describe(a)}", f"{letters} = {right}", hint)
-            )
+            raise ShapeError.of(who, f"forward returned a wrong {name}", f"{name}: {describe(a)}", f"{letters} = {right}", hint)
 
 
 def _differentiate(cell: Cell, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
@@ -231,8 +229,8 @@ def check_options(cell: Cell) -> None:
     clip, m = cell.clip, cell.cells_per_gate
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip < math.inf):
         hint = "the cell is kept within -clip..clip: pass clip=3.0, or None for no bound"
-        raise ArgumentError(message(who, f"cannot clip the cell at {clip!r}", f"clip={clip!r}", "a number above 0", hint))
+        raise ArgumentError.of(who, f"cannot clip the cell at {clip!r}", f"clip={clip!r}", "a number above 0", hint)
     if isinstance(m, bool) or not isinstance(m, int) or m < 1:
         hint = "so many cells share their gates: 1 for none"
         got = f"cells_per_gate={m!r}"
-        raise ArgumentError(message(who, f"no memory block has {m!r} cells", got, "an integer from 1", hint))
+        raise ArgumentError.of(who, f"no memory block has {m!r} cells", got, "an integer from 1", hint)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from openlstm import _array as A
 from openlstm._array import Array, relu, tanh, where
 from openlstm.cells.base import Cell, State, Step, StepGradients, StepInputs
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,12 @@ class VanillaRNN(Cell):
 
     def __post_init__(self) -> None:
         if self.nonlinearity not in ("tanh", "relu"):
-            raise ArgumentError(
-                message(
-                    "VanillaRNN",
-                    f"unknown nonlinearity {self.nonlinearity!r}",
-                    repr(self.nonlinearity),
-                    "'tanh' or 'relu'",
-                    "pass nonlinearity='tanh'",
-                )
+            raise ArgumentError.of(
+                "VanillaRNN",
+                f"unknown nonlinearity {self.nonlinearity!r}",
+                repr(self.nonlinearity),
+                "'tanh' or 'relu'",
+                "pass nonlinearity='tanh'",
             )
 
     @property

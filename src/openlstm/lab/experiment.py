@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from openlstm.engine.threads import torch_aside
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.lab.advised import Advised, measure
 from openlstm.lab.arms import ADVISED, ARMS, SIDE_BY_SIDE
 from openlstm.lab.jobs import each
@@ -301,7 +301,7 @@ def _finite(value: float) -> float | None:
 
 def _task(name: str) -> Task:
     if name not in TASKS:
-        raise ArgumentError(message("lab", f"unknown task {name!r}", repr(name), ", ".join(TASKS), "use one of these names"))
+        raise ArgumentError.of("lab", f"unknown task {name!r}", repr(name), ", ".join(TASKS), "use one of these names")
     return TASKS[name]
 
 
@@ -311,11 +311,11 @@ def _check(task: Task, numbers: dict[str, int], arms: tuple[str, ...]) -> None:
         name, low = task.size_name if key == "size" else key, least.get(key, 1)
         if value < low:
             hint = f"pass {name}={low} or more"
-            raise ArgumentError(message(task.name, f"{name} is too small", f"{name}={value}", f"at least {low}", hint))
+            raise ArgumentError.of(task.name, f"{name} is too small", f"{name}={value}", f"at least {low}", hint)
     for arm in arms:
         if arm not in ARMS:
             hint = "use one of these names"
-            raise ArgumentError(message(task.name, f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint))
+            raise ArgumentError.of(task.name, f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint)
     if not arms or len(set(arms)) < len(arms):
         hint = "leave arms out to run all of them"
-        raise ArgumentError(message(task.name, "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint))
+        raise ArgumentError.of(task.name, "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint)

@@ -27,7 +27,7 @@ from openlstm.data import Series, Split, cut, origins, read_series, split_by_tim
 from openlstm.data.series import guess_period
 from openlstm.data.split import training_steps
 from openlstm.engine.threads import torch_aside
-from openlstm.errors import ArgumentError, DataError, message
+from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Head, Header, Network, Step, Training
 from openlstm.nn import GRU, LSTM, RNN, init
 from openlstm.runtime.model import Model, build
@@ -106,19 +106,15 @@ class Forecaster:
         }
         for name, value in sizes.items():
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError(
-                    message(
-                        "Forecaster",
-                        f"{name} must be a whole number of at least 1",
-                        f"{name}={value!r}",
-                        "1, 2, 3, ...",
-                        f"pass a {name} above zero",
-                    )
+                raise ArgumentError.of(
+                    "Forecaster",
+                    f"{name} must be a whole number of at least 1",
+                    f"{name}={value!r}",
+                    "1, 2, 3, ...",
+                    f"pass a {name} above zero",
                 )
         if cell not in NETWORKS:
-            raise ArgumentError(
-                message("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
-            )
+            raise ArgumentError.of("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
         self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
         self.hidden_size, self.num_layers, self.members, self.init = hidden_size, num_layers, members, init
         _begin(BY_NAME[cell], 1, 1, 1, 1, init, 0)  # what does not fit is told now, not after the data were read
@@ -237,14 +233,12 @@ class Forecaster:
             if not name:  # what is wrong is not one number alone
                 what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
             hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
-            raise ArgumentError(message("Forecaster", what, got, expected, hint)) from None
+            raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
-            raise ArgumentError(
-                message(
-                    "Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"
-                )
+            raise ArgumentError.of(
+                "Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"
             )
         return self.model_
 
@@ -269,28 +263,24 @@ class _Task:
         validation = origins(known, window, horizon, split.train, split.known)
         for name, at in (("training", train), ("validation", validation)):
             if not len(at):
-                raise DataError(
-                    message(
-                        "Forecaster.fit",
-                        f"no {name} window holds a known value and a known target",
-                        "missing values only",
-                        "measurements in every part of the series",
-                        "give a table with fewer gaps",
-                    )
+                raise DataError.of(
+                    "Forecaster.fit",
+                    f"no {name} window holds a known value and a known target",
+                    "missing values only",
+                    "measurements in every part of the series",
+                    "give a table with fewer gaps",
                 )
         self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
         past = known[: split.train]  # scaling is fitted on the training part only
         some = [carry(past[t - window : t]) for t in train[:: max(1, len(train) // 1000)]]
         spread = float(np.mean([np.std(w) for w in some]))
         if spread < SMALLEST and any(np.ptp(w) > 0 for w in some):
-            raise DataError(
-                message(
-                    "Forecaster.fit",
-                    "the values differ by too little to compute with",
-                    f"a mean deviation of {spread:.3g}",
-                    f"at least {SMALLEST:g}",
-                    "take another unit",
-                )
+            raise DataError.of(
+                "Forecaster.fit",
+                "the values differ by too little to compute with",
+                f"a mean deviation of {spread:.3g}",
+                f"at least {SMALLEST:g}",
+                "take another unit",
             )
         self.scale = spread or float(np.nanmax(np.abs(past))) / 1e6 or 1.0
         seasons = np.array(
@@ -352,14 +342,12 @@ def windows(header: Header, series: Series, most: int = 256) -> tuple[Tensor, Te
     window, horizon = header.series.window, header.series.horizon
     at = origins(series.values, window, horizon, window, len(series))
     if not len(at):
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "no window of the series holds a known value and a known target",
-                f"{len(series)} steps",
-                f"at least {window + horizon}: window {window} + horizon {horizon}",
-                "give a longer table",
-            )
+        raise DataError.of(
+            f"column {series.name!r}",
+            "no window of the series holds a known value and a known target",
+            f"{len(series)} steps",
+            f"at least {window + horizon}: window {window} + horizon {horizon}",
+            "give a longer table",
         )
     at = at[np.unique(np.linspace(0, len(at) - 1, min(len(at), most)).round().astype(int))]
     past, future = cut(series.values, at, window, horizon)
@@ -408,14 +396,12 @@ def _as_series(data: Series | str | os.PathLike[str], time: str | None, target: 
     if isinstance(data, Series):
         return data
     if time is None or target is None:
-        raise ArgumentError(
-            message(
-                "Forecaster",
-                "a file needs the names of two columns",
-                f"time={time!r}, target={target!r}",
-                "time and target",
-                "fit('data.csv', time='date', target='co2')",
-            )
+        raise ArgumentError.of(
+            "Forecaster",
+            "a file needs the names of two columns",
+            f"time={time!r}, target={target!r}",
+            "time and target",
+            "fit('data.csv', time='date', target='co2')",
         )
     return read_series(Path(data), time, target, step=step)
 

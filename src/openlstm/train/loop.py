@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from openlstm.errors import ArgumentError, TrainingError, message, missing_extra
+from openlstm.errors import ArgumentError, TrainingError, missing_extra
 
 try:
     import torch
@@ -50,36 +50,30 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "least_batches", "most_batches"):
             if not getattr(self, name) > 0:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} must be above zero",
-                        f"{name}={getattr(self, name)!r}",
-                        "a number > 0",
-                        f"leave {name} out to take its default",
-                    )
+                raise ArgumentError.of(
+                    "Options",
+                    f"{name} must be above zero",
+                    f"{name}={getattr(self, name)!r}",
+                    "a number > 0",
+                    f"leave {name} out to take its default",
                 )
         for name in ("weight_decay", "seed"):
             if not getattr(self, name) >= 0:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} must not be negative",
-                        f"{name}={getattr(self, name)!r}",
-                        "a number >= 0",
-                        f"leave {name} out to take its default",
-                    )
+                raise ArgumentError.of(
+                    "Options",
+                    f"{name} must not be negative",
+                    f"{name}={getattr(self, name)!r}",
+                    "a number >= 0",
+                    f"leave {name} out to take its default",
                 )
         for name in ("learning_rate", "weight_decay"):
             if getattr(self, name) > LARGEST_RATE:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} is too large",
-                        f"{name}={getattr(self, name)!r}",
-                        f"at most {LARGEST_RATE:g}, usually below 1",
-                        f"leave {name} out to take its default",
-                    )
+                raise ArgumentError.of(
+                    "Options",
+                    f"{name} is too large",
+                    f"{name}={getattr(self, name)!r}",
+                    f"at most {LARGEST_RATE:g}, usually below 1",
+                    f"leave {name} out to take its default",
                 )
 
 
@@ -154,14 +148,12 @@ def train(
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
         if not len(part[0]):
-            raise ArgumentError(
-                message(
-                    "train",
-                    f"{name} holds no example",
-                    f"{name}[0]: {list(part[0].shape)}",
-                    "at least one row",
-                    "give a longer table, or a smaller window or horizon",
-                )
+            raise ArgumentError.of(
+                "train",
+                f"{name} holds no example",
+                f"{name}[0]: {list(part[0].shape)}",
+                "at least one row",
+                "give a longer table, or a smaller window or horizon",
             )
     with _seeded(options.seed):
         return _train(model, loss, data, validation, options, callbacks, each_step)
@@ -228,14 +220,12 @@ def _run_epoch(
         error, targets = loss(model, *batch)
         total, counted = total + float(error.detach()), counted + float(targets)
         if not math.isfinite(total):
-            raise TrainingError(
-                message(
-                    "train",
-                    f"the loss is not finite in epoch {number}",
-                    f"loss={float(error.detach())}",
-                    "a finite loss",
-                    "lower the learning rate, or look for huge values in the data",
-                )
+            raise TrainingError.of(
+                "train",
+                f"the loss is not finite in epoch {number}",
+                f"loss={float(error.detach())}",
+                "a finite loss",
+                "lower the learning rate, or look for huge values in the data",
             )
         if optimizer is None or not float(targets):
             continue
@@ -246,14 +236,12 @@ def _run_epoch(
         for callback in each_step:
             callback(Step(step, number, float(error.detach()) / float(targets), norm, options.clip))
         if not math.isfinite(norm):
-            raise TrainingError(
-                message(
-                    "train",
-                    f"the gradient is not finite in epoch {number}",
-                    f"norm={norm} at step {step}",
-                    "a finite gradient",
-                    "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate",
-                )
+            raise TrainingError.of(
+                "train",
+                f"the gradient is not finite in epoch {number}",
+                f"norm={norm} at step {step}",
+                "a finite gradient",
+                "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate",
             )
         optimizer.step()
         if schedule is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 
 class Published(NamedTuple):
@@ -65,7 +65,7 @@ class Task(ABC):
         if size < self.least:
             got, want = f"{self.size_name}={size}", f"at least {self.least}"
             hint = f"pass {self.size_name}={self.least} or more"
-            raise ArgumentError(message(self.name, f"{self.size_name} is too small", got, want, hint))
+            raise ArgumentError.of(self.name, f"{self.size_name} is too small", got, want, hint)
         return self.draw(size, batch, generator)
 
     @abstractmethod
