@@ -103,6 +103,11 @@ class Evaluation:
         }
 
 
+def title(cell: str) -> str:
+    """What a model of a cell, by its name in a model file, is called in a table."""
+    return "LSTM" if cell == "lstm" else "vanilla RNN"
+
+
 def predict(model: Model, series: Series) -> Prediction:
     """The horizon after the last step of a series.
 
