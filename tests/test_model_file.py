@@ -71,7 +71,7 @@ def rewrite(path: Path, change: dict[str, Any], *, sign: bool = True) -> None:
     h, t = model_file.read(path)
     raw = {**json.loads(h.model_dump_json()), **change}
     if sign:
-        raw["checksum"] = model_file._checksum(raw, t)
+        raw["checksum"] = model_file.checksum(raw, t)
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
 
 
