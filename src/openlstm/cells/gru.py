@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from openlstm._array import Array, concat, sigmoid, split, tanh
 from openlstm.cells.base import Cell, State, Step, StepGradients, StepInputs, candidate_slope
@@ -32,12 +31,11 @@ class GRU(Cell):
 
     memory: bool = False
 
-    name: ClassVar[str] = "gru"
-    kernel: ClassVar[str] = "gru"
-    gates: ClassVar[tuple[str, ...]] = ("r", "z", "n")
-    saved: ClassVar[tuple[str, ...]] = ("r", "z", "n", "m")
-    separate: ClassVar[int] = 1
-    candidate: ClassVar[str] = "n"
+    name = kernel = "gru"
+    gates = ("r", "z", "n")
+    saved = ("r", "z", "n", "m")
+    separate = 1
+    candidate = "n"
 
     @property
     def has_cell(self) -> bool:

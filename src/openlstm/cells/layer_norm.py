@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from openlstm import _array as A
 from openlstm._array import Array, concat, sigmoid, split, tanh
@@ -58,14 +58,13 @@ class LayerNormLSTM(Cell):
 
     clip: float | None = None
 
-    name: ClassVar[str] = "lstm_ln"
-    kernel: ClassVar[str] = "lstm_ln"
-    gates: ClassVar[tuple[str, ...]] = ("i", "f", "g", "o")
-    saved: ClassVar[tuple[str, ...]] = (*"ifgo", "xi", "xf", "xg", "xo", "hi", "hf", "hg", "ho")
-    has_cell: ClassVar[bool] = True
-    separate: ClassVar[int] = 4
-    candidate: ClassVar[str] = "g"
-    norms: ClassVar[tuple[str, ...]] = ("x", "h", "c")
+    name = kernel = "lstm_ln"
+    gates = ("i", "f", "g", "o")
+    saved = (*"ifgo", "xi", "xf", "xg", "xo", "hi", "hf", "hg", "ho")
+    has_cell = True
+    separate = 4
+    candidate = "g"
+    norms = ("x", "h", "c")
 
     def __post_init__(self) -> None:
         check_options(self)

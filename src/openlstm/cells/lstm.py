@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from openlstm._array import Array, concat, sigmoid, split, tanh
 from openlstm.cells.base import (
@@ -35,9 +35,9 @@ class Memory(Cell):
     gates = saved = ("i", "f", "g", "o")
     has_cell = True
     candidate = "g"
-    coupled: ClassVar[bool] = False
-    squashes_input: ClassVar[bool] = True
-    squashes_output: ClassVar[bool] = True
+    coupled = False
+    squashes_input = True
+    squashes_output = True
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -133,8 +133,7 @@ class LSTM(Memory):
     clip: float | None = None
     cells_per_gate: int = 1
 
-    name: ClassVar[str] = "lstm"
-    kernel: ClassVar[str] = "lstm"
+    name = kernel = "lstm"
 
 
 @dataclass(frozen=True)
@@ -160,10 +159,9 @@ class LSTM1997(Memory):
     clip: float | None = None
     cells_per_gate: int = 1
 
-    name: ClassVar[str] = "lstm1997"
-    kernel: ClassVar[str] = "nfg_np"  # the same equations
-    gates: ClassVar[tuple[str, ...]] = ("i", "g", "o")
-    saved: ClassVar[tuple[str, ...]] = ("i", "g", "o")
+    name = "lstm1997"
+    kernel = "nfg_np"  # the same equations
+    gates = saved = ("i", "g", "o")
 
 
 @dataclass(frozen=True)
@@ -188,6 +186,5 @@ class Peephole(Memory):
 
     clip: float | None = None
 
-    name: ClassVar[str] = "peephole"
-    kernel: ClassVar[str] = "peephole"
-    peepholes: ClassVar[tuple[str, ...]] = ("i", "f", "o")
+    name = kernel = "peephole"
+    peepholes = ("i", "f", "o")

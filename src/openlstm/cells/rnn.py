@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from openlstm import _array as A
 from openlstm._array import Array, relu, tanh, where
@@ -35,10 +35,10 @@ class VanillaRNN(Cell):
 
     nonlinearity: Literal["tanh", "relu"] = "tanh"
 
-    name: ClassVar[str] = "rnn"
-    gates: ClassVar[tuple[str, ...]] = ("h",)
-    saved: ClassVar[tuple[str, ...]] = ()
-    has_cell: ClassVar[bool] = False
+    name = "rnn"
+    gates = ("h",)
+    saved = ()
+    has_cell = False
 
     def __post_init__(self) -> None:
         if self.nonlinearity not in ("tanh", "relu"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from openlstm._array import Array, concat, split
 from openlstm.cells.base import State, Step, StepGradients, StepInputs
@@ -47,10 +47,9 @@ class NIG(Variant):
     0.5
     """
 
-    name: ClassVar[str] = "nig"
+    name = "nig"
     kernel = _with_peepholes("nig")
-    gates: ClassVar[tuple[str, ...]] = ("f", "g", "o")
-    saved: ClassVar[tuple[str, ...]] = ("f", "g", "o")
+    gates = saved = ("f", "g", "o")
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,9 @@ class NFG(Variant):
     1.0
     """
 
-    name: ClassVar[str] = "nfg"
+    name = "nfg"
     kernel = _with_peepholes("nfg")
-    gates: ClassVar[tuple[str, ...]] = ("i", "g", "o")
-    saved: ClassVar[tuple[str, ...]] = ("i", "g", "o")
+    gates = saved = ("i", "g", "o")
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,9 @@ class NOG(Variant):
     True
     """
 
-    name: ClassVar[str] = "nog"
+    name = "nog"
     kernel = _with_peepholes("nog")
-    gates: ClassVar[tuple[str, ...]] = ("i", "f", "g")
-    saved: ClassVar[tuple[str, ...]] = ("i", "f", "g")
+    gates = saved = ("i", "f", "g")
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,9 @@ class NIAF(Variant):
     4.0
     """
 
-    name: ClassVar[str] = "niaf"
+    name = "niaf"
     kernel = _with_peepholes("niaf")
-    squashes_input: ClassVar[bool] = False
+    squashes_input = False
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,9 @@ class NOAF(Variant):
     2.0
     """
 
-    name: ClassVar[str] = "noaf"
+    name = "noaf"
     kernel = _with_peepholes("noaf")
-    squashes_output: ClassVar[bool] = False
+    squashes_output = False
 
 
 @dataclass(frozen=True)
@@ -175,11 +172,10 @@ class CIFG(Variant):
     0.5
     """
 
-    name: ClassVar[str] = "cifg"
+    name = "cifg"
     kernel = _with_peepholes("cifg")
-    gates: ClassVar[tuple[str, ...]] = ("i", "g", "o")
-    saved: ClassVar[tuple[str, ...]] = ("i", "g", "o")
-    coupled: ClassVar[bool] = True
+    gates = saved = ("i", "g", "o")
+    coupled = True
 
 
 @dataclass(frozen=True)
@@ -206,10 +202,9 @@ class FGR(Memory):
 
     clip: float | None = None
 
-    name: ClassVar[str] = "fgr"
-    kernel: ClassVar[str] = "fgr"
-    peepholes: ClassVar[tuple[str, ...]] = ("i", "f", "o")
-    feeds_back: ClassVar[tuple[str, ...]] = ("h", "i", "f", "o")
+    name = kernel = "fgr"
+    peepholes = ("i", "f", "o")
+    feeds_back = ("h", "i", "f", "o")
 
     def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None) -> Step:
         step = super().forward(z, before, w_ch, mask)
