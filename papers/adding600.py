@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, median_of, run, stream
+from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, median_of, run
 from openlstm.lab.tasks import Adding
 from openlstm.nn import init
 
@@ -36,8 +36,8 @@ def network(seed: int) -> Reader:
 def train(key: str, seed: int) -> Trial:
     """One network, for STEPS steps at most."""
     task, net = Adding(), network(seed)
-    look = before(net.layer, task.batch(T, 64, stream(seed, 0))[0], task.lag(T))
-    learner, data, running, steps, curve = Learner(net, RATE), stream(seed, 1), 1 / 6, 0, []
+    look = before(net.layer, task.batch(T, 64, generator(seed, 0))[0], task.lag(T))
+    learner, data, running, steps, curve = Learner(net, RATE), generator(seed, 1), 1 / 6, 0, []
     while steps < STEPS and not (steps % LOOKS == 0 and running < GOOD):
         x, total = task.batch(T, BATCH, data)
         loss = task.loss(net(x), total)
@@ -45,7 +45,7 @@ def train(key: str, seed: int) -> Trial:
         steps, running = steps + 1, 0.98 * running + 0.02 * float(loss.detach())
         if steps % LOOKS == 0:
             curve.append(round(running, 5))
-    error, fresh = 0.0, stream(seed, 2)
+    error, fresh = 0.0, generator(seed, 2)
     with torch.no_grad():
         for _ in range(10):
             x, total = task.batch(T, FRESH // 10, fresh)

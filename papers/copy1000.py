@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Trial, before, median_of, run, stream
+from openlstm.lab.papers import Claim, Learner, Trial, before, generator, median_of, run
 from openlstm.lab.tasks import Copy
 from openlstm.nn import init
 
@@ -48,8 +48,8 @@ def network(seed: int) -> Copier:
 def train(key: str, seed: int) -> Trial:
     """One network, for STEPS steps at most."""
     task, net = Copy(), network(seed)
-    look = before(net.layer, task.batch(T, 64, stream(seed, 0))[0], task.lag(T))
-    learner, data, curve = Learner(net, RATE), stream(seed, 1), []
+    look = before(net.layer, task.batch(T, 64, generator(seed, 0))[0], task.lag(T))
+    learner, data, curve = Learner(net, RATE), generator(seed, 1), []
     silence, running, steps = 1, 2.0, 0
     while steps < STEPS and not (silence == T and running < DONE):
         x, target = task.batch(silence, BATCH, data)
@@ -59,7 +59,7 @@ def train(key: str, seed: int) -> Trial:
         if running < WELL and silence < T:
             curve.append((steps, silence))
             silence, running = min(T, max(silence + 1, round(silence * GROWS))), 2 * WELL
-    error, fresh = 0.0, stream(seed, 2)
+    error, fresh = 0.0, generator(seed, 2)
     with torch.no_grad():
         for _ in range(20):
             x, target = task.batch(T, FRESH // 20, fresh)

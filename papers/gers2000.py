@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from openlstm import LSTM, cells
-from openlstm.lab.papers import Claim, Learner, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Learner, Trial, before, generator, run
 from openlstm.lab.tasks.reber import POSSIBLE, SYMBOLS
 from openlstm.lab.tasks.reber import streams as strings
 
@@ -136,8 +136,8 @@ def train(key: str, seed: int) -> Trial:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Predictor(forget=key != "standard")
-    chance, fresh = stream(seed, 1), stream(seed, 2)
-    pool = Pool(1, 2_000_000, stream(seed, 0))
+    chance, fresh = generator(seed, 1), generator(seed, 2)
+    pool = Pool(1, 2_000_000, generator(seed, 0))
     look = before(net.layer, pool.chunk(pool.somewhere(64, chance), 100)[0], LAG)
     learner = Learner(net, RATE, eps=EPS)
     place, state = pool.somewhere(STREAMS, chance), None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from openlstm import LSTM, cells
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, run
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """x [T, B, I], lengths [B], targets [B, O]."""
@@ -119,8 +119,8 @@ def network(task: Task, seed: int) -> Reader:
 def train(key: str, seed: int) -> Trial:
     """One network, until it is solved or has seen twice the paper's sequences."""
     task = TASKS[key]
-    net, data = network(task, seed), stream(seed, 1)
-    x, lengths, _ = task.make(64, stream(seed, 0))
+    net, data = network(task, seed), generator(seed, 1)
+    x, lengths, _ = task.make(64, generator(seed, 0))
     look = before(net.layer, x[: int(lengths.min())], task.lag)
     batch = 1 if task.online else BATCH
     learner = Learner(net, 0.25, 2.0, plain=True) if task.online else Learner(net, RATE)  # 0.25: the paper halves the error
@@ -136,7 +136,7 @@ def train(key: str, seed: int) -> Trial:
             as_paper = as_paper or seen
             solved = bool(errors.max() < task.bound)
     with torch.no_grad():
-        x, lengths, target = task.make(FRESH, stream(seed, 2))
+        x, lengths, target = task.make(FRESH, generator(seed, 2))
         error = worst(net(x, lengths), target)
     wrong = int((error >= task.bound).sum())
     more = {"wrong_of_2560": wrong, "first_2000_right_after": as_paper, "mean_error": float(error.mean())}

@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=get_num_threads())
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    result = lab.latch(args.lag, args.seeds, args.steps, args.arms, args.seed, show, jobs=args.jobs)
+    seeds = range(args.seed, args.seed + args.seeds)
+    options = {"seeds": seeds, "steps": args.steps, "arms": args.arms, "jobs": args.jobs}
+    result = lab.run("latch", args.lag, **options, on_progress=show)
     print(file=sys.stderr)
     print(result.to_markdown())
     for line in advice(result.advice) if result.advice else []:

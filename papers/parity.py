@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, run
 from openlstm.lab.tasks import Parity
 
 HIDDEN, BATCH, RATE, STEPS = 16, 64, 1e-2, 10_000
@@ -43,14 +43,14 @@ def train(key: str, seed: int) -> Trial:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Reader(LSTM(1, HIDDEN), 1)
-    look = before(net.layer, Parity().batch(LONGEST, 64, stream(seed, 0))[0], LONGEST - 1)
-    learner, data, running, steps = Learner(net, RATE), stream(seed, 1), 1.0, 0
+    look = before(net.layer, Parity().batch(LONGEST, 64, generator(seed, 0))[0], LONGEST - 1)
+    learner, data, running, steps = Learner(net, RATE), generator(seed, 1), 1.0, 0
     while steps < STEPS and running > SURE:
         x, lengths, target = batch(BATCH, data)
         loss = F.binary_cross_entropy_with_logits(net(x, lengths)[:, 0], target)
         learner.step(loss)
         steps, running = steps + 1, 0.99 * running + 0.01 * float(loss.detach())
-    right, fresh = [], stream(seed, 2)
+    right, fresh = [], generator(seed, 2)
     with torch.no_grad():
         for length in LONGER:
             x, odd = Parity().batch(length, EACH, fresh)

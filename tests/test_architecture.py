@@ -17,7 +17,7 @@ import openlstm
 PACKAGE = Path(openlstm.__file__).parent
 
 FLOORS: list[list[str]] = [
-    ["errors", "_files", "_array", "_submodules", "cells", "reference", "weights", "noise"],
+    ["errors", "_files", "_array", "_submodules", "_terminal", "cells", "reference", "weights", "noise"],
     ["engine", "model_file"],
     ["nn", "runtime"],
     ["data"],

@@ -20,12 +20,12 @@ from openlstm.cells import (
     LSTM1997,
     NIAF,
     NOAF,
-    Around,
     Cell,
     LayerNormLSTM,
     Peephole,
     State,
     Step,
+    StepInputs,
     VanillaRNN,
 )
 from openlstm.errors import ArgumentError, DtypeError, ShapeError
@@ -53,7 +53,7 @@ def given(cell: Cell, seed: int = 0, masked: bool = False) -> dict[str, torch.Te
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    out = {"z": 2 * normal(B, (len(cell.gates) + cell.apart) * H), "h": normal(B, len(cell.feeds_back) * H)}
+    out = {"z": 2 * normal(B, (len(cell.gates) + cell.separate) * H), "h": normal(B, len(cell.feeds_back) * H)}
     out |= {"c": normal(B, H)} if cell.has_cell else {}
     out |= {"w_ch": normal(len(cell.peepholes) * H)} if cell.peepholes else {}
     out |= {"norm": normal(sum(weights.norm_sizes(cell, H).values()))} if cell.norms else {}
@@ -132,7 +132,7 @@ def test_backward_equals_autograd(cell: Cell, masked: bool, kind: str) -> None:
     expected = dict(zip(inputs, found, strict=True))
 
     to = (lambda t: None if t is None else t.detach().numpy()) if kind == "numpy" else (lambda t: t)
-    around = Around(
+    around = StepInputs(
         tuple(to(g) for g in step.gates), State(to(a["h"]), to(a.get("c"))), to(step.c), to(step.h), to(a.get("w_ch"))
     )
     flow = cell.backward(around._replace(mask=to(a.get("mask")), norm=to(a.get("norm"))), to(dh), to(dc))
@@ -234,7 +234,7 @@ def test_clipping_bounds_the_cell_stops_its_gradient_and_lets_nan_through(kind: 
     np.testing.assert_array_equal(np.asarray(step.c), np.clip(c, -bound, bound))
     np.testing.assert_allclose(np.asarray(step.h), np.tanh(np.clip(c, -bound, bound)), rtol=1e-6)
     one = to(np.ones_like(c))
-    flow = cell.backward(Around(step.gates, State(to(c), to(c)), step.c, step.h), one, one)
+    flow = cell.backward(StepInputs(step.gates, State(to(c), to(c)), step.c, step.h), one, one)
     assert flow.c is not None
     passed = np.asarray(flow.c)[0]
     assert (passed[[0, 1, 3, 4]] == 0).all() and passed[2] > 1 and np.isnan(passed[5])
@@ -248,7 +248,7 @@ class Mine(Cell):
     gates = ("f", "g")
     saved = ("f", "g")
     has_cell = True
-    apart = 1
+    separate = 1
     peepholes = ("f",)
     candidate = "g"
     scale: float = 1.0
@@ -264,7 +264,7 @@ class Mine(Cell):
 class Same(Cell):
     """GRU's equations, as a user would write them."""
 
-    name, gates, saved, has_cell, apart, candidate = "same", ("r", "z", "n"), ("r", "z", "n", "m"), False, 1, "n"
+    name, gates, saved, has_cell, separate, candidate = "same", ("r", "z", "n"), ("r", "z", "n", "m"), False, 1, "n"
 
     def forward(self, z: Any, before: State, w_ch: Any = None, mask: Any = None) -> Step:
         return GRU().forward(z, before, w_ch, mask)
@@ -313,7 +313,12 @@ def test_a_cell_derived_from_ours_has_neither_its_kernel_nor_its_backward() -> N
     class Renamed(LSTM):
         pass
 
-    assert Doubled().kernel == Renamed().kernel == "" and LSTM().kernel == "lstm"
+    class Elsewhere(LSTM):
+        """As if a class of ours stood in another file."""
+
+        kernel = "lstm"
+
+    assert Doubled().kernel == Renamed().kernel == "" and LSTM().kernel == Elsewhere().kernel == "lstm"
     assert not Doubled().derives_itself and Renamed().derives_itself and LSTM().derives_itself
 
 

@@ -95,7 +95,7 @@ def whole(raw: Any, index: dict[str, Any] | None = None, data: bytes | None = No
     """A file with the right checksum, whatever its header says."""
     arrays = tensors()
     with suppress(ValueError):  # NaN and infinity have no canonical form
-        raw = {**raw, "checksum": model_file._checksum(raw, arrays)} if isinstance(raw, dict) else raw
+        raw = {**raw, "checksum": model_file.checksum(raw, arrays)} if isinstance(raw, dict) else raw
     own = {"__metadata__": {"openlstm": json.dumps(raw) if text is None else text}}
     found = json.dumps({**own, **(index_of(arrays) if index is None else index)}).encode()
     data = b"".join(a.tobytes() for a in arrays.values()) if data is None else data
@@ -241,7 +241,7 @@ print(refused, int(used.split()[1]) // 1024)
 def test_what_a_large_file_says_is_read_before_its_numbers(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_file, "_pieces", None)
+    monkeypatch.setattr("openlstm.model_file.file._pieces", None)
     monkeypatch.setattr(np, "fromfile", None)
     with pytest.raises(ModelFileError, match=text):
         model_file.read(sparse(tmp_path)[name])
@@ -261,7 +261,7 @@ def test_a_large_file_is_read_in_pieces_until_its_checksum_fits(tmp_path: Path, 
             return "another"
 
     path = sparse(tmp_path)["a-wrong-checksum"]
-    monkeypatch.setattr(model_file.hashlib, "sha256", Hash)
+    monkeypatch.setattr("hashlib.sha256", Hash)
     with pytest.raises(ModelFileError, match="its checksum does not fit its content"):
         model_file.read(path)
     assert sum(sizes) > 4 * 4 * 4000**2 and max(sizes) <= 2**22

@@ -71,17 +71,17 @@ def rewrite(path: Path, change: dict[str, Any], *, sign: bool = True) -> None:
     h, t = model_file.read(path)
     raw = {**json.loads(h.model_dump_json()), **change}
     if sign:
-        raw["checksum"] = model_file._checksum(raw, t)
+        raw["checksum"] = model_file.checksum(raw, t)
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}], ids=str)
-@pytest.mark.parametrize("cell", model_file.CELLS)
+@pytest.mark.parametrize("cell", cells.BY_NAME)
 def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     if not all(has_option(cell, name) for name in options):
         pytest.skip("not an option of this cell")
     h = header(cell=cell, **options)
-    assert h.network.recurrence() == dataclasses.replace(model_file.CELLS[cell], **options)  # type: ignore[type-var]
+    assert h.network.recurrence() == dataclasses.replace(cells.BY_NAME[cell], **options)  # type: ignore[type-var]
     t = tensors(h)
     written = model_file.write(tmp_path / "m.safetensors", h, t)
     read, back = model_file.read(tmp_path / "m.safetensors")
@@ -92,16 +92,16 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str
 
 
 def has_option(cell: str, name: str) -> bool:
-    return name in {field.name for field in dataclasses.fields(model_file.CELLS[cell])}  # type: ignore[arg-type]
+    return name in {field.name for field in dataclasses.fields(cells.BY_NAME[cell])}  # type: ignore[arg-type]
 
 
 def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
     """The names are part of the format: neither a kernel's name nor the order of the list may change them."""
-    assert set(model_file.CELLS.values()) == set(cells.ALL) and len(model_file.CELLS) == len(cells.ALL)
+    assert set(cells.BY_NAME.values()) == set(cells.ALL) and len(cells.BY_NAME) == len(cells.ALL)
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr lstm1997"
-    assert list(model_file.CELLS) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
-    assert model_file.CELLS["lstm1997"] == cells.LSTM1997() and model_file.CELLS["nfg_np"] == cells.NFG(peephole=False)
-    assert model_file.CELLS["rnn_relu"] == cells.VanillaRNN("relu")
+    assert list(cells.BY_NAME) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
+    assert cells.BY_NAME["lstm1997"] == cells.LSTM1997() and cells.BY_NAME["nfg_np"] == cells.NFG(peephole=False)
+    assert cells.BY_NAME["rnn_relu"] == cells.VanillaRNN("relu")
 
 
 def test_a_header_that_was_read_is_written_in_the_newest_version(tmp_path: Path) -> None:

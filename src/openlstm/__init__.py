@@ -52,62 +52,25 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.runtime import load as load
     from openlstm.tasks.forecast import Forecaster as Forecaster
 
-_LAZY: dict[str, str] = {
-    "LSTM": "nn",
-    "GRU": "nn",
-    "RNN": "nn",
-    "LSTMCell": "nn",
-    "GRUCell": "nn",
-    "RNNCell": "nn",
-    "replace": "nn",
-    "trace": "nn",
-    "Trace": "nn",
-    "xray": "insight.xray",
-    "edit": "insight.edit",
-    "nn": "",
-    "cells": "",
-    "errors": "",
-    "recur": "engine",
-    "Weights": "reference",
-    "State": "reference",
-    "Noise": "noise",
-    "load": "runtime",
-    "Model": "runtime",
-    "Forecaster": "tasks.forecast",
-    "set_num_threads": "engine.threads",
-    "get_num_threads": "engine.threads",
-    "set_workspace_limit": "engine.workspace",
-    "show_config": "engine.config",
+_HOMES = {
+    "nn": "LSTM GRU RNN LSTMCell GRUCell RNNCell replace trace Trace",
+    "insight.xray": "xray",
+    "insight.edit": "edit",
+    "": "nn cells errors",
+    "engine": "recur",
+    "reference": "Weights State",
+    "noise": "Noise",
+    "runtime": "load Model",
+    "tasks.forecast": "Forecaster",
+    "engine.threads": "set_num_threads get_num_threads",
+    "engine.workspace": "set_workspace_limit",
+    "engine.config": "show_config",
 }
-"""Public name -> the module that has it; "" for a submodule."""
+"""Module -> the public names it has; "" for submodules."""
 
-__all__ = [
-    "LSTM",
-    "GRU",
-    "RNN",
-    "LSTMCell",
-    "GRUCell",
-    "RNNCell",
-    "replace",
-    "trace",
-    "Trace",
-    "xray",
-    "edit",
-    "nn",
-    "cells",
-    "errors",
-    "recur",
-    "Weights",
-    "State",
-    "Noise",
-    "load",
-    "Model",
-    "Forecaster",
-    "set_num_threads",
-    "get_num_threads",
-    "set_workspace_limit",
-    "show_config",
-]
+_LAZY = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

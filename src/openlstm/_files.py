@@ -9,7 +9,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 try:
     import fcntl
@@ -69,54 +69,42 @@ def writable(path: str | os.PathLike[str], kinds: tuple[str, ...] = (), inputs: 
     try:
         _writable(Path(path), kinds, inputs)
     except OSError as e:
-        raise ArgumentError(
-            message(
-                str(path),
-                "cannot be written",
-                e.strerror or str(e),
-                "a place where files can be written",
-                "choose another folder, or have this one made writable",
-            )
+        raise ArgumentError.of(
+            str(path),
+            "cannot be written",
+            e.strerror or str(e),
+            "a place where files can be written",
+            "choose another folder, or have this one made writable",
         ) from None
 
 
 def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> None:
     for given in inputs:
         if path.exists() and given.exists() and path.samefile(given):
-            raise ArgumentError(
-                message(
-                    str(path),
-                    "is what is read; it would be lost",
-                    f"{given} as input and as output",
-                    "another file",
-                    f"for example {path.with_name('new-' + path.name).name}",
-                )
+            raise ArgumentError.of(
+                str(path),
+                "is what is read; it would be lost",
+                f"{given} as input and as output",
+                "another file",
+                f"for example {path.with_name('new-' + path.name).name}",
             )
     place = _place(path)
     folder = place.parent
     if not folder.exists():
-        raise ArgumentError(
-            message(str(path), "its folder does not exist", str(folder), "an existing folder", f"mkdir -p {folder}")
-        )
+        raise ArgumentError.of(str(path), "its folder does not exist", str(folder), "an existing folder", f"mkdir -p {folder}")
     if not folder.is_dir():
-        raise ArgumentError(
-            message(str(path), "its folder is a file", str(folder), "an existing folder", "choose another place")
-        )
+        raise ArgumentError.of(str(path), "its folder is a file", str(folder), "an existing folder", "choose another place")
     if place.is_dir():
-        raise ArgumentError(
-            message(
-                str(path), "is a folder", str(path), "the name of a file", f"for example {path / ('new' + ''.join(kinds[:1]))}"
-            )
+        raise ArgumentError.of(
+            str(path), "is a folder", str(path), "the name of a file", f"for example {path / ('new' + ''.join(kinds[:1]))}"
         )
     if kinds and path.suffix.lower() not in kinds:
-        raise ArgumentError(
-            message(
-                str(path),
-                "has an ending that is not known here",
-                repr(path.suffix),
-                " or ".join(kinds),
-                f"for example {path.with_suffix(kinds[0]).name}",
-            )
+        raise ArgumentError.of(
+            str(path),
+            "has an ending that is not known here",
+            repr(path.suffix),
+            " or ".join(kinds),
+            f"for example {path.with_suffix(kinds[0]).name}",
         )
     if place.exists():
         os.close(os.open(place, os.O_WRONLY))  # nothing is changed by that
@@ -131,9 +119,7 @@ def _place(path: Path) -> Path:
     if place.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if place.exists() and not place.is_file() and not place.is_dir():
-        raise ArgumentError(
-            message(str(path), "is not a file", "a device or a pipe", "the name of a file", "choose another place")
-        )
+        raise ArgumentError.of(str(path), "is not a file", "a device or a pipe", "the name of a file", "choose another place")
     return place
 
 

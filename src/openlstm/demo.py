@@ -94,7 +94,8 @@ def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     out.print()
     out.rule(f"[bold]2  Memory: overwrite a sign, then keep it through {LAG} steps of distractors", align="left")
     with Live(console=Console(stderr=True, quiet=quiet), refresh_per_second=4, transient=True) as live:
-        result = lab.latch(LAG, 1, STEPS, ARMS, seed=seed, on_progress=lambda p: live.update(progress_table(p)))
+        show = lambda p: live.update(progress_table(p))  # noqa: E731
+        result = lab.run("latch", LAG, seeds=range(seed, seed + 1), steps=STEPS, arms=ARMS, on_progress=show)
     out.print(result_table(result))
     best = result.best
     others = max(row.mean for row in result.rows if row is not best)

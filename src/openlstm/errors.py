@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,6 +22,11 @@ __all__ = [
 
 class OpenLSTMError(Exception):
     """The root of all errors raised on purpose by this package."""
+
+    @classmethod
+    def of(cls, who: str, what: str, got: str, expected: str, hint: str) -> Self:
+        """The error in the house form, see `message`."""
+        return cls(message(who, what, got, expected, hint))
 
 
 # torch raises a RuntimeError here and a ValueError there for what is one kind of mistake: those below are both, so that

@@ -15,7 +15,7 @@ from openlstm import _array as A
 from openlstm import noise as N
 from openlstm._array import Array
 from openlstm.call import Call
-from openlstm.cells import Around, Cell
+from openlstm.cells import Cell, StepInputs
 from openlstm.cells import State as State
 from openlstm.noise import Noise
 from openlstm.weights import Weights as Weights
@@ -92,7 +92,7 @@ def step(
 def full_step(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | None, t: int) -> FullStep:
     """One step of a cell without memory blocks, with everything that came up on the way; the noise is that of step t."""
     z = sums(cell, x, before.h, w, noise)
-    mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.apart)])
+    mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // (len(cell.gates) + cell.separate)])
     gates, h, c = cell(z, before, w.w_ch, mask, w.norm)
     new = State(h if w.w_hr is None else h @ w.w_hr.T, c)
     if noise is not None:
@@ -106,21 +106,21 @@ def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None)
     mask = N.hidden_mask(noise)
     of_x = x @ w.w_ih.T  # [B, G*H]
     of_h = (h if mask is None else mask * h) @ w.w_hh.T  # [B, G*H]
-    if not cell.apart:
+    if not cell.separate:
         z = of_x + of_h
         return z if w.b_ih is None else z + (w.b_ih + w.b_hh)
     if w.b_ih is not None:
         of_x, of_h = of_x + w.b_ih, of_h + w.b_hh
-    n = of_x.shape[1] * (len(cell.gates) - cell.apart) // len(cell.gates)
+    n = of_x.shape[1] * (len(cell.gates) - cell.separate) // len(cell.gates)
     return A.concat([of_x[:, :n] + of_h[:, :n], of_x[:, n:], of_h[:, n:]])
 
 
 def unsum(cell: Cell, dz: Array) -> tuple[Array, Array]:
     """dL/dz -> what of it belongs to x W_ih^T + b_ih and what to h W_hh^T + b_hh, each [..., G*H]."""
-    if not cell.apart:
+    if not cell.separate:
         return dz, dz
-    H = dz.shape[-1] // (len(cell.gates) + cell.apart)
-    n, m = H * (len(cell.gates) - cell.apart), H * len(cell.gates)
+    H = dz.shape[-1] // (len(cell.gates) + cell.separate)
+    n, m = H * (len(cell.gates) - cell.separate), H * len(cell.gates)
     return dz[..., :m], A.concat([dz[..., :n], dz[..., m:]])
 
 
@@ -244,13 +244,13 @@ def backward(
         if w.w_hr is not None:
             dm = new_h @ w.w_hr  # [B, H]
             dw_hr = dw_hr + _only(live, new_h).T @ _only(live, h)
-        flow = cell.backward(Around(gates, before, c, h, w.w_ch, mask, z, w.norm), dm, new_c)
+        flow = cell.backward(StepInputs(gates, before, c, h, w.w_ch, mask, z, w.norm), dm, new_c)
 
         dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
         dx[k] = dz_x @ w.w_ih if input_gradient else None
         dw_ih, db_ih = dw_ih + dz_x.T @ x_t, db_ih + dz_x.sum(0)
         dw_hh = dw_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h)
-        db_hh = db_hh + dz_h.sum(0) if cell.apart else db_ih
+        db_hh = db_hh + dz_h.sum(0) if cell.separate else db_ih
         dw_ch = None if flow.w_ch is None else dw_ch + _only(live, flow.w_ch).sum(0)
         dnorm = None if flow.norm is None else dnorm + _only(live, flow.norm).sum(0)
         to_h = dz_h @ w.w_hh if hidden is None else hidden * (dz_h @ w.w_hh)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Cell
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 
 GATE_ORDERS: dict[str, str] = {
     "openlstm": "ifgo",
@@ -117,11 +117,11 @@ def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bi
     if hidden_size % m:
         what = f"hidden_size {hidden_size} is not made of blocks of {m}"
         hint = f"take hidden_size={hidden_size - hidden_size % m or m}, or another cells_per_gate"
-        raise ArgumentError(message(who, what, f"hidden_size={hidden_size}", f"a multiple of cells_per_gate={m}", hint))
+        raise ArgumentError.of(who, what, f"hidden_size={hidden_size}", f"a multiple of cells_per_gate={m}", hint)
     if proj_size and len(cell.feeds_back) > 1:
         hint = "take proj_size=0, or cells.Peephole(), which feeds back its output alone"
         got = f"proj_size={proj_size}"
-        raise ArgumentError(message(who, "cannot be projected: it feeds its gates back", got, "proj_size=0", hint))
+        raise ArgumentError.of(who, "cannot be projected: it feeds its gates back", got, "proj_size=0", hint)
     rows = sum(gate_rows(cell, hidden_size))
     out: dict[str, tuple[int, ...]] = {
         "weight_ih": (rows, input_size),
@@ -245,17 +245,17 @@ def reorder(array: Array, source: str, target: str, hidden_size: int | None = No
     for name in (source, target):
         if name not in GATE_ORDERS:
             known = ", ".join(sorted(GATE_ORDERS))
-            raise ArgumentError(message(who, f"unknown gate order {name!r}", repr(name), known, "name one of these packages"))
+            raise ArgumentError.of(who, f"unknown gate order {name!r}", repr(name), known, "name one of these packages")
     rows = array.shape[0] if len(array.shape) else 0
     H = rows // 4 if hidden_size is None else hidden_size
     got = f"array: {describe(array)}" + ("" if hidden_size is None else f", hidden_size={H}")
     if H < 1 or rows != 4 * H:
         expected = "[4*H, ...]" if hidden_size is None else f"[{4 * H}, ...] = [4*H, ...]"
         hint = "pass weight_ih, weight_hh or a bias of an LSTM; the gates of a GRU are others"
-        raise ShapeError(message(who, f"{rows} rows are not the four gates of an LSTM", got, expected, hint))
+        raise ShapeError.of(who, f"{rows} rows are not the four gates of an LSTM", got, expected, hint)
     if hidden_size is None and rows % 3 == 0:
         what = f"{rows} rows are an LSTM of {H} units or a GRU of {rows // 3}"
-        raise ShapeError(message(who, what, got, "[4*H, ...], and H", f"pass hidden_size={H} if they are an LSTM's"))
+        raise ShapeError.of(who, what, got, "[4*H, ...], and H", f"pass hidden_size={H} if they are an LSTM's")
     blocks = {gate: array[k * H : (k + 1) * H] for k, gate in enumerate(GATE_ORDERS[source])}
     ordered = [blocks[gate] for gate in GATE_ORDERS[target]]
     xp = A.namespace(array)

@@ -23,7 +23,7 @@ from openlstm.data import from_arrays
 from openlstm.explain import page as lecture_page
 from openlstm.insight.report import Report
 from openlstm.lab import picture
-from openlstm.tasks import look
+from openlstm.tasks import xray as look
 from openlstm.tasks.forecast import Forecaster
 from openlstm.train import Options
 

@@ -11,7 +11,7 @@ import pytest
 
 import openlstm
 from openlstm import cli, model_file
-from openlstm.tasks import look
+from openlstm.tasks import xray as look
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2", "-q"]
 

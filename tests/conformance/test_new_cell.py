@@ -16,7 +16,7 @@ CELL = '''
 from dataclasses import dataclass
 
 from openlstm import cells
-from openlstm.cells import Cell, Flow, State, Step, sigmoid, split, tanh
+from openlstm.cells import Cell, StepGradients, State, Step, sigmoid, split, tanh
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ cells.ALL = (*cells.ALL, Leaky())
 WRONG = """
     def backward(self, around, dh, dc):
         (f, g), d = around.gates, dh if dc is None else dh + dc
-        return Flow(cells.concat([d * (around.before.c + g) * f * (1 - f), d * (1 - f) * (1 - g * g)]), d * f)
+        return StepGradients(cells.concat([d * (around.before.c + g) * f * (1 - f), d * (1 - f) * (1 - g * g)]), d * f)
 """
 
 SUITES = ["tests/conformance/test_conformance.py", "tests/engine/test_pieces.py", "tests/engine/test_nan.py"]

@@ -6,7 +6,7 @@ import torch
 from openlstm.lab.arms import ARMS, SIDE_BY_SIDE, build
 from openlstm.lab.tasks import TASKS, Task
 from openlstm.lab.tasks.latch import latch_batch
-from openlstm.lab.trial import Learner
+from openlstm.lab.trial import Learner, learn
 from openlstm.nn import RNN
 
 H, LAG = 32, 120
@@ -74,7 +74,7 @@ def test_the_cell_of_1997_has_no_forget_gate_and_can_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     learner = Learner(model)
     for _ in range(3):
-        learner.step(*latch_batch(5, 16, generator))
+        learn(learner, model, *latch_batch(5, 16, generator))
     for old, new in zip(before, model.parameters(), strict=True):
         assert not torch.equal(old, new)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Trial, before, run, stream
+from openlstm.lab.papers import Claim, Trial, before, generator, run
 
 NOT_BLOCKED = {"word": "not blocked", "share": 0.5, "flip": 0.1}
 BLOCKED = {"word": "blocked", "share": 1e-9, "flip": 1e-5}
@@ -50,6 +50,6 @@ def test_what_is_not_reached_is_said_with_a_reason(look: dict, tmp_path: Path, c
 
 
 def test_the_look_is_that_of_the_lag() -> None:
-    layer, x = LSTM(1, 4), torch.randn(40, 32, 1, generator=stream(0))
+    layer, x = LSTM(1, 4), torch.randn(40, 32, 1, generator=generator(0))
     near, far = before(layer, x, 1), before(layer, x, 39)
     assert (near["word"], far["word"]) == ("not blocked", "blocked") and near["share"] > far["share"] > 0

@@ -14,9 +14,10 @@ from rich.console import Console
 from openlstm import lab
 from openlstm.cli import main
 from openlstm.errors import ArgumentError
-from openlstm.lab import command, picture, show
+from openlstm.lab import picture, show
 from openlstm.lab.advised import Advised
 from openlstm.lab.experiment import Progress, Running
+from openlstm.lab.facts import FACTS
 
 LATCH = lab.tasks.TASKS["latch"]
 ADVICE = Advised(
@@ -143,8 +144,8 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_help_knows_what_the_tasks_know() -> None:
-    assert list(command.COMMANDS) == list(lab.tasks.TASKS)
-    for name, entry in command.COMMANDS.items():
+    assert list(FACTS) == list(lab.tasks.TASKS)
+    for name, entry in FACTS.items():
         task = lab.tasks.TASKS[name]
         assert entry[:5] == (task.size_name, task.default, task.least, task.hidden, task.steps), name
 
@@ -157,7 +158,7 @@ def test_every_arm_is_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("task", lab.tasks.TASKS)
 def test_every_task_is_a_command(task: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    size, least = command.COMMANDS[task].size_name, command.COMMANDS[task].least
+    size, least = FACTS[task].size_name, FACTS[task].least
     options = [f"--{size}", str(least + 2), "--steps", "20", "--arms", "rnn,gru", "--jobs", "1", "--json"]
     assert main(["lab", task, *options, "-o", str(tmp_path / "a.svg")]) == 0
     found = json.loads(capsys.readouterr().out)

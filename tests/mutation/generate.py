@@ -3,8 +3,8 @@
     python -m tests.mutation.generate             # all of them, some minutes; prints the survivors and the score
     python -m tests.mutation.generate reference   # those of one module
 
-Each mutant of `reference.py` or `cells.py` is run on small problems of every cell and option, against `plain.py`, which shares
-no code with them. A mutant is found when a number differs, an error is raised, or it does not end.
+Each mutant of `reference.py` or of a file of `cells/` is run on small problems of every cell and option, against `plain.py`,
+which shares no code with them. A mutant is found when a number differs, an error is raised, or it does not end.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ from openlstm.call import Call
 from openlstm.reference import State, Weights
 
 MODULES = ("reference", "cells")
+FILES = [f"cells.{name}" for name in ("base", "lstm", "variants", "layer_norm", "gru", "rnn")] + ["cells", "reference"]
+"""What they are made of, lowest first."""
+PATHS = {file: Path(str(sys.modules[f"openlstm.{file}"].__file__)) for file in FILES}
+
 NOT_HERE = {  # what says no to bad input, or prepares words: tests/test_cells.py holds those
     "_check",
-    "_check_options",
+    "check_options",
     "__post_init__",
     "__init_subclass__",
 }
@@ -50,7 +54,7 @@ _REASONS: dict[str, list[str]] = {
     ): [
         (
             "reference.take: mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // "
-            "(len(cell.gates) + cell.apart)]) [if False]"
+            "(len(cell.gates) + cell.separate)]) [if False]"
         ),
         "reference.take: if noise is not None: [if True]",
         ("reference.take: carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c) [if False]"),
@@ -61,11 +65,11 @@ _REASONS: dict[str, list[str]] = {
         ),
     ],
     ("Without gates whose sums are apart the general way takes the same sums, biases in another order."): [
-        "reference.sums: if not cell.apart: [if False]",
-        "reference.unsum: if not cell.apart: [if False]",
+        "reference.sums: if not cell.separate: [if False]",
+        "reference.unsum: if not cell.separate: [if False]",
     ],
     ("The array has two axes, so that the last is number 1."): [
-        "reference.unsum: H = dz.shape[-1] // (len(cell.gates) + cell.apart) [no USub]",
+        "reference.unsum: H = dz.shape[-1] // (len(cell.gates) + cell.separate) [no USub]",
         "reference._any: return mask.any(-1)[:, None]  # [B, 1] [no USub]",
     ],
     ("It computes something that nobody is handed, or once more what was saved: more work, the same numbers."): [
@@ -94,7 +98,7 @@ _REASONS: dict[str, list[str]] = {
         ),
     ],
     ("Without gates whose sums are apart both biases have one gradient."): [
-        "reference.backward: db_hh = db_hh + dz_h.sum(0) if cell.apart else db_ih [if True]",
+        "reference.backward: db_hh = db_hh + dz_h.sum(0) if cell.separate else db_ih [if True]",
     ],
     (
         "Only FGR, whose weight_hh is square and larger than 2, has columns that do not exist; for all other "
@@ -122,6 +126,7 @@ class Mutant:
     """One change in one module."""
 
     module: str
+    file: str
     number: int
     where: str  # the function
     line: str  # what stands there
@@ -132,29 +137,30 @@ class Mutant:
 
     def tree(self) -> ast.Module:
         """The changed module."""
-        tree = copy.deepcopy(_tree(self.module))
+        tree = copy.deepcopy(_tree(self.file))
         _points(tree)[self.number][2]()
         return ast.fix_missing_locations(tree)
 
 
 @cache
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_source(module))
+def _tree(file: str) -> ast.Module:
+    return ast.parse(_source(file))
 
 
 @cache
-def _source(module: str) -> str:
-    return Path(str({"reference": right_reference, "cells": right_cells}[module].__file__)).read_text()
+def _source(file: str) -> str:
+    return PATHS[file].read_text()
 
 
 def mutants(module: str) -> list[Mutant]:
     """All of a module, in the order of its text."""
-    lines = _source(module).splitlines()
-    tree = copy.deepcopy(_tree(module))
-    return [
-        Mutant(module, k, where, lines[node.lineno - 1].strip(), change)
-        for k, (where, node, _, change) in enumerate(_points(tree))
-    ]
+    out = []
+    for file in FILES:
+        if file.split(".")[0] == module:
+            lines = _source(file).splitlines()
+            for k, (where, node, _, change) in enumerate(_points(copy.deepcopy(_tree(file)))):
+                out.append(Mutant(module, file, k, where, lines[node.lineno - 1].strip(), change))
+    return out
 
 
 SWAPS: dict[type, type] = {
@@ -249,14 +255,14 @@ def _become(node: Any, other: Any) -> None:
 @contextmanager
 def installed(mutant: Mutant | None) -> Iterator[tuple[ModuleType, ModuleType]]:
     """`reference` and `cells` made anew, one of them mutated; the rest of the package keeps its own."""
-    before = {name: sys.modules[f"openlstm.{name}"] for name in MODULES}
+    before = {name: sys.modules[f"openlstm.{name}"] for name in FILES}
     made: dict[str, ModuleType] = {}
     try:
-        for name in reversed(MODULES):  # cells first, reference imports from it
+        for name in FILES:
             module = made[name] = ModuleType(f"openlstm.{name}")
             module.__file__ = f"<{name}, mutated>"
             sys.modules[f"openlstm.{name}"] = module
-            tree = mutant.tree() if mutant is not None and mutant.module == name else _tree(name)
+            tree = mutant.tree() if mutant is not None and mutant.file == name else _tree(name)
             exec(compile(tree, module.__file__, "exec"), module.__dict__)
         yield made["reference"], made["cells"]
     finally:
@@ -393,13 +399,14 @@ def _traits(reference: Any, cells: Any) -> None:
     names = {type(cell).__name__ for cell in right_cells.ALL}
     assert {repr(getattr(cells, name)()) for name in names} == {repr(getattr(right_cells, name)()) for name in names}
     assert cells.LSTM(cells_per_gate=2, clip=1.0).unshared() == cells.LSTM(clip=1.0)
-    p = Case(right_cells.LSTM(), T=1, B=2, I=2, H=3).problem()
-    inner = twin(cells, p.cell)
-    z = reference.sums(inner, p.x[0], p.state.h, p.weights)
-    gates, h, c = inner(z, p.state)
-    around = cells.Around(gates, p.state, c, h)
-    none, zero = inner.backward(around, p.dy[0], None), inner.backward(around, p.dy[0], np.zeros_like(c))
-    assert far({"z": none.z, "c": none.c}, {"z": zero.z, "c": zero.c}, 1e-15) == {}
+    for right in (right_cells.LayerNormLSTM(), right_cells.LSTM()):
+        p = Case(right, T=1, B=2, I=2, H=3).problem()
+        inner, norm = twin(cells, right), p.weights.norm
+        z = reference.sums(inner, p.x[0], p.state.h, p.weights)
+        gates, h, c = inner(z, p.state, norm=norm)
+        inputs = cells.StepInputs(gates, p.state, c, h, norm=norm)
+        none, zero = inner.backward(inputs, p.dy[0], None), inner.backward(inputs, p.dy[0], np.zeros_like(c))
+        assert far({"z": none.z, "c": none.c}, {"z": zero.z, "c": zero.c}, 1e-15) == {}
     simple = type(
         "Simple", (cells.Cell,), {"forward": lambda self, z, before: inner.forward(z, before), "__module__": "somewhere"}
     )()
@@ -409,7 +416,7 @@ def _traits(reference: Any, cells: Any) -> None:
     w = np.arange(144.0).reshape(12, 12)
     assert (reference._recurrent(wide, w) == w).all()
     bound = torch.tensor([-0.5, 0.5, 0.2], requires_grad=True)
-    (slope,) = torch.autograd.grad(cells._clamp(bound, 0.5).sum(), bound)
+    (slope,) = torch.autograd.grad(cells.clamp(bound, 0.5).sum(), bound)
     assert slope.tolist() == [0, 0, 1]  # none where the bound is reached, also exactly
     # the gradient is linear in what flows in: what comes from c_n alone is the difference
     q = replace(Case(right_cells.Peephole(), T=3, B=2, I=2, H=3).problem(), dy=None)
@@ -460,7 +467,7 @@ class _Own:
     def of(cells: Any) -> Any:
         def init(self: Any, inner: Any) -> None:
             self.inner = inner
-            for trait in ("name", "gates", "saved", "has_cell", "apart", "peepholes", "candidate", "clip"):
+            for trait in ("name", "gates", "saved", "has_cell", "separate", "peepholes", "candidate", "clip"):
                 setattr(self, trait, getattr(inner, trait))
 
         def forward(self: Any, z: Any, before: Any, w_ch: Any = None, mask: Any = None) -> Any:

@@ -68,5 +68,5 @@ def test_changes_are_of_every_kind() -> None:
     """The generator reaches the loop, its backward, and the cells' equations."""
     of = {module: generate.mutants(module) for module in generate.MODULES}
     assert {"forward", "backward", "step", "sums"} <= {m.where for m in of["reference"]}
-    assert {"_Memory.forward", "GRU.backward", "FGR.backward", "_slope"} <= {m.where for m in of["cells"]}
+    assert {"Memory.forward", "GRU.backward", "FGR.backward", "candidate_slope"} <= {m.where for m in of["cells"]}
     assert len(of["reference"]) > 150 and len(of["cells"]) > 100 and len(native.mutants()) > 80

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import openlstm
 from openlstm import reference
 from openlstm.call import Call
-from openlstm.cells import Around, Cell, Flow, Step
+from openlstm.cells import Cell, Step, StepGradients, StepInputs
 from openlstm.noise import Noise, active
 from openlstm.reference import Gradients, Run, State, Weights
 
@@ -238,7 +238,18 @@ class Bent(Cell):
 
     def __init__(self, cell: Any, bend: Callable[..., Step]) -> None:
         self.inner, self.bend = cell, bend
-        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back", "apart", "norms"):
+        for trait in (
+            "name",
+            "gates",
+            "saved",
+            "has_cell",
+            "peepholes",
+            "candidate",
+            "clip",
+            "feeds_back",
+            "separate",
+            "norms",
+        ):
             setattr(self, trait, getattr(cell, trait))
 
     def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
@@ -750,87 +761,98 @@ def _detached(g: Gradients) -> Gradients:
 
 
 class Derived(Cell):
-    """A right cell with a wrong derivative: change(cell, around, dh, dc) -> Flow."""
+    """A right cell with a wrong derivative: change(cell, around, dh, dc) -> StepGradients."""
 
-    def __init__(self, cell: Any, change: Callable[..., Flow]) -> None:
+    def __init__(self, cell: Any, change: Callable[..., StepGradients]) -> None:
         self.inner, self.change = cell, change
-        for trait in ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back", "apart", "norms"):
+        for trait in (
+            "name",
+            "gates",
+            "saved",
+            "has_cell",
+            "peepholes",
+            "candidate",
+            "clip",
+            "feeds_back",
+            "separate",
+            "norms",
+        ):
             setattr(self, trait, getattr(cell, trait))
 
     def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
         return self.inner(z, before, w_ch, mask, norm)
 
-    def backward(self, around: Around, dh: Tensor, dc: Any) -> Flow:
+    def backward(self, around: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
         return self.change(self.inner, around, dh, dc)
 
 
-def derivative(name: str) -> Callable[[Callable[..., Flow]], None]:
-    """Register f(cell, around, dh, dc) -> Flow, the derivative of one step."""
+def derivative(name: str) -> Callable[[Callable[..., StepGradients]], None]:
+    """Register f(cell, around, dh, dc) -> StepGradients, the derivative of one step."""
     return lambda f: backward(name)(lambda *a: exact(*a, cell=Derived(a[0], f)))
 
 
-def _dz(flow: Flow, gate: int, change: Callable[[Tensor], Tensor]) -> Flow:
+def _dz(flow: StepGradients, gate: int, change: Callable[[Tensor], Tensor]) -> StepGradients:
     parts = list(flow.z.chunk(4, -1))
     parts[gate] = change(parts[gate])
     return flow._replace(z=torch.cat(parts, -1))
 
 
 @derivative("the highway is detached")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     flow = cell.backward(at, dh, dc)
     return flow._replace(c=0 * flow.c)
 
 
 @derivative("the forget gate has no slope")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     return _dz(cell.backward(at, dh, dc), 1, lambda d: d / (at.gates[1] * (1 - at.gates[1])))
 
 
 @derivative("the candidate has no slope")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     return _dz(cell.backward(at, dh, dc), 2, lambda d: d / (1 - at.gates[2] ** 2))
 
 
 @derivative("the slope of the candidate is that of a gate")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     g = at.gates[2]
     return _dz(cell.backward(at, dh, dc), 2, lambda d: d / (1 - g**2) * g * (1 - g))
 
 
 @derivative("the forget gate is multiplied with the new cell")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     return _dz(cell.backward(at, dh, dc), 1, lambda d: d / at.before.c * at.c)
 
 
 @derivative("the output gate is multiplied with the old cell")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     o = at.gates[3]
     return _dz(cell.backward(at, dh, dc), 3, lambda d: dh * o * (1 - o) * torch.tanh(at.before.c))
 
 
 @derivative("what h shows does not flow into the cell")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     whole = cell.backward(at, dh, dc)
     return _dz(cell.backward(at, 0 * dh, dc), 3, lambda d: whole.z.chunk(4, -1)[3])
 
 
 @derivative("the tanh that h shows has no slope")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     whole = cell.backward(at, dh, dc)
     return _dz(cell.backward(at, 0 * dh, dc + dh * at.gates[3]), 3, lambda d: whole.z.chunk(4, -1)[3])
 
 
 @derivative("dc reaches the step before without its forget gate")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     flow = cell.backward(at, dh, dc)
     return flow._replace(c=flow.c / at.gates[1])
 
 
 @derivative("peepholes pass no gradient to the cell")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     return cell.backward(at if at.w_ch is None else at._replace(w_ch=0 * at.w_ch), dh, dc)
 
 
 @derivative("gradients pass where the cell was clipped")
-def _(cell: Any, at: Around, dh: Tensor, dc: Any) -> Flow:
+def _(cell: Any, at: StepInputs, dh: Tensor, dc: Any) -> StepGradients:
     return type(cell)().backward(at, dh, dc)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from openlstm.lab.papers import Learner, stream
+from openlstm.lab.papers import Learner, generator
 from openlstm.lab.tasks.reber import FOLLOWING, POSSIBLE, SYMBOL
 from papers import gers2000
 
@@ -51,7 +51,7 @@ def test_gates_begin_block_by_block() -> None:
 
 
 def test_a_ring_of_whole_strings() -> None:
-    pool = gers2000.Pool(3, 2000, stream(0))
+    pool = gers2000.Pool(3, 2000, generator(0))
     n = len(pool.nodes)
     x, possible = pool.chunk(torch.tensor([0]), n + 5)  # once around and on
     said, may = x[:, 0].argmax(-1), possible[:, 0]
@@ -62,7 +62,7 @@ def test_a_ring_of_whole_strings() -> None:
 
 
 def test_short_and_long_strings_come_as_often_as_drawn() -> None:
-    pool = gers2000.Pool(1, 60_000, stream(1))
+    pool = gers2000.Pool(1, 60_000, generator(1))
     lengths = np.diff(np.flatnonzero(pool.nodes.numpy() == 0))
     # nine symbols: B x BTXSE x E and B x BPVVE x E, each inner string by three choices out of two
     assert lengths.min() == 9
@@ -70,10 +70,10 @@ def test_short_and_long_strings_come_as_often_as_drawn() -> None:
 
 
 def test_a_test_counts_to_the_first_wrong_prediction() -> None:
-    assert gers2000.test(Oracle(), stream(2), 1200, True) == [1200] * 10  # type: ignore[arg-type]
-    lasted = gers2000.test(Oracle(slip=1100), stream(2), 1200, True)  # type: ignore[arg-type]
+    assert gers2000.test(Oracle(), generator(2), 1200, True) == [1200] * 10  # type: ignore[arg-type]
+    lasted = gers2000.test(Oracle(slip=1100), generator(2), 1200, True)  # type: ignore[arg-type]
     assert lasted == [1200, 1100, *[1200] * 8]
-    assert min(gers2000.test(Oracle(slip=7), stream(2), 1200, False)) == 7  # type: ignore[arg-type]
+    assert min(gers2000.test(Oracle(slip=7), generator(2), 1200, False)) == 7  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["standard", "forget", "decay"])

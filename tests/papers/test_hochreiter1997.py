@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from openlstm.lab.papers import stream
+from openlstm.lab.papers import generator
 from papers import hochreiter1997 as paper
 
 
 def test_adding() -> None:
-    x, lengths, target = paper.adding(500, stream(0))
+    x, lengths, target = paper.adding(500, generator(0))
     assert x.abs().max() <= 1 and set(lengths.tolist()) == set(range(100, 111))
     for b, n in enumerate(lengths.tolist()):
         marks = torch.nonzero(x[:, b, 1] == 1)[:, 0].tolist()
@@ -24,7 +24,7 @@ def test_adding() -> None:
 
 
 def test_temporal_order() -> None:
-    x, lengths, target = paper.temporal_order(500, stream(0))
+    x, lengths, target = paper.temporal_order(500, generator(0))
     said = x.argmax(-1)
     for b, n in enumerate(lengths.tolist()):
         at = torch.nonzero(said[:n, b] >= 6)[:, 0].tolist()

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from openlstm.lab.papers import stream
+from openlstm.lab.papers import generator
 from papers import adding600, copy1000, parity
 
 
 def test_parity_is_asked_at_the_end_of_each_row() -> None:
-    x, lengths, odd = parity.batch(300, stream(0))
+    x, lengths, odd = parity.batch(300, generator(0))
     assert set(lengths.tolist()) == set(range(1, 41))
     ones = [int((x[:n, b] > 0).sum()) % 2 for b, n in enumerate(lengths.tolist())]
     assert ones == odd.int().tolist()

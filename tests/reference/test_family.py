@@ -17,6 +17,7 @@ from tests.support import Case, Problem, far, to_numpy
 from openlstm import cells, reference, weights
 from openlstm.call import Call
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, Peephole, VanillaRNN
+from openlstm.cells.lstm import Memory
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
 
@@ -263,9 +264,7 @@ def paper(cell: Cell, p: Problem) -> tuple[Any, Any]:
     return torch.stack(ys), c
 
 
-@pytest.mark.parametrize(
-    "cell", [c for c in [*cells.ALL, LSTM(clip=0.1), FGR(clip=0.1)] if isinstance(c, cells._Memory)], ids=repr
-)
+@pytest.mark.parametrize("cell", [c for c in [*cells.ALL, LSTM(clip=0.1), FGR(clip=0.1)] if isinstance(c, Memory)], ids=repr)
 @pytest.mark.parametrize("bias", [False, True])
 def test_variants_equal_a_loop_written_from_the_paper(cell: Cell, bias: bool) -> None:
     p, _ = drawn(cell, 5, T=6, P=0, H=3, bias=bias, lengths=False, reset=False, reset_state=False, reverse=False)

@@ -232,7 +232,7 @@ def test_load_and_predict_need_no_torch(tmp_path: Path) -> None:
     assert (np.load(tmp_path / "out.npy") == load(tmp_path / "m.safetensors").predict(series()).median).all()
 
 
-@pytest.mark.parametrize("cell", model_file.CELLS)
+@pytest.mark.parametrize("cell", cells.BY_NAME)
 def test_a_forecaster_on_any_cell_forecasts_on_every_backend(cell: str) -> None:
     model = make(cell)
     forecasts = [model.quantiles(series(), backend=backend) for backend in ("auto", "reference")]

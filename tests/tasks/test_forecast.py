@@ -174,7 +174,7 @@ def test_values_that_differ_by_too_little_are_refused() -> None:
 
 
 def test_another_interval_is_refused_everywhere(fitted: Forecaster, tmp_path: Path) -> None:
-    from openlstm.tasks.forecast import windows
+    from openlstm.tasks.examples import windows
 
     weekly = from_arrays(np.datetime64("2001-01-01") + 7 * np.arange(300), daily().values, name="y", time_name="t")
     text = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from openlstm._array import Array
 from openlstm.data.table import Table, read_table
-from openlstm.errors import DataError, message
+from openlstm.errors import DataError
 from openlstm.model_file import Step
 
 YEAR, MONTH = 12, 1  # in months
@@ -83,14 +83,12 @@ def read_series(
 def from_table(table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None) -> Series:
     """As `read_series`, out of a table."""
     if time == target:
-        raise DataError(
-            message(
-                f"{table.name}, column {time!r}",
-                "is the column of dates and the column of numbers",
-                f"{time!r} twice",
-                "two columns",
-                "name the column of what was measured as the target",
-            )
+        raise DataError.of(
+            f"{table.name}, column {time!r}",
+            "is the column of dates and the column of numbers",
+            f"{time!r} twice",
+            "two columns",
+            "name the column of what was measured as the target",
         )
     return _regular(table, time, target, table.times(time, time_format), table.numbers(target), step)
 
@@ -109,14 +107,12 @@ def from_arrays(
     stamps = np.asarray(times, dtype="datetime64[us]")
     numbers = np.asarray(values, dtype=np.float64)
     if stamps.shape != numbers.shape or stamps.ndim != 1:
-        raise DataError(
-            message(
-                "from_arrays",
-                "times and values do not fit",
-                f"{list(stamps.shape)} and {list(numbers.shape)}",
-                "[T] and [T]",
-                "pass one time for each value",
-            )
+        raise DataError.of(
+            "from_arrays",
+            "times and values do not fit",
+            f"{list(stamps.shape)} and {list(numbers.shape)}",
+            "[T] and [T]",
+            "pass one time for each value",
         )
     table = Table(pl.DataFrame({time_name: stamps, name: numbers}), "the arrays")
     return from_table(table, time_name, name, step=step)
@@ -195,14 +191,12 @@ def show_times(times: np.ndarray) -> list[str]:
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
-        raise DataError(
-            message(
-                table.name,
-                "is too short for a series",
-                "1 row" if len(times) == 1 else f"{len(times)} rows",
-                "at least 3",
-                "give a longer table",
-            )
+        raise DataError.of(
+            table.name,
+            "is too short for a series",
+            "1 row" if len(times) == 1 else f"{len(times)} rows",
+            "at least 3",
+            "give a longer table",
         )
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
@@ -232,14 +226,12 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
         notes.append(Note("gaps", len(absent), f"{what}: {_where(grid, absent)}"))
     missing = places[np.isnan(values)]
     if len(missing) == len(values):
-        raise DataError(
-            message(
-                f"{table.name}, column {target!r}",
-                "holds no known value",
-                f"{len(values)} rows, all missing",
-                "numbers",
-                "choose another column",
-            )
+        raise DataError.of(
+            f"{table.name}, column {target!r}",
+            "holds no known value",
+            f"{len(values)} rows, all missing",
+            "numbers",
+            "choose another column",
         )
     if len(missing):
         what = "1 value of" if len(missing) == 1 else f"{len(missing)} values of"
@@ -258,14 +250,12 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
     if len(twice):
         first, second = order[twice[0]], order[twice[0] + 1]
         count = "1 such row" if len(twice) == 1 else f"{len(twice)} such rows"
-        raise DataError(
-            message(
-                f"{table.name}, {table.row(int(second))}, column {time!r}",
-                "the same time comes twice",
-                f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all",
-                "each time once",
-                "keep one row for each time; a table of several series has to be filtered to one of them",
-            )
+        raise DataError.of(
+            f"{table.name}, {table.row(int(second))}, column {time!r}",
+            "the same time comes twice",
+            f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all",
+            "each time once",
+            "keep one row for each time; a table of several series has to be filtered to one of them",
         )
 
 
@@ -275,14 +265,12 @@ def _find_step(table: Table, time: str, times: np.ndarray) -> Step:
     common = distance[np.argmax(count)]
     seconds = int(common / np.timedelta64(1, "s"))
     if seconds > 1000 * 365 * DAY:
-        raise DataError(
-            message(
-                f"{table.name}, column {time!r}",
-                "the times are too far apart",
-                f"{show_time(times[0])}, {show_time(times[1])}, ...",
-                "an interval of at most 1000 years",
-                "correct the dates",
-            )
+        raise DataError.of(
+            f"{table.name}, column {time!r}",
+            "the times are too far apart",
+            f"{show_time(times[0])}, {show_time(times[1])}, ...",
+            "an interval of at most 1000 years",
+            "correct the dates",
         )
     if seconds >= 28 * DAY:
         months = np.diff(times.astype("datetime64[M]").astype(int))
@@ -301,14 +289,12 @@ def _places(table: Table, time: str, times: np.ndarray, order: np.ndarray, step:
         if len(elsewhere := _on_grid(times, step, len(times) // 2)[1]) < len(off):  # it is the first time that is off
             off, start = elsewhere, len(times) // 2
         at = int(off[0])
-        raise DataError(
-            message(
-                f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
-                f"lies off the grid of {name_step(step)}",
-                f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off",
-                f"{show_time(times[start])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
-                "resample the table to equal intervals, and leave out what was not measured",
-            )
+        raise DataError.of(
+            f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
+            f"lies off the grid of {name_step(step)}",
+            f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off",
+            f"{show_time(times[start])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
+            "resample the table to equal intervals, and leave out what was not measured",
         )
     return places
 
@@ -330,15 +316,13 @@ def _check_span(table: Table, time: str, times: np.ndarray, order: np.ndarray, s
         return
     gap = int(np.argmax(np.diff(places)))
     at, other = (gap, gap + 1) if gap + 1 < len(times) / 2 else (gap + 1, gap)
-    raise DataError(
-        message(
-            f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
-            "lies too far from the other rows",
-            f"{show_time(times[at])}, {name_step(step, int(np.diff(places)[gap]))} from {show_time(times[other])}; "
-            f"a series of {steps:,} steps out of {len(times):,} rows",
-            f"at most {most:,} steps, {MOST_STEPS} for each row",
-            "correct the date, or resample the table to a longer interval",
-        )
+    raise DataError.of(
+        f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
+        "lies too far from the other rows",
+        f"{show_time(times[at])}, {name_step(step, int(np.diff(places)[gap]))} from {show_time(times[other])}; "
+        f"a series of {steps:,} steps out of {len(times):,} rows",
+        f"at most {most:,} steps, {MOST_STEPS} for each row",
+        "correct the date, or resample the table to a longer interval",
     )
 
 
@@ -347,14 +331,12 @@ def _check_interval(table: Table, time: str, places: np.ndarray, step: Step) -> 
     apart, count = np.unique(np.diff(places), return_counts=True)
     common = int(apart[np.argmax(count)])
     if common > 1:
-        raise DataError(
-            message(
-                f"{table.name}, column {time!r}",
-                f"has a longer interval than {name_step(step)}",
-                f"most rows are {name_step(step, common)} apart",
-                f"most rows {name_step(step)} apart",
-                "give data of that interval, or fit a model to these",
-            )
+        raise DataError.of(
+            f"{table.name}, column {time!r}",
+            f"has a longer interval than {name_step(step)}",
+            f"most rows are {name_step(step, common)} apart",
+            f"most rows {name_step(step)} apart",
+            "give data of that interval, or fit a model to these",
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlstm.data.series import Series, name_step
-from openlstm.errors import DataError, message
+from openlstm.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,12 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
     train = training_steps(known, horizon)
     if train < window + horizon or holdout < 0:
         need = holdout + max(2 * horizon, (window + horizon) // 11 + 1) + window + horizon
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "the series is too short for this horizon",
-                f"{name_step(series.step, len(series))}, {holdout} of them held out",
-                f"at least {need}: window {window} + horizon {horizon} to train, {2 * horizon} to validate, {holdout} held out",
-                "give a longer table, or a smaller --horizon, --window or --holdout",
-            )
+        raise DataError.of(
+            f"column {series.name!r}",
+            "the series is too short for this horizon",
+            f"{name_step(series.step, len(series))}, {holdout} of them held out",
+            f"at least {need}: window {window} + horizon {horizon} to train, {2 * horizon} to validate, {holdout} held out",
+            "give a longer table, or a smaller --horizon, --window or --holdout",
         )
     if holdout and np.isnan(series.values[known:]).all():
         raise no_known_value(series, holdout)
@@ -56,12 +54,10 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
 
 def no_known_value(series: Series, steps: int) -> DataError:
     """The error for held-out steps that nothing can be scored on."""
-    return DataError(
-        message(
-            f"column {series.name!r}",
-            "no held-out value is known",
-            f"{steps} steps, all missing",
-            "at least one known value to score with",
-            "give a table whose last rows hold measurements",
-        )
+    return DataError.of(
+        f"column {series.name!r}",
+        "no held-out value is known",
+        f"{steps} steps, all missing",
+        "at least one known value to score with",
+        "give a table whose last rows hold measurements",
     )

@@ -78,9 +78,7 @@ class Table:
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
-        raise DataError(
-            message(self.name, f"there is no column {name!r}", repr(name), f"one of {_short(', '.join(columns))}", hint)
-        )
+        raise DataError.of(self.name, f"there is no column {name!r}", repr(name), f"one of {_short(', '.join(columns))}", hint)
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, NaN where missing.
@@ -94,14 +92,12 @@ class Table:
         if not (
             column.dtype.is_numeric() or column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype == pl.Null
         ):
-            raise DataError(
-                message(
-                    f"{self.name}, column {name!r}",
-                    "is not a column of numbers",
-                    str(column.dtype),
-                    "numbers",
-                    "choose another column",
-                )
+            raise DataError.of(
+                f"{self.name}, column {name!r}",
+                "is not a column of numbers",
+                str(column.dtype),
+                "numbers",
+                "choose another column",
             )
         text = column.str.strip_chars() if column.dtype == pl.String else column
         numbers = text.cast(pl.Float64, strict=False)
@@ -140,14 +136,12 @@ class Table:
             text = column.cast(pl.String).str.strip_chars()
             parsed = self._guess(text) if time_format is None else self._as_told(text, time_format)
         else:
-            raise DataError(
-                message(
-                    f"{self.name}, column {name!r}",
-                    "is not a column of dates",
-                    str(column.dtype),
-                    "dates, texts or integers YYYYMMDD",
-                    "choose another column",
-                )
+            raise DataError.of(
+                f"{self.name}, column {name!r}",
+                "is not a column of dates",
+                str(column.dtype),
+                "dates, texts or integers YYYYMMDD",
+                "choose another column",
             )
         if parsed.null_count():
             at = int(parsed.is_null().arg_max() or 0)
@@ -214,24 +208,20 @@ class Table:
         who = f"{self.name}, column {text.name!r}"
         codes = _codes(time_format)
         if not codes & set("YyGFDcvsx+"):
-            raise ArgumentError(
-                message(
-                    who,
-                    "the format of the dates has no year",
-                    f"--time-format {time_format!r}",
-                    "a format with %Y, or %y for two digits",
-                    "write the year into the table, since no date is complete without it",
-                )
+            raise ArgumentError.of(
+                who,
+                "the format of the dates has no year",
+                f"--time-format {time_format!r}",
+                "a format with %Y, or %y for two digits",
+                "write the year into the table, since no date is complete without it",
             )
         if "Z" in codes:
-            raise ArgumentError(
-                message(
-                    who,
-                    "the name of a time zone cannot be read",
-                    f"--time-format {time_format!r}",
-                    "%z, a distance to UTC as +0200",
-                    "write all times in UTC",
-                )
+            raise ArgumentError.of(
+                who,
+                "the name of a time zone cannot be read",
+                f"--time-format {time_format!r}",
+                "%z, a distance to UTC as +0200",
+                "write all times in UTC",
             )
         with _polars(f"--time-format {time_format!r}", "as in strftime", "for example '%d/%m/%Y %H:%M'", ArgumentError):
             parsed = _read_as(text, time_format)
@@ -243,7 +233,7 @@ class Table:
     def error(self, index: int, column: str, what: str, got: Any, expected: str, hint: str | None = None) -> DataError:
         """The error for one cell of the table."""
         who = f"{self.name}, {self.row(index)}, column {column!r}"
-        return DataError(message(who, what, _short(repr(got)), expected, hint or "correct this cell"))
+        return DataError.of(who, what, _short(repr(got)), expected, hint or "correct this cell")
 
 
 def read_table(path: str | Path) -> Table:
@@ -263,28 +253,24 @@ def read_table(path: str | Path) -> Table:
         what, got = "is not a file", "a folder" if path.is_dir() else "a device or a pipe"
         if not path.exists():
             what, got = "there is no such file", "nothing"
-        raise DataError(message(path.name, what, got, "a CSV or Parquet file", "check the path"))
+        raise DataError.of(path.name, what, got, "a CSV or Parquet file", "check the path")
     if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
-        raise DataError(
-            message(
-                path.name,
-                "is not a table that can be read",
-                f"a file ending in {kind!r}",
-                ".csv, .tsv, .txt or .parquet",
-                "convert it to CSV or Parquet",
-            )
+        raise DataError.of(
+            path.name,
+            "is not a table that can be read",
+            f"a file ending in {kind!r}",
+            ".csv, .tsv, .txt or .parquet",
+            "convert it to CSV or Parquet",
         )
     with _polars(path.name, "a CSV file in UTF-8 or a Parquet file", "open it in an editor and look at this place"):
         table = Table(pl.read_parquet(path), path.name) if kind in (".parquet", ".pq") else _read_csv(path)
     if not table.frame.height:
-        raise DataError(
-            message(
-                path.name,
-                "holds no rows",
-                f"columns {_short(', '.join(table.frame.columns))}",
-                "a header and at least one row",
-                "check that the export was complete",
-            )
+        raise DataError.of(
+            path.name,
+            "holds no rows",
+            f"columns {_short(', '.join(table.frame.columns))}",
+            "a header and at least one row",
+            "check that the export was complete",
         )
     return table
 
@@ -309,14 +295,12 @@ def _read_csv(path: Path) -> Table:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         places = " and ".join(str(k + 1) for k, name in enumerate(names) if name == twice)
-        raise DataError(
-            message(
-                path.name,
-                f"several columns are called {_short(repr(twice))}",
-                f"columns {places}",
-                "a name for each column",
-                "rename one of them in the first line",
-            )
+        raise DataError.of(
+            path.name,
+            f"several columns are called {_short(repr(twice))}",
+            f"columns {places}",
+            "a name for each column",
+            "rename one of them in the first line",
         )
     frame = _without_blank_end(pl.read_csv(path, null_values=list(MISSING), **options))
     return Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, line)

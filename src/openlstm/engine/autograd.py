@@ -126,7 +126,7 @@ class Forward(torch.autograd.Function):
         run = Backward.apply if twice else Backward.forward
         grads = run(*ctx.saved_tensors, dy, dh, dc, (*options, need[0]))
         dx, dw_ih, dw_hh, db, db_hh, dw_hr, dw_ch, dnorm, dh0, dc0, dreset_h, dreset_c = grads
-        if not CELLS[options[0]].apart:  # one gradient for both; two parameters' gradients share no memory
+        if not CELLS[options[0]].separate:  # one gradient for both; two parameters' gradients share no memory
             db_hh = db.clone() if db is not None and need[3] and need[4] else db
         out = (dx, dw_ih, dw_hh, db, db_hh, dw_hr, dw_ch, dnorm, dh0, dc0, None, None, dreset_h, dreset_c, None, None)
         return *[g if needed else None for g, needed in zip(out, need[:INPUTS], strict=True)], None

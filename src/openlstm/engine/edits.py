@@ -83,7 +83,7 @@ class EditedCell(Cell):
     def __init__(self, cell: Cell, changes: dict[str, list[Edit]], begins: Tensor, w_hr: Tensor | None) -> None:
         self.cell = cell
         self.name, self.gates, self.saved, self.has_cell = cell.name, cell.gates, cell.saved, cell.has_cell
-        self.apart, self.peepholes, self.feeds_back = cell.apart, cell.peepholes, cell.feeds_back
+        self.separate, self.peepholes, self.feeds_back = cell.separate, cell.peepholes, cell.feeds_back
         self.candidate, self.clip = cell.candidate, cell.clip
         self.changes = changes
         self.begins = begins  # bool [T, B], in the order in which steps are run

@@ -157,7 +157,7 @@ def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
 
 def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm, h0, c0, _, _, reset_h, reset_c = args[: INPUTS - 2]
-    twin = b_hh if CELLS[args[INPUTS + 7]].apart else None
+    twin = b_hh if CELLS[args[INPUTS + 7]].separate else None
     outputs = (x if args[-1] else None, w_ih, w_hh, b_ih, twin, w_hr, w_ch, norm, h0, c0, reset_h, reset_c)
     return filled(tuple(None if t is None else t.new_empty(t.shape) for t in outputs), x)
 

@@ -18,7 +18,7 @@ from openlstm.explain.gates import Part
 from openlstm.insight import retention
 from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks.latch import EARLY, latch_batch
-from openlstm.lab.trial import Learner, accuracy_of, generator
+from openlstm.lab.trial import Learner, generator, learn
 from openlstm.nn import LSTM, Trace, init, trace
 
 LAG, STEPS, BATCH, RATE, TRIES = 8, 500, 64, 0.05, 6
@@ -123,8 +123,14 @@ def _score(arm: str, lag: int, seed: int) -> float:
     model = build(arm, HIDDEN, lag, seed)
     learner, data = Learner(model, LAG_RATE), generator(seed, 1)
     for _ in range(LAG_STEPS):
-        learner.step(*latch_batch(lag, BATCH, data))
-    return accuracy_of(model, *latch_batch(lag, 1000, generator(seed, 2)))
+        learn(learner, model, *latch_batch(lag, BATCH, data))
+    return _right(model, *latch_batch(lag, 1000, generator(seed, 2)))
+
+
+@torch.no_grad()
+def _right(model: Reader, x: torch.Tensor, answer: torch.Tensor) -> float:
+    """The share of right answers to a question after a sign."""
+    return model.task.score(model(x), answer)
 
 
 def _reach(scores: dict[int, list[float]]) -> int:
@@ -156,12 +162,12 @@ def _begin(seed: int) -> Reader:
 def _train(model: Reader, task: Task, seed: int) -> Reader:
     learner, data = Learner(model, RATE), torch.Generator().manual_seed(seed + 1)
     for _ in range(STEPS):
-        learner.step(*task(LAG, BATCH, data))
+        learn(learner, model, *task(LAG, BATCH, data))
     return model
 
 
 def _accuracy(model: Reader, task: Task, seed: int) -> float:
-    return accuracy_of(model, *task(LAG, FRESH, torch.Generator().manual_seed(seed + 2)))
+    return _right(model, *task(LAG, FRESH, torch.Generator().manual_seed(seed + 2)))
 
 
 def _gates(t: Trace, accuracy: float) -> Gates:

@@ -15,7 +15,7 @@ from openlstm import cells
 from openlstm._files import writable, write_whole
 from openlstm.engine import choose
 from openlstm.engine.threads import torch_aside
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.explain import diagram, gates, gradients, learning, sentences, step
 from openlstm.explain.charts import NARROW, WIDE, Display, number, to_svg
 from openlstm.explain.formulas import equation, inline
@@ -53,7 +53,7 @@ def write(path: str | os.PathLike[str], *, seed: int = 0, on_progress: Callable[
     path = Path(path)
     writable(path)
     if seed < 0:
-        raise ArgumentError(message("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more"))
+        raise ArgumentError.of("explain", "seed is too small", f"seed={seed}", "at least 0", "pass seed=0 or more")
     begin = time.perf_counter()
     sections = compute(seed, on_progress)
     html = render(sections, seed).encode()

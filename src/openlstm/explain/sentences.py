@@ -71,10 +71,10 @@ def trained() -> Reader:
 def train(steps: int = STEPS) -> Reader:
     """Train it again: Adam on fresh streams, its rate falling to zero."""
     model = _fresh()
-    learner, data = Learner(model, RATE, TASK), generator(SEED, 1)
+    learner, data = Learner(model, RATE), generator(SEED, 1)
     for step in range(steps):
-        learner.adam.param_groups[0]["lr"] = RATE * (1 - step / steps)
-        learner.step(*TASK.batch(LENGTH, BATCH, data))
+        x, *target = TASK.batch(LENGTH, BATCH, data)
+        learner.step(TASK.loss(model(x), *target), RATE * (1 - step / steps))
     return model
 
 

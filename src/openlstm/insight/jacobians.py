@@ -20,7 +20,7 @@ import numpy as np
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm.cells import Around, Cell, Flow
+from openlstm.cells import Cell, StepGradients, StepInputs
 from openlstm.engine.execute import plain_types
 from openlstm.errors import ArgumentError, message
 from openlstm.insight.look import Place
@@ -62,7 +62,7 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     before = State(_earlier(state.h, h), None if c is None else _earlier(state.c, c))
     S = R + H * cell.has_cell
     unit = np.broadcast_to(np.eye(S, dtype=h.dtype)[:, None, None, :], (S, T, B, S))  # one unit vector per row of the Jacobian
-    around = Around(gates, before, c, h, weights.w_ch, norm=weights.norm)
+    around = StepInputs(gates, before, c, h, weights.w_ch, norm=weights.norm)
     flow = cell.backward(around, unit[..., :R], unit[..., R:] if cell.has_cell else None)
     to_h = unsum(cell, flow.z)[1] @ weights.w_hh  # [S, T, B, R]
     to_h = to_h if flow.h is None else to_h + flow.h
@@ -100,7 +100,7 @@ class Turn(NamedTuple):
 
     cell: Cell
     weights: Weights  # with gates of their own for every unit
-    around: Around  # of every step, [n, B, .]
+    around: StepInputs  # of every step, [n, B, .]
     noise: Any
     t0: int
 
@@ -127,17 +127,17 @@ class Turn(NamedTuple):
             c = A.stack([step.c for step in taken]) if cell.has_cell else None
             gates = tuple(A.stack(list(parts)) for parts in zip(*(step.gates for step in taken), strict=True))
             mask = A.stack([step.mask for step in taken]) if taken and taken[0].mask is not None else None
-        return Turn(cell, w, Around(gates, before, c, h, w.w_ch, mask, z, w.norm), noise, t0)
+        return Turn(cell, w, StepInputs(gates, before, c, h, w.w_ch, mask, z, w.norm), noise, t0)
 
     def step(self, k: int) -> Turn:
         """One step of it, with the arrays [B, .]."""
         a = self.around
         before = State(a.before.h[k], None if a.before.c is None else a.before.c[k])
         c, mask, z = (None if v is None else v[k] for v in (a.c, a.mask, a.z))
-        one = Around(tuple(g[k] for g in a.gates), before, c, a.h[k], a.w_ch, mask, z, a.norm)
+        one = StepInputs(tuple(g[k] for g in a.gates), before, c, a.h[k], a.w_ch, mask, z, a.norm)
         return self._replace(around=one, t0=self.t0 + k)
 
-    def flow(self, dh: Array, dc: Array | None) -> tuple[Flow, State]:
+    def flow(self, dh: Array, dc: Array | None) -> tuple[StepGradients, State]:
         """dL/dh_t and dL/dc_t -> the gradients of what the steps read, and what zoneout hands on to the old state."""
         old = State(0, 0)
         if self.noise is not None:
@@ -150,7 +150,7 @@ class Turn(NamedTuple):
             return self.cell.backward(self.around, dm, dc), old
         flat = [None if v is None else v.reshape(-1, v.shape[-1]) for v in (dm, dc)]
         flow = self.cell.backward(_flat(self.around, dm.shape[:-1]), flat[0], flat[1])
-        return Flow(*(None if v is None else v.reshape(*dm.shape[:-1], v.shape[-1]) for v in flow)), old
+        return StepGradients(*(None if v is None else v.reshape(*dm.shape[:-1], v.shape[-1]) for v in flow)), old
 
     def _zoned(self, kind: int, d: Array) -> tuple[Array, Array]:
         def one(t: int, d: Array) -> tuple[Array, Array]:
@@ -173,14 +173,14 @@ class Turn(NamedTuple):
         return State(to_h, None if flow.c is None else flow.c + old.c)
 
 
-def _flat(a: Around, axes: Any) -> Around:
+def _flat(a: StepInputs, axes: Any) -> StepInputs:
     """Its arrays spread over the leading axes and then as one batch."""
 
     def flat(v: Any) -> Any:
         return None if v is None else v.expand(*axes, v.shape[-1]).reshape(-1, v.shape[-1])
 
     before = State(flat(a.before.h), flat(a.before.c))
-    return Around(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z), a.norm)
+    return StepInputs(tuple(flat(g) for g in a.gates), before, flat(a.c), flat(a.h), a.w_ch, flat(a.mask), flat(a.z), a.norm)
 
 
 def _plain_type(a: Any) -> Any:

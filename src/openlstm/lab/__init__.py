@@ -15,10 +15,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.lab.experiment import Progress as Progress
     from openlstm.lab.experiment import Result as Result
     from openlstm.lab.experiment import Row as Row
-    from openlstm.lab.experiment import latch as latch
     from openlstm.lab.experiment import run as run
 
-_HOMES = {"ARMS": "arms", "SIDE_BY_SIDE": "arms"} | dict.fromkeys(["Progress", "Result", "Row", "latch", "run"], "experiment")
+_HOMES = {"ARMS": "arms", "SIDE_BY_SIDE": "arms"} | dict.fromkeys(["Progress", "Result", "Row", "run"], "experiment")
 
 
 def __getattr__(name: str) -> Any:

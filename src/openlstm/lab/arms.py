@@ -1,9 +1,8 @@
-"""The networks that are put side by side: the same task and the same training, only the cell and its beginning differ."""
+"""The networks that are put side by side: the same task and the same training, only cell and initialisation differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,59 +16,25 @@ ADVISED = "lstm-advice"
 
 
 class Arm(NamedTuple):
-    """One way to begin."""
+    """One kind of network: a layer, its options, and how it is initialised, as `openlstm.nn.init.apply` takes it."""
 
     title: str
-    build: Callable[[int, int, int], Recurrent]  # (inputs, hidden size, lag) -> a layer
-
-
-def _rnn(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return RNN(inputs, hidden)
-
-
-def _rnn_orthogonal(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return init.orthogonal(RNN(inputs, hidden))
-
-
-def _rnn_identity(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return init.identity(RNN(inputs, hidden, nonlinearity="relu"))
-
-
-def _lstm_1997(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return LSTM(inputs, hidden, cell=cells.LSTM1997())
-
-
-def _gru(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return GRU(inputs, hidden)
-
-
-def _lstm(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return LSTM(inputs, hidden)
-
-
-def _lstm_forget_1(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return init.forget_bias(LSTM(inputs, hidden), 1.0)
-
-
-def _lstm_forget_3(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return init.forget_bias(LSTM(inputs, hidden), 3.0)
-
-
-def _lstm_chrono(inputs: int, hidden: int, lag: int) -> Recurrent:
-    return init.chrono(LSTM(inputs, hidden), lag)
+    layer: type[Recurrent]
+    options: dict[str, Any] = {}
+    init: str = ""  # {lag} stands for the lag
 
 
 ARMS: dict[str, Arm] = {
-    "rnn": Arm("RNN, default", _rnn),
-    "rnn-orthogonal": Arm("RNN, orthogonal", _rnn_orthogonal),
-    "rnn-identity": Arm("RNN, identity + relu", _rnn_identity),
-    "lstm-1997": Arm("LSTM 1997, no forget gate", _lstm_1997),
-    "gru": Arm("GRU, default", _gru),
-    "lstm": Arm("LSTM, default", _lstm),
-    "lstm-forget-1": Arm("LSTM, forget bias 1", _lstm_forget_1),
-    "lstm-forget-3": Arm("LSTM, forget bias 3", _lstm_forget_3),
-    ADVISED: Arm("LSTM + advice", _lstm),
-    "lstm-chrono": Arm("LSTM, gates for the lag (chrono)", _lstm_chrono),
+    "rnn": Arm("RNN, default", RNN),
+    "rnn-orthogonal": Arm("RNN, orthogonal", RNN, init="orthogonal"),
+    "rnn-identity": Arm("RNN, identity + relu", RNN, {"nonlinearity": "relu"}, "identity"),
+    "lstm-1997": Arm("LSTM 1997, no forget gate", LSTM, {"cell": cells.LSTM1997()}),
+    "gru": Arm("GRU, default", GRU),
+    "lstm": Arm("LSTM, default", LSTM),
+    "lstm-forget-1": Arm("LSTM, forget bias 1", LSTM, init="forget-bias=1"),
+    "lstm-forget-3": Arm("LSTM, forget bias 3", LSTM, init="forget-bias=3"),
+    ADVISED: Arm("LSTM + advice", LSTM),
+    "lstm-chrono": Arm("LSTM, gates for the lag (chrono)", LSTM, init="chrono={lag}"),
 }
 """Name -> arm, in the order of the table. What the advice is, is measured for each task (`advised.py`)."""
 
@@ -86,7 +51,7 @@ class Reader(nn.Module):
 
     def __init__(self, layer: Recurrent, task: Task = TASKS["latch"]) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.task = layer, task
         self.head = nn.Linear(layer.hidden_size, task.outputs)
         self.every_step = task.where == "every step"
 
@@ -118,7 +83,9 @@ def build(name: str, hidden: int, lag: int, seed: int, task: Task = TASKS["latch
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layer = ARMS[name].build(task.inputs, hidden, lag)
-        if advice is not None:
-            init.apply(layer, advice)
+        arm = ARMS[name]
+        layer = arm.layer(task.inputs, hidden, **arm.options)
+        for how in (arm.init.format(lag=lag), advice):
+            if how:
+                init.apply(layer, how)
         return Reader(layer, task)

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from openlstm.engine.threads import torch_aside
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.lab.advised import Advised, measure
 from openlstm.lab.arms import ADVISED, ARMS, SIDE_BY_SIDE
 from openlstm.lab.jobs import each
@@ -152,11 +152,10 @@ def run(
     task: str | Task,
     size: int | None = None,
     *,
-    seeds: int = 1,
+    seeds: int | range = 1,
     steps: int | None = None,
     arms: Iterable[str] = SIDE_BY_SIDE,
     hidden: int | None = None,
-    seed: int = 0,
     jobs: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -168,7 +167,7 @@ def run(
     Args:
         task: a name from `lab.tasks.TASKS`.
         size: its lag or length; the task's own if None.
-        seeds: how many repetitions, at least 1; repetition k uses seed + k.
+        seeds: how many repetitions, with the seeds 0, 1, ...; or the seeds themselves, as range(3, 8).
         steps: training steps, at least 0; the task's own if None.
         arms: names from `ARMS`; "lstm-advice" gets what the X-ray recommends for the default LSTM of the first seed.
         hidden: H; the task's own if None.
@@ -188,27 +187,10 @@ def run(
     steps = task.steps if steps is None else steps
     hidden = task.hidden if hidden is None else hidden
     arms = tuple(arms)
-    _check(task, {"size": size, "seeds": seeds, "steps": steps, "seed": seed, "hidden": hidden, "jobs": jobs}, arms)
-    return _Run(task, size, seeds, steps, arms, hidden, seed, on_progress)(jobs)
-
-
-def latch(
-    lag: int = 120,
-    seeds: int = 5,
-    steps: int = 1000,
-    arms: Iterable[str] = SIDE_BY_SIDE,
-    seed: int = 0,
-    on_progress: Callable[[Progress], None] | None = None,
-    *,
-    jobs: int = 1,
-) -> Result:
-    """The flagship, `run("latch", lag)`.
-
-    >>> result = latch(lag=3, seeds=1, steps=2, arms=["rnn", "lstm-chrono"])
-    >>> [row.name for row in result.rows]
-    ['rnn', 'lstm-chrono']
-    """
-    return run("latch", lag, seeds=seeds, steps=steps, arms=arms, seed=seed, jobs=jobs, on_progress=on_progress)
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = {"size": size, "seeds": len(seeds), "steps": steps, "seed": seeds.start, "hidden": hidden, "jobs": jobs}
+    _check(task, numbers, arms)
+    return _Run(task, size, seeds, steps, arms, hidden, on_progress)(jobs)
 
 
 def title(arm: str, advice: Advised | None) -> str:
@@ -225,15 +207,13 @@ class _Run:
         self,
         task: Task,
         size: int,
-        seeds: int,
+        seeds: range,
         steps: int,
         arms: tuple[str, ...],
         hidden: int,
-        seed: int,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.task, self.size, self.steps, self.arms, self.hidden = task, size, steps, arms, hidden
-        self.seeds = range(seed, seed + seeds)
+        self.task, self.size, self.seeds, self.steps, self.arms, self.hidden = task, size, seeds, steps, arms, hidden
         self.on_progress = on_progress
         self.begin = time.perf_counter()
         self.advice: Advised | None = None
@@ -301,7 +281,7 @@ def _finite(value: float) -> float | None:
 
 def _task(name: str) -> Task:
     if name not in TASKS:
-        raise ArgumentError(message("lab", f"unknown task {name!r}", repr(name), ", ".join(TASKS), "use one of these names"))
+        raise ArgumentError.of("lab", f"unknown task {name!r}", repr(name), ", ".join(TASKS), "use one of these names")
     return TASKS[name]
 
 
@@ -311,11 +291,11 @@ def _check(task: Task, numbers: dict[str, int], arms: tuple[str, ...]) -> None:
         name, low = task.size_name if key == "size" else key, least.get(key, 1)
         if value < low:
             hint = f"pass {name}={low} or more"
-            raise ArgumentError(message(task.name, f"{name} is too small", f"{name}={value}", f"at least {low}", hint))
+            raise ArgumentError.of(task.name, f"{name} is too small", f"{name}={value}", f"at least {low}", hint)
     for arm in arms:
         if arm not in ARMS:
             hint = "use one of these names"
-            raise ArgumentError(message(task.name, f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint))
+            raise ArgumentError.of(task.name, f"unknown arm {arm!r}", repr(arm), ", ".join(ARMS), hint)
     if not arms or len(set(arms)) < len(arms):
         hint = "leave arms out to run all of them"
-        raise ArgumentError(message(task.name, "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint))
+        raise ArgumentError.of(task.name, "arms must be named once each", repr(list(arms)), ", ".join(ARMS), hint)

@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from openlstm.errors import OpenLSTMError, TrainingError, message
+from openlstm.errors import OpenLSTMError, TrainingError
 from openlstm.lab.trial import Job, Outcome, run
 
 Tell = Callable[[Job, int, float, float], None]  # (job, step, score, share before training)
@@ -143,4 +143,4 @@ def _work(connection: Connection) -> None:
 def _failed(job: Job, why: str) -> OpenLSTMError:
     what = f"arm {job.arm!r}, seed {job.seed} failed"
     hint = f"openlstm lab {job.task} --arms {job.arm} --seed {job.seed} --jobs 1 runs it alone"
-    return TrainingError(message(f"lab {job.task}", what, why, "a score", hint))
+    return TrainingError.of(f"lab {job.task}", what, why, "a score", hint)

@@ -20,13 +20,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import openlstm
 from openlstm.engine import native
 from openlstm.insight.verdict import THRESHOLDS, verdict
+from openlstm.lab.trial import Learner as Learner
+from openlstm.lab.trial import generator as generator
 from openlstm.nn import LSTM
 
 
@@ -95,39 +96,11 @@ class Reader(nn.Module):
         return self.head(state[0][-1])
 
 
-class Learner:
-    """Adam, or plain gradient descent, with the norm of the gradient clipped; `rate` may be set anew before every step."""
-
-    def __init__(self, model: nn.Module, rate: float, clip: float = 1.0, *, eps: float = 1e-8, plain: bool = False) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        adam = torch.optim.Adam(self.parameters, rate, eps=eps, fused=True)
-        self.optimizer = torch.optim.SGD(self.parameters, rate, fused=True) if plain else adam
-        self.clip = clip
-
-    def step(self, loss: Tensor, rate: float | None = None) -> None:
-        """One step down the gradient of `loss`."""
-        if rate is not None:
-            self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-
-
-def stream(*key: int) -> torch.Generator:
-    """A source of randomness of its own for every key, such as (seed, purpose).
-
-    >>> float(torch.rand((), generator=stream(0, 1))) == float(torch.rand((), generator=stream(0, 1)))
-    True
-    """
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-
-
 def before(layer: LSTM, x: Tensor, lag: int) -> dict[str, Any]:
     """The look before training (`insight.verdict`) at the claim's lag: its word, the share of the gradient, the input flip.
 
     >>> import openlstm
-    >>> before(openlstm.LSTM(1, 8), torch.randn(101, 32, 1, generator=stream(0)), 100)["word"]
+    >>> before(openlstm.LSTM(1, 8), torch.randn(101, 32, 1, generator=generator(0)), 100)["word"]
     'blocked'
     """
     v = verdict(layer, x, lag)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openlstm.insight import gradient_share
 from openlstm.lab.arms import Reader, build
-from openlstm.lab.tasks import TASKS, Task
+from openlstm.lab.tasks import TASKS
 from openlstm.nn import trace
 
 BATCH, RATE, CLIP, FRESH = 64, 3e-3, 1.0, 2000
@@ -53,22 +53,32 @@ class Outcome(NamedTuple):
 
 
 class Learner:
-    """A network on its way: model and Adam."""
+    """Adam, or plain gradient descent, with the norm of the gradient clipped; `rate` may be set anew before every step."""
 
-    def __init__(self, model: Reader, rate: float = RATE, task: Task = TASKS["latch"]) -> None:
-        self.model = model
-        self.task = task
-        self.parameters = list(model.parameters())
-        self.adam = torch.optim.Adam(self.parameters, rate, fused=True)  # one pass over all weights instead of ten
+    def __init__(
+        self, model: nn.Module, rate: float = RATE, clip: float = CLIP, *, eps: float = 1e-8, plain: bool = False
+    ) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # fused: one pass over all weights instead of ten
+        adam = torch.optim.Adam(self.parameters, rate, eps=eps, fused=True)
+        self.optimizer = torch.optim.SGD(self.parameters, rate, fused=True) if plain else adam
+        self.clip = clip
 
-    def step(self, x: Tensor, *target: Tensor) -> Tensor:
-        """One step of the protocol; what the network answered before it, without gradient."""
-        self.adam.zero_grad()
-        outputs = self.model(x)
-        self.task.loss(outputs, *target).backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.adam.step()
-        return outputs.detach()
+    def step(self, loss: Tensor, rate: float | None = None) -> None:
+        """One step down the gradient of `loss`."""
+        if rate is not None:
+            self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+
+
+def learn(learner: Learner, model: Reader, x: Tensor, *target: Tensor) -> Tensor:
+    """One step of the protocol; what the network answered before it, without gradient."""
+    outputs = model(x)
+    learner.step(model.task.loss(outputs, *target))
+    return outputs.detach()
 
 
 def run(job: Job, tell: Callable[[int, float, float], None] = lambda *_: None) -> Outcome:
@@ -80,30 +90,30 @@ def run(job: Job, tell: Callable[[int, float, float], None] = lambda *_: None) -
     task = TASKS[job.task]
     model = build(job.arm, job.hidden, task.lag(job.size), job.seed, task, job.advice)
     look = task.look(job.size, BATCH, generator(job.seed, 0))
-    by_lag = share_by_lag(model, *look, task=task)
+    by_lag = share_by_lag(model, *look)
     share = float(by_lag[min(task.lag(job.size), len(by_lag) - 1)])
-    learner, data = Learner(model, task.rate, task), generator(job.seed, 1)
+    learner, data = Learner(model, task.rate), generator(job.seed, 1)
     curve = []
     tell(0, math.nan, share)
     for step in range(1, job.steps + 1):
         x, *target = task.batch(job.size, BATCH, data)
-        outputs = learner.step(x, *target)
+        outputs = learn(learner, model, x, *target)
         if step % REPORT_EVERY == 0:
             curve.append(task.score(outputs, *target))
             tell(step, curve[-1], share)
-    return Outcome(score(model, task, job.size, generator(job.seed, 2)), share, tuple(curve), time.perf_counter() - begin)
+    return Outcome(score(model, job.size, generator(job.seed, 2)), share, tuple(curve), time.perf_counter() - begin)
 
 
-def share_by_lag(model: Reader, x: Tensor, *target: Tensor, task: Task = TASKS["latch"]) -> np.ndarray:
+def share_by_lag(model: Reader, x: Tensor, *target: Tensor) -> np.ndarray:
     """||dL/ds_{T-k}|| / ||dL/ds_T|| for the loss of the last answer, for k = 0 .. T-1: what training can hear of each lag."""
-    t = trace(model.layer, x, loss=lambda out, state: task.look_loss(model.answer(out, state), *target))
+    t = trace(model.layer, x, loss=lambda out, state: model.task.look_loss(model.answer(out, state), *target))
     return gradient_share(t["0.dh"], t["0.dc"] if "0.dc" in t else None)
 
 
 @torch.no_grad()
-def score(model: Reader, task: Task, size: int, data: torch.Generator, sequences: int = FRESH) -> float:
+def score(model: Reader, size: int, data: torch.Generator, sequences: int = FRESH) -> float:
     """The share of right answers on fresh sequences, a part of them at a time."""
-    right = asked = 0
+    task, right, asked = model.task, 0, 0
     for first in range(0, sequences, PART):
         x, *target = task.batch(size, min(PART, sequences - first), data)
         answers = task.right(model(x), *target)
@@ -111,12 +121,12 @@ def score(model: Reader, task: Task, size: int, data: torch.Generator, sequences
     return right / asked
 
 
-def accuracy_of(model: Reader, x: Tensor, answer: Tensor) -> float:
-    """The share of right answers to a question after a sign."""
-    with torch.no_grad():
-        return TASKS["latch"].score(model(x), answer)
+def generator(*key: int) -> torch.Generator:
+    """A source of randomness of its own for every key.
 
+    In an experiment the key is (seed, purpose): 0 the look before training, 1 training, 2 the fresh sequences.
 
-def generator(seed: int, purpose: int) -> torch.Generator:
-    """Independent streams for the look before training (0), training (1) and the fresh sequences (2)."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1))
+    >>> float(torch.rand((), generator=generator(0, 1))) == float(torch.rand((), generator=generator(0, 1)))
+    True
+    """
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))

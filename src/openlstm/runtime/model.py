@@ -13,7 +13,7 @@ import numpy as np
 
 from openlstm import model_file
 from openlstm._array import Array
-from openlstm.errors import DataError, ModelFileError, ShapeError, describe, message
+from openlstm.errors import DataError, ModelFileError, ShapeError, describe
 from openlstm.model_file import Header
 from openlstm.runtime.network import Network
 from openlstm.runtime.stream import Stream
@@ -80,14 +80,12 @@ class Model:
             total += _head(y[-1], w, b)
         out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
         if not np.isfinite(out).all():
-            raise ModelFileError(
-                message(
-                    "Model.predict",
-                    "the forecast is not finite",
-                    f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large",
-                    "finite numbers",
-                    "fit the model again",
-                )
+            raise ModelFileError.of(
+                "Model.predict",
+                "the forecast is not finite",
+                f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large",
+                "finite numbers",
+                "fit the model again",
             )
         out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
         return out if np.ndim(values) == 2 else out[0]
@@ -133,46 +131,38 @@ def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _windows(model: Model, values: Array) -> np.ndarray:
     rows = np.ascontiguousarray(values, dtype=np.float64)  # sums over a row take its order in memory
     if rows.ndim not in (1, 2):
-        raise ShapeError(
-            message(
-                "Model.predict",
-                "values has the wrong number of axes",
-                f"values: {describe(rows)}",
-                "[T] or [N, T]",
-                "pass one series, or one series per row",
-            )
+        raise ShapeError.of(
+            "Model.predict",
+            "values has the wrong number of axes",
+            f"values: {describe(rows)}",
+            "[T] or [N, T]",
+            "pass one series, or one series per row",
         )
     rows = np.atleast_2d(rows)
     if rows.shape[1] < model.window:
-        raise DataError(
-            message(
-                "Model.predict",
-                f"{rows.shape[1]} values are too few",
-                f"values: {describe(np.asarray(values))}",
-                f"at least {model.window}, the window of the model",
-                "pass more of the past; mark what is unknown as NaN",
-            )
+        raise DataError.of(
+            "Model.predict",
+            f"{rows.shape[1]} values are too few",
+            f"values: {describe(np.asarray(values))}",
+            f"at least {model.window}, the window of the model",
+            "pass more of the past; mark what is unknown as NaN",
         )
     rows = rows[:, -model.window :]  # [N, W]
     beyond = rows[np.abs(rows) > LARGEST]
     if len(beyond):
-        raise DataError(
-            message(
-                "Model.predict",
-                "values holds a number that is infinite or too large",
-                repr(float(beyond[0])),
-                f"numbers of at most {LARGEST:g} in size, NaN where missing",
-                "replace it, mark it as NaN, or take another unit",
-            )
+        raise DataError.of(
+            "Model.predict",
+            "values holds a number that is infinite or too large",
+            repr(float(beyond[0])),
+            f"numbers of at most {LARGEST:g} in size, NaN where missing",
+            "replace it, mark it as NaN, or take another unit",
         )
     if np.isnan(rows).all(axis=1).any():
-        raise DataError(
-            message(
-                "Model.predict",
-                f"no known value among the last {model.window}",
-                "NaN only",
-                "at least one known value",
-                "pass a window that holds a measurement",
-            )
+        raise DataError.of(
+            "Model.predict",
+            f"no known value among the last {model.window}",
+            "NaN only",
+            "at least one known value",
+            "pass a window that holds a measurement",
         )
     return rows

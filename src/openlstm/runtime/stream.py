@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openlstm._array import Array
-from openlstm.errors import DataError, ShapeError, describe, message
+from openlstm.errors import DataError, ShapeError, describe
 from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:
@@ -28,14 +28,12 @@ class Stream:
         self._model = model
         seen = np.asarray([] if values is None else values, dtype=np.float64)
         if seen.ndim != 1:
-            raise ShapeError(
-                message(
-                    "Model.stream",
-                    "values has the wrong number of axes",
-                    f"values: {describe(seen)}",
-                    "[T]",
-                    "one stream per series",
-                )
+            raise ShapeError.of(
+                "Model.stream",
+                "values has the wrong number of axes",
+                f"values: {describe(seen)}",
+                "[T]",
+                "one stream per series",
             )
         if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
             raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
@@ -61,12 +59,10 @@ class Stream:
 
 
 def _beyond(who: str, what: str, value: float) -> DataError:
-    return DataError(
-        message(
-            who,
-            f"{what} is infinite or too large",
-            repr(value),
-            f"a number of at most {LARGEST:g} in size, NaN where missing",
-            "replace it, pass NaN, or take another unit",
-        )
+    return DataError.of(
+        who,
+        f"{what} is infinite or too large",
+        repr(value),
+        f"a number of at most {LARGEST:g} in size, NaN where missing",
+        "replace it, pass NaN, or take another unit",
     )

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from openlstm.data import cut, origins
-from openlstm.errors import DataError, message, missing_extra
+from openlstm.errors import DataError, missing_extra
 from openlstm.runtime.model import Forecast
 from openlstm.runtime.window import carry
 
@@ -51,14 +51,12 @@ def seasonal_drift(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """
     growth = past[period:] - past[:-period]
     if np.isnan(growth).all():
-        raise DataError(
-            message(
-                "seasonal_drift",
-                "the past holds no two values one season apart",
-                f"{len(past)} values",
-                f"more than {period}",
-                "give a longer past",
-            )
+        raise DataError.of(
+            "seasonal_drift",
+            "the past holds no two values one season apart",
+            f"{len(past)} values",
+            f"more than {period}",
+            "give a longer past",
         )
     seasons = 1 + np.arange(horizon) // period
     return seasonal_naive(past, horizon, period) + seasons * np.nanmean(growth)
@@ -111,14 +109,12 @@ class Ridge:
         edge = len(known) - max(2 * horizon, len(known) // 12)
         early, late = _pairs(known, window, horizon, 0, edge), _pairs(known, window, horizon, edge, len(known))
         if min(len(early[0]), len(late[0])) < 2:
-            raise DataError(
-                message(
-                    "Ridge.fit",
-                    "too few stretches without a missing target",
-                    f"{len(known)} values, window {window}, horizon {horizon}",
-                    "at least 2 to fit and 2 to choose alpha",
-                    "give a longer past, or a smaller window",
-                )
+            raise DataError.of(
+                "Ridge.fit",
+                "too few stretches without a missing target",
+                f"{len(known)} values, window {window}, horizon {horizon}",
+                "at least 2 to fit and 2 to choose alpha",
+                "give a longer past, or a smaller window",
             )
         errors = [np.mean(np.abs(cls._solve(*early, alpha)._apply(late[0]) - late[1])) for alpha in cls.ALPHAS]
         x, y = _pairs(known, window, horizon, 0, len(known))

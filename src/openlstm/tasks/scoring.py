@@ -14,7 +14,7 @@ import numpy as np
 from openlstm.data import Series
 from openlstm.data.series import name_step, show_time, show_times
 from openlstm.data.split import no_known_value
-from openlstm.errors import DataError, message
+from openlstm.errors import DataError
 from openlstm.model_file import Header
 from openlstm.runtime.model import Forecast, Model
 from openlstm.tasks.baselines import Baseline, baselines
@@ -103,6 +103,11 @@ class Evaluation:
         }
 
 
+def title(cell: str) -> str:
+    """What a model of a cell, by its name in a model file, is called in a table."""
+    return "LSTM" if cell == "lstm" else "vanilla RNN"
+
+
 def predict(model: Model, series: Series) -> Prediction:
     """The horizon after the last step of a series.
 
@@ -174,14 +179,12 @@ def same_interval(header: Header, series: Series) -> None:
         DataError: if it is one.
     """
     if series.step != header.series.step:
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "has another interval than the model",
-                name_step(series.step),
-                name_step(header.series.step),
-                "give data of the model's interval, or fit a model to these",
-            )
+        raise DataError.of(
+            f"column {series.name!r}",
+            "has another interval than the model",
+            name_step(series.step),
+            name_step(header.series.step),
+            "give data of the model's interval, or fit a model to these",
         )
 
 
@@ -210,14 +213,12 @@ def _first_unseen(header: Header, series: Series) -> int:
     seen = np.datetime64(header.training.last)
     first = int(np.searchsorted(series.times, seen, side="right"))
     if first >= len(series):
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "there is nothing to evaluate on: the model has seen every row",
-                f"rows up to {show_time(series.times[-1])}; the model has seen those up to {show_time(seen)}",
-                "rows after that",
-                "fit with --holdout, or evaluate on a table that goes further",
-            )
+        raise DataError.of(
+            f"column {series.name!r}",
+            "there is nothing to evaluate on: the model has seen every row",
+            f"rows up to {show_time(series.times[-1])}; the model has seen those up to {show_time(seen)}",
+            "rows after that",
+            "fit with --holdout, or evaluate on a table that goes further",
         )
     first = max(first, header.series.window)
     _long_enough(header, series, min(first, len(series) - 1))
@@ -227,12 +228,10 @@ def _first_unseen(header: Header, series: Series) -> int:
 def _long_enough(header: Header, series: Series, past: int) -> None:
     window = header.series.window
     if past < window:
-        raise DataError(
-            message(
-                f"column {series.name!r}",
-                "the series is too short for this model",
-                f"{name_step(series.step, len(series))} up to {show_time(series.times[-1])}",
-                f"at least {window} before the forecast, the window of the model",
-                "give a table that goes further back",
-            )
+        raise DataError.of(
+            f"column {series.name!r}",
+            "the series is too short for this model",
+            f"{name_step(series.step, len(series))} up to {show_time(series.times[-1])}",
+            f"at least {window} before the forecast, the window of the model",
+            "give a table that goes further back",
         )

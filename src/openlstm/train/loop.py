@@ -6,15 +6,13 @@ Legend: N examples.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from openlstm.errors import ArgumentError, TrainingError, message, missing_extra
+from openlstm.errors import ArgumentError, TrainingError, missing_extra
 
 try:
     import torch
@@ -23,6 +21,7 @@ try:
 except ImportError as e:
     raise missing_extra("openlstm.train", e.name or "torch", "torch") from None
 
+RATES, MAY_BE_ZERO = ("learning_rate", "weight_decay"), ("weight_decay", "seed")
 LARGEST_RATE = 1e30  # products with it stay inside float32
 
 Loss = Callable[..., tuple[Tensor, Tensor]]
@@ -48,39 +47,17 @@ class Options:
     most_batches: int = 200  # of an epoch; a longer table gives each epoch another random part of it
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "least_batches", "most_batches"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} must be above zero",
-                        f"{name}={getattr(self, name)!r}",
-                        "a number > 0",
-                        f"leave {name} out to take its default",
-                    )
-                )
-        for name in ("weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} must not be negative",
-                        f"{name}={getattr(self, name)!r}",
-                        "a number >= 0",
-                        f"leave {name} out to take its default",
-                    )
-                )
-        for name in ("learning_rate", "weight_decay"):
-            if getattr(self, name) > LARGEST_RATE:
-                raise ArgumentError(
-                    message(
-                        "Options",
-                        f"{name} is too large",
-                        f"{name}={getattr(self, name)!r}",
-                        f"at most {LARGEST_RATE:g}, usually below 1",
-                        f"leave {name} out to take its default",
-                    )
-                )
+        for name, value in vars(self).items():
+            if name in MAY_BE_ZERO and not value >= 0:
+                what, expected = "must not be negative", "a number >= 0"
+            elif name not in MAY_BE_ZERO and not value > 0:
+                what, expected = "must be above zero", "a number > 0"
+            elif name in RATES and value > LARGEST_RATE:
+                what, expected = "is too large", f"at most {LARGEST_RATE:g}, usually below 1"
+            else:
+                continue
+            hint = f"leave {name} out to take its default"
+            raise ArgumentError.of("Options", f"{name} {what}", f"{name}={value!r}", expected, hint)
 
 
 class Epoch(NamedTuple):
@@ -154,16 +131,15 @@ def train(
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
         if not len(part[0]):
-            raise ArgumentError(
-                message(
-                    "train",
-                    f"{name} holds no example",
-                    f"{name}[0]: {list(part[0].shape)}",
-                    "at least one row",
-                    "give a longer table, or a smaller window or horizon",
-                )
+            raise ArgumentError.of(
+                "train",
+                f"{name} holds no example",
+                f"{name}[0]: {list(part[0].shape)}",
+                "at least one row",
+                "give a longer table, or a smaller window or horizon",
             )
-    with _seeded(options.seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
         return _train(model, loss, data, validation, options, callbacks, each_step)
 
 
@@ -176,22 +152,18 @@ def _train(
     callbacks: Sequence[Callback],
     each_step: Sequence[StepCallback],
 ) -> History:
-    fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    wrapped, optimizer = fabric.setup(model, optimizer)
     steps = min(max(math.ceil(len(data[0]) / options.batch_size), options.least_batches), options.most_batches)  # of an epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, options.epochs))
+    training = _Training(model, loss, options, steps, each_step)
     shuffle = torch.Generator().manual_seed(options.seed)
     epochs: list[Epoch] = []
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = {}
-    count = itertools.count()
     for number in range(1, options.epochs + 1):
         start = time.perf_counter()
         order = _shuffled(len(data[0]), steps * options.batch_size, shuffle)
-        train_loss = _run_epoch(fabric, wrapped, loss, data, order, options, number, optimizer, schedule, each_step, count)
+        train_loss = training.epoch(number, data, order)
         with torch.no_grad():
-            validation_loss = _run_epoch(fabric, wrapped, loss, validation, torch.arange(len(validation[0])), options, number)
+            validation_loss = training.epoch(number, validation)
         is_best = best is None or validation_loss < best.validation_loss
         epoch = Epoch(number, train_loss, validation_loss, is_best, time.perf_counter() - start)
         epochs.append(epoch)
@@ -207,58 +179,48 @@ def _train(
     return History(tuple(epochs), best)
 
 
-def _run_epoch(
-    fabric: Fabric,
-    model: nn.Module,
-    loss: Loss,
-    data: Sequence[Tensor],
-    order: Tensor,
-    options: Options,
-    number: int,
-    optimizer: torch.optim.Optimizer | None = None,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    each_step: Sequence[StepCallback] = (),
-    count: Iterator[int] | None = None,
-) -> float:
-    """One pass over `data`, with steps of the optimizer if there is one; the mean loss over all targets."""
-    model.train(optimizer is not None)
-    total, counted = 0.0, 0.0
-    for rows in order.split(options.batch_size):
-        batch = [fabric.to_device(part[rows]) for part in data]
-        error, targets = loss(model, *batch)
-        total, counted = total + float(error.detach()), counted + float(targets)
-        if not math.isfinite(total):
-            raise TrainingError(
-                message(
-                    "train",
-                    f"the loss is not finite in epoch {number}",
-                    f"loss={float(error.detach())}",
-                    "a finite loss",
-                    "lower the learning rate, or look for huge values in the data",
-                )
-            )
-        if optimizer is None or not float(targets):
-            continue
-        optimizer.zero_grad()
-        fabric.backward(error / targets)
-        step = next(count) if count is not None else 0
-        norm = float(fabric.clip_gradients(model, optimizer, max_norm=options.clip, error_if_nonfinite=False) or 0.0)
-        for callback in each_step:
-            callback(Step(step, number, float(error.detach()) / float(targets), norm, options.clip))
+class _Training:
+    """What all epochs of a training share: the model, its optimizer, and the number of steps so far."""
+
+    def __init__(self, model: nn.Module, loss: Loss, options: Options, steps: int, each_step: Sequence[StepCallback]) -> None:
+        self.fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, steps, options.epochs))
+        self.loss, self.options, self.each_step = loss, options, each_step
+        self.steps = 0
+
+    def epoch(self, number: int, data: Sequence[Tensor], order: Tensor | None = None) -> float:
+        """One pass over `data`: the mean loss over all targets. With an order of its rows, the model learns from them."""
+        learn = order is not None
+        self.model.train(learn)
+        total, counted = 0.0, 0.0
+        for rows in (order if learn else torch.arange(len(data[0]))).split(self.options.batch_size):
+            error, targets = self.loss(self.model, *(self.fabric.to_device(part[rows]) for part in data))
+            total, counted = total + float(error.detach()), counted + float(targets)
+            if not math.isfinite(total):
+                what, got = f"the loss is not finite in epoch {number}", f"loss={float(error.detach())}"
+                hint = "lower the learning rate, or look for huge values in the data"
+                raise TrainingError.of("train", what, got, "a finite loss", hint)
+            if learn and float(targets):
+                self._step(number, error / targets)
+        return total / max(counted, 1.0)
+
+    def _step(self, epoch: int, loss: Tensor) -> None:
+        """One step down the gradient of the loss."""
+        clip = self.options.clip
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = float(self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip, error_if_nonfinite=False) or 0.0)
+        for callback in self.each_step:
+            callback(Step(self.steps, epoch, float(loss.detach()), norm, clip))
         if not math.isfinite(norm):
-            raise TrainingError(
-                message(
-                    "train",
-                    f"the gradient is not finite in epoch {number}",
-                    f"norm={norm} at step {step}",
-                    "a finite gradient",
-                    "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate",
-                )
-            )
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-    return total / max(counted, 1.0)
+            what, got = f"the gradient is not finite in epoch {epoch}", f"norm={norm} at step {self.steps}"
+            hint = "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
+            raise TrainingError.of("train", what, got, "a finite gradient", hint)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps += 1
 
 
 def _shuffled(rows: int, count: int, shuffle: torch.Generator) -> Tensor:
@@ -270,11 +232,3 @@ def _shuffled(rows: int, count: int, shuffle: torch.Generator) -> Tensor:
 def _rate(step: int, steps: int, epochs: int) -> float:
     """The factor of the learning rate: up over one epoch, then down along a cosine."""
     return min(1.0, (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * min(step / (steps * epochs), 1.0)))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's random state from `seed` on, and as it was afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

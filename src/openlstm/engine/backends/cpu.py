@@ -131,7 +131,7 @@ def backward(
     _put_rows(None, fields, None, dreset_h=dreset_h, dreset_c=dreset_c)
     _put(kept, fields, dh_n=dstate.h, dc_n=dstate.c if cell.has_cell else None)
     _put(None, fields, dh0=start.h, dc0=along, dw_ih=dw.w_ih, dw_hh=dw.w_hh, dw_hr=dw.w_hr, dw_ch=dw.w_ch, dnorm=dw.norm)
-    _put(None, fields, db_ih=dw.b_ih, db_hh=dw.b_hh if cell.apart else None)
+    _put(None, fields, db_ih=dw.b_ih, db_hh=dw.b_hh if cell.separate else None)
     fields["go_on"] = later is not None
     native.library.backward(cell.kernel, _type(cell, x), fields)
     if weights.b_ih is None:
@@ -148,7 +148,7 @@ def _weight_gradients(number: Array, cell: Cell, weights: Weights, later: Weight
             made[name] = (empty if name in ("w_ih", "w_hh", "w_hr") else A.empty)(number, *a.shape)
     if weights.norm is None and made.get("b_ih") is None:
         made["b_ih"] = A.empty(number, weights.w_ih.shape[0])
-    if not cell.apart:
+    if not cell.separate:
         made["b_hh"] = made.get("b_ih")
     elif weights.norm is None and made.get("b_hh") is None:
         made["b_hh"] = A.empty(number, weights.w_ih.shape[0])

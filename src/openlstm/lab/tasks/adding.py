@@ -29,8 +29,6 @@ class Adding(Task):
     question = "the sum of the two marked values"
     source = "Hochreiter & Schmidhuber 1997, experiment 4; in this form Le, Jaitly & Hinton 2015"
     inputs, outputs = 2, 1
-    size_name = "length"
-    default, least = 100, 2
     answer = "sums within 4 % of the range"
     guessing = 2 * (2 * CLOSE) - (2 * CLOSE) ** 2  # who always says 1: the sum of two uniforms is a triangle
     published = (

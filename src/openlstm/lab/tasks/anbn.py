@@ -26,7 +26,6 @@ class Anbn(Grammar):
     question = "when n times a and n times b are over"
     source = "Gers & Schmidhuber 2001"
     inputs, outputs = 3, 3
-    default = 10
     answer = "strings right at every step"
     guessing = 0.1
     published = (

@@ -49,7 +49,6 @@ class Latch(Sign):
     question = "the sign at the last of four marks, after a lag of full-size distractors"
     source = "ours, after the latching problem of Bengio, Simard & Frasconi 1994"
     inputs = 2
-    default = 120
 
     def draw(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return latch_batch(size, batch, generator)

@@ -26,8 +26,6 @@ class Parity(Sign):
     source = "Hochreiter & Schmidhuber 1996; lengths 1-40 and the longer test: Delétang et al. 2023"
     inputs = 1
     where = "every step"
-    size_name = "length"
-    default = 40
     published = (Published("100 % right at lengths 41-500", "RNN and LSTM, trained on lengths 1-40", CHOMSKY),)
 
     def draw(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -100,7 +100,6 @@ class Reber(_Embedded):
     name = "reber"
     question = "the symbols that may follow in an embedded Reber string"
     source = "Cleeremans, Servan-Schreiber & McClelland 1989; embedded: Hochreiter & Schmidhuber 1997, experiment 1"
-    default, least = 40, 8
     published = (
         Published("100 % of the networks, after 8,440 strings", "LSTM of 1997", "Hochreiter & Schmidhuber 1997, table 1"),
     )
@@ -135,7 +134,6 @@ class ContinualReber(_Embedded):
     name = "continual-reber"
     question = "the symbols that may follow in a stream of embedded Reber strings"
     source = "Gers, Schmidhuber & Cummins 2000"
-    default = 100
     published = (
         Published("0 % perfect networks", "LSTM of 1997", GERS),
         Published("18 % perfect networks", "LSTM with forget gates", GERS),

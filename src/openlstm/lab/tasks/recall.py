@@ -24,7 +24,6 @@ class Recall(Sign):
     question = "the sign of the first value, after a lag of small noise"
     source = "our control, after the latching problem of Bengio, Simard & Frasconi 1994"
     inputs = 1
-    default = 60
 
     def draw(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         x = torch.randn(size + 1, batch, 1, generator=generator)

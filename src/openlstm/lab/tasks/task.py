@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
+from openlstm.lab.facts import FACTS
 
 
 class Published(NamedTuple):
@@ -29,7 +30,8 @@ class Task(ABC):
     name: as in `openlstm lab NAME`.
     inputs, outputs: I and O of a network for it.
     where: "last step" (outputs [B, O], read from the last h) or "every step" (outputs [T, B, O]).
-    size_name: what the first argument of `batch` counts, "lag" or "length"; `default` and `least` are values of it.
+    size_name: what the first argument of `batch` counts, "lag" or "length"; `default` and `least` are values of it. These and
+        `hidden` and `steps` of the tasks of this package stand in `lab.facts`.
     answer: what the score counts.
     guessing: the score of who knows the question but remembers nothing.
     hidden, steps, rate: units, training steps and rate of Adam in the lab.
@@ -51,6 +53,11 @@ class Task(ABC):
     rate: ClassVar[float] = 3e-3
     published: ClassVar[tuple[Published, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        """Take over what `lab.facts` says of a task of this name."""
+        if (facts := FACTS.get(getattr(cls, "name", ""))) is not None:
+            cls.size_name, cls.default, cls.least, cls.hidden, cls.steps = facts[:5]
+
     def batch(self, size: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Fresh sequences: x float32 [T, B, I] and then what `loss` and `score` take beside the outputs.
 
@@ -65,7 +72,7 @@ class Task(ABC):
         if size < self.least:
             got, want = f"{self.size_name}={size}", f"at least {self.least}"
             hint = f"pass {self.size_name}={self.least} or more"
-            raise ArgumentError(message(self.name, f"{self.size_name} is too small", got, want, hint))
+            raise ArgumentError.of(self.name, f"{self.size_name} is too small", got, want, hint)
         return self.draw(size, batch, generator)
 
     @abstractmethod

@@ -26,8 +26,6 @@ class TemporalOrder(Task):
     question = "which of XX, XY, YX, YY came"
     source = "Hochreiter & Schmidhuber 1997, experiment 6a"
     inputs, outputs = 8, 4
-    size_name = "length"
-    default, least = 100, 10
     guessing = 0.25
     published = (
         Published(

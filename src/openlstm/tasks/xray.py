@@ -21,7 +21,9 @@ from openlstm.data import Series
 from openlstm.insight.report import Report
 from openlstm.insight.xray import xray
 from openlstm.model_file import Header
-from openlstm.tasks.forecast import Forecaster, network, quantile_loss, windows
+from openlstm.tasks.examples import windows
+from openlstm.tasks.forecast import OPTIONS, Forecaster
+from openlstm.tasks.network import network, quantile_loss
 from openlstm.tasks.scoring import evaluate
 from openlstm.train import Options
 
@@ -98,14 +100,7 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
         num_layers=shape.num_layers,
         members=shape.members,
         init=best.flag,
-        options=Options(
-            epochs=EPOCHS,
-            learning_rate=training.learning_rate,
-            batch_size=training.batch_size,
-            weight_decay=training.weight_decay,
-            clip=training.clip,
-            seed=training.seed,
-        ),
+        options=Options(epochs=EPOCHS, **{name: getattr(training, name) for name in OPTIONS}),
     ).fit(series, holdout=holdout, quiet=quiet)
     again.save(place)
     mase: dict[str, float] = {}

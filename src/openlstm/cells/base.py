@@ -1,0 +1,236 @@
+"""What every cell is made of: its state, a step, the traits, and the derivative that torch takes where none is written."""
+
+from __future__ import annotations
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from openlstm import _array as A
+from openlstm._array import Array, where
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
+
+C = TypeVar("C", bound="Cell")
+
+
+class State(NamedTuple):
+    """What a row carries from step to step; `c` is None for a cell without a highway."""
+
+    h: Array  # [B, R]
+    c: Array | None = None  # [B, H]
+
+
+class Step(NamedTuple):
+    """What one step of a cell gives: the activated gates that backward needs, the new output and the new cell state."""
+
+    gates: tuple[Array, ...]  # each [B, H], named by Cell.saved
+    h: Array  # [B, H], before projection and zoneout; [B, 4H] for FGR
+    c: Array | None  # [B, H], before zoneout; None for a cell without a highway
+
+
+class StepInputs(NamedTuple):
+    """One step as its backward sees it."""
+
+    gates: tuple[Array, ...]  # as in Step
+    before: Any  # State: h [B, R] as it was fed back, without a mask; c [B, H]
+    c: Any  # [B, H], c' as in Step
+    h: Array  # h' as in Step
+    w_ch: Array | None = None  # [len(peepholes)*H]
+    mask: Array | None = None  # [B, H], what the candidate was multiplied with
+    z: Array | None = None  # [B, (G+separate)*H], handed over only to a cell that has no backward of its own
+    norm: Array | None = None  # weights and biases of what is normalised, see `weights.norm_sizes`
+
+
+class StepGradients(NamedTuple):
+    """What a step's backward gives."""
+
+    z: Array  # dL/dz [B, (G+separate)*H]
+    c: Array | None  # dL/dc [B, H]
+    h: Array | None = None  # dL/dh [B, R] that does not pass through the sums, None for zero
+    w_ch: Array | None = None  # every row's share of dL/dw_ch [B, len(peepholes)*H]
+    norm: Array | None = None  # every row's share of dL/dnorm
+
+
+class Cell(ABC):
+    """A recurrence without its products: what every cell has to say about itself.
+
+    Traits:
+        name: the name of the cell.
+        gates: the blocks of H rows in `weight_ih`, in the order i, f, g, o without the missing ones.
+        saved: the activated gates that a step hands out and backward reads.
+        has_cell: whether the state is (h, c) or h alone.
+        separate: how many of the last gates want W_ih x + b_ih and W_hh h + b_hh apart, as two blocks at the end of z.
+        peepholes: gates that see the cell state through a diagonal, the blocks of `weight_ch`.
+        feeds_back: blocks of H that are fed back and carried as h; without a projection R = len(feeds_back) * H.
+        candidate: the gate that recurrent dropout acts on, None where there is none.
+        clip: the cell state is kept within -clip..clip, None for no bound.
+        cells_per_gate: so many neighbouring cells share their gates (a memory block).
+        norms: what is normalised over all units of a row, of "x" (the sums of W x), "h" (those of W h) and "c" (the cell
+            state): the blocks of `norm`. Sums are handed over raw, by `separate`; b_ih and b_hh come in the biases of `norm`.
+        kernel: the name of its struct in a table of `native/cells/`, "" where there is none and the reference runs it. A class
+            has the kernel that it names itself; one derived from it has none, since it may compute something else.
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    saved: tuple[str, ...]
+    has_cell: bool
+    separate: int = 0
+    peepholes: tuple[str, ...] = ()
+    feeds_back: tuple[str, ...] = ("h",)
+    candidate: str | None = None
+    clip: float | None = None
+    cells_per_gate: int = 1
+    norms: tuple[str, ...] = ()
+    kernel: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
+        super().__init_subclass__(**options)
+        if "kernel" not in cls.__dict__:
+            cls.kernel = ""
+        if "forward" in cls.__dict__ and "backward" not in cls.__dict__:
+            cls.backward = Cell.backward
+
+    @property
+    def derives_itself(self) -> bool:
+        """Whether `backward` is written down; if not it differentiates `forward` and needs `StepInputs.z`."""
+        return type(self).backward is not Cell.backward
+
+    def unshared(self: C) -> C:
+        """The same cell with gates of its own for every unit: what runs on `weights.expand(...)`."""
+        return self if self.cells_per_gate == 1 else replace(self, cells_per_gate=1)  # type: ignore[type-var]
+
+    def __call__(
+        self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Array | None = None
+    ) -> Step:
+        """`forward` with what there is, and for a user's own cell a look at the shapes that come out.
+
+        Raises:
+            DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
+        """
+        normed: Any = {} if norm is None else {"norm": norm}  # most cells do not take it
+        if self.kernel:
+            return self.forward(z, before, w_ch, mask, **normed)
+        given = {"w_ch": w_ch, "mask": mask}  # a simple cell may take neither
+        step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None}, **normed)
+        _check(self, step, z)
+        return step
+
+    @abstractmethod
+    def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None) -> Step:
+        """(z [B, (G+separate)*H], state) -> gates, h' and c'.
+
+        Args:
+            z: the sums by gate, then for a gate of `separate` those of x and those of h in two blocks.
+            before: what the step begins with, h [B, R] and c [B, H].
+            w_ch: [len(peepholes)*H]; given only to a cell with peepholes.
+            mask: [B, H], 0 or 1/(1-p); multiplies the candidate after its activation; given only with recurrent dropout.
+
+        A cell with `norms` has a fifth parameter, `norm` [n]: weight and bias of each, one behind the other.
+        """
+
+    def backward(self, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+        """(dL/dh', dL/dc') -> the gradients of what the step read.
+
+        h' and c' are independent coordinates of the state: `dc` is what flows along the highway from the next step,
+        `dh` what flows through outputs and the next step's sums; the path from c' to h' is added here. This default
+        differentiates `forward` with torch.
+        """
+        return _differentiate(self, inputs, dh, dc)
+
+
+def _check(cell: Cell, step: Any, z: Array) -> None:
+    """Does what a user's cell returned fit its traits?"""
+    who = type(cell).__name__
+    if not isinstance(step, Step):
+        hint = "return Step((gates named by `saved`), h, c)"
+        raise DtypeError.of(who, "forward did not return a Step", describe(step), "openlstm.cells.Step", hint)
+    B, H = z.shape[0], z.shape[-1] // (len(cell.gates) + cell.separate)
+    if len(step.gates) != len(cell.saved):
+        got, expected = f"{len(step.gates)} gates", f"{len(cell.saved)}: {', '.join(cell.saved) or 'none'}"
+        hint = "return one array for each name in `saved`"
+        raise ShapeError.of(who, "forward returned another number of gates than `saved` names", got, expected, hint)
+    arrays = [(f"gates[{k}] ({name})", a, H) for k, (name, a) in enumerate(zip(cell.saved, step.gates, strict=True))]
+    arrays.append(("h", step.h, len(cell.feeds_back) * H))
+    if cell.has_cell != (step.c is not None):
+        what = "forward returned no c" if cell.has_cell else "forward returned a c"
+        got, expected = f"c: {describe(step.c)}", f"c: [B, H] = [{B}, {H}]" if cell.has_cell else "c: None"
+        raise ShapeError.of(who, what, got, expected, f"the trait has_cell is {cell.has_cell}")
+    arrays += [("c", step.c, H)] if cell.has_cell else []
+    for name, a, width in arrays:
+        right = describe(z[:, :1]).replace(f"[{B}, 1]", f"[{B}, {width}]")
+        if type(a).__module__ != type(z).__module__ or describe(a) != right:
+            letters = "[B, H]" if width == H else "[B, R]"
+            hint = f"z: {describe(z)} has {z.shape[-1] // H if H else 0} blocks of H = {H}; keep its kind and dtype"
+            raise ShapeError.of(who, f"forward returned a wrong {name}", f"{name}: {describe(a)}", f"{letters} = {right}", hint)
+
+
+def _differentiate(cell: Cell, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+    """The vector-Jacobian product of `cell.forward` by torch; for numpy arrays by way of tensors."""
+    if not A.is_torch(inputs.z):
+        return _by_tensors(cell, inputs, dh, dc)
+    torch = sys.modules["torch"]
+    before = inputs.before
+    each = [None if w is None else w.expand(before.h.shape[0], -1) for w in (inputs.w_ch, inputs.norm)]  # every row's share
+    given = {"z": inputs.z, "h": before.h, "c": before.c, "w_ch": each[0], "norm": each[1]}
+    names = [name for name, a in given.items() if a is not None]
+
+    def run(*values: Array) -> tuple[Array, ...]:
+        of = dict(zip(names, values, strict=True))
+        step = cell(of["z"], State(of["h"], of.get("c")), of.get("w_ch"), inputs.mask, of.get("norm"))
+        return (step.h,) if step.c is None else (step.h, step.c)
+
+    _, pull = torch.func.vjp(run, *(given[name] for name in names))
+    gradients = dict(zip(names, pull((dh,) if dc is None else (dh, dc)), strict=True))
+    return StepGradients(gradients["z"], gradients.get("c"), gradients["h"], gradients.get("w_ch"), gradients.get("norm"))
+
+
+def _by_tensors(cell: Cell, inputs: StepInputs, dh: Array, dc: Array | None) -> StepGradients:
+    import torch
+
+    def tensor(a: Any) -> Any:
+        return None if a is None else torch.from_numpy(np.array(a))
+
+    before = State(*(tensor(a) for a in inputs.before))
+    there = StepInputs((), before, None, *(tensor(a) for a in inputs[3:]))
+    gradients = _differentiate(cell, there, tensor(dh), tensor(dc))
+    return StepGradients(*(None if a is None else a.numpy() for a in gradients))
+
+
+def clamp(c: Array, clip: float | None) -> Array:
+    """c within -clip..clip; NaN stays NaN, and where a bound is reached no gradient passes."""
+    if clip is None:
+        return c
+    bound = A.namespace(c).ones_like(c) * clip
+    return where(c >= bound, bound, where(c <= -bound, -bound, c))
+
+
+def stop_at_clip(dc: Array, c: Array, clip: float | None) -> Array:
+    """dL/dc' without what `clamp` stops: 0 where c' is at a bound."""
+    return dc if clip is None else where(abs(c) >= clip, A.namespace(dc).zeros_like(dc), dc)
+
+
+def candidate_slope(g: Array, mask: Array | None) -> Array:
+    """d(mask * tanh(z)) / dz from its value g."""
+    if mask is None:
+        return 1 - g * g
+    tanh_z = g / where(mask == 0, A.namespace(mask).ones_like(mask), mask)
+    return mask * (1 - tanh_z * tanh_z)
+
+
+def check_options(cell: Cell) -> None:
+    """Refuse a `clip` or `cells_per_gate` that no cell can have."""
+    who = type(cell).__name__
+    clip, m = cell.clip, cell.cells_per_gate
+    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip < math.inf):
+        hint = "the cell is kept within -clip..clip: pass clip=3.0, or None for no bound"
+        raise ArgumentError.of(who, f"cannot clip the cell at {clip!r}", f"clip={clip!r}", "a number above 0", hint)
+    if isinstance(m, bool) or not isinstance(m, int) or m < 1:
+        hint = "so many cells share their gates: 1 for none"
+        got = f"cells_per_gate={m!r}"
+        raise ArgumentError.of(who, f"no memory block has {m!r} cells", got, "an integer from 1", hint)

@@ -1,0 +1,13 @@
+"""The model file: one `.safetensors` file that holds tensors and a closed, versioned JSON header; no pickle, no code."""
+
+from openlstm.model_file.file import KEY as KEY
+from openlstm.model_file.file import checksum as checksum
+from openlstm.model_file.file import read as read
+from openlstm.model_file.file import write as write
+from openlstm.model_file.header import VERSION as VERSION
+from openlstm.model_file.header import Head as Head
+from openlstm.model_file.header import Header as Header
+from openlstm.model_file.header import Network as Network
+from openlstm.model_file.header import Series as Series
+from openlstm.model_file.header import Step as Step
+from openlstm.model_file.header import Training as Training
