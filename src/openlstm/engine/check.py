@@ -60,7 +60,7 @@ def check_call(call: Call, who: str = WHO) -> None:
     cell, x, weights, state = call[:4]
     if not isinstance(cell, Cell):
         got = f"cell: {_name(cell)}"
-        raise DtypeError(message(who, "cell is not a cell", got, "one of openlstm.cells", _cell_hint(cell)))
+        raise DtypeError.of(who, "cell is not a cell", got, "one of openlstm.cells", _cell_hint(cell))
     like = _check_x(who, x)
     hidden, fed_back = _check_weights("weights", cell, weights, like)
     size = _Size(x.shape[0], x.shape[1], hidden, fed_back)
@@ -93,7 +93,7 @@ def check_lengths_in_range(who: str, lengths: Any, T: int, shown: str = "") -> N
     bad = int(lengths[row])
     hint = "a row without a step has length 0" if bad < 0 else "cut lengths at T, or pad x to the longest row"
     what, got = f"lengths[{row}] is {bad}, but x has {_count(T, 'step')}", f"lengths[{row}] = {bad}  ({shown or f'T = {T}'})"
-    raise ArgumentError(message(who, what, got, f"0 <= lengths <= {T}", hint))
+    raise ArgumentError.of(who, what, got, f"0 <= lengths <= {T}", hint)
 
 
 def check_finite(call: Call) -> None:
@@ -110,7 +110,7 @@ def check_finite(call: Call) -> None:
         t, b, n = bad.nonzero()[0].tolist()
         hint = "fill or mask missing values before the layer, or pass check_finite=False to let them through"
         what = f"x holds {float(x[t, b, n])} at step {t}, row {b}, feature {n}"
-        raise ArgumentError(message(call.who, what, "a value that is not finite", "finite values (check_finite=True)", hint))
+        raise ArgumentError.of(call.who, what, "a value that is not finite", "finite values (check_finite=True)", hint)
 
 
 def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
@@ -136,7 +136,7 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
     """
     if not layers:
         got, hint = f"layers: {describe(layers)}", "one `Weights` for each layer, the lowest first"
-        raise ArgumentError(message(who, "there is no layer", got, "at least one", hint))
+        raise ArgumentError.of(who, "there is no layer", got, "at least one", hint)
     like, below = None, 0
     for n, w in enumerate(layers):
         name = f"layers[{n}]"
@@ -189,11 +189,11 @@ def _check_first(who: str, name: str, a: Any, letters: str) -> _Like:
     if not tensor and not isinstance(a, np.ndarray):
         expected = f"a numpy array or a torch tensor {letters}"
         hint = f"convert it: numpy.asarray({name}, dtype=numpy.float32) or torch.tensor({name})"
-        raise DtypeError(message(who, f"{name} is not an array", f"{name}: {describe(a)}", expected, hint))
+        raise DtypeError.of(who, f"{name} is not an array", f"{name}: {describe(a)}", expected, hint)
     if not (str(a.dtype) in _TENSORS if tensor else a.dtype.kind == "f"):
         hint = f"convert it: {name}.float()" if tensor else f"convert it: {name}.astype(numpy.float32)"
         got, expected = f"{name}: {describe(a)}", f"float32 or float64 {letters}"
-        raise DtypeError(message(who, f"{name} is not floating", got, expected, hint))
+        raise DtypeError.of(who, f"{name} is not floating", got, expected, hint)
     kind = A.namespace(a).Tensor if tensor else np.ndarray
     return _Like(who, name, a, letters, kind, a.dtype, getattr(a, "device", None))
 
@@ -203,7 +203,7 @@ _TENSORS = frozenset({"torch.float32", "torch.float64", "torch.bfloat16", "torch
 
 def _no_weights(who: str, name: str, w: Any) -> OpenLSTMError:
     hint = "openlstm.weights.collect(state_dict) or Weights(w_ih, w_hh, b_ih, b_hh)"
-    return DtypeError(message(who, f"{name} is not Weights", f"{name}: {_name(w)}", "openlstm.Weights", hint))
+    return DtypeError.of(who, f"{name} is not Weights", f"{name}: {_name(w)}", "openlstm.Weights", hint)
 
 
 def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int]:

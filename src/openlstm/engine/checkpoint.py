@@ -19,7 +19,7 @@ from torch import Tensor
 
 from openlstm.call import Call
 from openlstm.engine.backends import cpu
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.reference import Gradients, Run, Saved, State
 
 BLOCK = 512
@@ -58,7 +58,7 @@ def check(who: str, every: int, T: int) -> None:
     if not 1 <= every <= T:
         hint = "choose a number of steps within the sequence (about sqrt(T) keeps least), or leave checkpoint out"
         what = f"checkpoint={every} is outside 1..T"
-        raise ArgumentError(message(who, what, f"checkpoint={every}, T={T}", f"1 <= checkpoint <= T = {T}", hint))
+        raise ArgumentError.of(who, what, f"checkpoint={every}, T={T}", f"1 <= checkpoint <= T = {T}", hint)
 
 
 def forward(module: Any, call: Call) -> Run:

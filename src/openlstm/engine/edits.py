@@ -20,7 +20,7 @@ from openlstm import cells
 from openlstm.call import Call
 from openlstm.cells import Cell, State, Step
 from openlstm.engine.backends.table import brief
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def refuse_edits(call: Call) -> None:
         what = "an edited layer does not do what its weights say"
         got, expected = "gradients for every step, or a look into the layer, inside an edit", "the layer as it is"
         hint = "ask after the edit; a trace without a loss, the model itself and torch.autograd show what is edited"
-        raise ArgumentError(message("edit", what, got, expected, hint))
+        raise ArgumentError.of("edit", what, got, expected, hint)
 
 
 def _begins(call: Call) -> Tensor:
@@ -179,4 +179,4 @@ def _cannot(cell: Cell, why: str, inner: list[str]) -> ArgumentError:
         f"cannot change {', '.join(inner)} of {brief(cell)}: {why}",
         "edit h, or write the gate as one tensor operation",
     )
-    return ArgumentError(message("edit", what, f"cell: {type(cell).__name__}", "gates that forward makes and hands out", hint))
+    return ArgumentError.of("edit", what, f"cell: {type(cell).__name__}", "gates that forward makes and hands out", hint)

@@ -18,7 +18,7 @@ from openlstm.call import Call
 from openlstm.engine import checkpoint, native
 from openlstm.engine.backends.table import SUPPORT, choose_for
 from openlstm.engine.check import check_call, check_finite
-from openlstm.errors import DtypeError, describe, message
+from openlstm.errors import DtypeError, describe
 from openlstm.reference import Gradients, Run, Saved, State, Weights
 
 
@@ -66,7 +66,7 @@ def backward(
     ):  # a kernel would read them as something else
         got = ", ".join(describe(a) for a in (*saved, dy, *dstate) if a is not None)
         hint = "give back what forward gave, and gradients of the types of its outputs"
-        raise DtypeError(message(call.who, "backward got other types than forward", got, f"{x.dtype} and {number}", hint))
+        raise DtypeError.of(call.who, "backward got other types than forward", got, f"{x.dtype} and {number}", hint)
     module = SUPPORT[choose_for(call, call.who, True)].module
     dstate = State(dstate.h, dstate.c if has_cell else None)
     with plain_types(x):

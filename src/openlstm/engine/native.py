@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openlstm.cells import LSTM, Cell
-from openlstm.errors import BackendError, message
+from openlstm.errors import BackendError
 
 try:
     from openlstm import _native as library
@@ -129,7 +129,7 @@ def use_bfloat16(name: str) -> Iterator[None]:
     if before is None:
         hint = "name one of these" if bfloat16s() else "bfloat16 runs as float32 here"
         what = f"the kernels for bfloat16 {name!r} are not available"
-        raise BackendError(message("use_bfloat16", what, repr(name), ", ".join(bfloat16s()) or "none", hint))
+        raise BackendError.of("use_bfloat16", what, repr(name), ", ".join(bfloat16s()) or "none", hint)
     try:
         yield
     finally:
@@ -147,20 +147,18 @@ def no_type(got: str, dtype: str) -> BackendError:
     """The error for a type that nothing here multiplies in."""
     what = f"no kernel multiplies in {dtype} here (instruction set {isa()})"
     expected = "float32 or float64; bfloat16 where AMX or AVX512-BF16 multiplies it (see openlstm doctor)"
-    return BackendError(message("cpu", what, got, expected, "use float32, as the layers do by themselves"))
+    return BackendError.of("cpu", what, got, expected, "use float32, as the layers do by themselves")
 
 
 def _no_isa(who: str, name: str) -> BackendError:
     compiled = library.compiled_isas() if available() else []
     why = "this processor does not run it" if name in compiled else "this build does not have it"
-    return BackendError(
-        message(
-            who,
-            f"the instruction set {name!r} is not available: {why}",
-            f"OPENLSTM_ISA={name}" if who == "OPENLSTM_ISA" else repr(name),
-            ", ".join(isas()),
-            "unset OPENLSTM_ISA, which takes the best one" if who == "OPENLSTM_ISA" else "name one of these",
-        )
+    return BackendError.of(
+        who,
+        f"the instruction set {name!r} is not available: {why}",
+        f"OPENLSTM_ISA={name}" if who == "OPENLSTM_ISA" else repr(name),
+        ", ".join(isas()),
+        "unset OPENLSTM_ISA, which takes the best one" if who == "OPENLSTM_ISA" else "name one of these",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.call import Call
-from openlstm.errors import ShapeError, describe, message
+from openlstm.errors import ShapeError, describe
 from openlstm.reference import Run, Saved, State
 
 
@@ -61,4 +61,4 @@ def _no_axis(name: str, a: Any, x: Array) -> ShapeError:
     N = x.shape[0]
     got = f"{name}: {describe(a)}, x: {describe(x)}, [N, T, B, I]"
     hint = "stack the arrays of the networks: numpy.stack or torch.stack; x [T, B, I] is one network"
-    return ShapeError(message("recur", f"{name} has not one entry for each of {N} networks", got, f"[{N}, ...]", hint))
+    return ShapeError.of("recur", f"{name} has not one entry for each of {N} networks", got, f"[{N}, ...]", hint)

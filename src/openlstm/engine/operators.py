@@ -20,7 +20,7 @@ from openlstm import cells
 from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import checkpoint, execute
-from openlstm.errors import BackendError, message
+from openlstm.errors import BackendError
 from openlstm.noise import Noise, active
 from openlstm.reference import Gradients, Run, Saved, State, Weights
 from openlstm.weights import hidden_size
@@ -121,8 +121,8 @@ def _refuse_onnx(options: Sequence[Any]) -> None:
     if torch.onnx.is_in_onnx_export():
         hint = "export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
         who = Call(CELLS[options[0]], None, Weights(None, None)).who
-        raise BackendError(
-            message(who, "ONNX has no operator for this layer", "torch.onnx.export", "a model with layers of torch.nn", hint)
+        raise BackendError.of(
+            who, "ONNX has no operator for this layer", "torch.onnx.export", "a model with layers of torch.nn", hint
         )
 
 

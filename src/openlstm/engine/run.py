@@ -26,11 +26,11 @@ from openlstm.cells import Cell
 from openlstm.engine import edits, native
 from openlstm.engine.autograd import HALF, differentiable, unwatched
 from openlstm.engine.backends import cpu, cuda
-from openlstm.engine.backends.table import choose, choose_for
+from openlstm.engine.backends.table import choose, choose_for, takes_kernel
 from openlstm.engine.check import check_finite, check_lengths_in_range
 from openlstm.engine.execute import cloned, plain_types
 from openlstm.engine.operators import CELLS, tensors_of
-from openlstm.errors import BackendError, message
+from openlstm.errors import BackendError
 from openlstm.noise import active
 from openlstm.reference import Run, Saved, State, Weights
 from openlstm.weights import expand
@@ -55,7 +55,7 @@ def run(call: Call) -> Run:
     if call.edits and torch.compiler.is_compiling():  # a graph cannot count operations: it breaks here
         eager: Any = torch.compiler.disable(run)
         return eager(call)
-    found = straight(call, call.who)
+    found = straight(call)
     if found is not None:
         return found
     cell, x = call.cell, call.x
@@ -77,7 +77,7 @@ def run(call: Call) -> Run:
     return _opened(call) if opened else _closed(call)
 
 
-def straight(call: Call, who: str) -> Run | None:
+def straight(call: Call) -> Run | None:
     """A call that is `Call.simple` and needs no gradient, by the shortest way; None where there is more to it.
 
     The same kernel and the same bits as the long way, which runs, or refuses, what this leaves to it. The state may be None,
@@ -93,7 +93,7 @@ def straight(call: Call, who: str) -> Run | None:
         or (call.autocast and torch.is_autocast_enabled("cpu"))
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or choose(call.backend, call.cell, x, who) != "cpu"
+        or not takes_kernel(call)
     ):
         return None
     return cpu.forward_simple(call)
@@ -186,18 +186,16 @@ def _check_checkpoint(call: Call) -> None:
         return
     why = "the cuda backend" if cell.kernel else f"{type(cell).__name__}, a cell without a kernel"
     got, expected = f"{who}(checkpoint=..., backend={call.backend!r})", "a cell of openlstm.cells on 'cpu' or 'reference'"
-    raise BackendError(message(who, f"{why} keeps every step", got, expected, "leave checkpoint out"))
+    raise BackendError.of(who, f"{why} keeps every step", got, expected, "leave checkpoint out")
 
 
 def _refuse_forward_mode(call: Call) -> None:
     """Raise where a tensor carries a tangent: a kernel would drop it, and zeros would come out in silence."""
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(call)):
-        raise BackendError(
-            message(
-                "openlstm",
-                "forward-mode differentiation is not available",
-                "jvp, jacfwd or a dual tensor",
-                "reverse mode",
-                "use torch.func.jacrev, vjp or backward()",
-            )
+        raise BackendError.of(
+            "openlstm",
+            "forward-mode differentiation is not available",
+            "jvp, jacfwd or a dual tensor",
+            "reverse mode",
+            "use torch.func.jacrev, vjp or backward()",
         )

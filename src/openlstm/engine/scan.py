@@ -22,7 +22,7 @@ from torch import Tensor
 from openlstm.call import Call
 from openlstm.engine.autograd import HALF, step_backward
 from openlstm.engine.run import run
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.noise import active
 from openlstm.reference import Gradients, Saved, State
 from openlstm.weights import expand
@@ -98,7 +98,7 @@ class _Chunks:
 
     def __init__(self, call: Call, chunk: int) -> None:
         if chunk < 1:
-            raise ArgumentError(message("scan", "a chunk has at least one step", f"chunk={chunk}", "chunk >= 1", "use 32"))
+            raise ArgumentError.of("scan", "a chunk has at least one step", f"chunk={chunk}", "chunk >= 1", "use 32")
         noise = active(call.noise)
         if noise is not None and noise.training and (noise.zoneout_h or noise.zoneout_c or noise.candidate):
             chunk = max(len(call.x), 1)  # masks are drawn by the number of the step within a call

@@ -18,7 +18,7 @@ from openlstm.cells import Cell
 from openlstm.engine import native, threads
 from openlstm.engine.backends.table import choose
 from openlstm.engine.check import check_layers
-from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe
 from openlstm.reference import State, Weights, unshared
 from openlstm.weights import fed_back_size, hidden_size
 
@@ -100,10 +100,10 @@ class Stepper:
             if (mine is None or array is None or array.shape != mine.shape) and mine is not array:
                 expected = "None" if mine is None else f"{mine.dtype}{list(mine.shape)} = [L, B, .]"
                 what, hint = f"state.{name} does not fit", "assign what another stepper's `state`, or the layer, gave"
-                raise ShapeError(message(WHO, what, f"{name}: {describe(its)}", expected, hint))
+                raise ShapeError.of(WHO, what, f"{name}: {describe(its)}", expected, hint)
             if mine is not None and array is not None and hasattr(its, "dtype") and not np.can_cast(array.dtype, mine.dtype):
                 what, hint = f"state.{name} has another type than the weights", f"convert it to {mine.dtype}"
-                raise DtypeError(message(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint))
+                raise DtypeError.of(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint)
             found.append(array)
         with self._alone():
             for mine, array in zip((self._h, self._c), found, strict=True):
@@ -179,18 +179,18 @@ class _Fit(NamedTuple):
         given = np.asarray(x)
         if given.dtype != self.dtype and isinstance(x, np.ndarray):
             hint = f"use x.astype(np.{self.dtype})"
-            raise DtypeError(message(WHO, "x has another type than the weights", f"x: {describe(x)}", str(self.dtype), hint))
+            raise DtypeError.of(WHO, "x has another type than the weights", f"x: {describe(x)}", str(self.dtype), hint)
         wanted = [(self.batch, self.inputs)] + [(self.inputs,)] * (self.batch == 1)
         if given.shape not in wanted:
             expected = " or ".join(str(list(s)) for s in wanted)
             hint = "one step at a time: x has no time axis" if given.ndim > 2 else "give every row's features of one step"
-            raise ShapeError(message(WHO, "x does not fit", f"x: {describe(given)}", f"{expected} = [B, I]", hint))
+            raise ShapeError.of(WHO, "x does not fit", f"x: {describe(given)}", f"{expected} = [B, I]", hint)
         return np.ascontiguousarray(given, self.dtype)
 
     def busy(self) -> NoReturn:
         """The error of a call while another one is at work."""
         what, hint = "used by two calls at once", "one stepper for each stream, or a lock around the calls that share one"
-        raise BusyError(message(WHO, what, "a call while another one is at work", "one call at a time", hint))
+        raise BusyError.of(WHO, what, "a call while another one is at work", "one call at a time", hint)
 
 
 def _read(layer: Any) -> tuple[Cell, list[Weights]]:
@@ -200,7 +200,7 @@ def _read(layer: Any) -> tuple[Cell, list[Weights]]:
     if not isinstance(cell, Cell) or not hasattr(layer, "weights_of"):
         hint = "use openlstm.replace(model) for layers of torch.nn"
         got = f"layer: {type(layer).__name__}"
-        raise ArgumentError(message(WHO, "cannot step through this", got, "openlstm.LSTM, GRU or RNN", hint))
+        raise ArgumentError.of(WHO, "cannot step through this", got, "openlstm.LSTM, GRU or RNN", hint)
     for name, why in (
         ("bidirectional", "the other direction begins at the end, which a stream has not"),
         ("zoneout_h", "a packed step has no zoneout"),
@@ -209,7 +209,7 @@ def _read(layer: Any) -> tuple[Cell, list[Weights]]:
         if getattr(layer, name, 0):
             got = f"{name}={getattr(layer, name)!r}"
             hint = "call the layer itself, one step at a time"
-            raise ArgumentError(message(WHO, why, got, f"{name}={0 if name != 'bidirectional' else False}", hint))
+            raise ArgumentError.of(WHO, why, got, f"{name}={0 if name != 'bidirectional' else False}", hint)
     return cell, [layer.weights_of(n) for n in range(layer.num_layers)]
 
 
@@ -225,4 +225,4 @@ def _whole(batch: Any) -> int:
     if isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1:
         return batch
     hint = "batch=1 for a single stream"
-    raise ArgumentError(message(WHO, "batch is not a number of rows", f"batch={batch!r}", "a whole number >= 1", hint))
+    raise ArgumentError.of(WHO, "batch is not a number of rows", f"batch={batch!r}", "a whole number >= 1", hint)

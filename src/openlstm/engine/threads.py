@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openlstm.errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError
 
 _chosen: int | None = None
 _looked = False  # for an OpenMP runtime
@@ -34,12 +34,10 @@ def set_num_threads(threads: int | None) -> None:
     global _chosen
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int):
-            raise DtypeError(
-                message("set_num_threads", "not an integer", repr(threads), "an integer from 1", "set_num_threads(2)")
-            )
+            raise DtypeError.of("set_num_threads", "not an integer", repr(threads), "an integer from 1", "set_num_threads(2)")
         if not 1 <= threads <= 1024:
-            raise ArgumentError(
-                message("set_num_threads", f"cannot use {threads} threads", str(threads), "1 to 1024", "None takes the default")
+            raise ArgumentError.of(
+                "set_num_threads", f"cannot use {threads} threads", str(threads), "1 to 1024", "None takes the default"
             )
     _chosen = threads
 
@@ -126,14 +124,12 @@ def _from_environment() -> int | None:
     if value is None:
         return None
     if not value.isdecimal() or not 1 <= int(value) <= 1024:
-        raise ArgumentError(
-            message(
-                "OPENLSTM_NUM_THREADS",
-                "not a number of threads",
-                repr(value),
-                "an integer from 1 to 1024",
-                "unset it, or set it to 2",
-            )
+        raise ArgumentError.of(
+            "OPENLSTM_NUM_THREADS",
+            "not a number of threads",
+            repr(value),
+            "an integer from 1 to 1024",
+            "unset it, or set it to 2",
         )
     return int(value)
 

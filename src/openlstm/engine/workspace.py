@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openlstm.engine import native
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 
 def set_workspace_limit(limit: int) -> None:
@@ -19,8 +19,8 @@ def set_workspace_limit(limit: int) -> None:
     >>> set_workspace_limit(before)
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise ArgumentError(
-            message("set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB")
+        raise ArgumentError.of(
+            "set_workspace_limit", "not a number of bytes", repr(limit), "an integer from 0", "1 << 30 is 1 GiB"
         )
     if native.available():
         native.library.set_workspace_limit(limit)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset
 
-from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, describe
 from openlstm.nn.recurrent import Recurrent
 
 RECURRENT = (Recurrent, nn.LSTM, nn.GRU, nn.RNN)
@@ -56,12 +56,10 @@ def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, 
     data, notes = _one_batch(data, who)
     if loss is not None and not callable(loss):
         got = f"loss: {describe(loss)}"
-        raise DtypeError(
-            message(who, "the loss cannot be called", got, FORMS, "pass a function, or torch.nn.CrossEntropyLoss()")
-        )
+        raise DtypeError.of(who, "the loss cannot be called", got, FORMS, "pass a function, or torch.nn.CrossEntropyLoss()")
     if isinstance(loss, type):
         got, hint = f"loss: class {loss.__name__}", f"make one of it: loss={loss.__name__}()"
-        raise DtypeError(message(who, "the loss is a class", got, FORMS, hint))
+        raise DtypeError.of(who, "the loss is a class", got, FORMS, hint)
     _expect_arrays(data, who)
     data = mapped(data, lambda a: torch.from_numpy(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a)
     if loss is None:
@@ -74,18 +72,16 @@ def formed(model: nn.Module, data: Any, loss: Any, who: str) -> tuple[Any, Any, 
         if len(parts) < 2:
             hint = "pass (x, target), or write the loss as loss(model, x)"
             got = f"data: {describe(data)}"
-            raise ArgumentError(
-                message(who, "a loss of outputs and targets, and no target in the data", got, "(x, .., target)", hint)
+            raise ArgumentError.of(
+                who, "a loss of outputs and targets, and no target in the data", got, "(x, .., target)", hint
             )
         return parts, _Outputs(loss), notes
     if kind == "batch":
         return parts, _Whole(loss, type(data)), notes
     if not _binds(loss, (model, *parts)):
         got = f"loss{_signature(loss)}, {len(parts)} {'part' if len(parts) == 1 else 'parts'} of data"
-        raise ArgumentError(
-            message(
-                who, "the loss cannot be called with these data", got, FORMS, "give it as many arguments as the data have parts"
-            )
+        raise ArgumentError.of(
+            who, "the loss cannot be called with these data", got, FORMS, "give it as many arguments as the data have parts"
         )
     return data, loss, notes
 
@@ -142,7 +138,7 @@ class _Outputs:
             expected = f"a target that fits the output: {name}(output, target)"
             hint = "change the last of the data, or write the loss as loss(model, *data)"
             what = "it cannot be computed of the output and the target"
-            raise ArgumentError(message("loss", what, got, expected, hint)) from error
+            raise ArgumentError.of("loss", what, got, expected, hint) from error
 
 
 class _Whole:
@@ -173,12 +169,12 @@ def _one_batch(data: Any, who: str) -> tuple[Any, tuple[str, ...]]:
     if isinstance(data, Dataset) or isinstance(data, Iterator) or not isinstance(data, Iterable):
         hint = "next(iter(loader)) is one batch; a data set: DataLoader(data_set, batch_size=64)"
         expected = "a tensor, a tuple of tensors, a dict of them, a PackedSequence, or a DataLoader"
-        raise DtypeError(message(who, "the data are no batch", f"data: {type(data).__name__}", expected, hint))
+        raise DtypeError.of(who, "the data are no batch", f"data: {type(data).__name__}", expected, hint)
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws
         first = next(iter(data), None)
     if first is None:
         got, hint = f"data: {type(data).__name__} without a batch", "look at its data set, and at drop_last"
-        raise ArgumentError(message(who, "the data are empty", got, "at least one batch", hint))
+        raise ArgumentError.of(who, "the data are empty", got, "at least one batch", hint)
     first = tuple(first) if isinstance(first, list) else first
     kind = "DataLoader" if isinstance(data, DataLoader) else type(data).__name__
     return first, (f"The first batch of the {kind} was looked at.",)
@@ -189,7 +185,7 @@ def _expect_arrays(data: Any, who: str) -> None:
     mapped(dict(data) if isinstance(data, Mapping) else data, lambda a: found.append(a) or a)
     if not any(isinstance(a, (Tensor, np.ndarray, PackedSequence)) for a in found):
         got, hint = f"data: {describe(data) if found else type(data).__name__}", "turn the numbers into tensors first"
-        raise DtypeError(message(who, "no tensor in the data", got, "a batch of tensors", hint))
+        raise DtypeError.of(who, "no tensor in the data", got, "a batch of tensors", hint)
 
 
 def _inputs(model: nn.Module, data: Any, loader: bool) -> Any:
@@ -244,7 +240,7 @@ def called(loss: Loss, model: nn.Module, args: tuple[Any, ...], named: Mapping[s
         own = getattr(loss, "loss", loss)
         got = f"loss{_signature(own) if _parameters(own) is not None else ''}: {_brief(error)}"
         hint = f"take the model first: its arguments are {', '.join([type(model).__name__, *map(describe, args)])}"
-        raise ArgumentError(message("look", "the loss failed before it called the model", got, FORMS, hint)) from error
+        raise ArgumentError.of("look", "the loss failed before it called the model", got, FORMS, hint) from error
 
 
 def _brief(error: Exception) -> str:
@@ -263,7 +259,7 @@ def expect_taken(model: nn.Module, data: Any, who: str) -> None:
         got = f"{len(data)} parts of data, {type(model).__name__}.forward{_signature(model.forward)}"
         expected = "what the model takes, with a loss followed by the target"
         hint = "pass loss=..., such as torch.nn.CrossEntropyLoss(), or the inputs alone"
-        raise ArgumentError(message(who, "the model does not take these data", got, expected, hint))
+        raise ArgumentError.of(who, "the model does not take these data", got, expected, hint)
 
 
 def _named(model: nn.Module, data: Mapping[str, Any], loss: Any, who: str) -> tuple[tuple[Any, ...], Loss]:
@@ -279,9 +275,7 @@ def _named(model: nn.Module, data: Mapping[str, Any], loss: Any, who: str) -> tu
         if len(own) != len(names) - 1 or not own:
             got = f"keys {', '.join(map(repr, data))}; forward takes {', '.join(takes) or 'nothing'}"
             hint = "name all inputs as forward does, or pass a tuple (x, .., target)"
-            raise ArgumentError(
-                message(who, "which of the data is the target?", got, "one key that forward does not take", hint)
-            )
+            raise ArgumentError.of(who, "which of the data is the target?", got, "one key that forward does not take", hint)
         return values, _Outputs(loss, tuple(own))
     asked = _parameters(loss)
     if asked is not None and not any(p.kind is p.VAR_KEYWORD for p in asked.values()):
@@ -291,7 +285,7 @@ def _named(model: nn.Module, data: Mapping[str, Any], loss: Any, who: str) -> tu
             got = f"loss{_signature(loss)}, keys {', '.join(map(repr, data))}"
             expected = "loss(model, **data), loss(model, data), or loss(output, target)"
             hint = "name the arguments of the loss as the keys of the data"
-            raise ArgumentError(message(who, "the loss cannot be called with these data", got, expected, hint))
+            raise ArgumentError.of(who, "the loss cannot be called with these data", got, expected, hint)
     return values, _Named(loss, names, whole=False)
 
 

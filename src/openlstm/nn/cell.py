@@ -15,7 +15,7 @@ from openlstm import cells, weights
 from openlstm.call import Call
 from openlstm.engine.backends.table import choose
 from openlstm.engine.run import run, runs_as, straight
-from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
 from openlstm.reference import State, Weights
@@ -66,7 +66,7 @@ class OneStep(nn.Module):
     def _step(self, x: Tensor, w: Weights, state: State) -> State:
         """One step of x [B, I], in the type that x has; without a gradient straight to the kernel."""
         call = Call(self.cell, x, w, state, backend=self.backend, autocast=False)
-        done = straight(call, type(self).__name__) or run(call._replace(x=x.unsqueeze(0)))
+        done = straight(call) or run(call._replace(x=x.unsqueeze(0)))
         return done.state
 
     def _input(self, x: Any, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -154,7 +154,7 @@ class LSTMCell(OneStep):
             h, c = x.new_zeros(shape), x.new_zeros(shape)
         elif not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
             got, hint = f"hx: {describe(hx)}", "pass both h and c"
-            raise DtypeError(message("LSTMCell", "hx is not a pair (h, c)", got, "(h [B, H], c [B, H])", hint))
+            raise DtypeError.of("LSTMCell", "hx is not a pair (h, c)", got, "(h [B, H], c [B, H])", hint)
         else:
             h, c = self._member("h", hx[0], x, shape), self._member("c", hx[1], x, shape)
         if x.dim() == 1:
@@ -270,7 +270,7 @@ def _torch_has(who: str, cell: OneStep) -> None:
     if cell.backend != "auto":
         hint = "keep the openlstm cell, or set it to its default first"
         got = f"backend={cell.backend!r}"
-        raise ArgumentError(message(who, "torch.nn's cell has no such option", got, "the defaults", hint))
+        raise ArgumentError.of(who, "torch.nn's cell has no such option", got, "the defaults", hint)
 
 
 def _features(who: str, x: Any, input_size: int) -> None:
@@ -278,7 +278,7 @@ def _features(who: str, x: Any, input_size: int) -> None:
     if x.dim() not in (1, 2):
         layer = who.removesuffix("Cell")
         hint = f"a sequence [T, B, I] goes to openlstm.{layer}" if x.dim() == 3 else "flatten the extra axes into B or I"
-        raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[B, I], or [I] unbatched", hint))
+        raise ShapeError.of(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[B, I], or [I] unbatched", hint)
     if x.shape[-1] != input_size:
         wanted = "[B, I]" if x.dim() == 2 else "[I]"
         swapped = x.dim() == 2 and x.shape[0] == input_size
@@ -288,7 +288,7 @@ def _features(who: str, x: Any, input_size: int) -> None:
             else f"make the cell with input_size={x.shape[-1]}, or give x {input_size} features"
         )
         what = f"x has {x.shape[-1]} features, expected {input_size}"
-        raise ShapeError(message(who, what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint))
+        raise ShapeError.of(who, what, f"x: {describe(x)}", f"{wanted} with I = {input_size}", hint)
 
 
 def _state(who: str, name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> Tensor:
@@ -298,5 +298,5 @@ def _state(who: str, name: str, s: Any, shape: tuple[int, ...], x: Tensor) -> Te
         what = f"{name} has shape {list(s.shape)}, expected {list(shape)}"
         hint = "h and c have the batch of x and hidden_size units"
         got = f"{name}: {describe(s)}, x: {describe(x)}"
-        raise ShapeError(message(who, what, got, f"{list(shape)} = {letters}", hint))
+        raise ShapeError.of(who, what, got, f"{list(shape)} = {letters}", hint)
     return checks.same_as_x(who, name, s, x)

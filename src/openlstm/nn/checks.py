@@ -9,14 +9,14 @@ from torch import Tensor
 
 from openlstm.cells import Cell
 from openlstm.engine.backends.table import brief
-from openlstm.errors import ArgumentError, DtypeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, describe
 
 
 def tensor(who: str, name: str, value: Any, hint: str = "use torch.as_tensor") -> None:
     """`value` must be a torch tensor."""
     if not isinstance(value, Tensor):
         short = name.split(",")[0]
-        raise DtypeError(message(who, f"{name} is not a tensor", f"{short}: {describe(value)}", "a torch.Tensor", hint))
+        raise DtypeError.of(who, f"{name} is not a tensor", f"{short}: {describe(value)}", "a torch.Tensor", hint)
 
 
 def same_as_weights(who: str, x: Tensor, weight: Tensor) -> Tensor:
@@ -30,9 +30,9 @@ def same_as_weights(who: str, x: Tensor, weight: Tensor) -> Tensor:
         name, mine = (str(dtype).removeprefix("torch.") for dtype in (weight.dtype, x.dtype))
         other = f"layer.to({x.dtype})" if x.is_floating_point() else "an embedding or one_hot where x holds tokens"
         hint = f"use x.to({weight.dtype}), or {other}"
-        raise DtypeError(message(who, f"x is {mine}, the weights are {name}", f"x: {describe(x)}", name, hint))
+        raise DtypeError.of(who, f"x is {mine}, the weights are {name}", f"x: {describe(x)}", name, hint)
     got, hint = f"x: {describe(x)} on {x.device}", f"use x.to({str(weight.device)!r}), or layer.to({str(x.device)!r})"
-    raise ArgumentError(message(who, "x and the weights are on different devices", got, str(weight.device), hint))
+    raise ArgumentError.of(who, "x and the weights are on different devices", got, str(weight.device), hint)
 
 
 def dtype(who: str, given: Any, got: str) -> None:
@@ -41,7 +41,7 @@ def dtype(who: str, given: Any, got: str) -> None:
         name = str(given).removeprefix("torch.")
         expected = "float32, float64, bfloat16 or float16"
         hint = "use layer.float() and x.float(); under torch.autocast products are made in bfloat16"
-        raise DtypeError(message(who, f"nothing computes in {name}", got, expected, hint))
+        raise DtypeError.of(who, f"nothing computes in {name}", got, expected, hint)
 
 
 _RUN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -58,7 +58,7 @@ def same_as_x(who: str, name: str, value: Tensor, x: Tensor) -> Tensor:
     expected, hint = f"{str(x.dtype).removeprefix('torch.')} on {x.device}", f"use {short}.to(x)"
     if x.dtype == torch.bfloat16 and value.dtype == torch.float32:
         hint += "; a layer in float32 under torch.autocast multiplies in bfloat16 and keeps its states in float32"
-    raise DtypeError(message(who, f"{name} differs from x in dtype or device", got, expected, hint))
+    raise DtypeError.of(who, f"{name} differs from x in dtype or device", got, expected, hint)
 
 
 def no_lengths(who: str, lengths: Any, cu_seqlens: Any = None) -> None:
@@ -66,7 +66,7 @@ def no_lengths(who: str, lengths: Any, cu_seqlens: Any = None) -> None:
     for name, value, form in (("lengths", lengths, "padded"), ("cu_seqlens", cu_seqlens, "packed")):
         if value is not None:
             what, hint = f"{name} with a PackedSequence", f"leave {name} out, or pass the {form} tensor"
-            raise ArgumentError(message(who, what, f"{name}: {describe(value)}", "one of the two", hint))
+            raise ArgumentError.of(who, what, f"{name}: {describe(value)}", "one of the two", hint)
 
 
 def checkpoint(who: str, every: Any) -> None:
@@ -74,7 +74,7 @@ def checkpoint(who: str, every: Any) -> None:
     if every is None or (isinstance(every, int) and not isinstance(every, bool) and every >= 1):
         return
     what, hint = f"checkpoint={every!r} is not a number of steps", "about sqrt(T) keeps least; leave it out to keep every step"
-    raise ArgumentError(message(who, what, f"checkpoint={every!r}", "None, or a whole number from 1 to T", hint))
+    raise ArgumentError.of(who, what, f"checkpoint={every!r}", "None, or a whole number from 1 to T", hint)
 
 
 def sizes(
@@ -85,12 +85,12 @@ def sizes(
     for (name, lowest), value in zip(least.items(), (input_size, hidden_size, num_layers, proj_size), strict=True):
         got, expected = f"{name}: {describe(value)}", f"an integer >= {lowest}"
         if not isinstance(value, int) or isinstance(value, bool):
-            raise DtypeError(message(who, f"{name} is not an integer", got, expected, f"use {name}=int(...)"))
+            raise DtypeError.of(who, f"{name} is not an integer", got, expected, f"use {name}=int(...)")
         if value < lowest:
-            raise ArgumentError(message(who, f"{name} is {value}", got, expected, f"use {name}={lowest} or more"))
+            raise ArgumentError.of(who, f"{name} is {value}", got, expected, f"use {name}={lowest} or more")
     if proj_size and proj_size >= hidden_size:
         what, got = f"proj_size is {proj_size}, hidden_size is {hidden_size}", f"proj_size: {proj_size}"
-        raise ArgumentError(message(who, what, got, "proj_size < hidden_size", "use proj_size=0 for no projection"))
+        raise ArgumentError.of(who, what, got, "proj_size < hidden_size", "use proj_size=0 for no projection")
 
 
 def flags(who: str, **named: Any) -> None:
@@ -98,7 +98,7 @@ def flags(who: str, **named: Any) -> None:
     for name, value in named.items():
         if not isinstance(value, bool):
             got = f"{name}: {describe(value)}"
-            raise DtypeError(message(who, f"{name} is not a bool", got, "True or False", f"use {name}=bool(...)"))
+            raise DtypeError.of(who, f"{name} is not a bool", got, "True or False", f"use {name}=bool(...)")
 
 
 def rate(who: str, name: str, value: Any) -> None:
@@ -107,7 +107,7 @@ def rate(who: str, name: str, value: Any) -> None:
         meaning = "units that keep their old value" if name.startswith("zoneout") else "outputs that is set to zero"
         meaning = "weights that is set to zero" if name == "weight_dropout" else meaning
         got, hint = f"{name}: {describe(value)}", f"it is the share of {meaning}: 0.2 for one in five"
-        raise ArgumentError(message(who, f"{name} is {value!r}", got, "a number from 0 to 1", hint))
+        raise ArgumentError.of(who, f"{name} is {value!r}", got, "a number from 0 to 1", hint)
 
 
 def noise(who: str, cell: Cell, given: dict[str, Any]) -> None:
@@ -120,11 +120,11 @@ def noise(who: str, cell: Cell, given: dict[str, Any]) -> None:
             f"zoneout_c: {given['zoneout_c']}, cell: {brief(cell)}",
             "use zoneout_h, which acts on the state that it has",
         )
-        raise ArgumentError(message(who, "zoneout_c without a cell state", got, "zoneout_c=0", hint))
+        raise ArgumentError.of(who, "zoneout_c without a cell state", got, "zoneout_c=0", hint)
     if given["recurrent_dropout"] and cell.candidate is None:
         got = f"recurrent_dropout: {given['recurrent_dropout']}, cell: {brief(cell)}"
         hint = "use hidden_dropout, which acts on what is fed back"
-        raise ArgumentError(message(who, "recurrent_dropout without a candidate", got, "recurrent_dropout=0", hint))
+        raise ArgumentError.of(who, "recurrent_dropout without a candidate", got, "recurrent_dropout=0", hint)
 
 
 def cell(who: str, value: Any, has_cell: bool) -> None:
@@ -134,7 +134,7 @@ def cell(who: str, value: Any, has_cell: bool) -> None:
         got, hint = f"cell: {describe(value)}", "use one of openlstm.cells, or a subclass of openlstm.cells.Cell"
         if isinstance(value, type) and issubclass(value, Cell):
             got, hint = f"cell: the class {value.__name__}", f"make one: {value.__name__}()"
-        raise DtypeError(message(who, "cell is not a cell", got, expected, hint))
+        raise DtypeError.of(who, "cell is not a cell", got, expected, hint)
     if value.has_cell != has_cell:
         hint = "openlstm.RNN runs the cells without a cell state" if has_cell else "openlstm.LSTM runs the cells with one"
-        raise ArgumentError(message(who, "cannot run this cell", f"cell: {brief(value)}", expected, hint))
+        raise ArgumentError.of(who, "cannot run this cell", f"cell: {brief(value)}", expected, hint)

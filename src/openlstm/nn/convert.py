@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
-from openlstm.errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError
 
 K = TypeVar("K")
 
@@ -67,22 +67,22 @@ def expect(who: str, layer: Any, kind: type) -> None:
 def wrong_kind(who: str, layer: Any, expected: str) -> DtypeError:
     """The error for a module that cannot be converted."""
     hint = "pass the recurrent layer inside the model"
-    return DtypeError(message(who, "cannot convert this layer", f"layer: {type(layer).__name__}", expected, hint))
+    return DtypeError.of(who, "cannot convert this layer", f"layer: {type(layer).__name__}", expected, hint)
 
 
 def _nothing_lost(who: str, name: str, layer: nn.Module) -> None:
     if parametrize.is_parametrized(layer):
         hint = "remove them with torch.nn.utils.parametrize.remove_parametrizations, convert, and add them again"
-        raise ArgumentError(message(who, f"{name} has parametrisations", "a parametrised layer", "plain parameters", hint))
+        raise ArgumentError.of(who, f"{name} has parametrisations", "a parametrised layer", "plain parameters", hint)
     hooks = [hook.strip("_") for hook in _HOOKS if getattr(layer, hook)]
     if hooks:
         hint = "remove the hooks, convert, and add them again"
-        raise ArgumentError(message(who, f"{name} has hooks", ", ".join(hooks), "a layer without hooks", hint))
+        raise ArgumentError.of(who, f"{name} has hooks", ", ".join(hooks), "a layer without hooks", hint)
     kind = type(layer)
     if kind.__name__ not in ARGUMENTS or kind.__module__ not in _HOMES:
         hint = "convert it by hand: what the subclass adds would be lost"
-        raise ArgumentError(message(who, f"{name} is a subclass", kind.__name__, "the layer itself", hint))
+        raise ArgumentError.of(who, f"{name} is a subclass", kind.__name__, "the layer itself", hint)
     extra = [key for key in (*layer._parameters, *layer._buffers, *layer._modules) if not key.startswith(("weight_", "bias_"))]
     if extra:
         hint = "keep them beside the layer, in the module around it"
-        raise ArgumentError(message(who, f"{name} has members of its own", ", ".join(extra), "weights and biases alone", hint))
+        raise ArgumentError.of(who, f"{name} has members of its own", ", ".join(extra), "weights and biases alone", hint)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
 from openlstm.nn.checks import same_as_weights, same_as_x, tensor
 from openlstm.reference import State
 
@@ -43,7 +43,7 @@ class Form(NamedTuple):
             expected = f"{'[B, T, I]' if layer.batch_first else '[T, B, I]'}, or [T, I] unbatched"
             hint = "use x[..., None] for one feature a step" if x.dim() == 1 else "flatten the extra axes into B or I"
             what = f"x has {x.dim()} {'axis' if x.dim() == 1 else 'axes'}"
-            raise ShapeError(message(who, what, f"x: {describe(x)}", expected, hint))
+            raise ShapeError.of(who, what, f"x: {describe(x)}", expected, hint)
         return Form(x.dim() == 3, layer.batch_first and x.dim() == 3)
 
     @property
@@ -124,7 +124,7 @@ class _Known(NamedTuple):
             what = f"{name} has shape {list(s.shape)}, expected {wanted}"
             letters = self.form.letters[1:-1].replace("I", letter)
             hint = "a state for every step has the axes of x between those of layers and units"
-            raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), f"{wanted} = [L*D, {letters}]", hint))
+            raise ShapeError.of(self.who, what, self.got(name.split(",")[0], s), f"{wanted} = [L*D, {letters}]", hint)
         s = same_as_x(self.who, name, s, self.x)
         return s.unsqueeze(2) if not self.form.batched else s.transpose(1, 2) if self.form.batch_first else s
 
@@ -139,7 +139,7 @@ class _Known(NamedTuple):
             hint = "pass both; torch.zeros(L*D, B, H) where the cell begins empty"
             expected = "(h [L*D, B, R], c [L*D, B, H])"
             got = f"{name}: {describe(value)}"
-            raise DtypeError(message(self.who, f"{name} is not a pair (h, c)", got, expected, hint))
+            raise DtypeError.of(self.who, f"{name} is not a pair (h, c)", got, expected, hint)
         h, c = value
         return [
             (f"{name}[0], h,", "R", h, rows, layer.fed_back_size),
@@ -175,7 +175,7 @@ class _Known(NamedTuple):
             if width not in (self.x.shape[-1], s.shape[-1]) and width == 4 * s.shape[-1]:
                 hint = "FGR feeds its gates back: h is (h, i, f, o), 4 * hidden_size units; zeros begin with closed gates"
         expected = f"{wanted} = {'[L*D, N, ' if self.shown else '[L*D, B, ' if batched else '[L*D, '}{letter}]"
-        raise ShapeError(message(self.who, what, self.got(name.split(",")[0], s), expected, hint))
+        raise ShapeError.of(self.who, what, self.got(name.split(",")[0], s), expected, hint)
 
     def lengths(self, value: Any) -> Tensor:
         """int64 [B] on the device of x."""
@@ -183,7 +183,7 @@ class _Known(NamedTuple):
         value = _as_tensor(self.who, value)
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             got = f"lengths: {describe(value)}"
-            raise DtypeError(message(self.who, "lengths are not integers", got, "int64 [B]", "use lengths.long()"))
+            raise DtypeError.of(self.who, "lengths are not integers", got, "int64 [B]", "use lengths.long()")
         _same_device(self.who, "lengths", value, self.x)
         if tuple(value.shape) == ((B,) if self.form.batched else ()):
             return value.to(self.x.device, torch.int64).reshape(B)
@@ -191,7 +191,7 @@ class _Known(NamedTuple):
         hint = (value.dim() == 1 and self.swapped(value.shape[0])) or hint
         what = f"lengths has shape {list(value.shape)}, x has {B} rows"
         expected = f"[{B}] = [B]" if self.form.batched else "[]"
-        raise ShapeError(message(self.who, what, self.got("lengths", value), expected, hint))
+        raise ShapeError.of(self.who, what, self.got("lengths", value), expected, hint)
 
     def reset(self, value: Any) -> Tensor:
         """bool [T, B] on the device of x."""
@@ -206,7 +206,7 @@ class _Known(NamedTuple):
         if self.form.batched and list(value.shape) == wanted[::-1]:
             hint = f"batch and time are swapped: use reset.T, or check batch_first; reset is {letters} like x"
         what = f"reset has shape {list(value.shape)}, expected {wanted}"
-        raise ShapeError(message(self.who, what, self.got("reset", value), f"{wanted} = {letters}", hint))
+        raise ShapeError.of(self.who, what, self.got("reset", value), f"{wanted} = {letters}", hint)
 
     def swapped(self, size: int) -> str:
         """The hint that batch and time are swapped, if `size` is the length of x's time axis."""
@@ -226,13 +226,11 @@ def mask(who: str, value: Tensor) -> Tensor:
         return value
     if value.dtype != torch.uint8 and not value.is_floating_point():
         got, expected = f"reset: {describe(value)}", "bool, or 0 and 1 in uint8 or float; 1 where a new sequence begins"
-        raise DtypeError(message(who, "reset is not a mask", got, expected, "use reset.bool()"))
+        raise DtypeError.of(who, "reset is not a mask", got, expected, "use reset.bool()")
     watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if not watched and not bool(((value == 0) | (value == 1)).all()):
         got = f"reset: {describe(value)}"
-        raise ArgumentError(
-            message(who, "reset holds more than 0 and 1", got, "0 and 1, or bool", "compare first: reset > 0.5")
-        )
+        raise ArgumentError.of(who, "reset holds more than 0 and 1", got, "0 and 1, or bool", "compare first: reset > 0.5")
     return value != 0
 
 
@@ -248,31 +246,31 @@ def enter_sequences(
     tensor(who, "x", x)
     if lengths is not None:
         what, hint = "lengths with cu_seqlens", "leave lengths out: cu_seqlens says how long each sequence is"
-        raise ArgumentError(message(who, what, f"lengths: {describe(lengths)}", "one of the two", hint))
+        raise ArgumentError.of(who, what, f"lengths: {describe(lengths)}", "one of the two", hint)
     if x.dim() != 2:
         hint = "put the sequences one behind the other: torch.cat(sequences)"
-        raise ShapeError(message(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[total, I] with cu_seqlens", hint))
+        raise ShapeError.of(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[total, I] with cu_seqlens", hint)
     _features(who, Form(False, False), x, layer.input_size)
     x = same_as_weights(who, x, layer.weight_ih_l0)
     total = len(x)
     cu = _as_tensor(who, cu_seqlens, "cu_seqlens")
     got = f"cu_seqlens: {describe(cu)}, x: {describe(x)}"
     if cu.is_floating_point() or cu.is_complex() or cu.dtype == torch.bool:
-        raise DtypeError(message(who, "cu_seqlens are not integers", got, "int64 [N+1]", "use cu_seqlens.long()"))
+        raise DtypeError.of(who, "cu_seqlens are not integers", got, "int64 [N+1]", "use cu_seqlens.long()")
     _same_device(who, "cu_seqlens", cu, x)
     if cu.dim() != 1 or not len(cu):
         what, hint = f"cu_seqlens has shape {list(cu.shape)}", "0, then where each sequence ends: N+1 numbers"
-        raise ShapeError(message(who, what, got, "[N+1]", hint))
+        raise ShapeError.of(who, what, got, "[N+1]", hint)
     cu = cu.to(x.device, torch.int64)
     hint = "torch.nn.functional.pad(lengths.cumsum(0), (1, 0)) makes them from lengths"
     if int(cu[0]) != 0 or int(cu[-1]) != total:
         what = f"cu_seqlens go from {int(cu[0])} to {int(cu[-1])}, x has {total} steps"
-        raise ArgumentError(message(who, what, got, f"from 0 to {total}", hint))
+        raise ArgumentError.of(who, what, got, f"from 0 to {total}", hint)
     real = cu[1:] - cu[:-1]  # [N]
     if bool((real < 0).any()):
         n = int(torch.nonzero(real < 0)[0])
         what = f"cu_seqlens fall from {int(cu[n])} to {int(cu[n + 1])} at {n + 1}"
-        raise ArgumentError(message(who, what, got, "numbers that never fall", hint))
+        raise ArgumentError.of(who, what, got, "numbers that never fall", hint)
     _together(who, reset, reset_state)
     shown = f"cu_seqlens: {len(real)} {'sequence' if len(real) == 1 else 'sequences'}"
     states = _Known(who, Form(True, False), x.new_empty(1, len(real), 1), shown)  # a batch of N rows, as far as states see it
@@ -282,16 +280,14 @@ def enter_sequences(
         if list(reset.shape) != [total]:
             what = f"reset has shape {list(reset.shape)}, expected {[total]}"
             got = f"reset: {describe(reset)}, x: {describe(x)}"
-            raise ShapeError(message(who, what, got, f"{[total]} = [total]", "give one value to each step of x [total, I]"))
+            raise ShapeError.of(who, what, got, f"{[total]} = [total]", "give one value to each step of x [total, I]")
         reset = reset.to(x.device)
     given = () if reset_state is None else reset_state if isinstance(reset_state, (tuple, list)) else (reset_state,)
     for s in given:
         if isinstance(s, Tensor) and s.dim() == 4:
             hint = "pad x and pass lengths to give every reset a state of its own"
             got = f"reset_state: {describe(s)}"
-            raise ArgumentError(
-                message(who, "reset_state for every step with cu_seqlens", got, "[L*D, N, .] or [L*D, .]", hint)
-            )
+            raise ArgumentError.of(who, "reset_state for every step with cu_seqlens", got, "[L*D, N, .] or [L*D, .]", hint)
     fresh = None if reset_state is None else states.reset_state(layer, reset_state)
     begin = None if hx is None else states.state(layer, "hx", hx)
     return Inputs(x, begin, None, reset, fresh), cu[:-1], real
@@ -302,13 +298,13 @@ def _same_device(who: str, name: str, value: Tensor, x: Tensor) -> None:
     if value.device.type != "cpu" and value.device != x.device:
         got, hint = f"{name} on {value.device}, x on {x.device}", f"use {name}.to(x.device), or keep them on the CPU"
         expected = "cpu" if x.device.type == "cpu" else f"cpu or {x.device}"
-        raise ArgumentError(message(who, f"{name} are on another device", got, expected, hint))
+        raise ArgumentError.of(who, f"{name} are on another device", got, expected, hint)
 
 
 def _together(who: str, reset: Any, reset_state: Any) -> None:
     if reset_state is not None and reset is None:
         what, hint = "reset_state without reset", "pass reset=, a bool tensor that is true where a state begins anew"
-        raise ArgumentError(message(who, what, "reset: None", "both, or neither", hint))
+        raise ArgumentError.of(who, what, "reset: None", "both, or neither", hint)
 
 
 def _got_x(form: Form, x: Tensor) -> str:
@@ -325,7 +321,7 @@ def _features(who: str, form: Form, x: Tensor, input_size: int) -> None:
         axis = "second" if form.batched else "first"
         hint = f"the {axis} axis is {input_size}: swap the last two axes, or check batch_first"
     expected = form.letters.replace("I", str(input_size))
-    raise ShapeError(message(who, f"x has {n} features, expected {input_size}", _got_x(form, x), expected, hint))
+    raise ShapeError.of(who, f"x has {n} features, expected {input_size}", _got_x(form, x), expected, hint)
 
 
 def _as_tensor(who: str, value: Any, name: str = "lengths") -> Tensor:
@@ -334,4 +330,4 @@ def _as_tensor(who: str, value: Any, name: str = "lengths") -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         got, hint = f"{name}: {describe(value)}", "pass a list of integers or a tensor"
         expected = "int64 [B]" if name == "lengths" else "int64 [N+1]"
-        raise DtypeError(message(who, f"{name} are not integers", got, expected, hint)) from None
+        raise DtypeError.of(who, f"{name} are not integers", got, expected, hint) from None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from openlstm import cells, weights
 from openlstm.cells import Cell
 from openlstm.engine.backends.table import brief
-from openlstm.errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.nn.cell import OneStep
 from openlstm.nn.recurrent import Recurrent
 
@@ -77,7 +77,7 @@ def chrono(module: M, lag: int, *, generator: torch.Generator | None = None) -> 
     (True, True)
     """
     if lag < 1:
-        raise ArgumentError(message("chrono", f"lag is {lag}", f"lag: {lag}", "lag >= 1", "count the steps to be bridged"))
+        raise ArgumentError.of("chrono", f"lag is {lag}", f"lag: {lag}", "lag >= 1", "count the steps to be bridged")
     for part in _parts("chrono", module):
         gate, sign = part.keeper("chrono")
         units = part.block(part.biases[0], gate)
@@ -126,7 +126,7 @@ def identity(module: M, scale: float = 1.0) -> M:
     for part in _parts("identity", module):
         if not isinstance(part.cell, cells.VanillaRNN):
             hint = "use chrono or forget_bias, which let the state itself be kept"
-            raise ArgumentError(message("identity", "the layer has gates", brief(part.cell), "a vanilla RNN", hint))
+            raise ArgumentError.of("identity", "the layer has gates", brief(part.cell), "a vanilla RNN", hint)
         nn.init.eye_(part.w_hh).mul_(scale)
         for bias in part.biases:
             bias.zero_()
@@ -166,7 +166,7 @@ def parse(text: str) -> Choice:
     name, equals, rest = text.strip().partition("=")
     if name not in CHOICES or CHOICES[name] != bool(equals):
         known = "default, forget-bias=1, chrono=120, orthogonal or identity"
-        raise ArgumentError(message("init", f"no such way to begin: {text!r}", repr(text), known, "write it as one of these"))
+        raise ArgumentError.of("init", f"no such way to begin: {text!r}", repr(text), known, "write it as one of these")
     if not equals:
         return Choice(name)
     try:
@@ -175,7 +175,7 @@ def parse(text: str) -> Choice:
         value = math.nan
     if not math.isfinite(value) or (name == "chrono" and (value < 1 or value != int(value))):
         wanted = "a whole number of steps, at least 1" if name == "chrono" else "a number"
-        raise ArgumentError(message("init", f"{name} needs {wanted}", repr(text), f"{name}=..., {wanted}", f"{name}=1"))
+        raise ArgumentError.of("init", f"{name} needs {wanted}", repr(text), f"{name}=..., {wanted}", f"{name}=1")
     return Choice(name, value)
 
 
@@ -200,7 +200,7 @@ def apply(module: M, how: str | Choice) -> M:
     if not found:
         hint = "pass the model that holds the layer"
         kinds = "a module with an LSTM, GRU or RNN"
-        raise ArgumentError(message("init", "no recurrent layer in this module", type(module).__name__, kinds, hint))
+        raise ArgumentError.of("init", "no recurrent layer in this module", type(module).__name__, kinds, hint)
     fitting = [layer for layer in found if _takes(choice, _places("init", layer)[0])]
     for layer in fitting or found:  # where none fits, the function says why
         if choice.name == "forget-bias":
@@ -254,7 +254,7 @@ class _Part(NamedTuple):
         """The gate that keeps the memory, and whether it keeps when it is open (1) or when it is closed (-1)."""
         if not self.biases:
             hint = "make the layer with bias=True"
-            raise ArgumentError(message(who, "the layer has no biases", "bias: False", "bias: True", hint))
+            raise ArgumentError.of(who, "the layer has no biases", "bias: False", "bias: True", hint)
         if "f" in self.cell.gates:
             return "f", 1
         if isinstance(self.cell, cells.GRU):
@@ -262,7 +262,7 @@ class _Part(NamedTuple):
         if isinstance(self.cell, cells.CIFG):
             return "i", -1
         hint = "use a layer of LSTM, CIFG or GRU cells"
-        raise ArgumentError(message(who, "the cell has no gate that forgets", brief(self.cell), "a cell with f or z", hint))
+        raise ArgumentError.of(who, "the cell has no gate that forgets", brief(self.cell), "a cell with f or z", hint)
 
 
 def _parts(who: str, module: nn.Module) -> Iterator[_Part]:
@@ -287,9 +287,7 @@ def _places(who: str, module: Any) -> tuple[Cell, list[str]]:
         cell = cells.VanillaRNN(module.nonlinearity)  # type: ignore[arg-type]
     else:
         hint = "pass the recurrent layer inside the model"
-        raise DtypeError(
-            message(who, "not a recurrent module", type(module).__name__, "LSTM, GRU, RNN or one of their cells", hint)
-        )
+        raise DtypeError.of(who, "not a recurrent module", type(module).__name__, "LSTM, GRU, RNN or one of their cells", hint)
     if isinstance(module, (OneStep, nn.RNNCellBase)):
         return cell, [""]
     layers, directions = range(int(module.num_layers)), range(2 if module.bidirectional else 1)  # type: ignore[arg-type]
@@ -301,5 +299,5 @@ def _own(who: str, module: nn.Module, name: str) -> Any:
     value = getattr(module, name, None)
     if value is not None and value is not module._parameters.get(name):
         hint = "initialise first, then add the parametrisation"
-        raise ArgumentError(message(who, f"{name} is parametrised", "a computed weight", "a plain parameter", hint))
+        raise ArgumentError.of(who, f"{name} is parametrised", "a computed weight", "a plain parameter", hint)
     return value

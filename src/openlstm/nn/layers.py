@@ -14,7 +14,7 @@ from torch import nn
 from openlstm import cells
 from openlstm.cells import Cell
 from openlstm.engine.backends.table import brief
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
 from openlstm.nn.recurrent import DEFAULTS, VANILLA, Options, Recurrent, visible
@@ -254,10 +254,10 @@ def _torch_has(who: str, layer: Recurrent, *known: Cell) -> None:
     if layer.cell not in known:
         expected = f"cells.{brief(known[0])}"
         what = f"torch.nn has no {brief(layer.cell)}"
-        raise ArgumentError(message(who, what, f"cell: {brief(layer.cell)}", expected, hint))
+        raise ArgumentError.of(who, what, f"cell: {brief(layer.cell)}", expected, hint)
     lost = [f"{name}={getattr(layer, name)!r}" for name, default in DEFAULTS.items() if getattr(layer, name) != default]
     if layer.proj_size and not isinstance(layer, LSTM):
         lost.append(f"proj_size={layer.proj_size}")
     if lost:
         what, hint = "torch.nn's layer has no such option", f"{hint}, or set them to their defaults first"
-        raise ArgumentError(message(who, what, ", ".join(lost), "the defaults", hint))
+        raise ArgumentError.of(who, what, ", ".join(lost), "the defaults", hint)

@@ -10,7 +10,7 @@ from torch import nn
 
 from openlstm import cells
 from openlstm.cells import Cell
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.nn.convert import ARGUMENTS
 from openlstm.nn.layers import GRU, LSTM, RNN
 from openlstm.nn.recurrent import Recurrent
@@ -56,7 +56,7 @@ def expect_plain(who: str, name: str, layer: nn.Module) -> None:
     kind = next(theirs for theirs in KINDS if isinstance(layer, theirs))
     if type(layer).forward is not kind.forward or "forward" in vars(layer):
         got, hint = f"{name}: {type(layer).__name__}", "use a plain layer: what a subclass computes is not known here"
-        raise ArgumentError(message(who, "the layer has a forward of its own", got, f"torch.nn.{kind.__name__}", hint))
+        raise ArgumentError.of(who, "the layer has a forward of its own", got, f"torch.nn.{kind.__name__}", hint)
 
 
 class Twin:

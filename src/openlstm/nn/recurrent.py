@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+from functools import cache
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import torch
@@ -170,17 +171,22 @@ class Recurrent(nn.Module):
 
     def weights_of(self, layer: int, direction: int = 0) -> Weights:
         """The parameters of one layer in one direction, whatever stands in their place: parametrisations and tying hold."""
-        end, here = weights.suffix(layer, direction), self._parameters
-
-        def of(name: str) -> Any:
-            """An attribute, which a module finds late; most are parameters."""
-            found = here.get(name + end)
-            return getattr(self, name + end) if found is None else found
-
-        b_ih, b_hh = (of("bias_ih"), of("bias_hh")) if self.bias else (None, None)
-        norm = torch.cat([of(name) for name in weights.NORMS]) if self.cell.norms else None
-        w_hr, w_ch = of("weight_hr") if self.proj_size else None, of("weight_ch") if self.cell.peepholes else None
-        return Weights(of("weight_ih"), of("weight_hh"), b_ih, b_hh, w_hr, w_ch, norm)
+        names, here = _names(layer, direction), self._parameters
+        count = 4 if self.bias else 2
+        try:  # of an attribute a module asks its parameters last
+            plain = [here[name] for name in names[:count]]
+        except KeyError:
+            plain = [getattr(self, name) for name in names[:count]]
+        if count == 2:
+            plain += [None, None]
+        cell = self.cell
+        if not (self.proj_size or cell.peepholes or cell.norms):
+            return Weights(*plain)  # type: ignore[arg-type]
+        w_hr, w_ch = (
+            getattr(self, name) if there else None for name, there in zip(names[4:6], (self.proj_size, cell.peepholes))
+        )
+        norm = torch.cat([getattr(self, name) for name in names[6:]]) if cell.norms else None
+        return Weights(*plain, w_hr, w_ch, norm)  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn.
@@ -258,7 +264,7 @@ class Recurrent(nn.Module):
         call = Call(self.cell, x, self.weights_of(0), state, lengths, reset, reset_state, False, noise, None, self.backend)
         if self.checkpoint or self.check_finite or self._edits:
             call = call._replace(checkpoint=self.checkpoint or 0, check_finite=self.check_finite, edits=self._edits)
-        return straight(call, kind.__name__)
+        return straight(call)
 
     def extra_repr(self) -> str:
         shown = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
@@ -359,6 +365,12 @@ class Recurrent(nn.Module):
 
 
 VANILLA = (cells.VanillaRNN("tanh"), cells.VanillaRNN("relu"))
+
+
+@cache
+def _names(layer: int, direction: int) -> tuple[str, ...]:
+    """The parameters of one layer in one direction in the order of `Weights`, those of the norms last."""
+    return tuple(name + weights.suffix(layer, direction) for name in (*(name for name, _ in weights.FIELDS), *weights.NORMS))
 
 
 def _of(state: State, k: int) -> State:

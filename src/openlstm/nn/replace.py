@@ -41,9 +41,7 @@ def replace(model: M, *, quiet: bool = False) -> M:
     <class 'openlstm.nn.layers.LSTM'>
     """
     if not isinstance(model, nn.Module):
-        raise DtypeError(
-            message("replace", "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", "pass the model")
-        )
+        raise DtypeError.of("replace", "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", "pass the model")
     there, left = _inside(model, tuple(_OURS)), scripted(model)
     swapped = _swap(model, tuple(_OURS), lambda name, layer: _from_torch("replace", name or "model", layer))
     if left:

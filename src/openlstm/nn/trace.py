@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 from torch.utils._pytree import tree_map_only
 
 from openlstm.engine.autograd import step_gradients
-from openlstm.errors import ArgumentError, DtypeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, describe
 from openlstm.nn import checks, models
 from openlstm.nn.batch import formed, takes
 from openlstm.nn.form import Form, Inputs, enter_sequences
@@ -71,7 +71,7 @@ class Trace(Mapping[str, Tensor]):
         if not found:
             places = ", ".join(dict.fromkeys(there for there, _, _ in split))
             hint = "layers count from 0; reverse=True needs bidirectional; path= names a module of a model"
-            raise ArgumentError(message("Trace.layer", f"no layer {place!r}", place, places, hint))
+            raise ArgumentError.of("Trace.layer", f"no layer {place!r}", place, places, hint)
         return found
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         got, hint = f"model: {type(model).__name__}", "pass the model or its recurrent layer"
-        raise DtypeError(message("trace", "not a module", got, "a torch.nn.Module", hint))
+        raise DtypeError.of("trace", "not a module", got, "a torch.nn.Module", hint)
     model = getattr(model, "_orig_mod", model)  # what torch.compile made of a model is not called, but the model itself
     found = _found(model)
     alone = found[0][0] == ""
@@ -151,7 +151,7 @@ def trace(
         if not heard:
             paths = ", ".join(path for path, _ in found)
             hint = "check the inputs: this call of the model reaches none of them"
-            raise ArgumentError(message("trace", "no recurrent layer ran", f"no call of {paths}", "a call of one", hint))
+            raise ArgumentError.of("trace", "no recurrent layer ran", f"no call of {paths}", "a call of one", hint)
         if given is not None:
             value = _scalar(value, "model, *data")
         elif loss is not None:
@@ -262,7 +262,7 @@ def _found(model: nn.Module) -> list[tuple[str, Any]]:
     if compiled:
         got, hint = f"TorchScript: {', '.join(compiled)}", "pass the model as it was before torch.jit.script or torch.jit.trace"
     expected = "LSTM, GRU or RNN of openlstm or torch.nn inside"
-    raise ArgumentError(message("trace", "no recurrent layer in the model", got, expected, hint))
+    raise ArgumentError.of("trace", "no recurrent layer in the model", got, expected, hint)
 
 
 def _inputs(model: nn.Module, x: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -296,20 +296,18 @@ def _expect_alone(model: nn.Module, named: Mapping[str, Any]) -> None:
     """A model hands lengths and states to its layers itself."""
     if named:
         got, hint = f"{', '.join(named)} for {type(model).__name__}", "pass what the model takes, several in a tuple or a dict"
-        raise ArgumentError(message("trace", "a model has no such argument", got, "the inputs of the model alone", hint))
+        raise ArgumentError.of("trace", "a model has no such argument", got, "the inputs of the model alone", hint)
 
 
 def _scalar(value: Any, of: str) -> Tensor:
     if isinstance(value, Tensor) and value.dim() == 0 and value.requires_grad:
         return value
-    raise ArgumentError(
-        message(
-            "trace",
-            "the loss is not a scalar that depends on the layer",
-            f"loss({of}): {describe(value)}",
-            f"a tensor without axes, computed from {of.replace(',', ' or')}",
-            "end the loss with .sum() or .mean(), without detach() or item()",
-        )
+    raise ArgumentError.of(
+        "trace",
+        "the loss is not a scalar that depends on the layer",
+        f"loss({of}): {describe(value)}",
+        f"a tensor without axes, computed from {of.replace(',', ' or')}",
+        "end the loss with .sum() or .mean(), without detach() or item()",
     )
 
 

@@ -26,7 +26,7 @@ from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import native, threads
 from openlstm.engine.check import check_lengths_in_range
-from openlstm.errors import BackendError, describe, message
+from openlstm.errors import BackendError, describe
 from openlstm.reference import Gradients, Run, Saved, State, Weights, mask_recurrent, unshared
 from openlstm.weights import collapse
 
@@ -257,14 +257,12 @@ def _data(a: Any) -> int:
     """The address of a tensor's memory. Some subclasses of Tensor have none, and a kernel would read at 0."""
     address = a.data_ptr()
     if address == 0 and a.numel() > 0:
-        raise BackendError(
-            message(
-                "cpu",
-                f"a {type(a).__name__} has no memory of its own",
-                f"{type(a).__name__}: {describe(a)}",
-                "plain tensors",
-                "use backend='reference', which runs on torch's own operations",
-            )
+        raise BackendError.of(
+            "cpu",
+            f"a {type(a).__name__} has no memory of its own",
+            f"{type(a).__name__}: {describe(a)}",
+            "plain tensors",
+            "use backend='reference', which runs on torch's own operations",
         )
     return address
 

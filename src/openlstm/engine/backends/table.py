@@ -15,7 +15,7 @@ from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import native
 from openlstm.engine.backends import cpu, cuda
-from openlstm.errors import ArgumentError, BackendError, describe, message
+from openlstm.errors import ArgumentError, BackendError, describe
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def choose(
         got, hint = repr(requested), "use backend='auto', or one of these"
         if variable:
             got, hint = f"OPENLSTM_BACKEND={requested}", "unset OPENLSTM_BACKEND, or name one of these"
-        raise ArgumentError(message(who, f"unknown backend {requested!r}", got, expected, hint))
+        raise ArgumentError.of(who, f"unknown backend {requested!r}", got, expected, hint)
     if requested == "cpu" and not native.available():
         why = f"the compiled extension is missing ({native.missing_reason()})"
     else:
@@ -147,7 +147,7 @@ def choose(
         if variable:
             named, hint = f"{named}, named by OPENLSTM_BACKEND,", "unset OPENLSTM_BACKEND, which chooses one"
         got = f"x: {describe(x)}, {brief(cell)}"
-        raise BackendError(message(who, f"{named} cannot run this: {why}", got, "a backend that can", hint))
+        raise BackendError.of(who, f"{named} cannot run this: {why}", got, "a backend that can", hint)
     if requested == "cpu":
         native.check_isa()
     return requested
@@ -159,6 +159,18 @@ def choose_for(call: Call, who: str, save: bool = False) -> str:
     if state is not None and state.h.dtype != x.dtype:
         x = state.h
     return choose(call.backend, call.cell, x, who, call.weights.w_hr is not None, call.noisy, save)
+
+
+def takes_kernel(call: Call) -> bool:
+    """Whether `choose` says "cpu" of a simple call of a plain type on the CPU, without the microseconds that its sentences cost.
+
+    Raises:
+        BackendError: for an instruction set that was named and is not there.
+    """
+    if call.backend not in ("auto", "cpu") or "OPENLSTM_BACKEND" in os.environ or call.cell.kernel not in native.KERNELS:
+        return False
+    native.check_isa()
+    return True
 
 
 def brief(cell: Cell) -> str:
