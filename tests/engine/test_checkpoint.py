@@ -44,6 +44,7 @@ def whole(backend: ModuleType, p: Problem) -> dict[str, Any]:
 def in_stretches(backend: ModuleType, p: Problem, every: int) -> dict[str, Any]:
     call = p.call(checkpoint=every)
     run = checkpoint.forward(backend, call)
+    assert run.saved is not None
     begins = State(run.saved.gates, run.saved.c)
     return named(run.y, run.state, checkpoint.backward(backend, call, begins, p.dy, p.dstate, True))
 
@@ -81,7 +82,7 @@ def test_stretches_cover_every_step_once_and_end_where_blocks_end(sizes: tuple[i
 
 def test_what_is_kept_is_a_state_for_each_stretch() -> None:
     p = problem(Case(cells.LSTM(), T=100, B=64, H=6))
-    saved = checkpoint.forward(cpu, p.call(checkpoint=16)).saved
+    saved: Any = checkpoint.forward(cpu, p.call(checkpoint=16)).saved
     assert saved.gates.shape == saved.c.shape == (7, 64, 6)
 
 

@@ -53,7 +53,7 @@ def saved_of(place: Any) -> Any:
     with torch.no_grad():
         rows = {n: getattr(place, n) for n in ("lengths", "reset", "reset_state", "reverse", "noise")}
         r = run(Call(place.cell, place.x, place.weights, place.state, save=True, backend="reference", **rows))
-    return reference.Saved(r.y, r.gates, r.c if place.cell.has_cell else None, r.m)
+    return r.saved
 
 
 @CELLS
@@ -303,7 +303,7 @@ def test_the_norm_is_that_of_noise_too() -> None:
     for n in (noise, noise._replace(training=False)):
         place = place_of(cells.LSTM(), x, w, state, dstate=State(torch.ones_like(state.h), None), noise=n)
         r = run(Call(cells.LSTM(), x, w, state, noise=n))
-        (dx,) = torch.autograd.grad(r.h_n.sum(), x)
+        (dx,) = torch.autograd.grad(r.state.h.sum(), x)
         from openlstm.insight.jacobians import Turn
 
         for part in place.backwards(None, place.dstate):

@@ -18,7 +18,7 @@ from openlstm.insight.look import look, places_of
 from openlstm.insight.reach import reach
 from openlstm.insight.watch import Watch, glimpse
 from openlstm.nn import init
-from openlstm.nn.form import Arguments
+from openlstm.nn.form import Inputs
 
 T, B, I, H = 20, 4, 3, 5
 
@@ -103,9 +103,9 @@ def test_the_masks_of_the_step_are_those_that_are_looked_at() -> None:
     watch.close()
     torch.set_rng_state(random)
     ours = openlstm.replace(model)
-    y, _, ran = ours.rnn.layers(Arguments(x, None, None, None, None))
-    torch.testing.assert_close(above.x, ran[1].x.detach(), rtol=0, atol=0)
-    (g,) = torch.autograd.grad(ours.head(y[-1]).square().mean(), [ran[0].result.y])
+    y, _, ran = ours.rnn.run_layers(Inputs(x, None, None, None, None))
+    torch.testing.assert_close(above.x, ran[1].call.x.detach(), rtol=0, atol=0)
+    (g,) = torch.autograd.grad(ours.head(y[-1]).square().mean(), [ran[0].run.y])
     assert below.dy is not None
     torch.testing.assert_close(below.dy, g)
 

@@ -82,9 +82,8 @@ def step_gradients(call: Call, run: Run, dy: Tensor | None, dstate: State) -> tu
         a = a if call.differentiable else a.detach()
         return a.float() if half else a
 
-    groups = (run.saved, State(dy), dstate)
-    saved, (dy, _), dstate = (type(g)(*(None if a is None else change(a) for a in g)) for g in groups)
-    grads = step_backward(call.each(change), saved, dy, dstate)
+    saved, (dy, *ends) = ([None if a is None else change(a) for a in group] for group in (run.saved, (dy, *dstate)))
+    grads = step_backward(call.each(change), Saved(*saved), dy, State(*ends))
     assert grads.h_steps is not None
     return grads.h_steps, grads.c_steps
 
@@ -168,7 +167,7 @@ for _function in (Forward, Backward):  # `apply` asks for the signature at every
 
 def _second_derivative(tensors: tuple[Any, ...], options: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
     """The vector-Jacobian product of Backward: both passes run again as plain torch operations, and are differentiated."""
-    *options, input_gradient = options
+    input_gradient, options = options[-1], options[:-1]
     places = [k for k, t in enumerate(tensors) if t is not None and k not in NOT_REAL]
 
     def gradients(*primals: Tensor) -> tuple[Tensor, ...]:

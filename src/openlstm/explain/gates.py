@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from openlstm import cells, reference
+from openlstm.call import Call
 from openlstm.engine import choose, recur
 from openlstm.explain.charts import Display, Panel, number, panels
 from openlstm.reference import Saved, State, Weights
@@ -282,6 +283,6 @@ def _gradient_through(signal: np.ndarray, c0: float) -> float:
     state = State(np.zeros((1, 1)), np.full((1, 1), c0))
     saved = saved_by(CELL, z, WIRES, state)
     end = State(np.zeros((1, 1)), np.ones((1, 1)))
-    gradients = reference.backward(CELL, z, WIRES, state, saved, None, end)
+    gradients = reference.backward(Call(CELL, z, WIRES, state), saved, None, end)
     assert gradients.state.c is not None
     return float(gradients.state.c[0, 0])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from openlstm import cells, reference
+from openlstm.call import Call
 from openlstm.explain.charts import curves, matrices, number
 from openlstm.explain.gates import CELL, WIRES, Part, saved_by, switch
 from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
@@ -173,7 +174,7 @@ def _against_backward(w: Weights, x: np.ndarray, P: np.ndarray) -> float:
     """The largest difference between dL/dh_t by the products and by backpropagation through time, for L = sum of h_T."""
     cell, begin = cells.VanillaRNN(), State(np.zeros((1, w.w_hh.shape[1])))
     saved = saved_by(cell, x, w, begin)
-    steps = reference.backward(cell, x, w, begin, saved, None, State(np.ones_like(begin.h)), steps=True).h_steps
+    steps = reference.backward(Call(cell, x, w, begin), saved, None, State(np.ones_like(begin.h)), steps=True).h_steps
     assert steps is not None
     return float(np.abs(steps[::-1, 0] - P[:-1, 0].sum(1)).max())
 

@@ -49,7 +49,7 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     >>> from openlstm import reference
     >>> from openlstm.cells import VanillaRNN
     >>> w, begin = Weights(np.ones((1, 1)), np.full((1, 1), 0.5)), State(np.zeros((1, 1)))
-    >>> run = reference.forward(VanillaRNN(), np.zeros((3, 1, 1)), w, begin, save=True)
+    >>> run = reference.forward(Call(VanillaRNN(), np.zeros((3, 1, 1)), w, begin, save=True))
     >>> step_jacobians(VanillaRNN(), run.saved, w, begin).ravel().tolist()  # tanh'(0) W_hh
     [0.5, 0.5, 0.5]
     """

@@ -182,9 +182,8 @@ class Recurrent(nn.Module):
         cell = self.cell
         if not (self.proj_size or cell.peepholes or cell.norms):
             return Weights(*plain)  # type: ignore[arg-type]
-        w_hr, w_ch = (
-            getattr(self, name) if there else None for name, there in zip(names[4:6], (self.proj_size, cell.peepholes))
-        )
+        w_hr = getattr(self, names[4]) if self.proj_size else None
+        w_ch = getattr(self, names[5]) if cell.peepholes else None
         norm = torch.cat([getattr(self, name) for name in names[6:]]) if cell.norms else None
         return Weights(*plain, w_hr, w_ch, norm)  # type: ignore[arg-type]
 
@@ -225,14 +224,17 @@ class Recurrent(nn.Module):
             y, state = done.y, done.state
         elif isinstance(input, PackedSequence):
             checks.no_lengths(type(self).__name__, lengths, cu_seqlens)
-            y, state = packed.run_packed(self, input, hx, reset, reset_state)
+            y, state = self._packed(input, hx, reset, reset_state)
         elif cu_seqlens is not None:
-            y, state = packed.run_sequences(self, *given, cu_seqlens)
+            y, state = self._sequences(*given, cu_seqlens)
         else:
             form = Form.of(self, input)
             y, state, _ = self.run_layers(form.enter(self, *given))
             y, state = form.leave(y), form.leave_state(state)
         return y, ((state.h, state.c) if self.cell.has_cell else state.h)
+
+    _packed = packed.run_packed
+    _sequences = packed.run_sequences
 
     def _straight(self, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> Run | None:
         """One layer in one direction over [T, B, I], where that is one plain call without a gradient; else None.
@@ -329,7 +331,7 @@ class Recurrent(nn.Module):
                 ys = [y[..., : self.hidden_size] for y in ys]  # FGR feeds its gates back behind its output
             x = ys[0] if D == 1 else torch.cat(ys, -1)  # [T, B, D*R]
         h = _join([p.run.state.h for p in passes])  # [L*D, B, R]
-        c = _join([p.run.state.c for p in passes]) if self.cell.has_cell else None
+        c = _join([p.run.state.c for p in passes if p.run.state.c is not None]) if self.cell.has_cell else None
         done = (x, State(h, c), passes)
         return done if recorder is None else recorder.keep(*done)
 

@@ -162,7 +162,7 @@ def choose_for(call: Call, who: str, save: bool = False) -> str:
 
 
 def takes_kernel(call: Call) -> bool:
-    """Whether `choose` says "cpu" of a simple call of a plain type on the CPU, without the microseconds that its sentences cost.
+    """Whether `choose` says "cpu" of a simple call in float32 or float64 on the CPU, without what its sentences cost.
 
     Raises:
         BackendError: for an instruction set that was named and is not there.
