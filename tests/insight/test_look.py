@@ -86,9 +86,8 @@ def test_the_gradient_at_a_place_gives_the_gradient_of_its_weights(name: str) ->
         from openlstm.engine.run import run
 
         r = run(Call(p.cell, p.x, type(p.weights)(*w), p.state, reverse=p.reverse))
-        roots = [
-            (out, g) for out, g in zip((r.y, *r.state), (p.dy, *p.dstate), strict=True) if out is not None and g is not None
-        ]  # type: ignore[misc]
+        pairs: Any = zip((r.y, *r.state), (p.dy, *(p.dstate or ())), strict=True)
+        roots = [(out, g) for out, g in pairs if out is not None and g is not None]
         torch.autograd.backward([o for o, _ in roots], [g for _, g in roots])
         end = f"_l{p.index}{'_reverse' if p.reverse else ''}"
         real: Any = model.get_submodule(p.path)

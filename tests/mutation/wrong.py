@@ -412,7 +412,8 @@ def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
 @recurrence("state", "c_n is what is shown of it")
 def _(k: int, cell: Cell, x: Tensor, w: Weights, state: State, **o: Any) -> Run:
     run = honest(k, cell, x, w, state, **o)
-    return run._replace(state=State(run.state.h, *(torch.tanh(c) for c in run.state[1:])))
+    c: Any = run.state.c
+    return run._replace(state=State(run.state.h, torch.tanh(c)))
 
 
 @recurrence("state", "the state is the one before the last step")
