@@ -80,13 +80,10 @@ class Model:
             total += _head(y[-1], w, b)
         out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
         if not np.isfinite(out).all():
-            raise ModelFileError.of(
-                "Model.predict",
-                "the forecast is not finite",
-                f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large",
-                "finite numbers",
-                "fit the model again",
-            )
+            what = "the forecast is not finite"
+            got = f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large"
+            expected, hint = "finite numbers", "fit the model again"
+            raise ModelFileError.of("Model.predict", what, got, expected, hint)
         out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
         return out if np.ndim(values) == 2 else out[0]
 
@@ -131,38 +128,24 @@ def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _windows(model: Model, values: Array) -> np.ndarray:
     rows = np.ascontiguousarray(values, dtype=np.float64)  # sums over a row take its order in memory
     if rows.ndim not in (1, 2):
-        raise ShapeError.of(
-            "Model.predict",
-            "values has the wrong number of axes",
-            f"values: {describe(rows)}",
-            "[T] or [N, T]",
-            "pass one series, or one series per row",
-        )
+        what, got = "values has the wrong number of axes", f"values: {describe(rows)}"
+        expected, hint = "[T] or [N, T]", "pass one series, or one series per row"
+        raise ShapeError.of("Model.predict", what, got, expected, hint)
     rows = np.atleast_2d(rows)
     if rows.shape[1] < model.window:
-        raise DataError.of(
-            "Model.predict",
-            f"{rows.shape[1]} values are too few",
-            f"values: {describe(np.asarray(values))}",
-            f"at least {model.window}, the window of the model",
-            "pass more of the past; mark what is unknown as NaN",
-        )
+        what, got = f"{rows.shape[1]} values are too few", f"values: {describe(np.asarray(values))}"
+        expected = f"at least {model.window}, the window of the model"
+        hint = "pass more of the past; mark what is unknown as NaN"
+        raise DataError.of("Model.predict", what, got, expected, hint)
     rows = rows[:, -model.window :]  # [N, W]
     beyond = rows[np.abs(rows) > LARGEST]
     if len(beyond):
-        raise DataError.of(
-            "Model.predict",
-            "values holds a number that is infinite or too large",
-            repr(float(beyond[0])),
-            f"numbers of at most {LARGEST:g} in size, NaN where missing",
-            "replace it, mark it as NaN, or take another unit",
-        )
+        what, got = "values holds a number that is infinite or too large", repr(float(beyond[0]))
+        expected = f"numbers of at most {LARGEST:g} in size, NaN where missing"
+        hint = "replace it, mark it as NaN, or take another unit"
+        raise DataError.of("Model.predict", what, got, expected, hint)
     if np.isnan(rows).all(axis=1).any():
-        raise DataError.of(
-            "Model.predict",
-            f"no known value among the last {model.window}",
-            "NaN only",
-            "at least one known value",
-            "pass a window that holds a measurement",
-        )
+        what, got = f"no known value among the last {model.window}", "NaN only"
+        expected, hint = "at least one known value", "pass a window that holds a measurement"
+        raise DataError.of("Model.predict", what, got, expected, hint)
     return rows

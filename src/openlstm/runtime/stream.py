@@ -28,13 +28,9 @@ class Stream:
         self._model = model
         seen = np.asarray([] if values is None else values, dtype=np.float64)
         if seen.ndim != 1:
-            raise ShapeError.of(
-                "Model.stream",
-                "values has the wrong number of axes",
-                f"values: {describe(seen)}",
-                "[T]",
-                "one stream per series",
-            )
+            what, got = "values has the wrong number of axes", f"values: {describe(seen)}"
+            expected, hint = "[T]", "one stream per series"
+            raise ShapeError.of("Model.stream", what, got, expected, hint)
         if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
             raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
         self._values = seen[-model.window :].copy()

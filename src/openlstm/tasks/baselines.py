@@ -51,13 +51,9 @@ def seasonal_drift(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """
     growth = past[period:] - past[:-period]
     if np.isnan(growth).all():
-        raise DataError.of(
-            "seasonal_drift",
-            "the past holds no two values one season apart",
-            f"{len(past)} values",
-            f"more than {period}",
-            "give a longer past",
-        )
+        what, got = "the past holds no two values one season apart", f"{len(past)} values"
+        expected, hint = f"more than {period}", "give a longer past"
+        raise DataError.of("seasonal_drift", what, got, expected, hint)
     seasons = 1 + np.arange(horizon) // period
     return seasonal_naive(past, horizon, period) + seasons * np.nanmean(growth)
 
@@ -109,13 +105,9 @@ class Ridge:
         edge = len(known) - max(2 * horizon, len(known) // 12)
         early, late = _pairs(known, window, horizon, 0, edge), _pairs(known, window, horizon, edge, len(known))
         if min(len(early[0]), len(late[0])) < 2:
-            raise DataError.of(
-                "Ridge.fit",
-                "too few stretches without a missing target",
-                f"{len(known)} values, window {window}, horizon {horizon}",
-                "at least 2 to fit and 2 to choose alpha",
-                "give a longer past, or a smaller window",
-            )
+            what, got = "too few stretches without a missing target", f"{len(known)} values, window {window}, horizon {horizon}"
+            expected, hint = "at least 2 to fit and 2 to choose alpha", "give a longer past, or a smaller window"
+            raise DataError.of("Ridge.fit", what, got, expected, hint)
         errors = [np.mean(np.abs(cls._solve(*early, alpha)._apply(late[0]) - late[1])) for alpha in cls.ALPHAS]
         x, y = _pairs(known, window, horizon, 0, len(known))
         return cls._solve(x, y, cls.ALPHAS[int(np.argmin(errors))])

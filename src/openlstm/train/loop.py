@@ -131,13 +131,9 @@ def train(
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
         if not len(part[0]):
-            raise ArgumentError.of(
-                "train",
-                f"{name} holds no example",
-                f"{name}[0]: {list(part[0].shape)}",
-                "at least one row",
-                "give a longer table, or a smaller window or horizon",
-            )
+            what, got = f"{name} holds no example", f"{name}[0]: {list(part[0].shape)}"
+            expected, hint = "at least one row", "give a longer table, or a smaller window or horizon"
+            raise ArgumentError.of("train", what, got, expected, hint)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         return _train(model, loss, data, validation, options, callbacks, each_step)
