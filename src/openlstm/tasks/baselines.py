@@ -1,4 +1,4 @@
-"""The honest company of every forecast: naive, seasonal naive, seasonal naive with drift, ETS, and a linear window model.
+"""The baselines beside every forecast: naive, seasonal naive, seasonal naive with drift, ETS, and a linear window model.
 
 Legend: T steps of the past, K steps of the horizon, m steps of a season, W steps of a window.
 """
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from openlstm.data import cut, origins
-from openlstm.errors import DataError, missing_extra
+from openlstm.errors import DataError, missing_extra, source
 from openlstm.runtime.model import Forecast
 from openlstm.runtime.window import carry
 
@@ -170,7 +170,7 @@ def baselines(
 
 def _why_no_ets(known: np.ndarray, period: int, origins: int) -> str | None:
     if find_spec("statsmodels") is None:
-        return "needs statsmodels: pip install 'openlstm[demo]'"
+        return f"needs statsmodels: pip install '{source()}[demo]'"
     if len(known) < 2 * period + 2:
         return "needs two seasons of the past"
     if period > ETS_MOST[0] or origins > ETS_MOST[1]:

@@ -61,7 +61,7 @@ class Options:
 
 
 class Epoch(NamedTuple):
-    """What a callback hears after each epoch."""
+    """What a callback is given after each epoch."""
 
     number: int  # from 1
     train_loss: float
@@ -74,7 +74,7 @@ Callback = Callable[[Epoch], None]
 
 
 class Step(NamedTuple):
-    """What a callback hears at each step: gradients are there and clipped, the weights have not moved yet."""
+    """What a callback is given at each step: gradients are there and clipped, the weights have not moved yet."""
 
     number: int  # from 0, over all epochs
     epoch: int  # from 1
