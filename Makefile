@@ -1,4 +1,4 @@
-# The doors to the repository; each one makes its own environment in .venv first, from python3, g++ and make alone.
+# What can be done here. Each target first makes its own environment in .venv, from python3, g++ and make alone.
 #
 #   make demo     train on real measurements, write the lecture        make check   lint, types, C++ format
 #   make test     every test but the long ones                         make bench   speed beside its peers

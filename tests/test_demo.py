@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openlstm import cli, demo, load
-from openlstm.errors import MissingExtraError
+from openlstm.errors import MissingExtraError, source
 
 NAMES = ["naive", "seasonal naive", "seasonal naive + drift", "ETS", "ridge window", "vanilla RNN", "LSTM"]
 
@@ -59,7 +59,7 @@ def test_a_missing_extra_names_its_pip_command(tmp_path: Path, monkeypatch: pyte
         demo.run(tmp_path / "a")
     assert str(e.value) == (
         "openlstm demo: needs the package statsmodels, which is not installed\n  got       no module named statsmodels\n"
-        "  expected  the extra 'demo'\n  hint      pip install 'openlstm[demo]'"
+        f"  expected  the extra 'demo'\n  hint      pip install '{source()}[demo]'"
     )
     assert not (tmp_path / "a").exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openlstm import errors
-from openlstm.errors import OpenLSTMError, describe, finite, message, missing_extra
+from openlstm.errors import OpenLSTMError, describe, finite, message, missing_extra, source
 
 
 def test_the_form() -> None:
@@ -54,7 +54,7 @@ def test_a_missing_extra_names_its_command() -> None:
         "openlstm.LSTM: needs the package torch, which is not installed\n"
         "  got       no module named torch\n"
         "  expected  the extra 'torch'\n"
-        "  hint      pip install 'openlstm[torch]'"
+        f"  hint      pip install '{source()}[torch]'"
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openlstm.errors import source
+
 EXTRAS = ["torch", "lightning_fabric", "polars", "altair", "vl_convert", "jinja2", "statsmodels", "pandas", "scipy"]
 
 
@@ -73,7 +75,7 @@ def test_a_name_that_needs_torch_says_how_to_get_it(name: str) -> None:
         f"openlstm.errors.MissingExtraError: openlstm.{name}: needs the package torch, which is not installed",
         "  got       no module named torch",
         "  expected  the extra 'torch'",
-        "  hint      pip install 'openlstm[torch]'",
+        f"  hint      pip install '{source()}[torch]'",
     ]
 
 
@@ -99,7 +101,7 @@ def test_a_command_that_needs_an_extra_says_so_in_one_error(arguments: list[str]
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert re.search(rf"pip install 'openlstm\[{extra}\]'", done.stderr), done.stderr
+    assert re.search(rf"pip install '{re.escape(source())}\[{extra}\]'", done.stderr), done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 

@@ -217,7 +217,7 @@ def test_newer(path: Path) -> None:
         model_file.read(path)
     assert str(e.value) == (
         "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 4\n"
-        "  expected  header version 3 or older\n  hint      pip install --upgrade openlstm"
+        "  expected  header version 3 or older\n  hint      install a newer openlstm"
     )
 
 

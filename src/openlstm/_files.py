@@ -59,35 +59,27 @@ def writable(path: str | os.PathLike[str], kinds: tuple[str, ...] = (), inputs: 
 
     Args:
         path: where the file will go.
-        kinds: the endings that are allowed, in small letters; all if empty.
+        kinds: the file extensions that are allowed, in small letters; all if empty.
         inputs: files that are read.
 
     Raises:
         ArgumentError: if it is a folder or a device, in a folder that does not exist, read-only, one of `inputs`, or of
-            another ending.
+            another kind.
     """
     try:
         _writable(Path(path), kinds, inputs)
     except OSError as e:
-        raise ArgumentError.of(
-            str(path),
-            "cannot be written",
-            e.strerror or str(e),
-            "a place where files can be written",
-            "choose another folder, or have this one made writable",
-        ) from None
+        what, got = "cannot be written", e.strerror or str(e)
+        expected, hint = "a place where files can be written", "choose another folder, or have this one made writable"
+        raise ArgumentError.of(str(path), what, got, expected, hint) from None
 
 
 def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> None:
     for given in inputs:
         if path.exists() and given.exists() and path.samefile(given):
-            raise ArgumentError.of(
-                str(path),
-                "is what is read; it would be lost",
-                f"{given} as input and as output",
-                "another file",
-                f"for example {path.with_name('new-' + path.name).name}",
-            )
+            what, got = "is the input, which would be overwritten", f"{given} as input and as output"
+            expected, hint = "another file", f"for example {path.with_name('new-' + path.name).name}"
+            raise ArgumentError.of(str(path), what, got, expected, hint)
     place = _place(path)
     folder = place.parent
     if not folder.exists():
@@ -99,13 +91,9 @@ def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> N
             str(path), "is a folder", str(path), "the name of a file", f"for example {path / ('new' + ''.join(kinds[:1]))}"
         )
     if kinds and path.suffix.lower() not in kinds:
-        raise ArgumentError.of(
-            str(path),
-            "has an ending that is not known here",
-            repr(path.suffix),
-            " or ".join(kinds),
-            f"for example {path.with_suffix(kinds[0]).name}",
-        )
+        what, got = "has an unknown file extension", repr(path.suffix)
+        expected, hint = " or ".join(kinds), f"for example {path.with_suffix(kinds[0]).name}"
+        raise ArgumentError.of(str(path), what, got, expected, hint)
     if place.exists():
         os.close(os.open(place, os.O_WRONLY))  # nothing is changed by that
     part, number = _begin(folder, 0o600)  # only an attempt tells what a folder allows

@@ -1,4 +1,4 @@
-"""`openlstm demo`: real measurements beside honest baselines, one long-memory experiment, and the page that explains it all."""
+"""`openlstm demo`: real measurements beside simple baselines, one long-memory experiment, and the page that explains it all."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     others = max(row.mean for row in result.rows if row is not best)
     out.print(
         f"{best.title}: {best.mean:.0%} right; the best of the others: {others:.0%}. Same data, same "
-        "training, another beginning.",
+        "training, another initialisation.",
         highlight=False,
     )
     return result.to_dict()

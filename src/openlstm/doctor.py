@@ -18,7 +18,7 @@ from rich.table import Table
 from openlstm import __version__
 from openlstm.cells import LSTM
 from openlstm.engine import SUPPORT, choose, native
-from openlstm.errors import OpenLSTMError
+from openlstm.errors import OpenLSTMError, source
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "lightning-fabric"),
@@ -78,9 +78,9 @@ def missing() -> dict[str, str]:
     for extra, packages in EXTRAS.items():
         for package in packages:
             if _version(package) is None:
-                out[package] = f"pip install 'openlstm[{extra}]'"
+                out[package] = f"pip install '{source()}[{extra}]'"
     if not native.available():
-        out["compiled extension"] = "pip install --force-reinstall --no-deps openlstm"
+        out["compiled extension"] = f"pip install --force-reinstall --no-deps '{source()}'"
     return out
 
 

@@ -83,6 +83,20 @@ def message(who: str, what: str, got: str, expected: str, hint: str) -> str:
     return f"{who}: {what}\n  got       {got}\n  expected  {expected}\n  hint      {hint}"
 
 
+def source() -> str:
+    """What pip installs this package from: the clone it was installed from, else its name."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote
+
+    try:
+        found = distribution("openlstm").read_text("direct_url.json")
+    except PackageNotFoundError:
+        found = None
+    url = json.loads(found or "{}").get("url", "")
+    return unquote(url.removeprefix("file://")) if url.startswith("file://") else "openlstm"
+
+
 def missing_extra(who: str, package: str, extra: str) -> MissingExtraError:
     """The error for an optional dependency that is not there."""
     return MissingExtraError(
@@ -91,7 +105,7 @@ def missing_extra(who: str, package: str, extra: str) -> MissingExtraError:
             f"needs the package {package}, which is not installed",
             f"no module named {package}",
             f"the extra '{extra}'",
-            f"pip install 'openlstm[{extra}]'",
+            f"pip install '{source()}[{extra}]'",
         ),
         name=package,
     )

@@ -17,6 +17,7 @@ import openlstm
 from openlstm import cli
 from openlstm.data import read_series, read_table
 from openlstm.engine import native
+from openlstm.errors import source
 
 FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
 
@@ -340,9 +341,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(place: Path, 
         f"  expected  an existing folder\n  hint      mkdir -p {folder}\n"
     )
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place / "out.xlsx")
-    assert (
-        ran.status == 1 and "has an ending that is not known here\n  got       '.xlsx'\n  expected  .csv or .parquet" in ran.err
-    )
+    assert ran.status == 1 and "has an unknown file extension\n  got       '.xlsx'\n  expected  .csv or .parquet" in ran.err
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv", "-o", place)
     assert ran.status == 1 and "is a folder" in ran.err
 
@@ -395,7 +394,7 @@ def test_what_is_read_is_never_written_over(place: Path, capsys: pytest.CaptureF
     ran = Ran(capsys, "predict", place / "m.safetensors", table, "-o", table)
     assert ran.status == 1
     assert ran.err == (
-        f"error {table}: is what is read; it would be lost\n  got       {table} as input and as output\n"
+        f"error {table}: is the input, which would be overwritten\n  got       {table} as input and as output\n"
         "  expected  another file\n  hint      for example new-a.csv\n"
     )
     assert Ran(capsys, "fit", "forecast", table, "--time", "date", "--target", "sales", *FIT, "-o", table).status == 1
@@ -480,5 +479,5 @@ def test_doctor_names_the_command_for_what_is_missing(
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("polars", "torch") else real(name))
     missing = json.loads(Ran(capsys, "doctor", "--json").out)["missing"]
-    assert missing["polars"] == "pip install 'openlstm[data]'" and missing["torch"] == "pip install 'openlstm[torch]'"
-    assert "missing polars: pip install 'openlstm[data]'" in Ran(capsys, "doctor").out
+    assert missing["polars"] == f"pip install '{source()}[data]'" and missing["torch"] == f"pip install '{source()}[torch]'"
+    assert f"missing polars: pip install '{source()}[data]'" in Ran(capsys, "doctor").out

@@ -142,7 +142,7 @@ def test_apply_writes_what_is_advised(place: Path) -> None:
         (["m.safetensors", "short.csv"], "no window of the series holds a known value and a known target"),
         (["m.safetensors", "a.csv", "--target", "sale"], "there is no column 'sale'"),
         (["m.safetensors", "a.csv", "-o", "no/report.html"], "its folder does not exist"),
-        (["m.safetensors", "a.csv", "-o", "report.pdf"], "has an ending that is not known here"),
+        (["m.safetensors", "a.csv", "-o", "report.pdf"], "has an unknown file extension"),
         (["m.safetensors", "--apply"], "--apply trains, so it needs the data"),
     ],
 )

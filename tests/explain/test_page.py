@@ -12,7 +12,7 @@ import pytest
 
 from explain.lecture import computed
 from openlstm import explain
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, source
 from openlstm.explain import diagram, gates, gradients, page, step
 from openlstm.explain.charts import Panel, number, panels
 from openlstm.explain.formulas import equation, inline
@@ -307,7 +307,7 @@ def test_a_missing_extra_names_its_pip_command() -> None:
         "explain: needs the package altair, which is not installed\n"
         "  got       no module named altair\n"
         "  expected  the extra 'report'\n"
-        "  hint      pip install 'openlstm[report]'"
+        f"  hint      pip install '{source()}[report]'"
     )
 
 

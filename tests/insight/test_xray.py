@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import openlstm
-from openlstm.errors import ArgumentError, DtypeError
+from openlstm.errors import ArgumentError, DtypeError, source
 from openlstm.insight import xray as module
 from openlstm.insight.look import look
 from openlstm.insight.reach import reach
@@ -432,7 +432,7 @@ except ImportError as e: print(e)
         "xray: needs the package altair, which is not installed",
         "  got       no module named altair",
         "  expected  the extra 'report'",
-        "  hint      pip install 'openlstm[report]'",
+        f"  hint      pip install '{source()}[report]'",
     ]
 
 

@@ -135,7 +135,7 @@ def test_every_task_has_a_page_with_what_was_published(task: str) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "b.svg").mkdir()
     for name, words in {
-        "a.gif": "has an ending that is not known here",
+        "a.gif": "has an unknown file extension",
         "no/a.svg": "does not exist",
         "b.svg": "is a folder",
     }.items():

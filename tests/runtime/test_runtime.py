@@ -169,8 +169,8 @@ def test_a_refused_value_leaves_the_stream_as_it_was() -> None:
         stream.push(float("inf"))
     assert str(e.value) == (
         "Stream.push: the value is infinite or too large\n  got       inf\n"
-        "  expected  a number of at most 1e+100 in size, NaN where missing\n"
-        "  hint      replace it, pass NaN, or take another unit"
+        "  expected  numbers of at most 1e+100 in size, NaN where missing\n"
+        "  hint      replace it, mark it as NaN, or take another unit"
     )
     np.testing.assert_array_equal(stream.values, before)
 
@@ -194,7 +194,7 @@ def test_errors_of_predict() -> None:
         (
             np.full(10, -1.1e100),
             DataError,
-            "values holds a number that is infinite or too large\n  got       -1.1e+100\n"
+            "a number in values is infinite or too large\n  got       -1.1e+100\n"
             "  expected  numbers of at most 1e+100 in size, NaN where missing\n"
             "  hint      replace it, mark it as NaN, or take another unit",
         ),

@@ -42,13 +42,9 @@ class VanillaRNN(Cell):
 
     def __post_init__(self) -> None:
         if self.nonlinearity not in ("tanh", "relu"):
-            raise ArgumentError.of(
-                "VanillaRNN",
-                f"unknown nonlinearity {self.nonlinearity!r}",
-                repr(self.nonlinearity),
-                "'tanh' or 'relu'",
-                "pass nonlinearity='tanh'",
-            )
+            what, got = f"unknown nonlinearity {self.nonlinearity!r}", repr(self.nonlinearity)
+            expected, hint = "'tanh' or 'relu'", "pass nonlinearity='tanh'"
+            raise ArgumentError.of("VanillaRNN", what, got, expected, hint)
 
     @property
     def kernel(self) -> str:

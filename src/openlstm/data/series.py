@@ -83,13 +83,9 @@ def read_series(
 def from_table(table: Table, time: str, target: str, *, time_format: str | None = None, step: Step | None = None) -> Series:
     """As `read_series`, out of a table."""
     if time == target:
-        raise DataError.of(
-            f"{table.name}, column {time!r}",
-            "is the column of dates and the column of numbers",
-            f"{time!r} twice",
-            "two columns",
-            "name the column of what was measured as the target",
-        )
+        what, got = "is the column of dates and the column of numbers", f"{time!r} twice"
+        expected, hint = "two columns", "name the column of what was measured as the target"
+        raise DataError.of(f"{table.name}, column {time!r}", what, got, expected, hint)
     return _regular(table, time, target, table.times(time, time_format), table.numbers(target), step)
 
 
@@ -107,13 +103,9 @@ def from_arrays(
     stamps = np.asarray(times, dtype="datetime64[us]")
     numbers = np.asarray(values, dtype=np.float64)
     if stamps.shape != numbers.shape or stamps.ndim != 1:
-        raise DataError.of(
-            "from_arrays",
-            "times and values do not fit",
-            f"{list(stamps.shape)} and {list(numbers.shape)}",
-            "[T] and [T]",
-            "pass one time for each value",
-        )
+        what, got = "times and values do not fit", f"{list(stamps.shape)} and {list(numbers.shape)}"
+        expected, hint = "[T] and [T]", "pass one time for each value"
+        raise DataError.of("from_arrays", what, got, expected, hint)
     table = Table(pl.DataFrame({time_name: stamps, name: numbers}), "the arrays")
     return from_table(table, time_name, name, step=step)
 
@@ -191,13 +183,9 @@ def show_times(times: np.ndarray) -> list[str]:
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
-        raise DataError.of(
-            table.name,
-            "is too short for a series",
-            "1 row" if len(times) == 1 else f"{len(times)} rows",
-            "at least 3",
-            "give a longer table",
-        )
+        what, got = "is too short for a series", "1 row" if len(times) == 1 else f"{len(times)} rows"
+        expected, hint = "at least 3", "give a longer table"
+        raise DataError.of(table.name, what, got, expected, hint)
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
         count = int((np.diff(times) < np.timedelta64(0)).sum())
@@ -226,13 +214,9 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
         notes.append(Note("gaps", len(absent), f"{what}: {_where(grid, absent)}"))
     missing = places[np.isnan(values)]
     if len(missing) == len(values):
-        raise DataError.of(
-            f"{table.name}, column {target!r}",
-            "holds no known value",
-            f"{len(values)} rows, all missing",
-            "numbers",
-            "choose another column",
-        )
+        what, got = "holds no known value", f"{len(values)} rows, all missing"
+        expected, hint = "numbers", "choose another column"
+        raise DataError.of(f"{table.name}, column {target!r}", what, got, expected, hint)
     if len(missing):
         what = "1 value of" if len(missing) == 1 else f"{len(missing)} values of"
         notes.append(
@@ -250,13 +234,11 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
     if len(twice):
         first, second = order[twice[0]], order[twice[0] + 1]
         count = "1 such row" if len(twice) == 1 else f"{len(twice)} such rows"
-        raise DataError.of(
-            f"{table.name}, {table.row(int(second))}, column {time!r}",
-            "the same time comes twice",
-            f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all",
-            "each time once",
-            "keep one row for each time; a table of several series has to be filtered to one of them",
-        )
+        what = "the same time comes twice"
+        got = f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all"
+        expected = "each time once"
+        hint = "keep one row for each time; a table of several series has to be filtered to one of them"
+        raise DataError.of(f"{table.name}, {table.row(int(second))}, column {time!r}", what, got, expected, hint)
 
 
 def _find_step(table: Table, time: str, times: np.ndarray) -> Step:
@@ -265,13 +247,9 @@ def _find_step(table: Table, time: str, times: np.ndarray) -> Step:
     common = distance[np.argmax(count)]
     seconds = int(common / np.timedelta64(1, "s"))
     if seconds > 1000 * 365 * DAY:
-        raise DataError.of(
-            f"{table.name}, column {time!r}",
-            "the times are too far apart",
-            f"{show_time(times[0])}, {show_time(times[1])}, ...",
-            "an interval of at most 1000 years",
-            "correct the dates",
-        )
+        what, got = "the times are too far apart", f"{show_time(times[0])}, {show_time(times[1])}, ..."
+        expected, hint = "an interval of at most 1000 years", "correct the dates"
+        raise DataError.of(f"{table.name}, column {time!r}", what, got, expected, hint)
     if seconds >= 28 * DAY:
         months = np.diff(times.astype("datetime64[M]").astype(int))
         values, count = np.unique(months[months > 0], return_counts=True)
@@ -289,13 +267,11 @@ def _places(table: Table, time: str, times: np.ndarray, order: np.ndarray, step:
         if len(elsewhere := _on_grid(times, step, len(times) // 2)[1]) < len(off):  # it is the first time that is off
             off, start = elsewhere, len(times) // 2
         at = int(off[0])
-        raise DataError.of(
-            f"{table.name}, {table.row(int(order[at]))}, column {time!r}",
-            f"lies off the grid of {name_step(step)}",
-            f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off",
-            f"{show_time(times[start])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}",
-            "resample the table to equal intervals, and leave out what was not measured",
-        )
+        what = f"lies off the grid of {name_step(step)}"
+        got = f"{show_time(times[at])}; {len(off)} of {len(times)} rows are off"
+        expected = f"{show_time(times[start])} plus a whole number of {name_step(step, 2).removeprefix('2 ')}"
+        hint = "resample the table to equal intervals, and leave out what was not measured"
+        raise DataError.of(f"{table.name}, {table.row(int(order[at]))}, column {time!r}", what, got, expected, hint)
     return places
 
 
@@ -331,13 +307,9 @@ def _check_interval(table: Table, time: str, places: np.ndarray, step: Step) -> 
     apart, count = np.unique(np.diff(places), return_counts=True)
     common = int(apart[np.argmax(count)])
     if common > 1:
-        raise DataError.of(
-            f"{table.name}, column {time!r}",
-            f"has a longer interval than {name_step(step)}",
-            f"most rows are {name_step(step, common)} apart",
-            f"most rows {name_step(step)} apart",
-            "give data of that interval, or fit a model to these",
-        )
+        what, got = f"has a longer interval than {name_step(step)}", f"most rows are {name_step(step, common)} apart"
+        expected, hint = f"most rows {name_step(step)} apart", "give data of that interval, or fit a model to these"
+        raise DataError.of(f"{table.name}, column {time!r}", what, got, expected, hint)
 
 
 def _where(grid: np.ndarray, places: np.ndarray, most: int = 4) -> str:

@@ -54,10 +54,6 @@ def split_by_time(series: Series, *, window: int, horizon: int, holdout: int) ->
 
 def no_known_value(series: Series, steps: int) -> DataError:
     """The error for held-out steps that nothing can be scored on."""
-    return DataError.of(
-        f"column {series.name!r}",
-        "no held-out value is known",
-        f"{steps} steps, all missing",
-        "at least one known value to score with",
-        "give a table whose last rows hold measurements",
-    )
+    what, got = "no held-out value is known", f"{steps} steps, all missing"
+    expected, hint = "at least one known value to score with", "give a table whose last rows hold measurements"
+    return DataError.of(f"column {series.name!r}", what, got, expected, hint)

@@ -92,13 +92,9 @@ class Table:
         if not (
             column.dtype.is_numeric() or column.dtype == pl.String or column.dtype == pl.Boolean or column.dtype == pl.Null
         ):
-            raise DataError.of(
-                f"{self.name}, column {name!r}",
-                "is not a column of numbers",
-                str(column.dtype),
-                "numbers",
-                "choose another column",
-            )
+            what, got = "is not a column of numbers", str(column.dtype)
+            expected, hint = "numbers", "choose another column"
+            raise DataError.of(f"{self.name}, column {name!r}", what, got, expected, hint)
         text = column.str.strip_chars() if column.dtype == pl.String else column
         numbers = text.cast(pl.Float64, strict=False)
         wrong = (numbers.is_null() & text.is_not_null()) | numbers.is_infinite().fill_null(False)
@@ -136,13 +132,9 @@ class Table:
             text = column.cast(pl.String).str.strip_chars()
             parsed = self._guess(text) if time_format is None else self._as_told(text, time_format)
         else:
-            raise DataError.of(
-                f"{self.name}, column {name!r}",
-                "is not a column of dates",
-                str(column.dtype),
-                "dates, texts or integers YYYYMMDD",
-                "choose another column",
-            )
+            what, got = "is not a column of dates", str(column.dtype)
+            expected, hint = "dates, texts or integers YYYYMMDD", "choose another column"
+            raise DataError.of(f"{self.name}, column {name!r}", what, got, expected, hint)
         if parsed.null_count():
             at = int(parsed.is_null().arg_max() or 0)
             expected = time_format or "a date such as 2001-12-29 or 20011229"
@@ -255,23 +247,15 @@ def read_table(path: str | Path) -> Table:
             what, got = "there is no such file", "nothing"
         raise DataError.of(path.name, what, got, "a CSV or Parquet file", "check the path")
     if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
-        raise DataError.of(
-            path.name,
-            "is not a table that can be read",
-            f"a file ending in {kind!r}",
-            ".csv, .tsv, .txt or .parquet",
-            "convert it to CSV or Parquet",
-        )
+        what, got = "is not a table that can be read", f"a file ending in {kind!r}"
+        expected, hint = ".csv, .tsv, .txt or .parquet", "convert it to CSV or Parquet"
+        raise DataError.of(path.name, what, got, expected, hint)
     with _polars(path.name, "a CSV file in UTF-8 or a Parquet file", "open it in an editor and look at this place"):
         table = Table(pl.read_parquet(path), path.name) if kind in (".parquet", ".pq") else _read_csv(path)
     if not table.frame.height:
-        raise DataError.of(
-            path.name,
-            "holds no rows",
-            f"columns {_short(', '.join(table.frame.columns))}",
-            "a header and at least one row",
-            "check that the export was complete",
-        )
+        what, got = "holds no rows", f"columns {_short(', '.join(table.frame.columns))}"
+        expected, hint = "a header and at least one row", "check that the export was complete"
+        raise DataError.of(path.name, what, got, expected, hint)
     return table
 
 
@@ -295,13 +279,9 @@ def _read_csv(path: Path) -> Table:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         places = " and ".join(str(k + 1) for k, name in enumerate(names) if name == twice)
-        raise DataError.of(
-            path.name,
-            f"several columns are called {_short(repr(twice))}",
-            f"columns {places}",
-            "a name for each column",
-            "rename one of them in the first line",
-        )
+        what, got = f"several columns are called {_short(repr(twice))}", f"columns {places}"
+        expected, hint = "a name for each column", "rename one of them in the first line"
+        raise DataError.of(path.name, what, got, expected, hint)
     frame = _without_blank_end(pl.read_csv(path, null_values=list(MISSING), **options))
     return Table(frame.rename({c: c.strip() for c in frame.columns}), path.name, line)
 

@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"[A-Za-zσ]+|∂[A-Za-z]|[0-9]+(?:\.[0-9]+)?|\S")
 
 
 def equation(text: str) -> Markup:
-    """One equation on a line of its own; who cannot see it hears its text.
+    """One equation on a line of its own; a screen reader says its text.
 
     >>> equation("c_t")
     Markup('<div class="equation" role="math" aria-label="c_t"><i>c</i><sub><i>t</i></sub></div>')

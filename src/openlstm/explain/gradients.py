@@ -130,7 +130,7 @@ def no_guarantee(seed: int = 0) -> Part:
     }
     where = "gradient k steps back, beside its size at the end"
     first = curves(
-        "Where an LSTM's gradient still vanishes",
+        "Where an LSTM’s gradient still vanishes",
         f"Below a thousandth of the gradient (dotted): {'; '.join(blocked) or 'none'}. "
         f"Not within {lag} steps: {'; '.join(open_) or 'none'}.",
         vanish,
@@ -140,7 +140,7 @@ def no_guarantee(seed: int = 0) -> Part:
         rule=BLOCKED,
     )
     second = curves(
-        "Where an LSTM's gradient explodes",
+        "Where an LSTM’s gradient explodes",
         f"At its largest within {lag} steps, the gradient is so many times as large as where it began: "
         f"{'; '.join(f'{number(value)} with {name}' for name, value in zip(explode, largest.values(), strict=True))}.",
         explode,

@@ -222,7 +222,7 @@ class _Run:
 
     def __call__(self, jobs: int) -> Result:
         with torch_aside():
-            for job, outcome in each(self.jobs(), min(jobs, len(self.arms) * len(self.seeds)), self.hear):
+            for job, outcome in each(self.jobs(), min(jobs, len(self.arms) * len(self.seeds)), self.report):
                 self.outcomes[job.arm, job.seed] = outcome
                 self.running.pop((job.arm, job.seed), None)
                 self.tell()
@@ -240,7 +240,7 @@ class _Run:
                 advice = self.advice.flag if arm == ADVISED and self.advice else None
                 yield Job(self.task.name, self.size, arm, seed, self.hidden, self.steps, advice)
 
-    def hear(self, job: Job, step: int, score: float, share: float) -> None:
+    def report(self, job: Job, step: int, score: float, share: float) -> None:
         self.running[job.arm, job.seed] = Running(job.seed, step, score, share)
         self.tell()
 

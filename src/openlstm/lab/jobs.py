@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: as many at a time as asked for, each with one thread, their progress heard as it comes.
+"""Jobs in processes of their own: as many at a time as asked for, each with one thread, with reports of their progress.
 
 Processes are spawned, never forked, because torch's threads do not survive a fork. Each holds one end of a pipe; a process that
 dies closes its end, so its job is known, and a process whose parent is gone stops at its next report.
@@ -27,7 +27,7 @@ def each(jobs: Iterable[Job], processes: int, tell: Tell) -> Iterator[tuple[Job,
     Args:
         jobs: taken one by one, when there is a process for the next; so it may compute something in between.
         processes: how many at a time; 1 works in this process, with the same outcome.
-        tell: hears of progress in this process.
+        tell: called in this process with every report of progress.
 
     Raises:
         TrainingError: if a job fails or its process dies; the others are stopped.
@@ -52,7 +52,7 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
         for _ in range(processes):
             ours, theirs = context.Pipe()
             worker = context.Process(target=_work, args=(theirs,), daemon=True)
-            with _deaf():
+            with _without_interrupts():
                 worker.start()
             theirs.close()  # so that ours closes when the process dies
             workers.append(worker)
@@ -94,7 +94,7 @@ def _spread(jobs: Iterator[Job], processes: int, tell: Tell) -> Iterator[tuple[J
 
 @contextmanager
 def _alive(job: Job) -> Iterator[None]:
-    """Around what is said to a process and heard from it: a pipe that breaks is a process that died."""
+    """For sending to a process and receiving from it: a pipe that breaks is a process that died."""
     try:
         yield
     except (EOFError, OSError):
@@ -102,8 +102,8 @@ def _alive(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Inside, Ctrl-C waits, and a process that is started never hears it: a terminal sends it to all of them, but the parent
+def _without_interrupts() -> Iterator[None]:
+    """Inside, Ctrl-C waits, and a process that is started never receives it: a terminal sends it to all of them, but the parent
     ends the others. To ignore it in the process itself would come too late: it may arrive while that still imports torch.
     """
     if not hasattr(signal, "pthread_sigmask"):

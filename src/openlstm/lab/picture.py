@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from openlstm._files import writable, write_whole
 from openlstm.errors import missing_extra
 from openlstm.lab import show
 from openlstm.lab.arms import ADVISED
-from openlstm.lab.experiment import Result, Row
+from openlstm.lab.experiment import Result
 
 try:
     import altair as alt
-    import vl_convert
 
     from openlstm.insight.report.display import INK, SERIES, SOFT, Chart, Display, powers
     from openlstm.insight.report.page import environment, figures, made
+    from openlstm.tasks.show import save as save_picture
 except ModuleNotFoundError as error:
     raise missing_extra("openlstm lab -o", str(error.name), "report") from error
 
@@ -43,41 +43,41 @@ def display(result: Result) -> Display:
     return Display(f"{task.name}: {task.question}", lambda width: draw(result, width), data, note)
 
 
+class Panel(NamedTuple):
+    """A number of every network along an axis, with a dotted line where it says little."""
+
+    key: str  # of the number
+    title: list[str]
+    scale: alt.Scale
+    axis: alt.Axis
+    line: float
+
+
 def draw(result: Result, width: int) -> Chart:
     """Both panels side by side, or one below the other where there is too little room."""
-    points = [point for row in result.rows for point in _points(row)]
-    means = [_mean(row) for row in result.rows]
-    order = [row.title for row in result.rows]
     beside = width >= PHONE
     left = NAMES if beside else 0.86 * NAMES
     room = (width - left - GAP - EDGE) / 2 if beside else width - left - EDGE
-    highest = max(10.0, *(p["share"] for p in points))
-    exponents = range(-12, 13, 6 if room < 180 else 3)
-    share = _panel(
-        points,
-        means,
-        order,
+    narrow = room < 180
+    highest = max(10.0, *(_shown(share) for row in result.rows for share in row.shares))
+    exponents = range(-12, 13, 6 if narrow else 3)
+    powers_of_ten = [10.0**n for n in exponents if 10.0**n <= highest]
+    share = Panel(
         "share",
-        alt.Scale(type="log", domain=[FLOOR, highest], nice=False),
-        alt.Axis(values=[10.0**n for n in exponents if 10.0**n <= highest], labelExpr=powers(exponents), labelFlush=False),
         ["share of the gradient", f"at lag {result.lag}, before training"],
+        alt.Scale(type="log", domain=[FLOOR, highest], nice=False),
+        alt.Axis(values=powers_of_ten, labelExpr=powers(exponents), labelFlush=False),
         REACHES,
-        names=left,
-        width=room,
     )
-    score = _panel(
-        points,
-        means,
-        order,
+    score = Panel(
         "score",
-        alt.Scale(domain=[0, 1], nice=False),
-        alt.Axis(format=".0%", tickCount=3 if room < 180 else 5, labelFlush=False),
         [f"{result.task.answer},", f"after {result.steps:,} steps"],
+        alt.Scale(domain=[0, 1], nice=False),
+        alt.Axis(format=".0%", tickCount=3 if narrow else 5, labelFlush=False),
         result.task.guessing,
-        names=0 if beside else left,
-        width=room,
     )
-    return alt.hconcat(share, score, spacing=GAP) if beside else alt.vconcat(share, score, spacing=GAP)
+    drawn = (_draw(result, share, left, room), _draw(result, score, 0 if beside else left, room))
+    return alt.hconcat(*drawn, spacing=GAP) if beside else alt.vconcat(*drawn, spacing=GAP)
 
 
 def page(result: Result) -> str:
@@ -106,54 +106,31 @@ def save(result: Result, path: Path) -> None:
         write_whole(path, page(result).encode())
         return
     shown = display(result)
-    chart = shown.chart
     many = f"{result.seeds} seeds" if result.seeds > 1 else "one seed"
     below = f"{result.task.size_name} {result.size}, H = {result.hidden}, {many}. {shown.finding}"
-    chart.title = alt.TitleParams(shown.title, subtitle=below, anchor="start")
-    text = chart.to_json(validate=False)
-    svg = path.suffix.lower() == ".svg"
-    data = vl_convert.vegalite_to_svg(text).encode() if svg else vl_convert.vegalite_to_png(text, scale=2)
-    write_whole(path, data)
+    save_picture(shown, below, path)
 
 
-def _panel(
-    points: list[dict[str, Any]],
-    means: list[dict[str, Any]],
-    order: list[str],
-    value: str,
-    scale: alt.Scale,
-    axis: alt.Axis,
-    title: list[str],
-    level: float,
-    *,
-    names: float,
-    width: float,
-) -> Chart:
-    x = alt.X(f"{value}:Q", title=title, scale=scale, axis=axis)
+def _draw(result: Result, panel: Panel, names: float, width: float) -> Chart:
+    """A panel, with the names of the networks beside it on so many pixels."""
+    points, means = [], []
+    for row in result.rows:
+        family = "LSTM + advice" if row.name == ADVISED else row.name.split("-")[0].upper()
+        who = {"arm": row.title, "family": family}
+        means.append({**who, "score": row.mean, "share": _shown(row.reaches_before)})
+        for k, (score, share) in enumerate(zip(row.scores, row.shares, strict=True)):
+            points.append({**who, "seed": k, "score": score, "share": _shown(share)})
+    x = alt.X(f"{panel.key}:Q", title=panel.title, scale=panel.scale, axis=panel.axis)
     # room for the names is taken here, because a browser's letters may be wider than those this is laid out with
     left = alt.Axis(labels=names > 0, minExtent=names, labelFontSize=12 * (names or NAMES) / NAMES, labelColor=INK, grid=False)
-    y = alt.Y("arm:N", title=None, sort=order, axis=left)
+    y = alt.Y("arm:N", title=None, sort=[row.title for row in result.rows], axis=left)
     color = alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES), range=list(FAMILIES.values())), legend=None)
     says = [alt.Tooltip("arm:N"), alt.Tooltip("seed:Q"), alt.Tooltip("share:Q", format=".2e")]
     says.append(alt.Tooltip("score:Q", format=".1%"))
     dots = alt.Chart(alt.Data(values=points)).mark_circle(size=46, opacity=0.55).encode(x, y, color, tooltip=says)
     ticks = alt.Chart(alt.Data(values=means)).mark_tick(thickness=3, size=17).encode(x, y, color)
-    rule = alt.Chart(alt.Data(values=[{value: level}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x)
-    return alt.layer(rule, dots, ticks).properties(width=width, height=ROW * len(order))
-
-
-def _points(row: Row) -> list[dict[str, Any]]:
-    both = enumerate(zip(row.scores, row.shares, strict=True))
-    return [{**_who(row), "seed": k, "score": score, "share": _shown(share)} for k, (score, share) in both]
-
-
-def _mean(row: Row) -> dict[str, Any]:
-    return {**_who(row), "score": row.mean, "share": _shown(row.reaches_before)}
-
-
-def _who(row: Row) -> dict[str, str]:
-    family = "LSTM + advice" if row.name == ADVISED else row.name.split("-")[0].upper()
-    return {"arm": row.title, "family": family}
+    rule = alt.Chart(alt.Data(values=[{panel.key: panel.line}])).mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x)
+    return alt.layer(rule, dots, ticks).properties(width=width, height=ROW * len(result.rows))
 
 
 def _shown(share: float) -> float:

@@ -105,7 +105,7 @@ def run(job: Job, tell: Callable[[int, float, float], None] = lambda *_: None) -
 
 
 def share_by_lag(model: Reader, x: Tensor, *target: Tensor) -> np.ndarray:
-    """||dL/ds_{T-k}|| / ||dL/ds_T|| for the loss of the last answer, for k = 0 .. T-1: what training can hear of each lag."""
+    """||dL/ds_{T-k}|| / ||dL/ds_T|| for the loss of the last answer, for k = 0 .. T-1: how much of it arrives from each lag."""
     t = trace(model.layer, x, loss=lambda out, state: model.task.look_loss(model.answer(out, state), *target))
     return gradient_share(t["0.dh"], t["0.dc"] if "0.dc" in t else None)
 

@@ -86,7 +86,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             f"was written by a newer openlstm ({_short(raw.get('library'))})",
             f"header version {_short(version)}",
             f"header version {VERSION} or older",
-            "pip install --upgrade openlstm",
+            "install a newer openlstm",
         )
     try:
         header = Header.model_validate_json(text)

@@ -2,6 +2,6 @@
 
 from openlstm.runtime.model import Forecast as Forecast
 from openlstm.runtime.model import Model as Model
+from openlstm.runtime.model import Stream as Stream
 from openlstm.runtime.model import load as load
 from openlstm.runtime.network import Network as Network
-from openlstm.runtime.stream import Stream as Stream

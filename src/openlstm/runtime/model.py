@@ -1,4 +1,4 @@
-"""A forecaster loaded from its file: numpy and the engine, no torch.
+"""A forecaster loaded from its file, and its stream of single values: numpy and the engine, no torch.
 
 Legend: N windows, H hidden size, K steps of the horizon, Q quantiles.
 """
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from openlstm import model_file
-from openlstm._array import Array
 from openlstm.errors import DataError, ModelFileError, ShapeError, describe
 from openlstm.model_file import Header
 from openlstm.runtime.network import Network
-from openlstm.runtime.stream import Stream
 from openlstm.runtime.window import LARGEST, inputs
 
 
@@ -51,7 +50,7 @@ class Model:
         """How many steps it forecasts."""
         return self.header.series.horizon
 
-    def predict(self, values: Array, *, backend: str = "auto") -> Forecast:
+    def predict(self, values: ArrayLike, *, backend: str = "auto") -> Forecast:
         """Forecast the steps that follow `values`.
 
         Args:
@@ -69,7 +68,7 @@ class Model:
         """
         return band(self.header, self.quantiles(values, backend=backend))
 
-    def quantiles(self, values: Array, *, backend: str = "auto") -> np.ndarray:
+    def quantiles(self, values: ArrayLike, *, backend: str = "auto") -> np.ndarray:
         """As `predict`, but every quantile of the header: float64 [K, Q] or [N, K, Q], rising along the last axis."""
         rows = _windows(self, values)
         series, count = self.header.series, len(self.header.head.quantiles)
@@ -80,19 +79,56 @@ class Model:
             total += _head(y[-1], w, b)
         out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
         if not np.isfinite(out).all():
-            raise ModelFileError.of(
-                "Model.predict",
-                "the forecast is not finite",
-                f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large",
-                "finite numbers",
-                "fit the model again",
-            )
+            what = "the forecast is not finite"
+            got = f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large"
+            expected, hint = "finite numbers", "fit the model again"
+            raise ModelFileError.of("Model.predict", what, got, expected, hint)
         out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
         return out if np.ndim(values) == 2 else out[0]
 
-    def stream(self, values: Array | None = None) -> Stream:
+    def stream(self, values: ArrayLike | None = None) -> Stream:
         """A stream that takes one value at a time and gives the forecast after it; `values` are what was seen before."""
         return Stream(self, values)
+
+
+class Stream:
+    """The past of one series, as far as the model reads it.
+
+    The inputs of a forecaster are measured from the last known value, so every new value changes all of them: the window is
+    run again, and `push` gives the same bits as `Model.predict` on the same values. (`Network.run` carries a state from step
+    to step, for models whose inputs stay as they are.)
+
+    Nothing else is kept: `values` is the whole state, and `model.stream(stream.values)` takes it up again.
+    """
+
+    def __init__(self, model: Model, values: ArrayLike | None = None) -> None:
+        self._model = model
+        seen = np.asarray([] if values is None else values, dtype=np.float64)
+        if seen.ndim != 1:
+            what, got = "values has the wrong number of axes", f"values: {describe(seen)}"
+            expected, hint = "[T]", "one stream per series"
+            raise ShapeError.of("Model.stream", what, got, expected, hint)
+        if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
+            raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
+        self._values = seen[-model.window :].copy()
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values seen so far, at most `window` of them, float64 [<= W], NaN where missing."""
+        return self._values.copy()
+
+    def push(self, value: float) -> Forecast | None:
+        """Take the next value (NaN if it is missing) and forecast what follows; None until the window is full.
+
+        Raises:
+            DataError: if the value is beyond 1e100, or no value of the window is known; the stream stays as it was.
+        """
+        if abs(value) > LARGEST:
+            raise _beyond("Stream.push", "the value", float(value))
+        values = np.append(self._values, float(value))[-self._model.window :]
+        forecast = self._model.predict(values) if len(values) == self._model.window else None
+        self._values = values
+        return forecast
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -128,41 +164,32 @@ def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([w @ row + b for row in h]) if len(h) else np.zeros((0, len(b)))  # [N, K*Q]
 
 
-def _windows(model: Model, values: Array) -> np.ndarray:
+def _windows(model: Model, values: ArrayLike) -> np.ndarray:
     rows = np.ascontiguousarray(values, dtype=np.float64)  # sums over a row take its order in memory
     if rows.ndim not in (1, 2):
-        raise ShapeError.of(
-            "Model.predict",
-            "values has the wrong number of axes",
-            f"values: {describe(rows)}",
-            "[T] or [N, T]",
-            "pass one series, or one series per row",
-        )
+        what, got = "values has the wrong number of axes", f"values: {describe(rows)}"
+        expected, hint = "[T] or [N, T]", "pass one series, or one series per row"
+        raise ShapeError.of("Model.predict", what, got, expected, hint)
     rows = np.atleast_2d(rows)
     if rows.shape[1] < model.window:
-        raise DataError.of(
-            "Model.predict",
-            f"{rows.shape[1]} values are too few",
-            f"values: {describe(np.asarray(values))}",
-            f"at least {model.window}, the window of the model",
-            "pass more of the past; mark what is unknown as NaN",
-        )
+        what, got = f"{rows.shape[1]} values are too few", f"values: {describe(np.asarray(values))}"
+        expected = f"at least {model.window}, the window of the model"
+        hint = "pass more of the past; mark what is unknown as NaN"
+        raise DataError.of("Model.predict", what, got, expected, hint)
     rows = rows[:, -model.window :]  # [N, W]
     beyond = rows[np.abs(rows) > LARGEST]
     if len(beyond):
-        raise DataError.of(
-            "Model.predict",
-            "values holds a number that is infinite or too large",
-            repr(float(beyond[0])),
-            f"numbers of at most {LARGEST:g} in size, NaN where missing",
-            "replace it, mark it as NaN, or take another unit",
-        )
+        raise _beyond("Model.predict", "a number in values", float(beyond[0]))
     if np.isnan(rows).all(axis=1).any():
-        raise DataError.of(
-            "Model.predict",
-            f"no known value among the last {model.window}",
-            "NaN only",
-            "at least one known value",
-            "pass a window that holds a measurement",
-        )
+        what, got = f"no known value among the last {model.window}", "NaN only"
+        expected, hint = "at least one known value", "pass a window that holds a measurement"
+        raise DataError.of("Model.predict", what, got, expected, hint)
     return rows
+
+
+def _beyond(who: str, what: str, value: float) -> DataError:
+    expected, hint = (
+        f"numbers of at most {LARGEST:g} in size, NaN where missing",
+        "replace it, mark it as NaN, or take another unit",
+    )
+    return DataError.of(who, f"{what} is infinite or too large", repr(value), expected, hint)

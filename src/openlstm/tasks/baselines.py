@@ -1,4 +1,4 @@
-"""The honest company of every forecast: naive, seasonal naive, seasonal naive with drift, ETS, and a linear window model.
+"""The baselines beside every forecast: naive, seasonal naive, seasonal naive with drift, ETS, and a linear window model.
 
 Legend: T steps of the past, K steps of the horizon, m steps of a season, W steps of a window.
 """
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from openlstm.data import cut, origins
-from openlstm.errors import DataError, missing_extra
+from openlstm.errors import DataError, missing_extra, source
 from openlstm.runtime.model import Forecast
 from openlstm.runtime.window import carry
 
@@ -51,13 +51,9 @@ def seasonal_drift(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """
     growth = past[period:] - past[:-period]
     if np.isnan(growth).all():
-        raise DataError.of(
-            "seasonal_drift",
-            "the past holds no two values one season apart",
-            f"{len(past)} values",
-            f"more than {period}",
-            "give a longer past",
-        )
+        what, got = "the past holds no two values one season apart", f"{len(past)} values"
+        expected, hint = f"more than {period}", "give a longer past"
+        raise DataError.of("seasonal_drift", what, got, expected, hint)
     seasons = 1 + np.arange(horizon) // period
     return seasonal_naive(past, horizon, period) + seasons * np.nanmean(growth)
 
@@ -109,13 +105,9 @@ class Ridge:
         edge = len(known) - max(2 * horizon, len(known) // 12)
         early, late = _pairs(known, window, horizon, 0, edge), _pairs(known, window, horizon, edge, len(known))
         if min(len(early[0]), len(late[0])) < 2:
-            raise DataError.of(
-                "Ridge.fit",
-                "too few stretches without a missing target",
-                f"{len(known)} values, window {window}, horizon {horizon}",
-                "at least 2 to fit and 2 to choose alpha",
-                "give a longer past, or a smaller window",
-            )
+            what, got = "too few stretches without a missing target", f"{len(known)} values, window {window}, horizon {horizon}"
+            expected, hint = "at least 2 to fit and 2 to choose alpha", "give a longer past, or a smaller window"
+            raise DataError.of("Ridge.fit", what, got, expected, hint)
         errors = [np.mean(np.abs(cls._solve(*early, alpha)._apply(late[0]) - late[1])) for alpha in cls.ALPHAS]
         x, y = _pairs(known, window, horizon, 0, len(known))
         return cls._solve(x, y, cls.ALPHAS[int(np.argmin(errors))])
@@ -178,7 +170,7 @@ def baselines(
 
 def _why_no_ets(known: np.ndarray, period: int, origins: int) -> str | None:
     if find_spec("statsmodels") is None:
-        return "needs statsmodels: pip install 'openlstm[demo]'"
+        return f"needs statsmodels: pip install '{source()}[demo]'"
     if len(known) < 2 * period + 2:
         return "needs two seasons of the past"
     if period > ETS_MOST[0] or origins > ETS_MOST[1]:

@@ -34,25 +34,17 @@ class Examples:
         validation = origins(known, window, horizon, split.train, split.known)
         for name, at in (("training", train), ("validation", validation)):
             if not len(at):
-                raise DataError.of(
-                    "Forecaster.fit",
-                    f"no {name} window holds a known value and a known target",
-                    "missing values only",
-                    "measurements in every part of the series",
-                    "give a table with fewer gaps",
-                )
+                what, got = f"no {name} window holds a known value and a known target", "missing values only"
+                expected, hint = "measurements in every part of the series", "give a table with fewer gaps"
+                raise DataError.of("Forecaster.fit", what, got, expected, hint)
         self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
         past = known[: split.train]  # scaling is fitted on the training part only
         some = [carry(past[t - window : t]) for t in train[:: max(1, len(train) // 1000)]]
         spread = float(np.mean([np.std(w) for w in some]))
         if spread < SMALLEST and any(np.ptp(w) > 0 for w in some):
-            raise DataError.of(
-                "Forecaster.fit",
-                "the values differ by too little to compute with",
-                f"a mean deviation of {spread:.3g}",
-                f"at least {SMALLEST:g}",
-                "take another unit",
-            )
+            what, got = "the values differ by too little to compute with", f"a mean deviation of {spread:.3g}"
+            expected, hint = f"at least {SMALLEST:g}", "take another unit"
+            raise DataError.of("Forecaster.fit", what, got, expected, hint)
         self.scale = spread or float(np.nanmax(np.abs(past))) / 1e6 or 1.0
         seasons = np.array(
             [
@@ -93,13 +85,9 @@ def windows(header: Header, series: Series, most: int = 256) -> tuple[Tensor, Te
     window, horizon = header.series.window, header.series.horizon
     at = origins(series.values, window, horizon, window, len(series))
     if not len(at):
-        raise DataError.of(
-            f"column {series.name!r}",
-            "no window of the series holds a known value and a known target",
-            f"{len(series)} steps",
-            f"at least {window + horizon}: window {window} + horizon {horizon}",
-            "give a longer table",
-        )
+        what, got = "no window of the series holds a known value and a known target", f"{len(series)} steps"
+        expected, hint = f"at least {window + horizon}: window {window} + horizon {horizon}", "give a longer table"
+        raise DataError.of(f"column {series.name!r}", what, got, expected, hint)
     at = at[np.unique(np.linspace(0, len(at) - 1, min(len(at), most)).round().astype(int))]
     past, future = cut(series.values, at, window, horizon)
     return _tensors(past, future, header.series.scale)

@@ -59,7 +59,7 @@ class Forecaster:
         hidden_size: H of each layer.
         num_layers: recurrent layers on top of each other.
         members: networks that differ in their seed alone.
-        init: how the weights begin, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
+        init: how the weights are initialised, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         options: how to train; member k takes the seed `options.seed + k`.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
@@ -96,13 +96,9 @@ class Forecaster:
         }
         for name, value in sizes.items():
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError.of(
-                    "Forecaster",
-                    f"{name} must be a whole number of at least 1",
-                    f"{name}={value!r}",
-                    "1, 2, 3, ...",
-                    f"pass a {name} above zero",
-                )
+                what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
+                expected, hint = "1, 2, 3, ...", f"pass a {name} above zero"
+                raise ArgumentError.of("Forecaster", what, got, expected, hint)
         if cell not in NETWORKS:
             raise ArgumentError.of("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
         self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
@@ -234,11 +230,7 @@ def _as_series(data: Data, time: str | None, target: str | None, step: Step | No
     if isinstance(data, Series):
         return data
     if time is None or target is None:
-        raise ArgumentError.of(
-            "Forecaster",
-            "a file needs the names of two columns",
-            f"time={time!r}, target={target!r}",
-            "time and target",
-            "fit('data.csv', time='date', target='co2')",
-        )
+        what, got = "a file needs the names of two columns", f"time={time!r}, target={target!r}"
+        expected, hint = "time and target", "fit('data.csv', time='date', target='co2')"
+        raise ArgumentError.of("Forecaster", what, got, expected, hint)
     return read_series(Path(data), time, target, step=step)

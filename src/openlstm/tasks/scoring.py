@@ -179,13 +179,9 @@ def same_interval(header: Header, series: Series) -> None:
         DataError: if it is one.
     """
     if series.step != header.series.step:
-        raise DataError.of(
-            f"column {series.name!r}",
-            "has another interval than the model",
-            name_step(series.step),
-            name_step(header.series.step),
-            "give data of the model's interval, or fit a model to these",
-        )
+        what, got = "has another interval than the model", name_step(series.step)
+        expected, hint = name_step(header.series.step), "give data of the model's interval, or fit a model to these"
+        raise DataError.of(f"column {series.name!r}", what, got, expected, hint)
 
 
 def seasonal_error(values: np.ndarray, period: int) -> float | None:
@@ -213,13 +209,10 @@ def _first_unseen(header: Header, series: Series) -> int:
     seen = np.datetime64(header.training.last)
     first = int(np.searchsorted(series.times, seen, side="right"))
     if first >= len(series):
-        raise DataError.of(
-            f"column {series.name!r}",
-            "there is nothing to evaluate on: the model has seen every row",
-            f"rows up to {show_time(series.times[-1])}; the model has seen those up to {show_time(seen)}",
-            "rows after that",
-            "fit with --holdout, or evaluate on a table that goes further",
-        )
+        what = "there is nothing to evaluate on: the model has seen every row"
+        got = f"rows up to {show_time(series.times[-1])}; the model has seen those up to {show_time(seen)}"
+        expected, hint = "rows after that", "fit with --holdout, or evaluate on a table that goes further"
+        raise DataError.of(f"column {series.name!r}", what, got, expected, hint)
     first = max(first, header.series.window)
     _long_enough(header, series, min(first, len(series) - 1))
     return first
@@ -228,10 +221,8 @@ def _first_unseen(header: Header, series: Series) -> int:
 def _long_enough(header: Header, series: Series, past: int) -> None:
     window = header.series.window
     if past < window:
-        raise DataError.of(
-            f"column {series.name!r}",
-            "the series is too short for this model",
-            f"{name_step(series.step, len(series))} up to {show_time(series.times[-1])}",
-            f"at least {window} before the forecast, the window of the model",
-            "give a table that goes further back",
-        )
+        what = "the series is too short for this model"
+        got = f"{name_step(series.step, len(series))} up to {show_time(series.times[-1])}"
+        expected = f"at least {window} before the forecast, the window of the model"
+        hint = "give a table that goes further back"
+        raise DataError.of(f"column {series.name!r}", what, got, expected, hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -15,7 +15,8 @@ from openlstm.data.series import name_step, show_time
 from openlstm.errors import missing_extra
 from openlstm.tasks.scoring import Evaluation
 
-INK, BLUE, ORANGE, GREY = "#1d2433", "#1f6feb", "#d9730d", "#8b93a1"
+if TYPE_CHECKING:
+    from openlstm.insight.report.display import Display
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -57,63 +58,59 @@ def draw(evaluation: Evaluation, name: str, path: Path, *, others: tuple[str, ..
     """
     try:
         import altair as alt
-        import vl_convert as vlc
+
+        from openlstm.insight.report.display import INK, SERIES, SOFT, Display
     except ImportError as e:
         raise missing_extra("draw", e.name or "altair", "report") from None
     data = _long(evaluation, name, others)
-    known = [row for row in data if row["value"] is not None]
-    seen = {"measured": INK, f"{name} forecast": BLUE, **dict.fromkeys(others, ORANGE)}
-    color = alt.Color(
-        "who:N",
-        scale=alt.Scale(domain=list(seen), range=list(seen.values())),
-        legend=alt.Legend(title=None, orient="top-left", symbolType="stroke", symbolSize=400),
-    )
-    x = alt.X("time:T", title=None, axis=alt.Axis(format="%b %Y", labelAngle=0, tickCount=10))
+    seen = {"measured": INK, f"{name} forecast": SERIES[0], **dict.fromkeys(others, SERIES[1])}
+    scale, legend = alt.Scale(domain=list(seen), range=list(seen.values())), alt.Legend(title=None, symbolType="stroke")
+    color = alt.Color("who:N", scale=scale, legend=legend)
+    x = alt.X("time:T", title=None, axis=alt.Axis(labelAngle=0, tickCount=8, grid=False))
     y = alt.Y("value:Q", title=evaluation.series.name, scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=known))
-    band_data = alt.Data(values=[row for row in data if row["lower"] is not None])
-    band = (
-        alt.Chart(band_data)
-        .mark_area(opacity=0.18, color=BLUE)
-        .encode(x=x, y=alt.Y("lower:Q", scale=alt.Scale(zero=False)), y2="upper:Q", detail="origin:O")
-    )
-    lines = base.mark_line(strokeWidth=2).encode(
-        x=x, y=y, color=color, detail="origin:O", strokeDash=alt.condition("datum.dash", alt.value([4, 3]), alt.value([1, 0]))
-    )
-    points = base.transform_filter("datum.who == 'measured'").mark_circle(size=16, opacity=0.9).encode(x=x, y=y, color=color)
-    rules = (
-        alt.Chart(alt.Data(values=[{"time": _iso(evaluation.series.times[o])} for o in evaluation.origins]))
-        .mark_rule(color=GREY, strokeDash=[2, 3])
-        .encode(x="time:T")
-    )
-    chart: Any = (
-        alt.layer(band, rules, lines, points)
-        .properties(width=980, height=420, title=_title(evaluation, name))
-        .configure(font="Helvetica, Arial, sans-serif", background="white", padding=18)
-        .configure_axis(
-            gridColor="#e8ebf0", domainColor=GREY, labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=13
-        )
-        .configure_view(stroke=None)
-        .configure_title(anchor="start", color=INK, subtitleColor="#5b6474", fontSize=17, subtitleFontSize=13, offset=14)
-        .configure_legend(labelFontSize=13, labelColor=INK, symbolStrokeWidth=4)
-    )
-    write_whole(path, vlc.vegalite_to_png(chart.to_json(), scale=2))
+    low = alt.Y("lower:Q", title=evaluation.series.name, scale=alt.Scale(zero=False))
+    dash = alt.condition("datum.dash", alt.value([4, 3]), alt.value([1, 0]))
+
+    def of(rows: list[dict[str, Any]]) -> Any:
+        return alt.Chart(alt.Data(values=rows))
+
+    def drawing(width: int) -> Any:
+        known, banded = ([row for row in data if row[key] is not None] for key in ("value", "lower"))
+        band = of(banded).mark_area(opacity=0.18, color=SERIES[0]).encode(x=x, y=low, y2="upper:Q", detail="origin:O")
+        rules = of([{"time": _iso(evaluation.series.times[o])} for o in evaluation.origins])
+        lines = of(known).mark_line(strokeWidth=2).encode(x=x, y=y, color=color, detail="origin:O", strokeDash=dash)
+        points = of([row for row in known if row["who"] == "measured"]).mark_circle(size=14).encode(x=x, y=y, color=color)
+        origins = rules.mark_rule(color=SOFT, strokeDash=[2, 3]).encode(x=x)
+        return alt.layer(band, origins, lines, points).properties(width=width, height=320)
+
+    title, below = _words(evaluation, name)
+    columns = {key: [row[key] for row in data] for key in ("who", "time", "value", "lower", "upper")}
+    save(Display(title, drawing, columns, " ".join(below), tuple(seen)), below, path)
 
 
-def _title(evaluation: Evaluation, name: str) -> Any:
+def save(display: Display, below: str | list[str], path: Path) -> None:
+    """Write a picture to a .png or .svg file, its words below the title."""
     import altair as alt
+    import vl_convert
 
+    chart = display.chart
+    chart.title = alt.TitleParams(display.title, subtitle=below, anchor="start")
+    text = chart.to_json(validate=False)
+    svg = path.suffix.lower() == ".svg"
+    write_whole(path, vl_convert.vegalite_to_svg(text).encode() if svg else vl_convert.vegalite_to_png(text, scale=2))
+
+
+def _words(evaluation: Evaluation, name: str) -> tuple[str, list[str]]:
+    """The title of the picture, and the lines below it."""
     s = evaluation.score(name)
     held_out = evaluation.last - evaluation.first
     horizon = evaluation.origins[1] - evaluation.first if len(evaluation.origins) > 1 else held_out
     step = evaluation.series.step
     mase = "" if s.mase is None else f"MASE {s.mase:.2f}; "
     inside = "" if s.coverage is None else f"; {s.coverage:.0%} of the measured values lie in the 80 % band"
-    return alt.TitleParams(
-        f"{evaluation.series.name}: the last {name_step(step, held_out)}, never seen in training",
-        subtitle="Each dotted line is an origin: what lies right of it was not known when the next "
-        f"{name_step(step, horizon)} were forecast. {mase}RMSE {s.rmse:.3g}{inside}.",
-    )
+    first = f"At each dotted line the next {name_step(step, horizon)} are forecast from what lies to the left of it."
+    title = f"{evaluation.series.name}: the last {name_step(step, held_out)}, never seen in training"
+    return title, [first, f"{mase}RMSE {s.rmse:.3g}{inside}."]
 
 
 def _long(evaluation: Evaluation, name: str, others: tuple[str, ...]) -> list[dict[str, Any]]:

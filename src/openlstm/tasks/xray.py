@@ -111,18 +111,18 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
 
 
 def table(report: Report) -> Group:
-    """The report in a terminal: the verdict, the ladder, the advice, and a line for each section."""
+    """The report in a terminal: the verdict, the limits on the lag, the advice, and a line for each section."""
     parts: list[Any] = [Text(report.word.capitalize(), style="bold red" if report.word == "blocked" else "bold")]
     parts.append(Text(report.finding))
     if report.ladder is not None and report.ladder.rungs:
-        rungs = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-        rungs.add_column(style="dim")
-        rungs.add_column(justify="right")
-        rungs.add_column(overflow="fold")
+        limits = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+        limits.add_column(style="dim")
+        limits.add_column(justify="right")
+        limits.add_column(overflow="fold")
         for rung in report.ladder.to_dict()["rungs"]:
             lag = rung["lag"]
-            rungs.add_row(rung["name"], "beyond" if lag is None else f"{lag:g}", escape(rung["note"] or ""))
-        parts.append(rungs)
+            limits.add_row(rung["name"], "beyond" if lag is None else f"{lag:g}", escape(rung["note"] or ""))
+        parts.append(limits)
     if report.advice is not None:
         parts.append(Text(report.advice.finding))
     lines = Table(box=box.SIMPLE, show_header=False, pad_edge=False)

@@ -61,7 +61,7 @@ class Options:
 
 
 class Epoch(NamedTuple):
-    """What a callback hears after each epoch."""
+    """What a callback is given after each epoch."""
 
     number: int  # from 1
     train_loss: float
@@ -74,7 +74,7 @@ Callback = Callable[[Epoch], None]
 
 
 class Step(NamedTuple):
-    """What a callback hears at each step: gradients are there and clipped, the weights have not moved yet."""
+    """What a callback is given at each step: gradients are there and clipped, the weights have not moved yet."""
 
     number: int  # from 0, over all epochs
     epoch: int  # from 1
@@ -131,13 +131,9 @@ def train(
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
         if not len(part[0]):
-            raise ArgumentError.of(
-                "train",
-                f"{name} holds no example",
-                f"{name}[0]: {list(part[0].shape)}",
-                "at least one row",
-                "give a longer table, or a smaller window or horizon",
-            )
+            what, got = f"{name} holds no example", f"{name}[0]: {list(part[0].shape)}"
+            expected, hint = "at least one row", "give a longer table, or a smaller window or horizon"
+            raise ArgumentError.of("train", what, got, expected, hint)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         return _train(model, loss, data, validation, options, callbacks, each_step)

@@ -13,7 +13,7 @@ NOISE = 0.3
 class Recall(Sign):
     """x_0 ~ N(0, 1), then `lag` steps of 0.3 N(0, 1); the answer is the sign of x_0. x [lag + 1, B, 1].
 
-    A vanilla RNN that begins with orthogonal or identity weights solves it, so whoever solves it has shown little.
+    A vanilla RNN that begins with orthogonal or identity weights solves it, so that solving it shows little.
 
     >>> x, sign = Recall().batch(5, 3, torch.Generator().manual_seed(0))
     >>> x.shape, torch.equal(sign, (x[0, :, 0] > 0).float())
