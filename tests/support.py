@@ -7,11 +7,12 @@ else H).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -329,6 +330,57 @@ def _with(cell: Cell, **options: Any) -> Cell:
 
 KERNELS = [cell for cell in cells.ALL if cell.kernel]
 """The cells that the native engine runs: all that ship, not one of somebody's own."""
+
+
+def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parameters in which every two values of two axes meet at least once: `@pairs(cell=cells.ALL, dtype=["float32", ...])`.
+
+    A mistake that one value makes, or two together, is found as by all combinations, in a fraction of the cases. Of three axes
+    whose values must all meet, make two into one: `draw`, `itertools.product`. A value may be a `pytest.param` with marks; what
+    is `impossible` is left out.
+    """
+    values = [[v if hasattr(v, "marks") else pytest.param(v) for v in axis] for axis in axes.values()]
+    names = list(axes)
+
+    def fits(row: dict[int, int]) -> bool:
+        return not impossible({names[i]: values[i][a].values[0] for i, a in row.items()})
+
+    rows = [[values[i][a] for i, a in enumerate(row)] for row in covering([len(axis) for axis in values], fits)]
+    words = ["-".join(str(v.id or _word(v.values[0])) for v in row) for row in rows]
+    made = [
+        pytest.param(*(v.values[0] for v in row), marks=[m for v in row for m in v.marks], id=word)
+        for row, word in zip(rows, words, strict=True)
+    ]
+    return pytest.mark.parametrize(",".join(names), made)
+
+
+def covering(sizes: Sequence[int], fits: Callable[[dict[int, int]], bool] = lambda row: True) -> list[tuple[int, ...]]:
+    """Rows with one index below each size, in which every two indices of two columns meet; few rows, the same every time.
+
+    Args:
+        sizes: how many values each column has.
+        fits: whether a row, or a part of it, column -> index, may be.
+    """
+    columns = range(len(sizes))
+    rows: list[tuple[int, ...]] = []
+    places = [[(i, a) for a in range(sizes[i])] for i in columns]
+    couples = (couple for one, other in itertools.combinations(places, 2) for couple in itertools.product(one, other))
+    missing = {couple for couple in couples if fits(dict(couple))} if len(sizes) > 1 else {(place,) for place in places[0]}
+    while missing:
+        row = dict(min(missing))
+        for i in columns:
+            if i not in row:
+                gain = {a: sum(tuple(sorted([(i, a), other])) in missing for other in row.items()) for _, a in places[i]}
+                used = {a: sum(past[i] == a for past in rows) for a in gain}
+                row[i] = min((a for a in gain if fits({**row, i: a})), key=lambda a: (-gain[a], used[a]))  # noqa: B023
+        rows.append(tuple(row[i] for i in columns))
+        missing -= set(itertools.combinations(sorted(row.items()), min(2, len(sizes))))
+    return rows
+
+
+def _word(value: Any) -> str:
+    """What a value is called in the name of a case."""
+    return name_of(value) if isinstance(value, Cell) else getattr(value, "__name__", None) or str(value)
 
 
 def impossible(params: dict[str, Any]) -> bool:
