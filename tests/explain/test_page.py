@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.explain.lecture import computed
 
-from explain.lecture import computed
 from openlstm import explain
 from openlstm.errors import ArgumentError
 from openlstm.explain import diagram, gates, gradients, page, step

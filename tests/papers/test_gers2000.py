@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from papers import gers2000
 
 from openlstm.lab.papers import Learner, stream
 from openlstm.lab.tasks.reber import FOLLOWING, POSSIBLE, SYMBOL
-from papers import gers2000
 
 
 class Oracle(torch.nn.Module):

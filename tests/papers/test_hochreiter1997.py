@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from papers import hochreiter1997 as paper
 
 from openlstm.lab.papers import stream
-from papers import hochreiter1997 as paper
 
 
 def test_adding() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from papers import horizon
 from papers.horizon import FROZEN_ON, RESULTS, TASKS, Network, Plan
 from torch.nn import functional as F
 
 import openlstm
 from openlstm.insight.verdict import LOSS_THRESHOLDS, THRESHOLDS, verdict
-from papers import horizon
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from papers import adding600, copy1000, parity
 
 from openlstm.lab.papers import stream
-from papers import adding600, copy1000, parity
 
 
 def test_parity_is_asked_at_the_end_of_each_row() -> None:
