@@ -83,7 +83,7 @@ def far_from(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
-def test_outputs_carry_no_gradient_of_their_own_on_the_engine(backend: str) -> None:
+def test_the_parameters_of_a_torch_layer_give_its_outputs(backend: str) -> None:
     """`recur` runs on parameters as they are; who wants gradients takes a layer."""
     layer = torch.nn.LSTM(3, 4, dtype=torch.float64)
     w = weights.collect(dict(layer.named_parameters()))

@@ -199,7 +199,7 @@ time.sleep(1.0)
 print(time.process_time() - before)
 """
     )
-    assert float(printed) < 0.05
+    assert float(printed) < 0.3  # of the processor in a second; one that spins takes all of it
 
 
 BORROWED = """

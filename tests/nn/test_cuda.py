@@ -71,25 +71,20 @@ def test_the_fused_call_is_the_reference(cell: Cell, P: int, bias: bool, reverse
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("into", ["zero", "one state for a row", "one state for a reset"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-@pytest.mark.parametrize("with_resets", [True, False])
+@pytest.mark.parametrize("into", ["no reset", "zero", "one state for a row", "one state for a reset"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "ragged"])
 @EACH
-def test_ragged_and_reset_rows_are_cut_into_one_packed_call(
-    cell: Cell, with_resets: bool, lengths: Any, into: str, reverse: bool
-) -> None:
+def test_ragged_and_reset_rows_are_cut_into_one_packed_call(cell: Cell, lengths: Any, into: str, reverse: bool) -> None:
     x, weights, begin = problem(cell)
-    reset = resets() if with_resets else None
+    reset = None if into == "no reset" else resets()
     rows = {"lengths": lengths, "reset": reset, "reverse": reverse}
     if into == "one state for a reset":
-        if reset is None:
-            return
         fresh = state(cell, H, 2, T)
         expected = _one_by_one(cell, x, weights, begin, fresh, **rows)
         run = cuda.forward(cell, x, weights, begin, reset_state=fresh, **rows)
         assert far({"y": run.y, "h": run.state.h}, expected, 1e-11) == {}
         return
-    fresh = state(cell, H, 2) if into == "one state for a row" and with_resets else None
+    fresh = state(cell, H, 2) if into == "one state for a row" else None
     a, b = (results(module, cell, x, weights, begin, fresh, **rows) for module in (cuda, reference))
     assert far(a, b, 1e-11) == {}
 
