@@ -335,23 +335,26 @@ KERNELS = [cell for cell in cells.ALL if cell.kernel]
 def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     """Parameters in which every two values of two axes meet at least once: `@pairs(cell=cells.ALL, dtype=["float32", ...])`.
 
-    A mistake that one value makes, or two together, is found as by all combinations, in a fraction of the cases. Of three axes
-    whose values must all meet, make two into one: `draw`, `itertools.product`. A value may be a `pytest.param` with marks; what
-    is `impossible` is left out.
+    A mistake that one value makes, or two together, is found as by all combinations, in a fraction of the cases. Where values
+    of three axes must all meet, two are one axis: `**{"dtype,backend": itertools.product(...)}`. A value may be a
+    `pytest.param` with marks; what is `impossible` is left out.
     """
-    values = [[v if hasattr(v, "marks") else pytest.param(v) for v in axis] for axis in axes.values()]
-    names = list(axes)
+    names = [axis.split(",") for axis in axes]
+    values = [
+        [v if hasattr(v, "marks") else pytest.param(*(v if len(own) > 1 else (v,))) for v in axis]
+        for own, axis in zip(names, axes.values(), strict=True)
+    ]
 
     def fits(row: dict[int, int]) -> bool:
-        return not impossible({names[i]: values[i][a].values[0] for i, a in row.items()})
+        return not impossible({name: v for i, a in row.items() for name, v in zip(names[i], values[i][a].values, strict=True)})
 
     rows = [[values[i][a] for i, a in enumerate(row)] for row in covering([len(axis) for axis in values], fits)]
-    words = ["-".join(str(v.id or _word(v.values[0])) for v in row) for row in rows]
+    words = ["-".join(str(v.id or "-".join(map(_word, v.values))) for v in row) for row in rows]
     made = [
-        pytest.param(*(v.values[0] for v in row), marks=[m for v in row for m in v.marks], id=word)
+        pytest.param(*(value for v in row for value in v.values), marks=[m for v in row for m in v.marks], id=word)
         for row, word in zip(rows, words, strict=True)
     ]
-    return pytest.mark.parametrize(",".join(names), made)
+    return pytest.mark.parametrize(",".join(axes), made)
 
 
 def covering(sizes: Sequence[int], fits: Callable[[dict[int, int]], bool] = lambda row: True) -> list[tuple[int, ...]]:
@@ -460,6 +463,14 @@ def _fields(prefix: str, values: Any) -> dict[str, Any]:
 NEEDS_NATIVE = pytest.mark.skipif(not cpu.available(), reason="the compiled extension is not built")
 BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu", marks=NEEDS_NATIVE)]
 """For laws of every backend: to the last bit on the native one, to rounding on the reference, whose sums belong to BLAS."""
+
+RUNS = {
+    "dtype,backend": [
+        pytest.param(dtype, *backend.values, id=f"{dtype}-{backend.id}", marks=backend.marks)
+        for dtype, backend in itertools.product(("float32", "float64"), BACKENDS)
+    ]
+}
+"""An axis for `pairs`: every type on every backend, since the engine has a kernel of its own for each."""
 
 
 def unequal(backend: ModuleType, a: dict[str, Any], b: dict[str, Any]) -> Any:

@@ -43,3 +43,9 @@ def test_a_case_carries_the_names_and_marks_of_its_values() -> None:
         ("two-x", (2, "x"), ["slow"]),
         ("two-y", (2, "y"), ["slow"]),
     ]
+
+
+def test_two_names_may_be_one_axis() -> None:
+    made = pairs(a=[1, 2], **{"b,c": itertools.product("xy", (True, False))}).mark
+    assert made.args[0] == "a,b,c" and {p.values for p in made.args[1]} == set(itertools.product((1, 2), "xy", (True, False)))
+    assert made.args[1][0].id == "1-x-True"

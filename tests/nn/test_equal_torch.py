@@ -26,7 +26,7 @@ KINDS = {
 }
 SHAPES = [
     pytest.param(
-        (kind, {**options, "num_layers": layers, "bidirectional": both}), id=f"{name}-L{layers}-{'both' if both else 'one'}"
+        kind, {**options, "num_layers": layers, "bidirectional": both}, id=f"{name}-L{layers}-{'both' if both else 'one'}"
     )
     for name, (kind, options) in KINDS.items()
     for layers, both in itertools.product((1, 2), (True, False))
@@ -34,7 +34,7 @@ SHAPES = [
 """Every layer, in every number of layers and directions: these meet all, what else can be asked for meets each in turn."""
 
 ASKED = {
-    "shape": SHAPES,
+    "kind,options": SHAPES,
     "bias": [pytest.param(True, id="bias"), pytest.param(False, id="nobias")],
     "batch_first": [pytest.param(True, id="batch"), pytest.param(False, id="time")],
 }
@@ -48,9 +48,8 @@ def batch(layer: Any, rows: int = B) -> torch.Tensor:
 
 @pairs(**ASKED, dtype=DTYPES, backend=BACKENDS)
 def test_a_batch_gives_the_outputs_states_and_gradients_of_torch(
-    shape: Any, bias: bool, batch_first: bool, dtype: torch.dtype, backend: str
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype, backend: str
 ) -> None:
-    kind, options = shape
     ours, theirs = twins(kind, I, H, dtype=dtype, backend=backend, bias=bias, batch_first=batch_first, **options)
     x, hx = batch(ours), states(ours, B)
     assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
@@ -58,8 +57,9 @@ def test_a_batch_gives_the_outputs_states_and_gradients_of_torch(
 
 
 @pairs(**ASKED, dtype=DTYPES)
-def test_a_single_sequence_gives_those_of_torch(shape: Any, bias: bool, batch_first: bool, dtype: torch.dtype) -> None:
-    kind, options = shape
+def test_a_single_sequence_gives_those_of_torch(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype
+) -> None:
     ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     x, hx = batch(ours)[0] if ours.batch_first else batch(ours)[:, 0], states(ours, None)
     assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
@@ -67,8 +67,9 @@ def test_a_single_sequence_gives_those_of_torch(shape: Any, bias: bool, batch_fi
 
 
 @pairs(**ASKED, dtype=DTYPES)
-def test_ragged_lengths_are_what_packing_gives(shape: Any, bias: bool, batch_first: bool, dtype: torch.dtype) -> None:
-    kind, options = shape
+def test_ragged_lengths_are_what_packing_gives(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype
+) -> None:
     ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     x, hx, lengths = batch(ours), states(ours, B), [2, 5, 3]
 
@@ -85,9 +86,8 @@ def test_ragged_lengths_are_what_packing_gives(shape: Any, bias: bool, batch_fir
 
 @pairs(**ASKED, sorted_already=[pytest.param(True, id="sorted"), pytest.param(False, id="unsorted")], dtype=DTYPES)
 def test_a_packed_sequence_gives_those_of_torch_and_its_order(
-    shape: Any, bias: bool, batch_first: bool, sorted_already: bool, dtype: torch.dtype
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, sorted_already: bool, dtype: torch.dtype
 ) -> None:
-    kind, options = shape
     ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     torch.manual_seed(3)
     rows = [torch.randn(n, I, dtype=torch.float64) for n in ((5, 3, 2) if sorted_already else (2, 5, 3))]
@@ -101,8 +101,8 @@ def test_a_packed_sequence_gives_those_of_torch_and_its_order(
 
 
 @pairs(**ASKED)
-def test_state_dicts_go_both_ways(shape: Any, bias: bool, batch_first: bool) -> None:
-    kind, options = shape[0], {**shape[1], "bias": bias, "batch_first": batch_first}
+def test_state_dicts_go_both_ways(kind: str, options: dict[str, Any], bias: bool, batch_first: bool) -> None:
+    options = {**options, "bias": bias, "batch_first": batch_first}
     ours, theirs = getattr(openlstm, kind)(I, H, **options), getattr(nn, kind)(I, H, **options)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -113,8 +113,8 @@ def test_state_dicts_go_both_ways(shape: Any, bias: bool, batch_first: bool) -> 
 
 
 @pairs(**ASKED)
-def test_the_same_seed_gives_the_same_start(shape: Any, bias: bool, batch_first: bool) -> None:
-    kind, options = shape[0], {**shape[1], "bias": bias, "batch_first": batch_first}
+def test_the_same_seed_gives_the_same_start(kind: str, options: dict[str, Any], bias: bool, batch_first: bool) -> None:
+    options = {**options, "bias": bias, "batch_first": batch_first}
     torch.manual_seed(5)
     ours = getattr(openlstm, kind)(I, H, **options)
     torch.manual_seed(5)
