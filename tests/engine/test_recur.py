@@ -14,12 +14,14 @@ from tests.support import (
     BACKENDS,
     KERNELS,
     NEEDS_NATIVE,
+    RUNS,
     Case,
     Problem,
     differing,
     draw,
     far,
     name_of,
+    pairs,
     run_all,
     to_numpy,
     unequal,
@@ -94,10 +96,7 @@ def test_the_parameters_of_a_torch_layer_give_its_outputs(backend: str) -> None:
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", cells.ALL, ids=name_of)
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pairs(cell=cells.ALL, sizes=SIZES, **RUNS)
 def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str, backend: ModuleType) -> None:
     case = Case(cell, dtype=dtype, lengths=True, reset=True, reset_state=True, each=dtype == "float32", noise="hcgm")
     case = replace(case, **sizes)  # type: ignore[arg-type]
