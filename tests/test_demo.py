@@ -36,7 +36,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_small_demo(tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_demo_writes_its_files_and_its_object(tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "-o", str(tmp_path / "a"), "--json"]) == 0
     check(json.loads(capsys.readouterr().out), tmp_path / "a")
 
@@ -65,7 +65,7 @@ def test_a_missing_extra_names_its_pip_command(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.long
-def test_the_whole_demo(tmp_path: Path) -> None:
+def test_the_whole_demo_reaches_its_numbers(tmp_path: Path) -> None:
     code = "import sys; from openlstm.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", "-o", str(tmp_path / "a"), "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

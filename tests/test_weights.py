@@ -90,7 +90,7 @@ def test_expand_repeats_each_row_of_a_gate_and_collapse_adds_up(cell: Cell, kind
     assert weights.expand(LSTM(), w) is w and weights.collapse(LSTM(), w, H) is w
 
 
-def test_a_hidden_size_that_is_not_made_of_blocks() -> None:
+def test_a_hidden_size_that_is_not_made_of_blocks_is_refused() -> None:
     with pytest.raises(ArgumentError) as caught:
         weights.shapes(LSTM(cells_per_gate=4), 3, 10)
     assert str(caught.value) == (
@@ -101,7 +101,7 @@ def test_a_hidden_size_that_is_not_made_of_blocks() -> None:
     )
 
 
-def test_a_projection_of_a_cell_that_feeds_its_gates_back() -> None:
+def test_a_projection_of_a_cell_that_feeds_its_gates_back_is_refused() -> None:
     with pytest.raises(ArgumentError) as caught:
         weights.shapes(FGR(), 3, 5, 2)
     assert str(caught.value) == (

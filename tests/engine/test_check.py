@@ -528,21 +528,21 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_refused_with_this_text(name: str) -> None:
+def test_a_wrong_call_is_refused_with_this_text(name: str) -> None:
     arguments, kind, text = BAD[name]
     with pytest.raises(kind) as caught:
         check_recur(**arguments)
     assert str(caught.value) == text
 
 
-def test_recur_asks_first() -> None:
+def test_recur_checks_its_arguments_before_it_runs() -> None:
     with pytest.raises(ShapeError, match="x has 7 features, expected 3"):
         recur(**good(x=z((T, B, 7))), backend="reference")
 
 
 @pytest.mark.parametrize("arguments", [good(), tensors(good())], ids=["numpy", "torch"])
 @pytest.mark.parametrize("lengths", [[5, 0, 1, 3], (1, 2, 3, 4), np.array([5, 5, 5, 5], np.int32), torch.tensor([0, 0, 0, 0])])
-def test_takes_lengths_of_any_kind(arguments: dict[str, Any], lengths: Any) -> None:
+def test_lengths_of_any_kind_are_taken(arguments: dict[str, Any], lengths: Any) -> None:
     run = recur(**{**arguments, "lengths": lengths}, backend="reference")
     assert tuple(run.y.shape) == (T, B, H)
 
@@ -553,7 +553,7 @@ def test_optional_arguments_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(0, B), (T, 0), (0, 0)])
-def test_empty_is_fine(steps: int, rows: int) -> None:
+def test_no_steps_and_no_rows_are_taken(steps: int, rows: int) -> None:
     state = State(z((rows, H)), z((rows, H)))
     run = recur(
         LSTM(),
@@ -571,7 +571,7 @@ def test_empty_is_fine(steps: int, rows: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
-def test_any_floating_type(dtype: Any) -> None:
+def test_any_floating_type_is_kept(dtype: Any) -> None:
     w = Weights(z((4 * H, I), dtype), z((4 * H, H), dtype))
     assert recur(LSTM(), z((T, B, I), dtype), w, backend="reference").y.dtype == dtype
 

@@ -97,7 +97,9 @@ def test_the_parameters_of_a_torch_layer_give_its_outputs(backend: str) -> None:
 
 
 @pairs(cell=cells.ALL, sizes=SIZES, **RUNS)
-def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str, backend: ModuleType) -> None:
+def test_empty_and_smallest_sizes_give_the_numbers_of_the_reference(
+    sizes: dict[str, int], cell: Cell, dtype: str, backend: ModuleType
+) -> None:
     case = Case(cell, dtype=dtype, lengths=True, reset=True, reset_state=True, each=dtype == "float32", noise="hcgm")
     case = replace(case, **sizes)  # type: ignore[arg-type]
     p = case.problem()
@@ -377,7 +379,7 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", list(NOISES))
-def test_what_cannot_be_combined(name: str) -> None:
+def test_what_cannot_be_combined_is_refused_with_this_text(name: str) -> None:
     call, kind, text = NOISES[name]
     call = dict(call)
     p = Case(call.pop("cell", LSTM()), H=call.pop("H", 4)).problem()

@@ -134,7 +134,7 @@ def test_the_gradient_of_the_first_state_is_that_of_autograd(kind: str, reverse:
     torch.testing.assert_close(got.c, wanted[1])
 
 
-def test_a_projection_and_float64() -> None:
+def test_a_projection_in_float64_is_scanned_to_the_same_bits() -> None:
     cell = cells.LSTM()
     x, w, state = draw(cell, torch.float64, projected=3)
     saved, end, _ = whole(cell, x, w, state)
@@ -161,7 +161,7 @@ def test_half_precision_runs_as_single() -> None:
         assert part.saved.h.dtype == torch.float32
 
 
-def test_no_step_is_no_chunk() -> None:
+def test_no_steps_give_no_chunks() -> None:
     cell = cells.LSTM()
     x, w, state = draw(cell)
     assert list(chunks(cell, x[:0], w, state)) == [] and list(chunks_again(cell, x[:0], w, state)) == []

@@ -32,7 +32,7 @@ def test_an_arm_does_not_depend_on_the_others() -> None:
     assert quick()["lstm-chrono"] == quick(arms=["lstm-chrono"])["lstm-chrono"]
 
 
-def test_latch_is_run_of_latch() -> None:
+def test_latch_is_run_with_the_task_latch() -> None:
     arms = ["lstm-chrono", "rnn"]
     assert lab.latch(4, 1, 3, arms).rows == quick(seeds=1, arms=arms).rows
 
@@ -154,7 +154,7 @@ def test_the_markdown_has_a_row_per_arm() -> None:
     assert len(lines) == 4 and lines[3].startswith("| `lstm-chrono` ")
 
 
-def test_an_unknown_task() -> None:
+def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(ArgumentError) as error:
         lab.run("latsch")
     assert str(error.value) == (
@@ -186,7 +186,7 @@ ARMS = ", ".join(lab.ARMS)
         ),
     ],
 )
-def test_bad_arguments(options: dict, text: str) -> None:
+def test_bad_arguments_are_refused(options: dict, text: str) -> None:
     with pytest.raises(ArgumentError) as error:
         quick(**options)
     assert str(error.value) == f"latch: {text}"

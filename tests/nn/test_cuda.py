@@ -107,7 +107,7 @@ def _one_by_one(
     return {"y": y, "h": end}
 
 
-def test_nothing_to_run() -> None:
+def test_no_steps_and_no_lengths_leave_the_state() -> None:
     cell = cells.LSTM()
     x, weights, begin = problem(cell)
     assert cuda.forward(cell, x[:0], weights, begin).y.shape == (0, B, H)
@@ -165,7 +165,7 @@ def test_the_table_says_what_takes_the_reference() -> None:
 
 @GPU
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_layers_on_a_gpu(kind: str) -> None:
+def test_layers_on_a_gpu_are_the_reference(kind: str) -> None:
     ours, theirs = twins(kind, I, H, num_layers=2, bidirectional=True)
     ours, theirs = ours.cuda(), theirs.cuda()
     x, hx = torch.randn(T, B, I, dtype=torch.float64).cuda(), states(ours, B)

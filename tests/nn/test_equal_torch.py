@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_dropout(kind: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_no_steps_or_no_rows(kind: str) -> None:
+def test_no_steps_or_no_rows_keep_shapes_and_states(kind: str) -> None:
     ours, _ = twins(kind, I, H, num_layers=2, bidirectional=True)
     hx = states(ours, B)
     none = everything(ours, torch.zeros(0, B, I), hx)
@@ -150,7 +150,7 @@ def test_no_steps_or_no_rows(kind: str) -> None:
     assert everything(ours, torch.zeros(0, 0, I))["h"].shape == (4, 0, H)
 
 
-def test_rows_and_columns_of_other_layouts() -> None:
+def test_views_and_transposed_weights_give_the_same_numbers() -> None:
     """Views, expanded tensors and transposed weights are read as they are."""
     ours, theirs = twins("LSTM", I, H)
     torch.manual_seed(0)

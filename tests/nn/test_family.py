@@ -188,7 +188,7 @@ def _zeros(layer: Any) -> tuple[Tensor, ...]:
 
 
 @EACH
-def test_derivatives_by_differences(cell: Cell, backend: str) -> None:
+def test_derivatives_are_those_of_finite_differences(cell: Cell, backend: str) -> None:
     layer = layer_of(cell, backend)
     names = [name for name, _ in layer.named_parameters()]
     lengths, reset = [3, 2], torch.tensor([[False, False], [False, True], [True, False]])
@@ -207,7 +207,7 @@ def test_derivatives_by_differences(cell: Cell, backend: str) -> None:
 
 
 @pytest.mark.parametrize("cell", [cells.Peephole(), cells.GRU(), cells.FGR(), cells.LSTM(clip=0.4)], ids=name_of)
-def test_second_derivatives(cell: Cell) -> None:
+def test_second_derivatives_are_those_of_the_step(cell: Cell) -> None:
     layer = layer_of(cell)
     x = series(2)[:3].requires_grad_()
 
@@ -237,7 +237,7 @@ def _steps(layer: Any, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @EACH
-def test_it_learns(cell: Cell, backend: str, dtype: torch.dtype) -> None:
+def test_a_few_steps_of_descent_make_the_error_smaller(cell: Cell, backend: str, dtype: torch.dtype) -> None:
     """A few steps of descent make the error smaller, in single precision and in half by conversion."""
     torch.manual_seed(0)
     layer = kind_of(cell)(I, H, 2, cell=cell, backend=backend, dtype=dtype)
@@ -259,7 +259,7 @@ def test_it_learns(cell: Cell, backend: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "cell", [cells.Peephole(), cells.GRU(), cells.FGR(), cells.LSTM(clip=0.4), cells.LSTM(cells_per_gate=5)], ids=name_of
 )
-def test_compiled_in_one_graph(cell: Cell) -> None:
+def test_a_compiled_layer_gives_the_same_numbers_in_one_graph(cell: Cell) -> None:
     options: dict[str, Any] = {"zoneout_h": 0.2, "hidden_dropout": 0.3, "input_dropout": 0.1, "weight_dropout": 0.2}
     layer = layer_of(cell, num_layers=2, bidirectional=True, **options).eval()
     torch._dynamo.reset()
@@ -274,7 +274,7 @@ def test_compiled_in_one_graph(cell: Cell) -> None:
 
 
 @EACH
-def test_copied_pickled_and_shown(cell: Cell, backend: str) -> None:
+def test_copies_and_pickles_are_the_layer(cell: Cell, backend: str) -> None:
     layer = layer_of(cell, backend, num_layers=2, zoneout_h=0.1)
     layer.eval()
     x = series()
@@ -287,7 +287,7 @@ def test_copied_pickled_and_shown(cell: Cell, backend: str) -> None:
     assert torch.equal(twin(x)[0], layer(x)[0]) and "zoneout_h=0.1" in repr(layer)
 
 
-def test_what_a_layer_shows_of_its_cell() -> None:
+def test_the_repr_names_the_cell_and_its_options() -> None:
     assert repr(openlstm.LSTM(3, 4)) == "LSTM(3, 4)" and repr(openlstm.GRU(3, 4, proj_size=2)) == "GRU(3, 4, proj_size=2)"
     assert repr(openlstm.LSTM(3, 4, cell=cells.NIG(clip=2.0))) == "LSTM(3, 4, cell=NIG(clip=2.0))"
     assert repr(openlstm.LSTM(3, 4, cell=cells.LSTM(clip=2.0))) == "LSTM(3, 4, cell=LSTM(clip=2.0))"
@@ -296,7 +296,7 @@ def test_what_a_layer_shows_of_its_cell() -> None:
 
 
 @SHIPPED
-def test_the_names_of_the_parameters(cell: Cell) -> None:
+def test_the_parameters_have_the_names_of_the_cells_parts(cell: Cell) -> None:
     layer = kind_of(cell)(I, H, 2, cell=cell)
     peepholes = [f"weight_ch_l{k}" for k in range(2) if cell.peepholes]
     base = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
