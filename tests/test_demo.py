@@ -11,6 +11,7 @@ import pytest
 
 from openlstm import cli, demo, load
 from openlstm.errors import MissingExtraError
+from openlstm.explain import page
 
 NAMES = ["naive", "seasonal naive", "seasonal naive + drift", "ETS", "ridge window", "vanilla RNN", "LSTM"]
 
@@ -30,9 +31,10 @@ def check(found: dict, folder: Path) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same demo with hardly any training."""
+    """The same demo with hardly any training, and the lecture up to where it trains: tests/explain/ has the whole."""
     for name, value in {"MEMBERS": 1, "EPOCHS": 1, "LAG": 4, "STEPS": 2}.items():
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(page, "SECTIONS", page.SECTIONS[:2])
 
 
 @pytest.mark.slow
