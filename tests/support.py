@@ -7,11 +7,12 @@ else H).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -337,6 +338,60 @@ KERNELS = [cell for cell in cells.ALL if cell.kernel]
 """The cells that the native engine runs: all that ship, not one of somebody's own."""
 
 
+def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parameters in which every two values of two axes meet at least once: `@pairs(cell=cells.ALL, dtype=["float32", ...])`.
+
+    A mistake that one value makes, or two together, is found as by all combinations, in a fraction of the cases. Where values
+    of three axes must all meet, two are one axis: `**{"dtype,backend": itertools.product(...)}`. A value may be a
+    `pytest.param` with marks; what is `impossible` is left out.
+    """
+    names = [axis.split(",") for axis in axes]
+    values = [
+        [v if hasattr(v, "marks") else pytest.param(*(v if len(own) > 1 else (v,))) for v in axis]
+        for own, axis in zip(names, axes.values(), strict=True)
+    ]
+
+    def fits(row: dict[int, int]) -> bool:
+        return not impossible({name: v for i, a in row.items() for name, v in zip(names[i], values[i][a].values, strict=True)})
+
+    rows = [[values[i][a] for i, a in enumerate(row)] for row in covering([len(axis) for axis in values], fits)]
+    words = ["-".join(str(v.id or "-".join(map(_word, v.values))) for v in row) for row in rows]
+    made = [
+        pytest.param(*(value for v in row for value in v.values), marks=[m for v in row for m in v.marks], id=word)
+        for row, word in zip(rows, words, strict=True)
+    ]
+    return pytest.mark.parametrize(",".join(axes), made)
+
+
+def covering(sizes: Sequence[int], fits: Callable[[dict[int, int]], bool] = lambda row: True) -> list[tuple[int, ...]]:
+    """Rows with one index below each size, in which every two indices of two columns meet; few rows, the same every time.
+
+    Args:
+        sizes: how many values each column has.
+        fits: whether a row, or a part of it, column -> index, may be.
+    """
+    columns = range(len(sizes))
+    rows: list[tuple[int, ...]] = []
+    places = [[(i, a) for a in range(sizes[i])] for i in columns]
+    couples = (couple for one, other in itertools.combinations(places, 2) for couple in itertools.product(one, other))
+    missing = {couple for couple in couples if fits(dict(couple))} if len(sizes) > 1 else {(place,) for place in places[0]}
+    while missing:
+        row = dict(min(missing))
+        for i in columns:
+            if i not in row:
+                gain = {a: sum(tuple(sorted([(i, a), other])) in missing for other in row.items()) for _, a in places[i]}
+                used = {a: sum(past[i] == a for past in rows) for a in gain}
+                row[i] = min((a for a in gain if fits({**row, i: a})), key=lambda a: (-gain[a], used[a]))  # noqa: B023
+        rows.append(tuple(row[i] for i in columns))
+        missing -= set(itertools.combinations(sorted(row.items()), min(2, len(sizes))))
+    return rows
+
+
+def _word(value: Any) -> str:
+    """What a value is called in the name of a case."""
+    return name_of(value) if isinstance(value, Cell) else getattr(value, "__name__", None) or str(value)
+
+
 def impossible(params: dict[str, Any]) -> bool:
     """Whether a test is asked to run a cell on a backend, or in bfloat16 on products, that have no kernel for it."""
     backend, case = params.get("backend"), params.get("case")
@@ -414,6 +469,14 @@ def _fields(prefix: str, values: Any) -> dict[str, Any]:
 NEEDS_NATIVE = pytest.mark.skipif(not native.available(), reason="the compiled extension is not built")
 BACKENDS = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu", marks=NEEDS_NATIVE)]
 """For laws of every backend: to the last bit on the native one, to rounding on the reference, whose sums belong to BLAS."""
+
+RUNS = {
+    "dtype,backend": [
+        pytest.param(dtype, *backend.values, id=f"{dtype}-{backend.id}", marks=backend.marks)
+        for dtype, backend in itertools.product(("float32", "float64"), BACKENDS)
+    ]
+}
+"""An axis for `pairs`: every type on every backend, since the engine has a kernel of its own for each."""
 
 
 def unequal(backend: ModuleType, a: dict[str, Any], b: dict[str, Any]) -> Any:

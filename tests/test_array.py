@@ -24,7 +24,7 @@ def numpy(a: Any) -> np.ndarray:
 
 @DTYPES
 @KINDS
-def test_sigmoid_and_tanh(make: Any, dtype: str) -> None:
+def test_sigmoid_and_tanh_are_right_to_their_last_places(make: Any, dtype: str) -> None:
     x = np.concatenate([ENDS, np.linspace(-30, 30, 201)]).astype(dtype)
     eps = float(np.finfo(dtype).eps)
     wide = np.maximum(x.astype(np.longdouble), -11000)
@@ -48,7 +48,7 @@ def test_ends_are_exact_and_nan_stays(make: Any) -> None:
 
 
 @KINDS
-def test_split_concat_stack(make: Any) -> None:
+def test_split_concat_and_stack_undo_each_other(make: Any) -> None:
     x = make(np.arange(24.0).reshape(2, 12))
     parts = A.split(x, 3)
     assert [tuple(p.shape) for p in parts] == [(2, 4)] * 3
@@ -73,7 +73,7 @@ def test_where_takes_no_part_in_what_is_not_chosen(make: Any) -> None:
 
 
 @KINDS
-def test_arange_take_swap(make: Any) -> None:
+def test_arange_take_and_swap_keep_kind_and_type(make: Any) -> None:
     x = make(np.arange(12.0, dtype=np.float32).reshape(2, 3, 2))
     count = A.arange(x, 3)
     assert type(count) is type(x) and str(count.dtype).endswith("int64") and count.tolist() == [0, 1, 2]
@@ -90,7 +90,7 @@ def test_as_like_crosses_between_kinds_and_keeps_the_dtype() -> None:
         assert isinstance(array, np.ndarray) and array.dtype.kind == "i" and array.tolist() == [1, 2]
 
 
-def test_is_torch_and_namespace() -> None:
+def test_arrays_of_torch_are_told_from_those_of_numpy() -> None:
     assert A.is_torch(torch.zeros(1)) and A.is_torch(torch.nn.Parameter(torch.zeros(1)))
     assert not A.is_torch(np.zeros(1)) and not A.is_torch([0.0]) and not A.is_torch(None)
     assert A.namespace(torch.zeros(1)) is torch and A.namespace(np.zeros(1)) is np

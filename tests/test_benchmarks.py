@@ -446,7 +446,8 @@ def test_red_tests_are_refused_before_anything_is_measured(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_tests_are_red_when_one_of_them_fails(tmp_path: Path) -> None:
+def test_tests_are_red_when_one_of_them_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 1)  # as many processes does it start
     place = tmp_path / "test_it.py"
     place.write_text("def test_it():\n    assert True\n")
     bench.refuse_on_red_tests((str(place),))
@@ -465,7 +466,18 @@ def test_a_claim_is_measured_in_one_way_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_part_runs_from_the_command_line_and_says_that_it_is_no_claim() -> None:
+def test_a_part_runs_from_the_command_line_and_says_that_it_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = bench.Arena(1)  # both commands take the same processes
+    monkeypatch.setattr(bench, "Arena", lambda threads: kept)
+    end = kept.close
+    monkeypatch.setattr(kept, "close", lambda: None)
+    try:
+        part_from_the_command_line()
+    finally:
+        end()
+
+
+def part_from_the_command_line() -> None:
     arguments = ("--unsafe", "--only", "cell", "--threads", "1", "--blocks", "1", "--block-seconds", "1e-5")
     code, text = command(*arguments, "--json")
     assert code == 0, text

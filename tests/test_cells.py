@@ -160,7 +160,7 @@ def test_lstm_worked_by_hand() -> None:
         assert (step.c.item(), step.h.item()) == pytest.approx((c_new, h_new), rel=1e-15), open_gate
 
 
-def test_gates_open_and_close() -> None:
+def test_gates_open_and_close_at_large_sums() -> None:
     """f=1, i=0 keeps; f=0, i=1 starts afresh; o=0 shows nothing."""
     c = np.array([[0.7, -1e-30, 0.0]])
 
@@ -182,7 +182,7 @@ def test_relu_lets_nan_through() -> None:
     np.testing.assert_array_equal(h, [[0.0, 0.0, 2.0, np.nan]])
 
 
-def test_unknown_nonlinearity() -> None:
+def test_an_unknown_nonlinearity_is_refused() -> None:
     with pytest.raises(ArgumentError) as caught:
         VanillaRNN("sigmoid")  # type: ignore[arg-type]
     assert str(caught.value) == (
@@ -198,7 +198,7 @@ def test_every_cell_names_its_source() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, math.inf, math.nan, True, "1"], ids=repr)
-def test_a_clip_that_is_none(bad: Any) -> None:
+def test_a_clip_that_is_no_positive_number_is_refused(bad: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
         Peephole(clip=bad)
     assert str(caught.value) == (
@@ -210,7 +210,7 @@ def test_a_clip_that_is_none(bad: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [0, -2, 1.5, True, None], ids=repr)
-def test_cells_per_gate_that_are_no_number_of_cells(bad: Any) -> None:
+def test_cells_per_gate_that_are_no_number_of_cells_are_refused(bad: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
         LSTM1997(cells_per_gate=bad)
     assert str(caught.value) == (

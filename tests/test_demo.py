@@ -11,6 +11,7 @@ import pytest
 
 from openlstm import cli, demo, load
 from openlstm.errors import MissingExtraError, source
+from openlstm.explain import page
 
 NAMES = ["naive", "seasonal naive", "seasonal naive + drift", "ETS", "ridge window", "vanilla RNN", "LSTM"]
 
@@ -30,13 +31,14 @@ def check(found: dict, folder: Path) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same demo with hardly any training."""
+    """The same demo with hardly any training, and the lecture up to where it trains: tests/explain/ has the whole."""
     for name, value in {"MEMBERS": 1, "EPOCHS": 1, "LAG": 4, "STEPS": 2}.items():
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(page, "SECTIONS", page.SECTIONS[:2])
 
 
 @pytest.mark.slow
-def test_a_small_demo(tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_demo_writes_its_files_and_its_object(tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "-o", str(tmp_path / "a"), "--json"]) == 0
     check(json.loads(capsys.readouterr().out), tmp_path / "a")
 
@@ -65,7 +67,7 @@ def test_a_missing_extra_names_its_pip_command(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.long
-def test_the_whole_demo(tmp_path: Path) -> None:
+def test_the_whole_demo_reaches_its_numbers(tmp_path: Path) -> None:
     code = "import sys; from openlstm.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", "-o", str(tmp_path / "a"), "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -10,7 +10,7 @@ from openlstm import errors
 from openlstm.errors import OpenLSTMError, describe, finite, message, missing_extra, source
 
 
-def test_the_form() -> None:
+def test_a_message_has_four_lines() -> None:
     assert message("LSTM", "x has 100 features, expected 40", "x: float32[16, 100]", "[T, 40]", "swap the axes") == (
         "LSTM: x has 100 features, expected 40\n  got       x: float32[16, 100]\n  expected  [T, 40]\n  hint      swap the axes"
     )
@@ -28,7 +28,7 @@ def test_the_form() -> None:
         (None, "NoneType None"),
     ],
 )
-def test_describe(value: object, text: str) -> None:
+def test_a_value_is_described_by_type_and_shape(value: object, text: str) -> None:
     assert describe(value) == text
 
 
@@ -59,6 +59,6 @@ def test_a_missing_extra_names_its_command() -> None:
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
-def test_finite(make: object) -> None:
+def test_nan_and_infinity_are_not_finite(make: object) -> None:
     assert finite(make([1.0, -1e38])) and finite(make([]))  # type: ignore[operator]
     assert not finite(make([1.0, np.nan])) and not finite(make([np.inf]))  # type: ignore[operator]

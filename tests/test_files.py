@@ -129,7 +129,7 @@ def refused(path: Path, text: str) -> None:
     assert str(e.value) == text
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written_are_refused_with_this_text(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     refused(
         tmp_path / "no" / "a",
@@ -177,7 +177,7 @@ def test_a_folder_without_files_of_ours_is_found_by_trying() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_rights_are_looked_at(tmp_path: Path) -> None:
+def test_files_without_the_right_to_write_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     (tmp_path / "a").chmod(0o400)
     with pytest.raises(ArgumentError, match="cannot be written\n  got       Permission denied"):

@@ -120,7 +120,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_names_of_tensors() -> None:
+def test_the_header_names_every_tensor_and_its_shape() -> None:
     h = header(num_layers=1, members=1)
     assert h.tensors() == {
         "member.0.recurrent.weight_ih_l0": (12, 2),
@@ -158,7 +158,7 @@ def test_any_truncation_is_found(path: Path) -> None:
             model_file.read(path)
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError) as e:
         model_file.read(tmp_path / "no.safetensors")
     assert str(e.value) == (
@@ -166,7 +166,7 @@ def test_missing(tmp_path: Path) -> None:
     )
 
 
-def test_truncated(path: Path) -> None:
+def test_a_truncated_file_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     size = path.stat().st_size
     with pytest.raises(ModelFileError) as e:
@@ -179,7 +179,7 @@ def test_truncated(path: Path) -> None:
     )
 
 
-def test_damaged(path: Path) -> None:
+def test_a_damaged_file_is_refused(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -200,7 +200,7 @@ def test_a_header_that_is_no_json_object(path: Path, text: str) -> None:
         model_file.read(path)
 
 
-def test_foreign(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "torch.safetensors")
     with pytest.raises(ModelFileError) as e:
         model_file.read(tmp_path / "torch.safetensors")
@@ -211,7 +211,7 @@ def test_foreign(tmp_path: Path) -> None:
     )
 
 
-def test_newer(path: Path) -> None:
+def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
     rewrite(path, {"version": 4, "library": "7.0", "new": {}})
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)

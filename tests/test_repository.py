@@ -34,6 +34,7 @@ def tracked() -> list[Path]:
 
 FILES = tracked()
 TEXTS = [p for p in FILES if p.suffix not in {".png", ".safetensors", ".parquet", ".npz", ".gz"}]
+PAGES = [p for p in FILES if p.suffix == ".md"]
 
 
 def name(path: Path) -> str:
@@ -50,29 +51,34 @@ def without_code(text: str) -> str:
     return re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [p for p in FILES if p.suffix == ".md"], ids=name)
-def test_every_link_of_a_page_resolves(page: Path) -> None:
-    for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)", without_code(page.read_text())):
-        if re.match(r"https?:|mailto:", target):
-            continue
-        file, _, fragment = target.partition("#")
-        there = (page.parent / file).resolve() if file else page
-        assert there.exists(), f"{name(page)} links to {target}, which does not exist"
-        if fragment:
-            assert fragment in anchors(there.read_text()), f"{name(page)}: no heading #{fragment} in {name(there)}"
+def is_broken(page: Path, target: str) -> bool:
+    """Whether a link of a page leads to no file, or to no heading of it."""
+    file, _, fragment = target.partition("#")
+    there = (page.parent / file).resolve() if file else page
+    return not there.exists() or bool(fragment) and fragment not in anchors(there.read_text())
 
 
-@pytest.mark.parametrize("page", [p for p in FILES if p.suffix == ".md"], ids=name)
-def test_every_file_that_a_page_names_exists(page: Path) -> None:
+def test_every_link_of_a_page_resolves() -> None:
+    links = r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)"
+    targets = [(page, target) for page in PAGES for target in re.findall(links, without_code(page.read_text()))]
+    inside = [(page, target) for page, target in targets if not re.match(r"https?:|mailto:", target)]
+    assert len(inside) > 50
+    assert [(name(page), target) for page, target in inside if is_broken(page, target)] == []
+
+
+def is_there(word: str) -> bool:
+    """Whether a file exists, and in it the test behind `::`."""
+    file, *inside = word.split("::")
+    return (ROOT / file).exists() and all(part.split("[")[0] in (ROOT / file).read_text() for part in inside)
+
+
+def test_every_file_and_test_that_a_page_names_exists() -> None:
     """`src/...`, `tests/...` and the like in backticks, with or without a test's name behind `::`."""
     folders = "src|tests|native|docs|examples|benchmarks|papers|notebooks"
-    for word in re.findall(rf"`((?:{folders})/[^`\s]*)`", page.read_text()):
-        file, *inside = word.split("::")
-        if any(c in file for c in "*<{["):
-            continue
-        assert (ROOT / file).exists(), f"{name(page)} names {word}"
-        for part in inside:
-            assert part.split("[")[0] in (ROOT / file).read_text(), f"{name(page)} names {word}"
+    words = [(page, word) for page in PAGES for word in re.findall(rf"`((?:{folders})/[^`\s]*)`", page.read_text())]
+    plain = [(page, word) for page, word in words if not any(c in word.split("::")[0] for c in "*<{[")]
+    assert len(plain) > 50
+    assert [(name(page), word) for page, word in plain if not is_there(word)] == []
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -156,9 +162,8 @@ def test_what_is_imported_is_declared(folder: str) -> None:
     assert imported(folder) - names <= {"markupsafe", "packaging"}  # of jinja2 and of pytest
 
 
-@pytest.mark.parametrize("requirement", declared(), ids=str)
-def test_a_pin_lies_in_the_declared_range(requirement: Requirement) -> None:
-    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+def test_every_pin_lies_in_the_declared_range() -> None:
+    assert [str(r) for r in declared() if not r.specifier.contains(PINS[canonicalize_name(r.name)])] == []
 
 
 def test_the_pinned_torch_is_the_tested_one() -> None:
@@ -174,10 +179,9 @@ def test_the_version_is_the_same_everywhere() -> None:
 PLACES = [r"/work/", r"/tmp/w\b", r"/root/", r"/home/[a-z]", r"/opt/", r"pypi\.", r"pythonhosted", r"download\.pytorch"]
 
 
-@pytest.mark.parametrize("path", [p for p in TEXTS if p != Path(__file__).resolve()], ids=name)
-def test_no_file_names_a_place_of_one_machine_or_a_registry(path: Path) -> None:
-    found = re.findall("|".join(PLACES), path.read_text())
-    assert not found
+def test_no_file_names_a_place_of_one_machine_or_a_registry() -> None:
+    read = [path for path in TEXTS if path != Path(__file__).resolve()]
+    assert [(name(path), found) for path in read for found in re.findall("|".join(PLACES), path.read_text())] == []
 
 
 def first_sentence(path: Path) -> str:
@@ -191,17 +195,19 @@ SPEAKING = {".py", ".cpp", ".hpp", ".md", ".toml", ".sh", ".jinja"}
 NAMED = {"Makefile", "CMakeLists.txt", "constraints.txt", "run"}
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in TEXTS if (p.suffix in SPEAKING or p.name in NAMED) and p.stat().st_size > 0], ids=name
-)
-def test_every_file_begins_with_its_sentence(path: Path) -> None:
+def begins_with_its_sentence(path: Path) -> bool:
     """One sentence that says what the file is for; a page may open with its title."""
     opening = path.read_text().lstrip()
     marks = {".py": '"""', ".cpp": "//", ".hpp": "//", ".md": "# ", ".jinja": ("{#", "<!")}
     if opening.startswith("#!"):
         opening = opening.split("\n", 1)[1]
-    assert opening.startswith(marks.get(path.suffix, "# "))
-    assert len(first_sentence(path).split()) >= (1 if path.suffix == ".md" else 4)
+    enough = len(first_sentence(path).split()) >= (1 if path.suffix == ".md" else 4)
+    return opening.startswith(marks.get(path.suffix, "# ")) and enough
+
+
+def test_every_file_begins_with_its_sentence() -> None:
+    speaking = [p for p in TEXTS if (p.suffix in SPEAKING or p.name in NAMED) and p.stat().st_size > 0]
+    assert [name(path) for path in speaking if not begins_with_its_sentence(path)] == []
 
 
 def test_every_file_ends_with_one_line_end_and_no_line_with_a_space() -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.browser.chrome import DESKTOP, MISSING, PHONE, Page, chrome
+from tests.explain.lecture import computed, figure
+from tests.insight import char_model
 from torch import nn
 
 import openlstm
-from browser.chrome import DESKTOP, MISSING, PHONE, Page, chrome
-from explain.lecture import computed, figure
-from insight import char_model
 from openlstm import lab
 from openlstm.data import from_arrays
 from openlstm.explain import page as lecture_page

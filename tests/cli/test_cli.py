@@ -268,7 +268,7 @@ def test_predict_needs_no_torch(place: Path) -> None:
     assert ran.stdout.startswith("date,forecast,lower_80,upper_80\n2001-05-31,")
 
 
-def test_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_the_errors_and_the_verdict(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv")
     assert ran.status == 0 and "LSTM" in ran.out and ("LOSES" in ran.out or "smaller error than every baseline" in ran.out)
     found = json.loads(Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv", "--json").out)
@@ -411,12 +411,12 @@ def test_what_is_read_is_never_written_over(place: Path, capsys: pytest.CaptureF
         ["lab", "latch", "--lag", "0"],
     ],
 )
-def test_wrong_usage_is_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_status_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, *command)
     assert ran.status == 2 and ran.out == "" and "Usage: openlstm" in ran.err
 
 
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "--help")
     assert ran.status == 0
     for command in ("fit", "predict", "evaluate", "xray", "demo", "explain", "lab", "doctor"):
@@ -436,7 +436,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert ran.status == 0 and "--json" in ran.out, command
 
 
-def test_lab_latch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lab_latch_prints_a_table_or_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--lag", 5, "--steps", 2, "--jobs", 1]
     ran = Ran(capsys, "lab", "latch", *options, "--seeds", 2, "--arms", "rnn,lstm-chrono", "--json")
     assert ran.status == 0
@@ -448,12 +448,12 @@ def test_lab_latch(capsys: pytest.CaptureFixture[str]) -> None:
     assert "latch, lag 5: the sign at the last of four marks" in ran.out and "50% is guessing" in ran.out and ran.err == ""
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_the_engine_and_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(Ran(capsys, "doctor", "--json").out)
     assert found["openlstm"] == openlstm.__version__ and found["packages"]["numpy"] == np.__version__
     assert found["engine"]["backend"] in found["engine"]["backends"] and found["engine"]["threads"] >= 1
     ran = Ran(capsys, "doctor")
-    assert ran.status == 0 and "instruction set" in ran.out or not found["engine"]["native"]
+    assert ran.status == 0 and ("instruction set" in ran.out or not found["engine"]["native"])
     assert "Nothing is missing." in ran.out or "pip install" in ran.out
 
 

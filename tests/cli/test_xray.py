@@ -41,7 +41,7 @@ class Ran:
         self.out, self.err = capsys.readouterr()
 
 
-def test_the_page_and_the_summary(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_written_and_its_summary_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = place / "report.html"
     ran = Ran(capsys, "xray", place / "m.safetensors", place / "a.csv", "-o", page)
     assert ran.status == 0 and f"Wrote {page}" in ran.out
@@ -102,7 +102,7 @@ def test_a_lag_beyond_the_window_is_told_in_the_report(place: Path, capsys: pyte
     assert "No verdict" in (place / "far.html").read_text(encoding="utf-8")
 
 
-def test_apply_trains_with_the_advice_and_writes_beside(
+def test_apply_trains_with_the_advice_and_writes_a_new_model_beside_the_old(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(look, "EPOCHS", 1)
@@ -157,7 +157,7 @@ def test_bad_input_is_one_error(
     assert sorted(p.name for p in place.iterdir()) == before
 
 
-def test_a_way_to_begin_that_is_none_is_told_before_the_data_are_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_initialisation_is_refused_before_the_data_are_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = ("fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "x.safetensors")
     ran = Ran(capsys, *fit, "--init", "crono=14")
     assert ran.status == 1 and "no such way to begin: 'crono=14'" in ran.err and not (place / "x.safetensors").exists()

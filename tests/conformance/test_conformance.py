@@ -72,7 +72,7 @@ def expected(case: Case) -> dict[str, np.ndarray]:
 
 @NEEDS_NATIVE
 @pytest.mark.parametrize("case", draw(20 * len(KERNELS), 30, NOISE, KERNELS), ids=str)
-def test_drawn_cases(case: Case) -> None:
+def test_the_native_engine_computes_the_definition_on_drawn_cases(case: Case) -> None:
     assert too_far(case) == {}
 
 
@@ -106,7 +106,7 @@ def leaves(p: Problem) -> dict[str, torch.Tensor]:
 @NEEDS_NATIVE
 @pytest.mark.parametrize("letter", ["T", "B", "I", "H", "P"])
 @pytest.mark.parametrize("cell", KERNELS, ids=name_of)
-def test_every_size_around_the_vector_width(cell: Cell, letter: str) -> None:
+def test_every_size_around_the_vector_width_is_right(cell: Cell, letter: str) -> None:
     """Half of them in float32, half in float64, the other way round for the next letter and cell."""
     turn = "TBIHP".index(letter) + KERNELS.index(cell)
     for k, n in enumerate(n for n in WIDTHS if n or letter in "TBP"):
@@ -119,7 +119,7 @@ def test_every_size_around_the_vector_width(cell: Cell, letter: str) -> None:
 @NEEDS_NATIVE
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("cell", KERNELS, ids=name_of)
-def test_sizes_that_all_threads_work_on(cell: Cell, dtype: str) -> None:
+def test_large_sizes_are_right_on_any_number_of_threads(cell: Cell, dtype: str) -> None:
     case = Case(cell, dtype=dtype, T=24, B=37, I=70, H=130, lengths=True, reset=True, reset_state=True, each=dtype == "float32")
     assert too_far(projected(case, 33), threads=(1, 2, 7)) == {}
 
@@ -141,7 +141,7 @@ def test_it_does_not_matter_where_numbers_lie(case: Case) -> None:
 
 @NEEDS_NATIVE
 @pytest.mark.parametrize("case", draw(20, 33, NOISE, KERNELS), ids=str)
-def test_expanded_broadcast_and_unaligned_arrays(case: Case) -> None:
+def test_expanded_broadcast_and_unaligned_arrays_give_the_same_bits(case: Case) -> None:
     """One row or one step repeated with stride 0, and arrays that begin at an odd byte."""
     p = case.problem()
     first = p.x[:1, :1] if p.x.size else np.zeros((1, 1, case.I), case.dtype)

@@ -12,7 +12,7 @@ CLASSES = [f"openlstm:{kind}{cell}" for cell in ("", "Cell") for kind in ("LSTM"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
-def test_module_info(name: str) -> None:
+def test_every_test_of_pytorchs_module_info_passes(name: str) -> None:
     code = f"import sys; sys.argv[1:] = [{name!r}]; from tests.conformance import moduleinfo; moduleinfo.main()"
     (results,) = json.loads(python(code)).values()
     assert len(results) == 40

@@ -14,7 +14,7 @@ OTHER_ORDER = "test_gru_seq_length"  # linear_before_reset=0 over two steps: r *
 
 
 @pytest.mark.parametrize("case", nodes.cases(), ids=lambda case: case.name)
-def test_node(case: Any, request: pytest.FixtureRequest) -> None:
+def test_a_node_of_onnx_gives_the_outputs_that_onnx_ships(case: Any, request: pytest.FixtureRequest) -> None:
     if case.name == OTHER_ORDER:
         reason = "ONNX's other GRU: the reset gate acts before the product"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))

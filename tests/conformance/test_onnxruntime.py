@@ -145,7 +145,7 @@ def _near(found: Any, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", _drawn(3 * len(EXPRESSED), seed=50), ids=str)
-def test_one_direction(case: Case, backend: Any) -> None:
+def test_a_layer_of_one_direction_gives_the_outputs_of_onnx_runtime(case: Case, backend: Any) -> None:
     p = case.problem()
     lengths = None if p.lengths is None else np.maximum(p.lengths, 1)
     run = recur(
@@ -165,7 +165,7 @@ def test_one_direction(case: Case, backend: Any) -> None:
 
 
 @pytest.mark.parametrize("case", _drawn(2 * len(EXPRESSED), seed=51), ids=str)
-def test_a_layer_of_both_directions(case: Case) -> None:
+def test_a_layer_of_both_directions_gives_the_outputs_of_onnx_runtime(case: Case) -> None:
     """Each direction has weights and states of its own."""
     torch.manual_seed(case.seed)
     kind, options = "LSTM", {"cell": case.cell}

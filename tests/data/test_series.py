@@ -91,7 +91,7 @@ def fails(path: Path, rows: str, text: str) -> None:
     assert str(e.value) == text
 
 
-def test_errors(tmp_path: Path) -> None:
+def test_times_that_are_no_grid_are_refused_with_their_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     fails(
         path,
@@ -228,7 +228,7 @@ def test_one_column_cannot_be_both() -> None:
     )
 
 
-def test_words() -> None:
+def test_intervals_and_times_are_written_in_words() -> None:
     assert name_step(Step(unit="second", count=SECOND["hour"])) == "1 hour"
     assert name_step(Step(unit="month", count=3), 2) == "2 quarters"
     assert name_step(Step(unit="month", count=2), 4) == "4 steps of 2 months"
@@ -256,7 +256,7 @@ def test_splits_are_in_the_order_of_time_and_targets_never_cross_a_cut() -> None
     assert validation.max() + 26 == split.known
 
 
-def test_a_series_that_is_too_short() -> None:
+def test_a_series_that_is_too_short_is_refused() -> None:
     with pytest.raises(DataError) as e:
         split_by_time(weekly(300), window=104, horizon=52, holdout=104)
     assert str(e.value) == (

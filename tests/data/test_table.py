@@ -39,12 +39,12 @@ DAYS = np.array(["2001-03-04", "2001-03-05"], "datetime64[us]")
         (" 2001-03-04 ", "2001-03-05"),
     ],
 )
-def test_dates(tmp_path: Path, written: tuple[str, str]) -> None:
+def test_dates_are_read_in_every_usual_format(tmp_path: Path, written: tuple[str, str]) -> None:
     table = csv(tmp_path, "t,y\n" + "".join(f"{w},1\n" for w in written))
     assert (table.times("t") == DAYS).all()
 
 
-def test_dates_of_other_kinds(tmp_path: Path) -> None:
+def test_dates_of_other_kinds_are_read(tmp_path: Path) -> None:
     for column in (
         [date(2001, 3, 4), date(2001, 3, 5)],
         [datetime(2001, 3, 4), datetime(2001, 3, 5)],
@@ -59,12 +59,12 @@ def test_dates_of_other_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_separators(tmp_path: Path, separator: str) -> None:
+def test_every_usual_separator_is_found(tmp_path: Path, separator: str) -> None:
     table = csv(tmp_path, f"t{separator} y \n20010304{separator}1.5\n20010305{separator}-2e3\n")
     assert table.numbers("y").tolist() == [1.5, -2000.0]
 
 
-def test_missing_values(tmp_path: Path) -> None:
+def test_missing_values_are_nan(tmp_path: Path) -> None:
     written = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "3"]
     got = csv(tmp_path, "t,y\n" + "".join(f"1,{w}\n" for w in written)).numbers("y")
     assert np.isnan(got[:-1]).all() and got[-1] == 3
@@ -177,7 +177,7 @@ def test_a_year_that_is_mistyped_is_no_date(written: str) -> None:
         frame(t=["2001-03-04", written, "2001-03-05"]).times("t")
 
 
-def test_a_format_has_to_be_one() -> None:
+def test_a_time_format_without_a_year_is_refused() -> None:
     table = frame(t=["01/02", "01/03"])
     for told in ("%m/%d", "%H:%M", "", "%", "abc", "%Q"):
         with pytest.raises(ArgumentError) as e:
@@ -200,7 +200,7 @@ def test_a_format_has_to_be_one() -> None:
         frame(t=["2001-12-31", "99-12-31"]).times("t", "%Y-%m-%d")
 
 
-def test_formats_beyond_the_usual_ones() -> None:
+def test_formats_beyond_the_usual_ones_are_read_when_given() -> None:
     for written, told, day in [
         ("1234567890", "%s", "2009-02-13T23:31:30"),
         ("2001-W05-1", "%G-W%V-%u", "2001-01-29"),
@@ -294,7 +294,7 @@ def test_text_among_the_numbers_names_its_row(tmp_path: Path) -> None:
         frame(y=[float("inf")]).numbers("y")
 
 
-def test_columns_of_the_wrong_kind() -> None:
+def test_columns_of_the_wrong_kind_are_refused() -> None:
     table = frame(t=[1.5], y=[date(2001, 3, 4)])
     fails(
         lambda: table.times("t"),
@@ -308,7 +308,7 @@ def test_columns_of_the_wrong_kind() -> None:
     )
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     fails(
         lambda: read_table(tmp_path / "no.csv"),
         "no.csv: there is no such file\n  got       nothing\n  expected  a CSV or Parquet file\n  hint      check the path",

@@ -81,7 +81,7 @@ def test_outputs_and_gradients_are_those_of_float32_but_for_rounding(case: Case)
     assert far(found, exact, 0.04) == {}
 
 
-def test_types_of_what_comes_out() -> None:
+def test_outputs_are_bfloat16_and_states_and_weight_gradients_float32() -> None:
     p = narrow(problem(Case(cells.LSTM(), dtype="float32", P=3)))
     run: Any = cpu.forward(Call(p.cell, p.x, p.weights, p.state, save=True))
     grads: Any = cpu.backward(Call(p.cell, p.x, p.weights, p.state), run.saved, p.dy, p.dstate)
@@ -147,7 +147,7 @@ def test_a_sequence_may_be_cut_anywhere(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", draw(len(KERNELS), 164, ("", "hcg"), KERNELS, dtype="float32", T=29, B=37), ids=str)
-def test_stretches_have_the_bits_of_a_whole_run(case: Case) -> None:
+def test_checkpointed_stretches_have_the_bits_of_a_whole_run(case: Case) -> None:
     p = narrow(problem(case))
     call = p.call(checkpoint=1)
     found: Any = checkpoint.forward(cpu, call)
@@ -242,7 +242,7 @@ def links(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("B", "inputs", "H"), [(1, 1, 1), (16, 32, 64), (17, 33, 65), (40, 100, 20), (3, 64, 130)])
-def test_the_order_of_a_tiles_sums(products: str, B: int, inputs: int, H: int) -> None:
+def test_a_tile_sums_in_the_order_of_the_manual(products: str, B: int, inputs: int, H: int) -> None:
     """h = max(0, z) shows the sums of one step to the last bit."""
     if products != "amxtest":
         pytest.skip("of the tiles in plain loops alone")
@@ -254,7 +254,7 @@ def test_the_order_of_a_tiles_sums(products: str, B: int, inputs: int, H: int) -
     assert np.array_equal(run.state.h.numpy(), np.maximum(z, 0))
 
 
-def test_recur_takes_it_from_the_reference() -> None:
+def test_recur_runs_bfloat16_arrays_on_the_reference() -> None:
     """The function for arrays of one type: every array is bfloat16 there, and named backends are not replaced."""
     p = problem(Case(cells.LSTM(), dtype="float32")).map(lambda a: a.bfloat16())
     run: Any = recur(p.cell, p.x, p.weights, p.state)

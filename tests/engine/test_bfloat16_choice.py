@@ -47,7 +47,7 @@ def chosen(**other: Any) -> tuple[str, str]:
     ],
     ids=str,
 )
-def test_the_choice(other: dict[str, Any], name: str, why: str) -> None:
+def test_the_kernel_for_bfloat16_is_chosen_by_what_the_processor_has(other: dict[str, Any], name: str, why: str) -> None:
     assert chosen(**other) == (name, why)
 
 

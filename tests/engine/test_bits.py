@@ -92,7 +92,7 @@ def flush_to_zero(on: bool = True) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", DRAWN, ids=str)
-def test_a_row_alone_in_any_order_on_any_machine(case: Case) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_any_order(case: Case) -> None:
     """Every row alone, and all rows in another order, while instruction set, threads and flush to zero change too."""
     p = case.problem()
     together = run_all(cpu, p)
@@ -109,7 +109,7 @@ def test_a_row_alone_in_any_order_on_any_machine(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", DRAWN, ids=str)
-def test_any_cut_while_everything_else_changes(case: Case) -> None:
+def test_any_cut_into_calls_has_the_same_bits(case: Case) -> None:
     """One call against calls on random chunks and step by step, each call on other threads and instruction sets."""
     p = replace(case, T=case.T + 3, reset=case.reset and not case.reverse).problem()
     T = p.x.shape[0]
@@ -138,7 +138,7 @@ def states(state: State) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_any_number_of_threads(case: Case) -> None:
+def test_any_number_of_threads_gives_the_same_bits(case: Case) -> None:
     p = case.problem()
     with num_threads(1):
         expected = run_all(cpu, p)
@@ -148,7 +148,7 @@ def test_any_number_of_threads(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", LARGE + draw(3 * len(KERNELS), 42, ("", "hcgm", "hcE"), KERNELS), ids=str)
-def test_any_instruction_set(case: Case) -> None:
+def test_any_instruction_set_gives_the_same_bits(case: Case) -> None:
     """Scalar code, AVX2, the tile of AVX-512 carried out by AVX2 (`wide`), AVX-512 and NEON, as far as there are."""
     p = replace(case, T=min(case.T, 12)).problem()
     with native.use_isa("scalar"):
@@ -160,7 +160,7 @@ def test_any_instruction_set(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", KERNELS, ids=name_of)
-def test_a_batch_of_one_and_of_sixty_four(cell: Cell, dtype: str) -> None:
+def test_a_batch_of_one_has_the_bits_of_its_row_among_sixty_four(cell: Cell, dtype: str) -> None:
     p = Case(cell, dtype, T=9, B=64, I=30, H=67, lengths=True, reset=True, reset_state=True).problem()
     together = run_all(cpu, p)
     for b in range(64):
@@ -222,7 +222,7 @@ def test_the_tiny_problem_has_subnormal_results() -> None:
         assert ((small > 0) & (small < np.finfo(dtype).tiny)).any()
 
 
-def test_the_same_call_twice() -> None:
+def test_the_same_call_twice_gives_the_same_bits() -> None:
     for case in LARGE:
         p = case.problem()
         assert differing(run_all(cpu, p), run_all(cpu, p)) == []

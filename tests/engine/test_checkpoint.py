@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.support import BACKENDS, Case, Problem, differing, draw, far, to_numpy
 
-from openlstm import cells
+from openlstm import cells, reference
 from openlstm.engine import checkpoint
 from openlstm.engine.backends import cpu
 from openlstm.errors import ArgumentError
@@ -58,9 +58,11 @@ def problem(case: Case) -> Problem:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_in_stretches_has_the_bits_of_a_whole_one(case: Case, backend: ModuleType) -> None:
+    case = replace(case, T=min(case.T, 29)) if backend is reference else case  # its loop is slow and has no blocks
     p = problem(case)
+    expected = whole(backend, p)
     for every in {1, case.T // 3 + 1, case.T}:
-        found, expected = in_stretches(backend, p, every), whole(backend, p)
+        found = in_stretches(backend, p, every)
         if backend is cpu:
             assert differing(found, expected) == []
         else:  # the libraries under the reference sum in an order that depends on where an array lies

@@ -9,7 +9,7 @@ import openlstm
 from openlstm.engine import SUPPORT, config, native, threads, workspace
 
 
-def test_what_it_says() -> None:
+def test_the_configuration_is_that_of_the_engine() -> None:
     said = config.config()
     assert said["openlstm"] == openlstm.__version__
     assert said["threads"] == threads.get_num_threads()
@@ -25,7 +25,7 @@ def test_the_instruction_set_is_the_one_in_use() -> None:
             assert config.config()["instruction_set"] == isa
 
 
-def test_it_prints_one_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_config_prints_one_line_for_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with num_threads(3):
         openlstm.show_config()
     lines = capsys.readouterr().out.splitlines()
@@ -34,10 +34,10 @@ def test_it_prints_one_line_for_each(capsys: pytest.CaptureFixture[str]) -> None
     assert lines[0] == f"openlstm          {openlstm.__version__}"
 
 
-def test_it_does_not_load_torch() -> None:
+def test_show_config_does_not_load_torch() -> None:
     assert "torch             not loaded" in python("import openlstm; openlstm.show_config()")
 
 
-def test_it_names_the_backend_that_was_asked_for() -> None:
+def test_show_config_names_the_backend_that_was_asked_for() -> None:
     code = "import openlstm; openlstm.show_config()"
     assert "backend           reference" in python(code, OPENLSTM_BACKEND="reference")

@@ -98,7 +98,7 @@ def test_use_isa_refuses_what_is_not_there_and_restores_what_was() -> None:
 
 
 @NEEDS_NATIVE
-def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Older:
         """A processor without the one that this build has."""
 
@@ -122,7 +122,7 @@ def numbers() -> tuple[np.ndarray, Weights]:
     return np.ones((5, 1, 3), np.float32), Weights(np.zeros((8, 3), np.float32), np.zeros((8, 2), np.float32))
 
 
-def test_an_unknown_backend() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     x, w = numbers()
     with pytest.raises(ArgumentError) as caught:
         openlstm.recur(LSTM(), x, w, backend="tpu")
@@ -132,7 +132,7 @@ def test_an_unknown_backend() -> None:
     assert hint == "  hint      use backend='auto', or one of these"
 
 
-def test_an_unknown_backend_from_the_environment() -> None:
+def test_an_unknown_backend_from_the_environment_is_refused() -> None:
     code = """
     import numpy as np, openlstm
     from openlstm.errors import ArgumentError

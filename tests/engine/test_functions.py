@@ -55,7 +55,7 @@ def exact(name: str, x: np.ndarray, precision: type = LONG) -> np.ndarray:
 
 @DTYPES
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
-def test_within_two_units_of_the_last_place(name: str, dtype: str) -> None:
+def test_the_functions_are_within_two_units_of_the_last_place(name: str, dtype: str) -> None:
     x = np.concatenate([every_exponent(dtype, 600 if dtype == "float32" else 80), where_it_bends(dtype)])
     assert ulps(native.apply(name, x), exact(name, x)) <= 2
 
@@ -63,7 +63,7 @@ def test_within_two_units_of_the_last_place(name: str, dtype: str) -> None:
 @DTYPES
 @ISAS
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
-def test_the_same_bits_on_every_instruction_set(name: str, isa: str, dtype: str) -> None:
+def test_the_functions_have_the_same_bits_on_every_instruction_set(name: str, isa: str, dtype: str) -> None:
     x = np.concatenate([every_exponent(dtype, 40), [np.inf, -np.inf, np.nan]]).astype(dtype)
     with native.use_isa("scalar"):
         expected = native.apply(name, x)
@@ -74,7 +74,7 @@ def test_the_same_bits_on_every_instruction_set(name: str, isa: str, dtype: str)
 
 @DTYPES
 @ISAS
-def test_wherever_a_number_stands_in_the_vector(isa: str, dtype: str) -> None:
+def test_a_number_gives_the_same_bits_wherever_it_stands_in_the_vector(isa: str, dtype: str) -> None:
     """Lengths 1 to 40 from every offset: the tail is the same function."""
     x = np.random.default_rng(1).normal(0, 3, 64).astype(dtype)
     with native.use_isa(isa):
@@ -118,7 +118,7 @@ def test_nan_comes_out_where_it_went_in(name: str, dtype: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["exp", "sigmoid", "tanh"])
-def test_every_float32_there_is(name: str) -> None:
+def test_the_functions_are_right_for_every_float32_there_is(name: str) -> None:
     """All 2^32 of them in blocks; double precision is exact enough to judge them."""
     worst = 0.0
     for block in range(0, 2**32, 2**24):

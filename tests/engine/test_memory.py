@@ -61,7 +61,7 @@ def refused_everywhere(run: Callable[[], dict[str, np.ndarray]], expected: dict[
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_block_may_be_refused(case: Case, count: int) -> None:
+def test_any_block_may_be_refused_and_the_next_call_has_the_same_bits(case: Case, count: int) -> None:
     """On the caller's thread or on another, before a barrier that the others wait at or behind it."""
     p = case.problem()
     with num_threads(count), own_threads():
@@ -71,14 +71,14 @@ def test_any_block_may_be_refused(case: Case, count: int) -> None:
 
 @pytest.mark.skipif("libgomp" not in Path("/proc/self/maps").read_text(), reason="torch's OpenMP is another one here")
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
-def test_on_the_threads_of_torch_as_well(case: Case) -> None:
+def test_any_block_may_be_refused_on_the_threads_of_torch(case: Case) -> None:
     p = case.problem()
     with num_threads(3):
         expected = run_all(cpu, p)
         assert refused_everywhere(lambda: run_all(cpu, p), expected) > 0
 
 
-def test_a_layer_in_training() -> None:
+def test_any_block_of_a_training_step_may_be_refused() -> None:
     torch.manual_seed(0)
     layer, x = openlstm.LSTM(40, 65), torch.randn(12, 9, 40, requires_grad=True)
 
@@ -127,7 +127,7 @@ def test_a_step_that_fails_leaves_the_state_as_it_was(name: str) -> None:
         assert refused_everywhere(step, step()) > 0
 
 
-def test_a_stepper_that_cannot_be_made() -> None:
+def test_a_stepper_that_cannot_be_made_raises_and_can_be_made_later() -> None:
     layer, x = openlstm.LSTM(40, 65, 2, cell=LayerNormLSTM()), np.ones((1, 40), np.float32)
     assert refused_everywhere(lambda: {"y": Stepper(layer).step(x)}, {"y": Stepper(layer).step(x)}) > 0
 
@@ -173,7 +173,7 @@ for case in (Case(LSTM(), "float32", T=4, B=400, I=40, H=256), Case(LayerNormLST
 
 
 @pytest.mark.parametrize("own", [{"OPENLSTM_OWN_THREADS": "1"}, {}], ids=["own threads", "torch's threads"])
-def test_an_address_limit_near_the_need(own: dict[str, str]) -> None:
+def test_an_address_limit_near_the_need_raises_or_gives_the_same_bits(own: dict[str, str]) -> None:
     """From no memory at all to enough, by small steps; most of it is needed inside the parallel part."""
     at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # what is freed goes back to the system
     assert python(LIMITED, **own, **at_once) == "True True\n" * 2

@@ -7,7 +7,20 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tests.support import BACKENDS, Case, Problem, draw, gates_held, name_of, projected, run_all, take_rows, unequal
+from tests.support import (
+    BACKENDS,
+    RUNS,
+    Case,
+    Problem,
+    draw,
+    gates_held,
+    name_of,
+    pairs,
+    projected,
+    run_all,
+    take_rows,
+    unequal,
+)
 
 from openlstm import cells
 from openlstm.call import Call
@@ -79,9 +92,7 @@ def test_a_reset_state_is_read_only_where_a_reset_leads_to_it(case: Case, each: 
     assert not unequal(backend, run_all(backend, q), run_all(backend, p))
 
 
-@EVERY_BACKEND
-@EVERY_CELL
-@pytest.mark.parametrize("B", [1, 2, 5, 13])
+@pairs(cell=cells.ALL, B=[1, 2, 5, 13], backend=BACKENDS)
 def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> None:
     p = Case(cell, B=B, T=5, I=5, H=9).problem()
     row, others = B // 2, [b for b in range(B) if b != B // 2]
@@ -99,10 +110,7 @@ def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> No
     assert np.isnan(ours["h"][row]).all()
 
 
-@EVERY_BACKEND
-@EVERY_DTYPE
-@EVERY_CELL
-@pytest.mark.parametrize("H", [1, 3, 8, 17])
+@pairs(cell=cells.ALL, H=[1, 3, 8, 17], **RUNS)
 def test_nan_passes_every_gate(cell: Cell, H: int, dtype: str, backend: ModuleType) -> None:
     """NaN in the pre-activation of one gate of one unit: in that gate, and in what it touches, at once."""
     p = Case(cell, dtype=dtype, T=1, B=2, I=2, H=H).problem()
@@ -185,10 +193,7 @@ def bounded(cell: Cell) -> bool:
     return cell != VanillaRNN("relu") and not isinstance(cell, NIAF)
 
 
-@EVERY_BACKEND
-@EVERY_DTYPE
-@EVERY_CELL
-@pytest.mark.parametrize("seed", range(4))
+@pairs(cell=cells.ALL, seed=range(4), **RUNS)
 def test_no_nan_is_born(cell: Cell, dtype: str, seed: int, backend: ModuleType) -> None:
     """Huge inputs, weights and states of any sign: finite outputs and gradients."""
     rng = np.random.default_rng(seed)

@@ -14,12 +14,14 @@ from tests.support import (
     BACKENDS,
     KERNELS,
     NEEDS_NATIVE,
+    RUNS,
     Case,
     Problem,
     differing,
     draw,
     far,
     name_of,
+    pairs,
     run_all,
     to_numpy,
     unequal,
@@ -85,7 +87,7 @@ def far_from(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NEEDS_NATIVE)])
-def test_outputs_carry_no_gradient_of_their_own_on_the_engine(backend: str) -> None:
+def test_the_parameters_of_a_torch_layer_give_its_outputs(backend: str) -> None:
     """`recur` runs on parameters as they are; who wants gradients takes a layer."""
     layer = torch.nn.LSTM(3, 4, dtype=torch.float64)
     w = weights.collect(dict(layer.named_parameters()))
@@ -96,11 +98,10 @@ def test_outputs_carry_no_gradient_of_their_own_on_the_engine(backend: str) -> N
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", cells.ALL, ids=name_of)
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_empty_and_smallest_sizes(sizes: dict[str, int], cell: Cell, dtype: str, backend: ModuleType) -> None:
+@pairs(cell=cells.ALL, sizes=SIZES, **RUNS)
+def test_empty_and_smallest_sizes_give_the_numbers_of_the_reference(
+    sizes: dict[str, int], cell: Cell, dtype: str, backend: ModuleType
+) -> None:
     case = Case(cell, dtype=dtype, lengths=True, reset=True, reset_state=True, each=dtype == "float32", noise="hcgm")
     case = replace(case, **sizes)  # type: ignore[arg-type]
     p = case.problem()
@@ -383,7 +384,7 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", list(NOISES))
-def test_what_cannot_be_combined(name: str) -> None:
+def test_what_cannot_be_combined_is_refused_with_this_text(name: str) -> None:
     call, kind, text = NOISES[name]
     call = dict(call)
     p = Case(call.pop("cell", LSTM()), H=call.pop("H", 4)).problem()

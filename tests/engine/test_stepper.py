@@ -55,7 +55,7 @@ def check(layer: Any, x: torch.Tensor, **options: Any) -> None:
 
 @pytest.mark.parametrize("cell", cells.ALL, ids=lambda cell: cell.kernel)
 @pytest.mark.parametrize("sizes", [(1, 3, 5), (4, 1, 17), (7, 33, 16)], ids=str)
-def test_it_has_the_bits_of_the_layer(cell: cells.Cell, sizes: tuple[int, int, int]) -> None:
+def test_a_step_has_the_bits_of_the_layer(cell: cells.Cell, sizes: tuple[int, int, int]) -> None:
     B, I, H = sizes
     for dtype in (torch.float32, torch.float64):
         check(layer_of(cell, I, H, num_layers=2, dtype=dtype), torch.randn(T, B, I, dtype=dtype))
@@ -68,7 +68,7 @@ def test_options_of_the_layer_hold(options: dict[str, Any]) -> None:
     check(openlstm.LSTM(4, 8, num_layers=2, **options), torch.randn(T, 3, 4))
 
 
-def test_on_the_reference_within_rounding() -> None:
+def test_a_step_on_the_reference_is_the_layer_within_rounding() -> None:
     layer, x = openlstm.LSTM(4, 8, num_layers=2, dtype=torch.float64), torch.randn(T, 3, 4, dtype=torch.float64)
     stepper = Stepper(layer, 3, backend="reference")
     assert stepper.backend == "reference"
@@ -89,7 +89,7 @@ def test_threads_do_not_change_a_bit(threads: int) -> None:
     assert np.array_equal(np.stack([stepper.step(step).copy() for step in x.numpy()]), y)
 
 
-def test_every_way_of_giving_x() -> None:
+def test_every_way_of_giving_x_gives_the_same_bits() -> None:
     layer = openlstm.LSTM(3, 5)
     x = np.asarray([0.5, -1.0, 2.0], np.float32)
     wide = np.zeros((3, 2), np.float32)
@@ -155,7 +155,7 @@ def test_what_it_gave_may_go_in_again(batch: int, hidden: int, backend: str) -> 
         assert np.array_equal(y, x)
 
 
-def test_it_is_let_go_when_nobody_wants_it() -> None:
+def test_a_stepper_is_freed_when_nothing_refers_to_it() -> None:
     stepper = Stepper(openlstm.LSTM(3, 5))
     stepper.step(np.ones(3, np.float32))
     gone = weakref.ref(stepper)
@@ -509,7 +509,7 @@ def test_a_layer_in_a_half_type_is_stepped_in_float32(dtype: torch.dtype) -> Non
     assert np.array_equal(np.stack([stepper.step(step).copy() for step in x.numpy()]), y)
 
 
-def test_half_weights_of_numpy_as_well() -> None:
+def test_half_weights_of_numpy_are_stepped_in_float32() -> None:
     w = Weights(np.full((20, 3), 0.5, np.float16), np.full((20, 5), 0.25, np.float16))
     wide = Weights(w.w_ih.astype(np.float32), w.w_hh.astype(np.float32))
     x = np.ones(3, np.float32)

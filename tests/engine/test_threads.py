@@ -133,7 +133,7 @@ print(codes)
 
 @NEEDS_NATIVE
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing(method: str, tmp_path: Path) -> None:
+def test_processes_of_multiprocessing_get_the_same_bits(method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         PREAMBLE
@@ -202,7 +202,7 @@ time.sleep(1.0)
 print(time.process_time() - before)
 """
     )
-    assert float(printed) < 0.05
+    assert float(printed) < 0.3  # of the processor in a second; one that spins takes all of it
 
 
 BORROWED = """
@@ -256,7 +256,7 @@ sys.exit(0)
     )
 
 
-def test_set_num_threads() -> None:
+def test_the_number_of_threads_can_be_set_and_unset() -> None:
     before = threads._chosen
     try:
         openlstm.set_num_threads(7)
@@ -288,7 +288,7 @@ def test_set_num_threads() -> None:
     ],
     ids=str,
 )
-def test_set_num_threads_refuses(value: Any, kind: type[Exception], text: str) -> None:
+def test_a_number_of_threads_that_is_none_is_refused(value: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as caught:
         threads.set_num_threads(value)
     assert str(caught.value) == text
@@ -349,7 +349,7 @@ def test_a_wrong_number_in_the_environment() -> None:
     ],
     ids=["1.5 processors", "one", "half", "v2 none", "v1 four", "v1 none", "unreadable", "no files"],
 )
-def test_quotas_of_control_groups(files: dict[str, str], expected: int, tmp_path: Path) -> None:
+def test_quotas_of_control_groups_are_read(files: dict[str, str], expected: int, tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -357,7 +357,7 @@ def test_quotas_of_control_groups(files: dict[str, str], expected: int, tmp_path
 
 
 @NEEDS_NATIVE
-def test_fewer_threads_than_asked_where_there_are_no_more() -> None:
+def test_where_threads_cannot_be_started_fewer_give_the_same_bits() -> None:
     """A process that may not start threads computes alone."""
     printed = python(
         PREAMBLE.replace("threads.set_num_threads(4)", "threads.set_num_threads(1)")

@@ -79,7 +79,7 @@ def test_a_training_loop_touches_no_fresh_pages_after_its_second_step(code: str)
     assert sum(counts[2:]) < 8 * 120  # torch's own copy of dL/dy is 100, and it may fetch that anew; a step of ours has 900
 
 
-def test_without_a_pool_it_does() -> None:
+def test_without_a_pool_a_training_loop_touches_fresh_pages() -> None:
     """The law above can fail: with a limit of 0, and blocks that go back to the system, each step begins on fresh pages."""
     none = ENGINE + "workspace.set_workspace_limit(0)\n"
     assert sum(faults(none, MALLOC_MMAP_THRESHOLD_="65536")[2:]) > 8 * 300
@@ -114,7 +114,7 @@ def test_memory_of_a_result_is_not_used_again_while_somebody_holds_it() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, None], ids=str)
-def test_refused(value: Any) -> None:
+def test_a_limit_that_is_no_number_of_bytes_is_refused(value: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
         workspace.set_workspace_limit(value)
     assert str(caught.value) == (

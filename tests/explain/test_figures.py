@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.explain.lecture import facts, figure
 
-from explain.lecture import facts, figure
 from openlstm.explain import gates, gradients, learning, sentences, step
 from openlstm.explain.charts import number
 from openlstm.lab.tasks.latch import EARLY

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.explain.lecture import computed
 
-from explain.lecture import computed
 from openlstm.explain import gates, gradients, learning, page, sentences, step
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.explain.lecture import computed
 
-from explain.lecture import computed
 from openlstm import explain
 from openlstm.errors import ArgumentError, source
 from openlstm.explain import diagram, gates, gradients, page, step
@@ -291,7 +291,7 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(monkeypa
     )
 
 
-def test_a_negative_seed(tmp_path: Path) -> None:
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as error:
         explain.write(tmp_path / "explain.html", seed=-1)
     assert str(error.value) == (
@@ -327,7 +327,7 @@ def test_a_missing_extra_names_its_pip_command() -> None:
         ),
     ],
 )
-def test_equations(text: str, inside: str) -> None:
+def test_equations_become_html_with_signs_and_indices(text: str, inside: str) -> None:
     assert inline(text) == f'<span class="math">{inside}</span>'
     assert equation(text).endswith(f">{inside}</div>")
 

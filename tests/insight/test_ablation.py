@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.insight import char_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import openlstm
-from insight import char_model
 from openlstm.errors import ArgumentError, ShapeError
 from openlstm.insight.ablation import Ablation, ablation
 from openlstm.insight.words import number

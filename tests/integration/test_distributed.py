@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @EACH
-def test_two_processes(kind: str, folder: Path) -> None:
+def test_two_processes_train_as_torchs_layer_does(kind: str, folder: Path) -> None:
     def saw(swap: str, rank: int) -> list[Tensor]:
         return torch.load(folder / f"{kind}.{swap}.{rank}", weights_only=True)
 

@@ -54,7 +54,7 @@ def test_torch_counts_no_operations_of_either_layer(kind: str) -> None:
 
 
 @EACH
-def test_fabric(kind: str) -> None:
+def test_lightning_fabric_trains_as_with_torchs_layer(kind: str) -> None:
     fabric = optional("lightning_fabric").Fabric(accelerator="cpu", devices=1)
     found = []
     for model in pair(kind):
@@ -65,7 +65,7 @@ def test_fabric(kind: str) -> None:
 
 
 @EACH
-def test_accelerate(kind: str) -> None:
+def test_accelerate_trains_as_with_torchs_layer(kind: str) -> None:
     accelerator = optional("accelerate").Accelerator(cpu=True)
     found = []
     for model in pair(kind):

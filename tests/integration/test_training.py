@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:Fut
     [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}, {"hidden": 17, "num_layers": 3}],
     ids=["one-layer", "two-layers-both-ways", "without-bias", "three-odd-layers"],
 )
-def test_a_plain_model(kind: str, options: dict[str, Any]) -> None:
+def test_a_swapped_model_trains_as_before(kind: str, options: dict[str, Any]) -> None:
     theirs, ours = pair(kind, **options)
     same(way(ours), way(theirs))
 
@@ -55,7 +55,7 @@ TIES: dict[str, tuple[Change, bool]] = {
 @EACH
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("name", list(TIES))
-def test_tied_weights(kind: str, name: str, moment: str) -> None:
+def test_tied_weights_train_as_before(kind: str, name: str, moment: str) -> None:
     """Tied before the swap or after it: one parameter, whose gradient is the sum over its places."""
     tie, tokens = TIES[name]
     options: dict[str, Any] = {"num_layers": 2, "tokens": GATES[kind] * 6 if tokens else 0}
@@ -85,7 +85,7 @@ PARAMETRISED: dict[str, Callable[..., Any]] = {
 
 @EACH
 @pytest.mark.parametrize("name", list(PARAMETRISED))
-def test_parametrised_weights(kind: str, name: str) -> None:
+def test_parametrised_weights_train_as_before(kind: str, name: str) -> None:
     """spectral_norm refines itself at every reading of a training model: `parametrize.cached()` makes readings countable."""
     theirs, ours = pair(kind, after=_each(PARAMETRISED[name]), num_layers=2, bidirectional=True)
     same(way(ours), way(theirs), 1e-8)
@@ -124,7 +124,7 @@ def _drop_weights(model: Any) -> None:
 
 
 @EACH
-def test_a_weight_that_is_a_plain_tensor(kind: str) -> None:
+def test_a_weight_that_is_a_plain_tensor_trains_as_before(kind: str) -> None:
     theirs, ours = pair(kind, after=_drop_weights, num_layers=2)
     ways = []
     for model in (ours, theirs):
@@ -145,7 +145,7 @@ OPTIMISERS: dict[str, Any] = {
 
 @EACH
 @pytest.mark.parametrize("name", list(OPTIMISERS))
-def test_optimisers(kind: str, name: str) -> None:
+def test_every_optimiser_takes_the_same_steps(kind: str, name: str) -> None:
     theirs, ours = pair(kind, num_layers=2)
     # Adam divides by the root of what may be tiny: last bits grow
     same(way(ours, optimiser=OPTIMISERS[name]), way(theirs, optimiser=OPTIMISERS[name]), 1e-7)
@@ -174,13 +174,13 @@ def test_an_optimiser_made_before_the_swap_keeps_its_moments(kind: str) -> None:
 
 
 @EACH
-def test_clipping_gradients_by_their_norm(kind: str) -> None:
+def test_gradients_are_clipped_by_the_same_norm(kind: str) -> None:
     theirs, ours = pair(kind, num_layers=2, bidirectional=True)
     same(way(ours, clip=1e-3), way(theirs, clip=1e-3))
 
 
 @EACH
-def test_frozen_layers(kind: str) -> None:
+def test_frozen_layers_stay_frozen(kind: str) -> None:
     def freeze(model: Any) -> None:
         model.rnn.requires_grad_(False)
         model.rnn.bias_hh_l0.requires_grad_(True)
@@ -227,7 +227,7 @@ def _every_weight(layer: Any) -> list[Tensor]:
 
 @EACH
 @pytest.mark.parametrize("bias", [True, False])
-def test_all_weights_and_flatten_parameters(kind: str, bias: bool) -> None:
+def test_all_weights_and_flatten_parameters_work_as_torchs(kind: str, bias: bool) -> None:
     theirs, ours = pair(kind, num_layers=2, bidirectional=True, bias=bias)
     wanted, found = _every_weight(theirs.rnn), _every_weight(ours.rnn)
     assert [len(group) for group in ours.rnn.all_weights] == [len(group) for group in theirs.rnn.all_weights]
@@ -270,7 +270,7 @@ def test_copies_of_a_model_go_their_own_way(kind: str) -> None:
 
 
 @EACH
-def test_models_in_several_threads(kind: str) -> None:
+def test_models_in_several_threads_do_not_meet(kind: str) -> None:
     """As DataParallel does it: each thread a replica and a share of the rows, outputs gathered, gradients summed."""
     theirs, ours = pair(kind, num_layers=2, bidirectional=True)
     x = given(ours, rows=8)
@@ -291,7 +291,7 @@ def test_data_parallel_without_a_device_is_the_model(kind: str) -> None:
 
 
 @EACH
-def test_averaged_models(kind: str) -> None:
+def test_averaged_models_are_averaged_alike(kind: str) -> None:
     theirs, ours = pair(kind)
     found = []
     for model in (ours, theirs):
@@ -316,7 +316,7 @@ def _named_initialiser(m: nn.Module) -> None:
 
 
 @EACH
-def test_initialisers_that_look_at_names(kind: str) -> None:
+def test_initialisers_that_look_at_names_set_the_same_weights(kind: str) -> None:
     theirs, ours = pair(kind, after=lambda model: model.apply(_named_initialiser), num_layers=2)
     same(list(ours.parameters()), list(theirs.parameters()), 0.0)
     same(way(ours), way(theirs))

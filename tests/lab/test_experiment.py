@@ -149,7 +149,7 @@ def test_the_markdown_has_a_row_per_arm() -> None:
     assert len(lines) == 4 and lines[3].startswith("| `lstm-chrono` ")
 
 
-def test_an_unknown_task() -> None:
+def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(ArgumentError) as error:
         lab.run("latsch")
     assert str(error.value) == (
@@ -184,7 +184,7 @@ ARMS = ", ".join(lab.ARMS)
         ),
     ],
 )
-def test_bad_arguments(options: dict, text: str) -> None:
+def test_bad_arguments_are_refused(options: dict, text: str) -> None:
     with pytest.raises(ArgumentError) as error:
         quick(**options)
     assert str(error.value) == f"latch: {text}"

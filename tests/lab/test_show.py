@@ -63,7 +63,7 @@ def test_published_numbers_stand_beside(task: str) -> None:
     assert "published: " in shown
 
 
-def test_the_live_table() -> None:
+def test_the_live_table_shows_how_far_every_network_is() -> None:
     running = {"rnn": [Running(2, 40, 0.75, 1e-9)], "lstm-advice": []}
     p = Progress(LATCH, 120, 1000, 3, 6, 30.0, tuple(running), {"rnn": ROWS[0]}, running, None)
     shown = text(show.progress_table(p))
@@ -98,7 +98,7 @@ def test_the_figures_behind_the_picture_are_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize("kind", picture.KINDS)
-def test_the_picture_in_every_form(kind: str, tmp_path: Path) -> None:
+def test_the_picture_is_drawn_in_every_form(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"latch{kind}"
     picture.save(result(), path)
     data = path.read_bytes()
@@ -132,7 +132,7 @@ def test_every_task_has_a_page_with_what_was_published(task: str) -> None:
     assert all(p.number in page and p.source in page for p in lab.tasks.TASKS[task].published)
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.svg").mkdir()
     for name, words in {
         "a.gif": "has an unknown file extension",

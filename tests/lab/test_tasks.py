@@ -31,7 +31,7 @@ def perfect(task: Task, *target: Tensor) -> Tensor:
 
 
 @EACH
-def test_what_every_task_is(task: Task) -> None:
+def test_every_task_is_listed_with_its_question_and_its_source(task: Task) -> None:
     assert TASKS[task.name] is task
     assert task.where in ("last step", "every step") and task.size_name in ("lag", "length")
     assert task.question and task.source and 0 <= task.guessing < 1
@@ -40,7 +40,7 @@ def test_what_every_task_is(task: Task) -> None:
 
 @EACH
 @pytest.mark.parametrize("batch", [1, 7])
-def test_shapes_at_the_least_an_odd_and_the_default_size(task: Task, batch: int) -> None:
+def test_shapes_are_right_at_the_least_an_odd_and_the_default_size(task: Task, batch: int) -> None:
     for size in (task.least, task.least + 2, task.default):
         x, *target = task.batch(size, batch, torch.Generator().manual_seed(0))
         outputs = torch.zeros(batch, task.outputs) if task.where == "last step" else torch.zeros(*x.shape[:2], task.outputs)
@@ -86,7 +86,7 @@ def test_the_look_asks_one_question_at_the_last_step(task: Task) -> None:
 
 
 @EACH
-def test_a_size_that_is_too_small(task: Task) -> None:
+def test_a_size_that_is_too_small_is_refused(task: Task) -> None:
     least, name = task.least, task.size_name
     with pytest.raises(ArgumentError) as error:
         task.batch(least - 1, 2, torch.Generator())
@@ -251,7 +251,7 @@ def test_who_forgets_the_second_symbol_is_right_in_half_of_the_strings() -> None
     assert abs(task.score(outputs, following, possible) - task.guessing) < 0.03
 
 
-def test_parity_of_every_beginning() -> None:
+def test_parity_asks_for_the_parity_of_every_prefix() -> None:
     x, odd = draw("parity", 17, 30)
     ones = (x[..., 0] > 0).int()
     for t in range(17):
@@ -261,7 +261,7 @@ def test_parity_of_every_beginning() -> None:
     assert TASKS["parity"].score(2 * said - 1, odd) == 1.0  # the last step alone counts
 
 
-def test_anbn_counts() -> None:
+def test_anbn_asks_to_count_the_letters() -> None:
     x, following, possible = draw("anbn", 6, 300)
     seen = set()
     for b in range(300):

@@ -64,7 +64,7 @@ def test_every_survivor_is_on_the_page() -> None:
         assert reason in page, reason
 
 
-def test_changes_are_of_every_kind() -> None:
+def test_mutants_reach_the_loop_its_backward_and_the_cells() -> None:
     """The generator reaches the loop, its backward, and the cells' equations."""
     of = {module: generate.mutants(module) for module in generate.MODULES}
     assert {"forward", "backward", "step", "sums"} <= {m.where for m in of["reference"]}

@@ -43,7 +43,7 @@ def error(a: Any, b: Any) -> float:
 
 
 @KINDS
-def test_types_under_autocast(kind: str) -> None:
+def test_types_under_autocast_are_those_of_torch(kind: str) -> None:
     """As in torch.nn outputs have autocast's type; states stay float32, so that a sequence may be cut."""
     layer = layer_of(kind)
     for dtype in (torch.bfloat16, torch.float16):
@@ -58,7 +58,7 @@ def test_types_under_autocast(kind: str) -> None:
 
 
 @KINDS
-def test_types_of_a_layer_in_bfloat16(kind: str) -> None:
+def test_a_layer_in_bfloat16_gives_bfloat16(kind: str) -> None:
     layer = layer_of(kind).bfloat16()
     x = series().bfloat16().requires_grad_()
     y, hx = layer(x)
@@ -112,7 +112,7 @@ def test_the_same_numbers_with_and_without_gradients_and_for_every_cut(kind: str
     assert all(torch.equal(a, b) for a, b in zip(states(last), states(hx), strict=True))
 
 
-def test_ragged_batches_resets_and_packed_sequences() -> None:
+def test_ragged_batches_resets_and_packed_sequences_give_the_same_bits() -> None:
     layer, x = openlstm.LSTM(I, H), series()
     lengths, reset = torch.tensor([9, 4, 1, 6]), torch.rand(T, B, generator=torch.Generator().manual_seed(1)) < 0.3
     with narrow():
@@ -144,7 +144,7 @@ def test_checkpoints_have_the_same_bits() -> None:
 @KINDS
 @pytest.mark.parametrize("where", ["autocast", "dtype"])
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
-def test_in_a_compiled_graph(kind: str, where: str) -> None:
+def test_a_compiled_graph_gives_the_same_numbers(kind: str, where: str) -> None:
     torch._dynamo.reset()  # it compiles a function eight times in a process
     layer, x = layer_of(kind), series()
     if where == "dtype":
@@ -163,7 +163,7 @@ def test_in_a_compiled_graph(kind: str, where: str) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("where", ["autocast", "dtype"])
-def test_second_derivatives_and_functions_of_torch(where: str) -> None:
+def test_second_derivatives_and_torch_func_work(where: str) -> None:
     wide = openlstm.LSTM(I, H)
     layer = copy.deepcopy(wide) if where == "autocast" else copy.deepcopy(wide).bfloat16()
 

@@ -78,7 +78,7 @@ def test_step_by_step_is_the_sequence_to_the_last_bit(dtype: torch.dtype) -> Non
                 assert torch.equal(state[0], y[t])
 
 
-def test_the_short_way_takes_any_layout() -> None:
+def test_arrays_of_any_layout_give_the_same_step() -> None:
     cell, theirs = cells()
     x, h, c = (
         torch.randn(I, B, dtype=torch.float64).T,
@@ -94,7 +94,7 @@ def test_the_short_way_takes_any_layout() -> None:
         assert bits.is_neg() and torch.equal(cell(bits, (h, c))[0], cell(bits.clone(), (h, c))[0])
 
 
-def test_copies_half_types_and_words() -> None:
+def test_copies_half_types_and_the_repr_of_a_cell() -> None:
     cell, _ = cells()
     x = torch.randn(B, I, dtype=torch.float64)
     for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
@@ -124,7 +124,7 @@ def test_weights_are_read_where_they_are_now() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("gradients", [True, False])
-def test_compile_in_one_graph(gradients: bool) -> None:
+def test_a_step_compiles_in_one_graph(gradients: bool) -> None:
     ours, theirs = cells()
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
@@ -237,7 +237,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("call", "kind", "text"), REFUSALS)
-def test_refusals(call: Any, kind: type[Exception], text: str) -> None:
+def test_a_wrong_step_is_refused_with_this_text(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as error:
         call(cells()[0])
     assert str(error.value) == text

@@ -54,7 +54,7 @@ def test_a_layer_with_checkpoints_has_the_bits_of_one_without(name: str) -> None
 
 
 @pytest.mark.parametrize("kind", [openlstm.GRU, openlstm.RNN])
-def test_other_layers_take_it_too(kind: Any) -> None:
+def test_gru_and_rnn_take_checkpoints_too(kind: Any) -> None:
     whole, less = pair(kind, bidirectional=True)
     x = torch.randn(T, B, I)
     assert all(torch.equal(a, b) for a, b in zip(gradients(less, x), gradients(whole, x), strict=True))
@@ -67,7 +67,7 @@ def test_half_precision_rounds_once_at_the_end() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
-def test_a_compiled_graph_carries_it() -> None:
+def test_a_compiled_graph_carries_checkpoints() -> None:
     whole, less = pair()
     x = torch.randn(T, B, I)
     compiled = torch.compile(less, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -94,7 +94,7 @@ def test_second_derivatives_are_those_of_the_reference() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
-def test_per_sample_gradients_go_through_it() -> None:
+def test_per_sample_gradients_go_through_checkpoints() -> None:
     _, layer = pair()
     x = torch.randn(2, T, B, I)
 
@@ -149,6 +149,6 @@ def test_a_cell_of_ones_own_keeps_every_step_and_says_so() -> None:
         layer(torch.randn(T, B, I))
 
 
-def test_it_is_shown() -> None:
+def test_the_interval_is_in_the_repr() -> None:
     assert "checkpoint=10" in repr(openlstm.LSTM(I, H, checkpoint=10))
     assert "checkpoint" not in repr(openlstm.LSTM(I, H))

@@ -73,25 +73,20 @@ def test_the_fused_call_is_the_reference(cell: Cell, P: int, bias: bool, reverse
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("into", ["zero", "one state for a row", "one state for a reset"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-@pytest.mark.parametrize("with_resets", [True, False])
+@pytest.mark.parametrize("into", ["no reset", "zero", "one state for a row", "one state for a reset"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "ragged"])
 @EACH
-def test_ragged_and_reset_rows_are_cut_into_one_packed_call(
-    cell: Cell, with_resets: bool, lengths: Any, into: str, reverse: bool
-) -> None:
+def test_ragged_and_reset_rows_are_cut_into_one_packed_call(cell: Cell, lengths: Any, into: str, reverse: bool) -> None:
     x, weights, begin = problem(cell)
-    reset = resets() if with_resets else None
+    reset = None if into == "no reset" else resets()
     rows = {"lengths": lengths, "reset": reset, "reverse": reverse}
     if into == "one state for a reset":
-        if reset is None:
-            return
         fresh = state(cell, H, 2, T)
         expected = _one_by_one(cell, x, weights, begin, fresh, **rows)
         run = cuda.forward(Call(cell, x, weights, begin, reset_state=fresh, **rows))
         assert far({"y": run.y, "h": run.state.h}, expected, 1e-11) == {}
         return
-    fresh = state(cell, H, 2) if into == "one state for a row" and with_resets else None
+    fresh = state(cell, H, 2) if into == "one state for a row" else None
     a, b = (results(module, cell, x, weights, begin, fresh, **rows) for module in (cuda, reference))
     assert far(a, b, 1e-11) == {}
 
@@ -114,7 +109,7 @@ def _one_by_one(
     return {"y": y, "h": end}
 
 
-def test_nothing_to_run() -> None:
+def test_no_steps_and_no_lengths_leave_the_state() -> None:
     cell = cells.LSTM()
     x, weights, begin = problem(cell)
     assert cuda.forward(Call(cell, x[:0], weights, begin)).y.shape == (0, B, H)
@@ -172,7 +167,7 @@ def test_the_table_says_what_takes_the_reference() -> None:
 
 @GPU
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_layers_on_a_gpu(kind: str) -> None:
+def test_layers_on_a_gpu_are_the_reference(kind: str) -> None:
     ours, theirs = twins(kind, I, H, num_layers=2, bidirectional=True)
     ours, theirs = ours.cuda(), theirs.cuda()
     x, hx = torch.randn(T, B, I, dtype=torch.float64).cuda(), states(ours, B)

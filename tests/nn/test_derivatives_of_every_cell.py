@@ -36,7 +36,7 @@ def energy(layer: Any, w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Ten
     return (y**2).sum() + (end**3).sum()
 
 
-def test_gradgradcheck(cell: cells.Cell) -> None:
+def test_second_derivatives_pass_gradgradcheck(cell: cells.Cell) -> None:
     layer = layer_of(cell)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     w = {name: p.detach().requires_grad_() for name, p in layer.named_parameters()}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.nn.twins import BACKENDS, TOLERANCE, everything, far, states, twins
+from tests.support import pairs
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -16,18 +17,28 @@ import openlstm
 T, B, I, H = 5, 3, 4, 6
 
 
-def _combinations() -> list[Any]:
-    names = ("num_layers", "bias", "batch_first", "bidirectional")
-    plain = [dict(zip(names, values, strict=True)) for values in itertools.product((1, 2), *[(True, False)] * 3)]
-    lstm = [("LSTM", {**o, "proj_size": P}) for o in plain for P in (0, 2)]
-    rnn = [("RNN", {**o, "nonlinearity": f}) for o in plain for f in ("tanh", "relu")]
-    gru = [("GRU", o) for o in plain]
-    return [pytest.param(kind, o, id="-".join([kind, *(f"{k}={v}" for k, v in o.items())])) for kind, o in lstm + gru + rnn]
+KINDS = {
+    "LSTM": ("LSTM", {}),
+    "LSTM-projected": ("LSTM", {"proj_size": 2}),
+    "GRU": ("GRU", {}),
+    "RNN-tanh": ("RNN", {"nonlinearity": "tanh"}),
+    "RNN-relu": ("RNN", {"nonlinearity": "relu"}),
+}
+SHAPES = [
+    pytest.param(
+        kind, {**options, "num_layers": layers, "bidirectional": both}, id=f"{name}-L{layers}-{'both' if both else 'one'}"
+    )
+    for name, (kind, options) in KINDS.items()
+    for layers, both in itertools.product((1, 2), (True, False))
+]
+"""Every layer, in every number of layers and directions: these meet all, what else can be asked for meets each in turn."""
 
-
-COMBINATIONS = _combinations()
-BOTH = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "float64"])
-EACH = pytest.mark.parametrize("backend", BACKENDS)
+ASKED = {
+    "kind,options": SHAPES,
+    "bias": [pytest.param(True, id="bias"), pytest.param(False, id="nobias")],
+    "batch_first": [pytest.param(True, id="batch"), pytest.param(False, id="time")],
+}
+DTYPES = [pytest.param(dtype, id=str(dtype).removeprefix("torch.")) for dtype in TOLERANCE]
 
 
 def batch(layer: Any, rows: int = B) -> torch.Tensor:
@@ -35,29 +46,31 @@ def batch(layer: Any, rows: int = B) -> torch.Tensor:
     return torch.randn((rows, T, I) if layer.batch_first else (T, rows, I), dtype=torch.float64)
 
 
-@EACH
-@BOTH
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_a_batch(kind: str, options: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
-    ours, theirs = twins(kind, I, H, dtype=dtype, backend=backend, **options)
+@pairs(**ASKED, dtype=DTYPES, backend=BACKENDS)
+def test_a_batch_gives_the_outputs_states_and_gradients_of_torch(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype, backend: str
+) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, backend=backend, bias=bias, batch_first=batch_first, **options)
     x, hx = batch(ours), states(ours, B)
     assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
     assert ours.backend_used(x.to(dtype)) == backend
 
 
-@BOTH
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_a_single_sequence(kind: str, options: dict[str, Any], dtype: torch.dtype) -> None:
-    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+@pairs(**ASKED, dtype=DTYPES)
+def test_a_single_sequence_gives_those_of_torch(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype
+) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     x, hx = batch(ours)[0] if ours.batch_first else batch(ours)[:, 0], states(ours, None)
     assert far(everything(ours, x, hx), everything(theirs, x, hx), TOLERANCE[dtype]) == {}
     assert far(everything(ours, x), everything(theirs, x), TOLERANCE[dtype]) == {}
 
 
-@BOTH
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_ragged_lengths_are_what_packing_gives(kind: str, options: dict[str, Any], dtype: torch.dtype) -> None:
-    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+@pairs(**ASKED, dtype=DTYPES)
+def test_ragged_lengths_are_what_packing_gives(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, dtype: torch.dtype
+) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     x, hx, lengths = batch(ours), states(ours, B), [2, 5, 3]
 
     def packing(x: torch.Tensor, hx: Any) -> Any:
@@ -71,11 +84,11 @@ def test_ragged_lengths_are_what_packing_gives(kind: str, options: dict[str, Any
         assert far(everything(ours, x, hx, lengths=given), wanted, TOLERANCE[dtype]) == {}
 
 
-@BOTH
-@pytest.mark.parametrize("sorted_already", [True, False])
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_a_packed_sequence(kind: str, options: dict[str, Any], sorted_already: bool, dtype: torch.dtype) -> None:
-    ours, theirs = twins(kind, I, H, dtype=dtype, **options)
+@pairs(**ASKED, sorted_already=[pytest.param(True, id="sorted"), pytest.param(False, id="unsorted")], dtype=DTYPES)
+def test_a_packed_sequence_gives_those_of_torch_and_its_order(
+    kind: str, options: dict[str, Any], bias: bool, batch_first: bool, sorted_already: bool, dtype: torch.dtype
+) -> None:
+    ours, theirs = twins(kind, I, H, dtype=dtype, bias=bias, batch_first=batch_first, **options)
     torch.manual_seed(3)
     rows = [torch.randn(n, I, dtype=torch.float64) for n in ((5, 3, 2) if sorted_already else (2, 5, 3))]
     x, hx = pack_sequence(rows, enforce_sorted=sorted_already), states(ours, B)
@@ -87,8 +100,9 @@ def test_a_packed_sequence(kind: str, options: dict[str, Any], sorted_already: b
         assert (mine is None and other is None) or torch.equal(mine, other)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_state_dicts_go_both_ways(kind: str, options: dict[str, Any]) -> None:
+@pairs(**ASKED)
+def test_state_dicts_go_both_ways(kind: str, options: dict[str, Any], bias: bool, batch_first: bool) -> None:
+    options = {**options, "bias": bias, "batch_first": batch_first}
     ours, theirs = getattr(openlstm, kind)(I, H, **options), getattr(nn, kind)(I, H, **options)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -98,8 +112,9 @@ def test_state_dicts_go_both_ways(kind: str, options: dict[str, Any]) -> None:
     ]
 
 
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_the_same_seed_gives_the_same_start(kind: str, options: dict[str, Any]) -> None:
+@pairs(**ASKED)
+def test_the_same_seed_gives_the_same_start(kind: str, options: dict[str, Any], bias: bool, batch_first: bool) -> None:
+    options = {**options, "bias": bias, "batch_first": batch_first}
     torch.manual_seed(5)
     ours = getattr(openlstm, kind)(I, H, **options)
     torch.manual_seed(5)
@@ -124,7 +139,7 @@ def test_the_same_seed_gives_the_same_dropout(kind: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_no_steps_or_no_rows(kind: str) -> None:
+def test_no_steps_or_no_rows_keep_shapes_and_states(kind: str) -> None:
     ours, _ = twins(kind, I, H, num_layers=2, bidirectional=True)
     hx = states(ours, B)
     none = everything(ours, torch.zeros(0, B, I), hx)
@@ -135,7 +150,7 @@ def test_no_steps_or_no_rows(kind: str) -> None:
     assert everything(ours, torch.zeros(0, 0, I))["h"].shape == (4, 0, H)
 
 
-def test_rows_and_columns_of_other_layouts() -> None:
+def test_views_and_transposed_weights_give_the_same_numbers() -> None:
     """Views, expanded tensors and transposed weights are read as they are."""
     ours, theirs = twins("LSTM", I, H)
     torch.manual_seed(0)

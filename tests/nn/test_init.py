@@ -122,7 +122,7 @@ def test_the_gate_that_keeps_is_set_in_any_module(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(anything(gated=True)))
-def test_chrono_in_any_module(name: str) -> None:
+def test_chrono_sets_the_layers_of_any_module(name: str) -> None:
     module = init.chrono(anything(gated=True)[name], 50)
     for n, p in module.named_parameters():
         if n.startswith("bias_ih"):
@@ -134,7 +134,7 @@ def test_chrono_in_any_module(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(anything()))
-def test_orthogonal_in_any_module(name: str) -> None:
+def test_orthogonal_sets_the_layers_of_any_module(name: str) -> None:
     module = init.orthogonal(anything()[name])
     for n, p in module.named_parameters():
         if n.startswith("weight_hh"):
@@ -143,7 +143,7 @@ def test_orthogonal_in_any_module(name: str) -> None:
 
 
 @pytest.mark.parametrize("module", [nn.RNN(I, H, 2), nn.RNNCell(I, H), openlstm.RNNCell(I, H, nonlinearity="relu")])
-def test_identity_in_any_module(module: Any) -> None:
+def test_identity_sets_the_layers_of_any_module(module: Any) -> None:
     init.identity(module, 0.9)
     for n, p in module.named_parameters():
         if n.startswith("weight_hh"):
@@ -237,7 +237,7 @@ REFUSALS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", list(REFUSALS))
-def test_refusals(name: str) -> None:
+def test_a_wrong_call_of_an_initialisation_is_refused_with_this_text(name: str) -> None:
     call, kind, text = REFUSALS[name]
     with pytest.raises(kind) as error:
         call()
@@ -259,7 +259,7 @@ def test_refusals(name: str) -> None:
         ("identity", "openlstm.nn.init.identity(layer)"),
     ],
 )
-def test_text_and_line_do_the_same(text: str, line: str) -> None:
+def test_the_text_of_an_initialisation_does_what_its_line_of_python_does(text: str, line: str) -> None:
     choice = init.parse(text)
     assert str(choice) == text and choice.line == line
     made = []
@@ -303,12 +303,12 @@ def test_apply_leaves_layers_alone_that_have_not_what_it_sets() -> None:
 @pytest.mark.parametrize(
     "text", ["", "chrono", "orthogonal=1", "chrono=0", "chrono=1.5", "forget-bias=x", "forget-bias=inf", "x=1"]
 )
-def test_what_is_no_way_to_begin(text: str) -> None:
+def test_an_unknown_initialisation_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError):
         init.parse(text)
 
 
-def test_the_words_of_a_refusal() -> None:
+def test_an_unknown_initialisation_is_refused_with_this_text() -> None:
     with pytest.raises(ArgumentError) as error:
         init.apply(LSTM(I, H), "chron=3")
     assert str(error.value) == (

@@ -29,7 +29,7 @@ def series(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @KINDS
-def test_copies_and_files(kind: str) -> None:
+def test_copies_and_files_of_a_layer_give_its_numbers(kind: str) -> None:
     layer, _ = twins(kind, I, H, num_layers=2, bidirectional=True)
     file = io.BytesIO()
     torch.save(layer, file)
@@ -98,7 +98,7 @@ def test_under_autocast_a_half_input_meets_full_weights(kind: str) -> None:
 
 
 @KINDS
-def test_devices_and_dtypes_of_the_constructor(kind: str) -> None:
+def test_the_constructor_takes_devices_and_dtypes(kind: str) -> None:
     layer = getattr(openlstm, kind)(I, H, device="meta", dtype=torch.float64)
     assert {p.device.type for p in layer.parameters()} == {"meta"}
     assert layer(torch.empty(T, B, I, device="meta", dtype=torch.float64))[0].shape == (T, B, H)
@@ -187,7 +187,7 @@ def test_dropout_with_one_layer_is_said_to_do_nothing() -> None:
         (lambda: openlstm.LSTM(3, 5, backend="reference"), "LSTM(3, 5, backend='reference')"),
     ],
 )
-def test_words(layer: Any, text: str) -> None:
+def test_the_repr_is_the_call_that_makes_the_layer(layer: Any, text: str) -> None:
     assert repr(layer()) == text
 
 

@@ -60,7 +60,7 @@ CALLS = [
 
 @EACH
 @pytest.mark.parametrize(("options", "call"), CALLS)
-def test_first_and_second_derivatives_of_an_lstm(options: dict[str, Any], call: dict[str, Any], backend: str) -> None:
+def test_first_and_second_derivatives_of_an_lstm_are_right(options: dict[str, Any], call: dict[str, Any], backend: str) -> None:
     layer, _ = twins("LSTM", I, H, backend=backend, **options)
     run, values = pure(layer, **call)
     assert gradcheck(run, values)
@@ -68,7 +68,7 @@ def test_first_and_second_derivatives_of_an_lstm(options: dict[str, Any], call: 
 
 
 @EACH
-def test_first_and_second_derivatives_of_a_vanilla_rnn(backend: str) -> None:
+def test_first_and_second_derivatives_of_a_vanilla_rnn_are_right(backend: str) -> None:
     layer, _ = twins("RNN", I, H, backend=backend, num_layers=2)
     run, values = pure(layer)
     assert gradcheck(run, values)
@@ -76,7 +76,7 @@ def test_first_and_second_derivatives_of_a_vanilla_rnn(backend: str) -> None:
 
 
 @EACH
-def test_derivatives_of_the_state_that_resets_lead_to(backend: str) -> None:
+def test_derivatives_of_the_state_that_resets_lead_to_are_right(backend: str) -> None:
     layer, _ = twins("LSTM", I, H, backend=backend)
     x = torch.randn(T, B, I, dtype=torch.float64)
 
@@ -90,7 +90,7 @@ def test_derivatives_of_the_state_that_resets_lead_to(backend: str) -> None:
 
 
 @KINDS
-def test_a_third_derivative(kind: str) -> None:
+def test_a_third_derivative_is_that_of_the_reference(kind: str) -> None:
     ours, theirs = twins(kind, I, H)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
 
@@ -105,7 +105,7 @@ def test_a_third_derivative(kind: str) -> None:
 
 @KINDS
 @EACH
-def test_func_grad_and_hessian(kind: str, backend: str) -> None:
+def test_torch_func_gives_gradients_and_hessians(kind: str, backend: str) -> None:
     ours, theirs = twins(kind, I, H, backend=backend)
     f, values = pure(ours)
     g, _ = pure(theirs)
@@ -119,7 +119,7 @@ def test_func_grad_and_hessian(kind: str, backend: str) -> None:
 
 @KINDS
 @EACH
-def test_vmap_and_gradients_per_sample(kind: str, backend: str) -> None:
+def test_vmap_gives_gradients_per_sample(kind: str, backend: str) -> None:
     ours, theirs = twins(kind, I, H, backend=backend)
     params = {name: p.detach() for name, p in ours.named_parameters()}
     xs = torch.randn(5, T, 1, I, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_vmap_and_gradients_per_sample(kind: str, backend: str) -> None:
 
 
 @KINDS
-def test_vmap_over_weights_and_twice(kind: str) -> None:
+def test_vmap_runs_over_weights_and_twice(kind: str) -> None:
     """An ensemble over a batch of batches."""
     members = [twins(kind, I, H, seed=n)[0] for n in range(3)]
     stacked, _ = torch.func.stack_module_state(members)
@@ -153,7 +153,7 @@ def test_vmap_over_weights_and_twice(kind: str) -> None:
 
 
 @KINDS
-def test_jacobians_in_reverse_and_batched_gradients(kind: str) -> None:
+def test_jacobians_in_reverse_and_batched_gradients_are_right(kind: str) -> None:
     ours, theirs = twins(kind, I, H)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     wanted = torch.autograd.functional.jacobian(lambda x: theirs(x)[0], x)
@@ -210,7 +210,7 @@ def test_forward_mode_of_a_cell_is_an_error() -> None:
     ("kind", "backend", "dynamic"),
     [("LSTM", BACKENDS[0], None), ("LSTM", "reference", True), ("RNN", BACKENDS[0], True), ("RNN", "reference", None)],
 )
-def test_compile_in_one_graph(kind: str, backend: str, dynamic: bool | None) -> None:
+def test_a_layer_compiles_in_one_graph(kind: str, backend: str, dynamic: bool | None) -> None:
     ours, theirs = twins(kind, I, H, backend=backend, num_layers=2, bidirectional=True)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -237,7 +237,7 @@ def test_compile_with_lengths_and_resets_gives_the_same_bits() -> None:
 
 
 @pytest.mark.long
-def test_compile_with_inductor() -> None:
+def test_inductor_compiles_a_layer() -> None:
     ours, theirs = twins("LSTM", I, H, bidirectional=True)
     torch._dynamo.reset()
     compiled = torch.compile(lambda x, hx: ours(2 * x, hx), fullgraph=True)
@@ -247,7 +247,7 @@ def test_compile_with_inductor() -> None:
 
 
 @KINDS
-def test_export_with_free_sizes(kind: str) -> None:
+def test_a_layer_is_exported_with_free_sizes(kind: str) -> None:
     ours, theirs = twins(kind, I, H, num_layers=2)
     sizes = {"input": {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("B", min=2)}}
     program = torch.export.export(ours, (torch.randn(T, B, I, dtype=torch.float64),), dynamic_shapes=sizes)
@@ -256,7 +256,7 @@ def test_export_with_free_sizes(kind: str) -> None:
     assert torch.allclose(program.module()(x)[0], theirs(x)[0], rtol=1e-10, atol=1e-12)
 
 
-def test_export_with_lengths_and_resets() -> None:
+def test_a_layer_is_exported_with_lengths_and_resets() -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

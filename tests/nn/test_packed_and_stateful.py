@@ -88,7 +88,7 @@ def test_packed_input_of_one_length_is_a_batch_where_it_lies() -> None:
 
 
 @KINDS
-def test_packed_input_without_a_step_or_a_sequence(kind: str) -> None:
+def test_packed_input_without_a_step_or_a_sequence_keeps_shapes_and_states(kind: str) -> None:
     layer, _ = twins(kind, I, H, bidirectional=True)
     hx = states(layer, 3)
     for cu, start in (([0, 0, 0, 0], hx), ([0, 0, 0, 0], None)):
@@ -122,7 +122,7 @@ def test_packed_input_is_not_mixed_up_with_its_neighbours() -> None:
 @EACH
 @pytest.mark.parametrize("form", ["batch", "batch first", "single", "packed"])
 @KINDS
-def test_a_learned_state_for_all_rows(kind: str, form: str, backend: str) -> None:
+def test_a_learned_state_is_used_for_all_rows_and_gets_its_gradient(kind: str, form: str, backend: str) -> None:
     """[L*D, R], one parameter for the layer: as the same state for every row, and its gradient is the sum over rows."""
     layer, _ = twins(kind, I, H, 2, backend=backend, bidirectional=True, batch_first=form == "batch first")
     x, reset, call = series(T, B, I), resets(), {}
@@ -196,7 +196,7 @@ def _step(layer: Any, x: Tensor, state: State, k: int, d: int) -> Any:
 @EACH
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @KINDS
-def test_a_state_of_its_own_for_every_reset(kind: str, lengths: Any, backend: str) -> None:
+def test_every_reset_may_have_a_state_of_its_own(kind: str, lengths: Any, backend: str) -> None:
     layer, _ = twins(kind, I, H, 2, backend=backend, bidirectional=True)
     x, hx, fresh = series(T, B, I), _parts(layer, states(layer, B)), stepwise(layer)
     results = []
@@ -240,7 +240,7 @@ def test_a_state_for_every_reset_follows_the_form_of_x(form: str) -> None:
         assert torch.allclose(pad_packed_sequence(y)[0], z, rtol=1e-12)
 
 
-def test_a_state_for_every_reset_in_one_graph() -> None:
+def test_a_state_for_every_reset_compiles_in_one_graph() -> None:
     layer, _ = twins("GRU", I, H, 2, bidirectional=True)
     x, reset, (fresh,) = series(T, B, I), resets(), stepwise(layer)
     torch._dynamo.reset()
@@ -250,7 +250,7 @@ def test_a_state_for_every_reset_in_one_graph() -> None:
 
 
 @EACH
-def test_derivatives_of_a_state_for_every_reset(backend: str) -> None:
+def test_derivatives_of_a_state_for_every_reset_are_right(backend: str) -> None:
     layer, _ = twins("LSTM", 2, 2, backend=backend)
     x, reset = series(3, 2, 2), torch.tensor([[False, True], [True, False], [False, True]])
 
@@ -263,7 +263,7 @@ def test_derivatives_of_a_state_for_every_reset(backend: str) -> None:
     assert torch.autograd.gradgradcheck(run, values)
 
 
-def test_a_trace_with_a_state_for_every_reset() -> None:
+def test_a_trace_takes_a_state_for_every_reset() -> None:
     layer, _ = twins("LSTM", I, H, bidirectional=True)
     x, fresh = series(T, B, I), stepwise(layer)
     call: Any = {"lengths": LENGTHS, "reset": resets(), "reset_state": tuple(fresh)}
@@ -296,7 +296,7 @@ def test_a_mask_of_any_type_means_the_same(kind: str, make: Any) -> None:
 
 @EACH
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.Peephole(), cells.GRU()], ids=lambda c: c.name)
-def test_training_in_chunks_with_carried_state(cell: cells.Cell, backend: str) -> None:
+def test_training_in_chunks_carries_the_state(cell: cells.Cell, backend: str) -> None:
     """The state goes on, the gradient ends at the chunk: as a loop that detaches by hand between the same steps."""
     kind: Any = openlstm.LSTM if cell.has_cell else openlstm.GRU
     torch.manual_seed(0)

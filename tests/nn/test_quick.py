@@ -52,7 +52,7 @@ def layers() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", layers())
 @torch.no_grad()
-def test_it_has_the_bits_of_the_long_way(name: str) -> None:
+def test_a_call_without_gradients_has_the_bits_of_one_with_them(name: str) -> None:
     layer = layers()[name]
     for steps in (0, 1, T):
         given = torch.randn(steps, B, I, dtype=layer.weight_ih_l0.dtype)
@@ -66,7 +66,7 @@ def test_it_has_the_bits_of_the_long_way(name: str) -> None:
 
 
 @torch.no_grad()
-def test_an_output_is_nobodys_memory() -> None:
+def test_an_output_shares_no_memory_with_the_layer_or_its_arguments() -> None:
     layer, hx = openlstm.LSTM(I, H), (torch.randn(1, B, H), torch.randn(1, B, H))
     before = [s.clone() for s in hx]
     for steps in (0, 1, 3):
@@ -78,7 +78,7 @@ def test_an_output_is_nobodys_memory() -> None:
 
 
 @torch.no_grad()
-def test_what_works_weights_out_or_stands_in_is_seen() -> None:
+def test_edits_and_parametrisations_act_in_a_call_without_gradients() -> None:
     class Twice(torch.nn.Module):
         def forward(self, w: torch.Tensor) -> torch.Tensor:
             return 2 * w
@@ -94,7 +94,7 @@ def test_what_works_weights_out_or_stands_in_is_seen() -> None:
     assert all(torch.equal(a, b) for a, b in zip(flat(layer(x)), long_way(layer, x), strict=True))
 
 
-def test_a_subclass_that_runs_its_layers_otherwise_is_seen() -> None:
+def test_the_overrides_of_a_subclass_act_in_a_call_without_gradients() -> None:
     class Mine(openlstm.LSTM):
         def run_layers(self, *arguments: Any, **options: Any) -> Any:
             y, state, ran = super().run_layers(*arguments, **options)
@@ -123,7 +123,7 @@ def test_dropout_acts_while_training() -> None:
         lambda layer: layer(torch.randn(T, B, I), (torch.zeros(1, B + 1, H), torch.zeros(1, B + 1, H))),
     ],
 )
-def test_what_does_not_fit_is_refused_in_the_same_words(call: Any) -> None:
+def test_a_call_without_gradients_refuses_in_the_same_words(call: Any) -> None:
     layer, said = openlstm.LSTM(I, H), []
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients), pytest.raises(OpenLSTMError) as caught:

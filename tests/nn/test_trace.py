@@ -151,7 +151,7 @@ def test_a_layer_of_torch_is_traced_as_it_is(kind: str, frozen: bool) -> None:
     assert torch.equal(torch.cat([a["1.h"], a["1_reverse.h"]], -1), a.y)
 
 
-def test_names_shapes_and_words() -> None:
+def test_a_trace_has_names_shapes_and_a_repr() -> None:
     layer = openlstm.LSTM(I, H, num_layers=2, proj_size=2, dtype=torch.float64)
     x = series()
     trace = openlstm.trace(layer, x)
@@ -197,7 +197,7 @@ def test_a_differentiable_trace_has_the_same_numbers_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_show_what_the_kernel_kept(dtype: torch.dtype) -> None:
+def test_a_trace_of_half_types_holds_what_the_kernel_kept(dtype: torch.dtype) -> None:
     layer = openlstm.LSTM(I, H).to(dtype)
     trace = openlstm.trace(layer, series().to(dtype), loss=lambda y, s: y.float().sum())
     assert trace["0.f"].dtype == torch.float32 and trace.y.dtype == dtype
@@ -242,7 +242,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("call", "kind", "text"), REFUSALS)
-def test_refusals(call: Any, kind: type[Exception], text: str) -> None:
+def test_a_wrong_trace_is_refused_with_this_text(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind) as error:
         call()
     assert str(error.value) == text

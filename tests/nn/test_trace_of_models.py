@@ -382,7 +382,7 @@ REFUSALS: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("name", REFUSALS)
-def test_refusals(name: str) -> None:
+def test_a_wrong_trace_of_a_model_is_refused_with_this_text(name: str) -> None:
     call, kind, text = REFUSALS[name]
     with pytest.raises(kind) as error:
         call()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from papers import gers2000
 
 from openlstm.lab.papers import Learner, generator
 from openlstm.lab.tasks.reber import FOLLOWING, POSSIBLE, SYMBOL
-from papers import gers2000
 
 
 class Oracle(torch.nn.Module):
@@ -77,7 +77,7 @@ def test_a_test_counts_to_the_first_wrong_prediction() -> None:
 
 
 @pytest.mark.parametrize("key", ["standard", "forget", "decay"])
-def test_two_steps(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_training_give_the_same_twice_and_solve_nothing(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gers2000.STEPS, key, 2)
     monkeypatch.setattr(gers2000, "LONG", 500)
     a, b = gers2000.train(key, 3), gers2000.train(key, 3)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-
-from openlstm.lab.papers import generator
 from papers import hochreiter1997 as paper
 
+from openlstm.lab.papers import generator
 
-def test_adding() -> None:
+
+def test_adding_is_that_of_the_paper() -> None:
     x, lengths, target = paper.adding(500, generator(0))
     assert x.abs().max() <= 1 and set(lengths.tolist()) == set(range(100, 111))
     for b, n in enumerate(lengths.tolist()):
@@ -23,7 +23,7 @@ def test_adding() -> None:
     assert 0.84 < both.float().mean() < 0.94  # the first step is drawn once in ten times, or as the other mark
 
 
-def test_temporal_order() -> None:
+def test_temporal_order_is_that_of_the_paper() -> None:
     x, lengths, target = paper.temporal_order(500, generator(0))
     said = x.argmax(-1)
     for b, n in enumerate(lengths.tolist()):
@@ -36,7 +36,7 @@ def test_temporal_order() -> None:
 
 
 @pytest.mark.parametrize(("key", "gates"), [("adding", [-3.0, -6.0]), ("temporal-order", [-2.0, -4.0])])
-def test_two_blocks_of_two_cells(key: str, gates: list[float]) -> None:
+def test_the_network_has_two_blocks_of_two_cells(key: str, gates: list[float]) -> None:
     net = paper.network(paper.TASKS[key], 0)
     assert net.state_dict()["layer.bias_ih_l0"][:2].tolist() == gates
     assert net.layer.weight_hh_l0.shape == (2 + 4 + 2, 4)
@@ -44,7 +44,7 @@ def test_two_blocks_of_two_cells(key: str, gates: list[float]) -> None:
 
 
 @pytest.mark.parametrize("key", ["adding", "temporal-order"])
-def test_two_batches(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_batches_of_training_solve_nothing(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = 1 if paper.TASKS[key].online else paper.BATCH
     monkeypatch.setitem(paper.TASKS, key, paper.TASKS[key]._replace(published=batch))
     trial = paper.train(key, 5)

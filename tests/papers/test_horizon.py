@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from papers import horizon
 from papers.horizon import FROZEN_ON, RESULTS, TASKS, Network, Plan
 from torch.nn import functional as F
 
 import openlstm
 from openlstm.insight.verdict import LOSS_THRESHOLDS, THRESHOLDS, verdict
-from papers import horizon
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -40,7 +40,7 @@ def test_nearer_lags_carry_nothing(name: str) -> None:
         assert verdict(model.layer, x, 120, target=answer).word == verdict(model.layer, x[:, :64], 120).word == "blocked"
 
 
-def test_the_draw() -> None:
+def test_the_draw_covers_tasks_sizes_rates_and_lags() -> None:
     plans = horizon.plans()
     assert len(set(plans)) == len(plans) and len({p.seed for p in plans}) == len(plans)
     others = [p for p in plans if p.task != FROZEN_ON and p.reader == "last"]
@@ -50,7 +50,7 @@ def test_the_draw() -> None:
     assert {p.beginning for p in others} == set(horizon.BEGINNINGS)
 
 
-def test_the_draw_of_readers() -> None:
+def test_the_draw_of_readers_covers_every_reader() -> None:
     plans = [p for p in horizon.plans() if p.reader != "last" and p.task != "middle"]
     assert {p.reader for p in plans} == set(horizon.READERS) and {p.task for p in plans} == set(horizon.READERS_TASKS)
     assert {p.beginning for p in plans} == {"lstm", "gru"} and len(plans) >= 390
@@ -83,7 +83,7 @@ def test_thresholds_come_from_trained_networks_with_gates() -> None:
     assert horizon.freeze(some) == (4e-4, 5e-4)
 
 
-def test_the_table_counts() -> None:
+def test_the_table_counts_networks_by_what_was_said_and_learnt() -> None:
     some = [
         network(task="latch", share=1e-9, flip=1e-9, reached=None),
         network(task="latch", share=1e-9, flip=1e-9),
@@ -118,7 +118,7 @@ def test_a_reader_is_looked_at_and_trained() -> None:
     )
 
 
-def test_the_table_of_readers_counts() -> None:
+def test_the_table_of_readers_counts_networks_by_what_was_said_and_learnt() -> None:
     low = {"loss_share": 1e-9, "loss_flip": 1e-9}
     some = [
         network(task="first", reader="skip", share=1e-9, flip=1e-9),

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from papers import adding600, copy1000, gers2000, hochreiter1997, parity
 
 from openlstm.lab.papers import Claim, Trial, summary
-from papers import adding600, copy1000, gers2000, hochreiter1997, parity
 
 ROOT = Path(__file__).parents[2]
 STUDIES: dict[str, list[Claim]] = {
@@ -39,5 +39,5 @@ def test_the_page_says_what_was_reached(claim: Claim, saved: dict) -> None:
     assert f"{saved['networks']} networks" in rows[0]
 
 
-def test_something_is_saved() -> None:
+def test_the_studies_of_adding_and_parity_are_saved() -> None:
     assert {claim.key for claim, _ in SAVED} >= {"adding", "parity", "adding600"}

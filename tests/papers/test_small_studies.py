@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from papers import adding600, copy1000, parity
 
 from openlstm.lab.papers import generator
-from papers import adding600, copy1000, parity
 
 
 def test_parity_is_asked_at_the_end_of_each_row() -> None:
@@ -16,14 +16,14 @@ def test_parity_is_asked_at_the_end_of_each_row() -> None:
     assert ones == odd.int().tolist()
 
 
-def test_parity_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_parity_give_the_same_twice_and_solve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "STEPS", 2)
     monkeypatch.setattr(parity, "LONGER", range(41, 45))
     a, b = parity.train("parity", 1), parity.train("parity", 1)
     assert a == b and 0.3 < a.value < 0.7 and not a.solved and a.sequences == 2 * parity.BATCH
 
 
-def test_adding600_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_adding600_solve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adding600, "STEPS", 2)
     monkeypatch.setattr(adding600, "T", 20)
     monkeypatch.setattr(adding600, "FRESH", 1000)
@@ -31,7 +31,7 @@ def test_adding600_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a == b and 0.1 < a.value < 0.5 and not a.solved and a.sequences == 2 * adding600.BATCH
 
 
-def test_copy1000_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_of_copy1000_solve_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy1000, "STEPS", 2)
     monkeypatch.setattr(copy1000, "T", 20)
     monkeypatch.setattr(copy1000, "FRESH", 100)

@@ -127,7 +127,7 @@ def test_numpy_equals_torch(cell: Cell, seed: int) -> None:
 
 @EVERY
 @pytest.mark.parametrize("noisy", [False, True], ids=["quiet", "noisy"])
-def test_gradcheck(cell: Cell, noisy: bool) -> None:
+def test_every_cell_passes_gradcheck_and_gradgradcheck(cell: Cell, noisy: bool) -> None:
     """Also of what is saved, and twice. (The candidate's mask and clipping have kinks only where a number is exactly there.)"""
     p, _ = drawn(
         cell, 1, T=3, B=2, I=2, H=cell.cells_per_gate * 2, P=0, reset=True, reset_state=True, lengths=True, reverse=False

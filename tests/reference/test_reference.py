@@ -40,7 +40,7 @@ def test_numbers_may_lie_anywhere(case: Case) -> None:
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("kind", ["lstm", "lstm-projected", "tanh", "relu"])
-def test_equals_torch_nn(kind: str, reverse: bool, ragged: bool, bias: bool) -> None:
+def test_it_equals_torch_nn_in_outputs_and_gradients(kind: str, reverse: bool, ragged: bool, bias: bool) -> None:
     T, B, I, H = 7, 5, 3, 6
     torch.manual_seed(0)
     common: dict[str, Any] = dict(bias=bias, bidirectional=True, dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_the_backward_derived_by_hand_equals_autograd(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
-def test_gradcheck(case: Case) -> None:
+def test_the_loop_passes_gradcheck(case: Case) -> None:
     p = case.problem().tensors()
 
     def outputs(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:

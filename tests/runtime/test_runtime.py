@@ -175,7 +175,7 @@ def test_a_refused_value_leaves_the_stream_as_it_was() -> None:
     np.testing.assert_array_equal(stream.values, before)
 
 
-def test_errors_of_predict() -> None:
+def test_a_wrong_call_of_predict_is_refused_with_this_text() -> None:
     model = make()
     cases = [
         (

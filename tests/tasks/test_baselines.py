@@ -18,7 +18,7 @@ def seasonal(n: int, period: int = 6, slope: float = 0.25) -> np.ndarray:
     return 10 + slope * t + 3 * np.sin(2 * np.pi * t / period)
 
 
-def test_by_hand() -> None:
+def test_the_naive_forecasts_are_those_worked_by_hand() -> None:
     assert naive(np.array([1.0, 2.0, NAN]), 3).tolist() == [2.0, 2.0, 2.0]
     past = np.array([1.0, 2.0, 3.0, 11.0, NAN, 13.0])
     assert seasonal_naive(past, 5, 3).tolist() == [11.0, 2.0, 13.0, 11.0, 2.0]
@@ -105,13 +105,13 @@ def test_which_baselines_can_be_asked() -> None:
     assert baselines(known, 6, 12, 6, 51)[1] == {"ETS": "would take too long: season 6 (at most 400), origins 51 (at most 50)"}
 
 
-def test_without_statsmodels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ets_without_statsmodels_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "statsmodels.tsa.holtwinters", None)
     with pytest.raises(MissingExtraError, match=r"ets: needs the package statsmodels, which is not installed"):
         ets(seasonal(60), 6, 6)
 
 
-def test_errors() -> None:
+def test_a_past_that_is_too_short_is_refused_with_this_text() -> None:
     with pytest.raises(DataError) as e:
         seasonal_drift(np.arange(5.0), 3, 6)
     assert str(e.value) == (

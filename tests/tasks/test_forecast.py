@@ -109,7 +109,7 @@ def test_save_and_load_give_the_same_forecast(fitted: Forecaster, tmp_path: Path
     assert model.header.training.epochs == tuple(h.best.number for h in fitted.histories_)
 
 
-def test_a_file_can_be_fitted(tmp_path: Path) -> None:
+def test_a_csv_file_can_be_fitted(tmp_path: Path) -> None:
     rows = "".join(f"{t},{v}\n" for t, v in zip(daily(100).times, daily(100).values, strict=True)).replace("nan", "")
     (tmp_path / "a.csv").write_text("t,y\n" + rows)
     forecaster = Forecaster(7, members=1, hidden_size=4, options=Options(epochs=1)).fit(
@@ -118,7 +118,7 @@ def test_a_file_can_be_fitted(tmp_path: Path) -> None:
     assert len(forecaster.predict(tmp_path / "a.csv").times) == 7
 
 
-def test_the_vanilla_rnn_and_a_deeper_lstm(fitted: Forecaster) -> None:
+def test_the_vanilla_rnn_and_a_deeper_lstm_forecast_too(fitted: Forecaster) -> None:
     for cell, layers, name in (("rnn_tanh", 1, "vanilla RNN"), ("rnn_relu", 1, "vanilla RNN"), ("lstm", 2, "LSTM")):
         forecaster = Forecaster(3, cell=cell, num_layers=layers, members=1, hidden_size=4, options=Options(epochs=1))
         assert forecaster.fit(daily(100), holdout=9, quiet=True).evaluate().score(name).rmse > 0
@@ -129,7 +129,7 @@ def test_the_vanilla_rnn_and_a_deeper_lstm(fitted: Forecaster) -> None:
     ("steps", "horizon", "options", "window"),
     [(300, 7, {}, 64), (1000, 7, {}, 96), (300, 7, {"period": 40}, 80), (400, 70, {}, 70), (300, 7, {"window": 9}, 9)],
 )
-def test_the_window_that_is_taken(steps: int, horizon: int, options: dict[str, Any], window: int) -> None:
+def test_the_window_fits_the_series_and_the_horizon(steps: int, horizon: int, options: dict[str, Any], window: int) -> None:
     forecaster = Forecaster(horizon, members=1, hidden_size=2, options=Options(epochs=1, least_batches=1), **options)
     assert forecaster.fit(daily(steps), holdout=21, quiet=True).model_.window == window
 
@@ -243,7 +243,7 @@ def test_every_held_out_step_is_scored_once(fitted: Forecaster) -> None:
             assert (forecast[origin - 279 : origin - 279 + 7] == alone).all()
 
 
-def test_scores_by_hand() -> None:
+def test_scores_are_those_worked_by_hand() -> None:
     truth = np.array([1.0, np.nan, 5.0, 2.0])
     forecast = Forecast(np.array([1.0, 9.0, 3.0, 4.0]), np.array([0.0, 0.0, 4.0, 2.0]), np.array([2.0, 9.0, 6.0, 3.0]))
     assert score("x", truth, forecast, 2.0)[1:] == pytest.approx((2 / 3, np.sqrt(8 / 3), 4 / 3, 1.0))
@@ -268,7 +268,7 @@ def test_the_verdict_is_in_plain_words() -> None:
     assert verdict_of(1.0).startswith("LSTM LOSES to ridge window, naive: ")
 
 
-def test_table_picture_and_json(fitted: Forecaster, tmp_path: Path) -> None:
+def test_table_picture_and_json_hold_the_scores(fitted: Forecaster, tmp_path: Path) -> None:
     evaluation = fitted.evaluate()
     console = Console(width=100, record=True, file=StringIO())
     console.print(score_table(evaluation))
@@ -295,7 +295,7 @@ def fails(kind: type[Exception], call, text: str) -> None:  # noqa: ANN001
     assert str(e.value) == text
 
 
-def test_errors(fitted: Forecaster) -> None:
+def test_a_wrong_forecaster_is_refused_with_this_text(fitted: Forecaster) -> None:
     fails(
         ArgumentError,
         lambda: Forecaster(0),

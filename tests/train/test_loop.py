@@ -165,7 +165,7 @@ def test_progress_is_silent_when_asked_and_never_on_standard_output(capsys: pyte
         assert ("LSTM" in err) is not quiet
 
 
-def test_errors() -> None:
+def test_a_loss_that_is_not_finite_and_empty_data_are_refused_with_this_text() -> None:
     x, y = data()
     with pytest.raises(TrainingError) as e:
         train(linear(), squares, [x * 1e30, y * 1e30], [x, y])

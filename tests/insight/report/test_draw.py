@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from tests.insight.report import planted
 
-from insight.report import planted
 from openlstm.insight.report import draw
 from openlstm.insight.report.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
 

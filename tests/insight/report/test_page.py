@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.insight.report import planted
 
-from insight.report import planted
 from openlstm.errors import ArgumentError
 from openlstm.insight.report import Report, Section, page
 from openlstm.insight.report.report import plain
