@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from functools import cache
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import torch
@@ -369,10 +368,15 @@ class Recurrent(nn.Module):
 VANILLA = (cells.VanillaRNN("tanh"), cells.VanillaRNN("relu"))
 
 
-@cache
 def _names(layer: int, direction: int) -> tuple[str, ...]:
     """The parameters of one layer in one direction in the order of `Weights`, those of the norms last."""
-    return tuple(name + weights.suffix(layer, direction) for name in (*(name for name, _ in weights.FIELDS), *weights.NORMS))
+    if layer == 0:
+        return _LOWEST[direction]  # a step of one layer takes as long as making them
+    return tuple(name + weights.suffix(layer, direction) for name in _PARAMETERS)
+
+
+_PARAMETERS = (*(name for name, _ in weights.FIELDS), *weights.NORMS)
+_LOWEST = [tuple(name + weights.suffix(0, direction) for name in _PARAMETERS) for direction in (0, 1)]
 
 
 def _of(state: State, k: int) -> State:
