@@ -41,8 +41,8 @@ def progress_table(p: Progress) -> Table:
 
 def result_table(result: Result) -> RenderableType:
     """A row per network: the look before training beside the answers after it; then the published numbers and the advice."""
-    task, many = result.task, result.seeds > 1
-    names = (SHARE, f"{task.answer}, mean of {result.seeds} seeds", "range") if many else (SHARE, task.answer)
+    task, many = result.task, len(result.seeds) > 1
+    names = (SHARE, f"{task.answer}, mean of {len(result.seeds)} seeds", "range") if many else (SHARE, task.answer)
     table = _table(f"{_head(task, result.size)}: {task.question}, after {result.steps:,} training steps", *names)
     table.caption = (
         f"{task.guessing:.3g} is guessing. " if task.guessing not in (0.5, 0.25) else f"{task.guessing:.0%} is guessing. "

@@ -59,7 +59,7 @@ class Forecaster:
         hidden_size: H of each layer.
         num_layers: recurrent layers on top of each other.
         members: networks that differ in their seed alone.
-        init: how the weights are initialised, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
+        init: of the weights, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         options: how to train; member k takes the seed `options.seed + k`.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
