@@ -84,10 +84,7 @@ def dropped_layer(seed: int = 0) -> Part:
         f"{number(second[1])} after \u201cman\u201d; without the layer by {number(second_without[0])} both times, whatever "
         "came before."
     )
-    rows = [
-        Panel("state h, with the layer", with_layer),
-        Panel("state h, without it: a mere sum", without),
-    ]
+    rows = [Panel("state h, with the layer", with_layer), Panel("state h, without it: a mere sum", without)]
     return {"dropped": panels("What is lost without the layer", finding, rows, first_step=0)}, facts
 
 

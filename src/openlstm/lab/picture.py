@@ -86,11 +86,7 @@ def page(result: Result) -> str:
         environment("openlstm.lab")
         .get_template("page.html.jinja")
         .render(
-            result=result,
-            picture=figures((display(result),), "picture")[0],
-            show=show,
-            command=_command(result),
-            made=made(),
+            result=result, picture=figures((display(result),), "picture")[0], show=show, command=_command(result), made=made()
         )
     )
 

@@ -107,13 +107,7 @@ class Forecaster:
         self.options = options or Options()
 
     def fit(
-        self,
-        data: Data,
-        time: str | None = None,
-        target: str | None = None,
-        *,
-        holdout: int = 0,
-        quiet: bool = False,
+        self, data: Data, time: str | None = None, target: str | None = None, *, holdout: int = 0, quiet: bool = False
     ) -> Forecaster:
         """Train on all but the last `holdout` steps; of the rest, the last part chooses the weights.
 
