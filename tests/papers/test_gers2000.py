@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from papers.study import Learner, generator
 
-from openlstm.lab.papers import Learner, generator
 from openlstm.lab.tasks.reber import FOLLOWING, POSSIBLE, SYMBOL
 from papers import gers2000
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from papers.study import generator
 
-from openlstm.lab.papers import generator
 from papers import hochreiter1997 as paper
 
 

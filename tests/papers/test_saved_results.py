@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from papers.study import Claim, Trial, summary
 
-from openlstm.lab.papers import Claim, Trial, summary
 from papers import adding600, copy1000, gers2000, hochreiter1997, parity
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from papers.study import generator
 
-from openlstm.lab.papers import generator
 from papers import adding600, copy1000, parity
 
 
