@@ -127,7 +127,7 @@ for _command in (demo, explain, doctor):
 
 
 def _in_form(error: Exception) -> str | None:
-    """What a user is told of an error that is none of ours; None where nobody but us can do something about it."""
+    """What a user is told of an error; None for a fault of this package, which shows its traceback."""
     if isinstance(error, OpenLSTMError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)) is not None:

@@ -54,7 +54,7 @@ def test_the_table_holds_the_numbers_the_advice_and_who_learnt_it() -> None:
 
 def test_what_nobody_learnt_is_said() -> None:
     shown = text(show.result_table(result(ROWS[:1], None)))
-    assert "Nobody learnt it in 1,000 steps; the best is RNN, default with 51.0% right answers" in shown
+    assert "None of them learnt it in 1,000 steps; the best is RNN, default with 51.0% right answers" in shown
 
 
 @pytest.mark.parametrize("task", lab.tasks.TASKS)

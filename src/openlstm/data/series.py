@@ -276,7 +276,7 @@ def _on_grid(times: np.ndarray, step: Step, start: int) -> tuple[np.ndarray, np.
 
 
 def _check_span(table: Table, time: str, times: np.ndarray, order: np.ndarray, step: Step, places: np.ndarray) -> None:
-    """Refuse a grid out of all proportion before it is made; named is the row beside the widest gap, on its shorter side."""
+    """Refuse a grid far longer than the table before it is made; the error names the row beside the widest gap."""
     steps, most = int(places[-1]) + 1, MOST_STEPS * len(times)
     if steps <= most:
         return

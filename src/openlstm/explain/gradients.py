@@ -67,7 +67,7 @@ def vanishing(seed: int = 0) -> Part:
 
 
 def highway(seed: int = 0) -> Part:
-    """What comes back along the cell state alone while nothing stands on the road, beside the vanilla RNN."""
+    """What comes back along the cell state alone with its forget gate at 1, beside the vanilla RNN."""
     T = 100
     signal = np.random.default_rng(seed).normal(size=T)
     lines = {"along the highway": _along_the_highway(1.0, signal, 1.0)}

@@ -1,4 +1,4 @@
-"""An experiment: one task, several networks side by side, several seeds; what could be seen before, beside what came of it."""
+"""An experiment: one task, several networks and seeds; what was measured before training beside the scores after it."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def title(arm: str, advice: Advised | None) -> str:
 
 
 class _Run:
-    """One call of `run`: what is known so far, and who is told."""
+    """One call of `run`, with what is known so far."""
 
     def __init__(self, setup: Setup, on_progress: Callable[[Progress], None] | None) -> None:
         self.setup, self.on_progress = setup, on_progress

@@ -1,4 +1,4 @@
-"""The picture of an experiment: what the look before training saw, beside what came of the training; as a file or as a page."""
+"""The picture of an experiment: what was measured before training beside the scores after it, as a file or as a page."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def page(result: Result) -> str:
 
 
 def save(result: Result, path: Path) -> None:
-    """Write the picture as SVG or PNG, or the page as HTML, by the ending of the path.
+    """Write the picture as SVG or PNG, or the page as HTML, by the extension of the path.
 
     Raises:
-        ArgumentError: for another ending, or a place that cannot be written.
+        ArgumentError: for another extension, or a place that cannot be written.
     """
     writable(path, KINDS)
     if path.suffix.lower() == ".html":

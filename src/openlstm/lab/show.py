@@ -56,14 +56,12 @@ def result_table(result: Result) -> RenderableType:
 
 
 def verdict(result: Result) -> str:
-    """Who learnt it, in a sentence; that nobody did, where nobody did."""
+    """In a sentence, which networks learnt it, or that none did."""
     good = [row for row in result.rows if learnt(result.task, row.mean)]
     if not good:
         best = result.best
-        return (
-            f"Nobody learnt it in {result.steps:,} steps; the best is {best.title} with {best.mean:.1%} {result.task.answer}. "
-            "More --steps may help."
-        )
+        reached = f"the best is {best.title} with {best.mean:.1%} {result.task.answer}"
+        return f"None of them learnt it in {result.steps:,} steps; {reached}. More --steps may help."
     if len(good) == len(result.rows):
         return "All of them learnt it."
     others = [row for row in result.rows if row not in good]
