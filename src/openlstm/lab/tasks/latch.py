@@ -1,4 +1,4 @@
-"""`latch`, the main experiment: a sign is overwritten by later ones, and the last has to be kept through a lag of distractors."""
+"""`latch`, the main experiment: a sign is overwritten by later ones, and the last is kept through a lag of distractors."""
 
 from __future__ import annotations
 
