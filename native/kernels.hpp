@@ -72,7 +72,7 @@ struct Products {
   const T* (*factors_of)(const T* row, index n, T* room);
   const T* (*factors_of_given)(const X* row, index n, T* room);
   const T* (*numbers_of_given)(const X* row, index n, T* room);
-  void (*give)(const T* from, X* to, index n);
+  void (*convert)(const T* from, X* to, index n);
 
   void (*end)();                 // to be called when a thread makes no more products for now; null: nothing to do
   double (*peak)(index rounds);  // multiplies and adds in registers alone, gives the number of operations
@@ -111,7 +111,7 @@ struct Traits {
   int feedback;    // blocks of H that are fed back
   bool has_cell;   // a cell state c beside h
   bool h_is_cell;  // its cell state is h itself, unless a projection makes h something else
-  bool whole;      // wants the sums of a whole row at once
+  bool needs_row;  // wants the sums of a whole row at once
   int after;       // the peephole that sees c after the step, -1 for none
   int sees[3];     // the gates with a peephole
 

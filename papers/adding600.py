@@ -1,7 +1,7 @@
 """The adding problem at T = 600, where Bai, Kolter & Koltun 2018 (table 1) report that the LSTM learns nothing.
 
-python papers/adding600.py                       # five networks
-python papers/adding600.py --save --json FILE    # goes on from papers/results/, writes every number
+python -m papers.adding600                       # five networks
+python -m papers.adding600 --save --json FILE    # goes on from papers/results/, writes every number
 
 Their LSTM ends at a squared error of 0.164; always saying 1 has 0.1667. Here the gates begin for the lag (`init.chrono`).
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from papers.study import Claim, Learner, Reader, Trial, before, generator, median_of, run
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, median_of, run
 from openlstm.lab.tasks import Adding
 from openlstm.nn import init
 

@@ -1,7 +1,7 @@
 """The copy task at T = 1,000, where Bai, Kolter & Koltun 2018 (table 1) report that the LSTM remembers nothing.
 
-python papers/copy1000.py                       # five networks
-python papers/copy1000.py --save --json FILE    # goes on from papers/results/, writes every number
+python -m papers.copy1000                       # five networks
+python -m papers.copy1000 --save --json FILE    # goes on from papers/results/, writes every number
 
 Ten symbols of eight kinds, a silence, and the ten symbols again. Their LSTM ends at a cross entropy of 0.0204 a step, which is
 that of guessing the ten symbols: 10 ln 8 / 1,020. Here the silence grows while the network learns: from one step on, by a third
@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from papers.study import Claim, Learner, Trial, before, generator, median_of, run
 from torch import Tensor, nn
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Trial, before, generator, median_of, run
 from openlstm.lab.tasks import Copy
 from openlstm.nn import init
 

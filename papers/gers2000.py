@@ -1,8 +1,8 @@
 """Gers, Schmidhuber & Cummins 2000, "Learning to forget", table 2: an endless stream of embedded Reber strings.
 
-python papers/gers2000.py                                 # three rows of twenty networks
-python papers/gers2000.py --claims forget --seeds 2       # a part of it
-python papers/gers2000.py --save --json gers2000.json     # goes on from papers/results/, writes every number
+python -m papers.gers2000                                 # three rows of twenty networks
+python -m papers.gers2000 --claims forget --seeds 2       # a part of it
+python -m papers.gers2000 --save --json gers2000.json     # goes on from papers/results/, writes every number
 
 The network is the paper's, weight for weight: 7 inputs, 4 blocks of 2 cells that share their gates, 7 logistic outputs that see
 the cells and the inputs. 8 cells x (7 + 8) + 12 gates x (7 + 8 + 1) + 7 outputs x (8 + 7 + 1) = 120 + 192 + 112 = 424 weights;
@@ -23,10 +23,10 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from papers.study import Claim, Learner, Trial, before, generator, run
 from torch import Tensor, nn
 
 from openlstm import LSTM, cells
-from openlstm.lab.papers import Claim, Learner, Trial, before, generator, run
 from openlstm.lab.tasks.reber import POSSIBLE, SYMBOLS
 from openlstm.lab.tasks.reber import streams as strings
 

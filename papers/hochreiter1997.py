@@ -1,8 +1,8 @@
 """Hochreiter & Schmidhuber 1997, "Long short-term memory", experiments 4 (adding, T = 100) and 6a (temporal order).
 
-python papers/hochreiter1997.py                                    # both tasks, ten networks each
-python papers/hochreiter1997.py --claims adding --seeds 1          # a part of it
-python papers/hochreiter1997.py --save --json hochreiter1997.json  # goes on from papers/results/, writes every number
+python -m papers.hochreiter1997                                    # both tasks, ten networks each
+python -m papers.hochreiter1997 --claims adding --seeds 1          # a part of it
+python -m papers.hochreiter1997 --save --json hochreiter1997.json  # goes on from papers/results/, writes every number
 
 The network is the paper's: the cell of 1997 without forget gate, two blocks of two cells, input gates that begin nearly closed,
 logistic outputs, squared error at the end of a sequence. A network counts as solved when at least the 2,000 sequences it saw
@@ -18,10 +18,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
+from papers.study import Claim, Learner, Reader, Trial, before, generator, run
 from torch import Tensor
 
 from openlstm import LSTM, cells
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, run
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """x [T, B, I], lengths [B], targets [B, O]."""

@@ -1,7 +1,7 @@
 """Parity, as in Delétang et al. 2023, "Neural networks and the Chomsky hierarchy", table 1.
 
-python papers/parity.py                       # five networks
-python papers/parity.py --save --json FILE    # goes on from papers/results/, writes every number
+python -m papers.parity                       # five networks
+python -m papers.parity --save --json FILE    # goes on from papers/results/, writes every number
 
 Bits, and after the last of them the question whether the number of ones is odd. Trained on lengths 1 to 40, tested on fresh
 sequences of every length from 41 to 500.
@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from papers.study import Claim, Learner, Reader, Trial, before, generator, run
 from torch import Tensor
 from torch.nn import functional as F
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Learner, Reader, Trial, before, generator, run
 from openlstm.lab.tasks import Parity
 
 HIDDEN, BATCH, RATE, STEPS = 16, 64, 1e-2, 10_000

@@ -43,7 +43,7 @@ struct Gradients {
 
 template <class Cell>
 constexpr Traits traits_of() {
-  Traits t{Cell::gates, Cell::separate, Cell::saved, Cell::peepholes, Cell::feedback, Cell::has_cell, Cell::h_is_cell, Cell::whole, -1, {0, 0, 0}};
+  Traits t{Cell::gates, Cell::separate, Cell::saved, Cell::peepholes, Cell::feedback, Cell::has_cell, Cell::h_is_cell, Cell::needs_row, -1, {0, 0, 0}};
   if constexpr (Cell::peepholes > 0) {
     for (int k = 0; k < 3; k++) t.sees[k] = Cell::sees[k];
     if (Cell::has_o) t.after = Cell::last_peephole;
@@ -125,8 +125,8 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
       for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + at.unit[k], carried[k], at.lanes(k));
     }
   }
-  if constexpr (!Cell::whole) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
-  constexpr int saved = Cell::whole ? Cell::gates : Cell::saved;
+  if constexpr (!Cell::needs_row) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
+  constexpr int saved = Cell::needs_row ? Cell::gates : Cell::saved;
   static_assert(saved <= S);
   if (saved && p.gates)
     for (int k = 0; k < N; k++)

@@ -10,7 +10,7 @@ struct Gru {
   using V = Vec<T>;
   static constexpr int gates = 3, separate = 1, sums = 4, saved = 4, candidate = 2;
   static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = true, h_is_cell = true, whole = false;
+  static constexpr bool has_cell = true, h_is_cell = true, needs_row = false;
   enum { R, U, X, H };  // X becomes n, H stays W_hn h + b_hn
 
   template <int N>

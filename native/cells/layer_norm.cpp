@@ -13,7 +13,7 @@ struct LayerNormLstm {
   enum { I, F, G, O };
   static constexpr int gates = 4, separate = 4, sums = 8, saved = 12, candidate = G;
   static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = true, h_is_cell = false, whole = true;
+  static constexpr bool has_cell = true, h_is_cell = false, needs_row = true;
 
   template <int N>
   static OPENLSTM_INLINE void activate(V (&z)[gates][N], const V (&)[N], const V (&)[3][N]) {

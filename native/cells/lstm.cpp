@@ -19,7 +19,7 @@ struct Lstm {
   static constexpr int gates = G + 1 + has_o, separate = 0, sums = gates, saved = gates, candidate = G;
   static constexpr int peepholes = peephole ? has_i + has_f + has_o : 0;
   static constexpr int feedback = variant == Variant::fgr ? 4 : 1;
-  static constexpr bool has_cell = true, h_is_cell = false, whole = false;
+  static constexpr bool has_cell = true, h_is_cell = false, needs_row = false;
   static constexpr int fed[3] = {I, F, O};                                                // the gates that are fed back
   static constexpr int sees[3] = {has_i ? I : has_f ? F : O, has_i && has_f ? F : O, O};  // the gates with a peephole
   static constexpr int last_peephole = peepholes - 1;                                     // of the output gate, which sees c' instead of c

@@ -9,7 +9,7 @@ struct Rnn {
   using V = Vec<T>;
   static constexpr int gates = 1, separate = 0, sums = 1, saved = 0, candidate = -1;
   static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = false, h_is_cell = false, whole = false;
+  static constexpr bool has_cell = false, h_is_cell = false, needs_row = false;
 
   template <int N>
   static OPENLSTM_INLINE void activate(V (&)[1][N], const V (&)[N], const V (&)[3][N]) {}

@@ -62,7 +62,7 @@ class RowsBackward {
         dm_(b_.projected ? share_.count() * b_.hidden : 0),
         kept_(b_.noise.zoneout_h > 0 ? share_.count() * b_.fed_back() : 0),
         masked_(b_.hidden_mask ? b_.fed_back() : 0),
-        work_(cell_.whole ? 6 * b_.hidden : 0),
+        work_(cell_.needs_row ? 6 * b_.hidden : 0),
         own_c_(cell_.peepholes && b_.noise.zoneout_c > 0 ? share_.count() * b_.hidden : 0),
         rooms_(pairs ? share_.count() * rooms_of_a_row() + most_ * room_of_dx() : 0),
         keys_(2 * share_.count()),
@@ -86,7 +86,7 @@ class RowsBackward {
   void block(index first, index last, index K, int turn) {
     tokens_ = 0;
     index slot = 0;
-    if (cell_.whole)
+    if (cell_.needs_row)
       for (index j = 0; j < share_.count(); j++) clear(norm_sums(j, turn), norm_rows() * b_.hidden);
     for (index n = last - 1; n >= first; n--) {
       const index t = step_at(b_, n), alive = plan_.order.alive(t);
@@ -236,8 +236,8 @@ class RowsBackward {
     given_.dc[n] = cell_.has_cell ? b_.dc0 + b * H : nullptr;
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
-    given_.dnorm[n] = cell_.whole ? norm_sums(j, turn) : nullptr;
-    if (cell_.whole && !begin_.first(t, b)) {  // a cell that goes over its row in many short stretches: the next step's, ahead of time
+    given_.dnorm[n] = cell_.needs_row ? norm_sums(j, turn) : nullptr;
+    if (cell_.needs_row && !begin_.first(t, b)) {  // a cell that goes over its row in many short stretches: the next step's, ahead of time
       const T* next = b_.gates.at(begin_.before(t), b);
       for (index k = 0; k < cell_.saved * H; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(next + k, 0, 2);
     }
@@ -341,7 +341,7 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
   const Multiplying<T, X> multiplying{products};
   const Traits& cell = plan.cell.traits;
   const index H = b.hidden, rows = cell.gates * H, R = b.fed_back(), wide = cell.sums() * H, most = products.gradient_rows;
-  const Slice gates(rows, part), projected(b.projected, part), peepholes(cell.peepholes * H, part), norms(cell.whole ? 4 * rows + 2 * H : 0, part);
+  const Slice gates(rows, part), projected(b.projected, part), peepholes(cell.peepholes * H, part), norms(cell.needs_row ? 4 * rows + 2 * H : 0, part);
   // Where row r of the weights lies among the blocks of dz.
   auto in_x = [&](index r) { return cell.place_of_x(static_cast<int>(r / H)) * H + r % H; };
   auto in_h = [&](index r) { return r + cell.separate * H; };
@@ -352,7 +352,7 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
     if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
     if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
     if (cell.peepholes) clear(b.dw_ch + peepholes.first, peepholes.size());
-    if (cell.whole) clear(b.dnorm + norms.first, norms.size());
+    if (cell.needs_row) clear(b.dnorm + norms.first, norms.size());
   }
 
   auto pack = [&](const X* const* from, index K, index columns, T* panels) {
@@ -426,7 +426,7 @@ void backward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Bac
                          products.panel_size(tokens.most, b.inputs),
                          products.panel_size(tokens.most, R),
                          b.projected ? products.panel_size(tokens.most, H) : 0,
-                         traits.whole ? (3 * rows + 2 * H) * b.batch : 0};
+                         traits.needs_row ? (3 * rows + 2 * H) * b.batch : 0};
   index each = 0;
   for (index size : sizes) each += size;
   Scratch<T> blocks(2 * each);

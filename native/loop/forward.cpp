@@ -63,14 +63,14 @@ class RowsForward {
         own_(tiles_.count, part),
         keep_(f_.c || f_.gates),
         alone_(share_.count() == 1 && plan.plain),
-        waits_(cell_.whole || (plan.ahead > 1 && !(alone_ && f_.inputs <= few_inputs))),
+        waits_(cell_.needs_row || (plan.ahead > 1 && !(alone_ && f_.inputs <= few_inputs))),
         one_tile_(plan.one_step ? tiles_.size : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         masked_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
         as_factors_(pairs ? share_.count() * (products_.factors(f_.fed_back()) + products_.factors(f_.hidden) + plan.ahead * products_.factors(f_.inputs)) : 0),
         sums_(tiles_.sums *
               (waits_ ? (last_tile() - first_tile()) * plan.ahead * share_.count() : most_tiles * std::min(rows_at_once, std::max<index>(share_.count(), 1)))),
-        gates_(cell_.whole && !keep_ ? share_.count() * cell_.saved * f_.hidden : 0),
+        gates_(cell_.needs_row && !keep_ ? share_.count() * cell_.saved * f_.hidden : 0),
         coming_(waits_ ? plan.ahead * share_.count() : 0),
         keys_(3 * share_.count()),
         pointers_(9 * share_.count()) {
@@ -79,7 +79,7 @@ class RowsForward {
     auto out = [&](index k) { return pointers_ + k * n; };
     x_ = in(0), h_ = in(1), c_ = in(2), seen_ = f_.hidden_mask || pairs ? in(3) : h_;
     y_ = out(4), out_ = f_.projected ? out(5) : y_, c_out_ = carries() ? out(6) : nullptr;
-    saved_ = cell_.saved && (keep_ || cell_.whole) ? out(7) : nullptr;
+    saved_ = cell_.saved && (keep_ || cell_.needs_row) ? out(7) : nullptr;
     shown_ = pairs && f_.projected ? in(8) : const_cast<const T**>(out_);
     zoneout_h_ = keys_, zoneout_c_ = keys_ + n, dropped_ = keys_ + 2 * n;
     for (index j = 0; j < n; j++) {
@@ -87,7 +87,7 @@ class RowsForward {
       if (cell_.has_cell) c_[j] = !carries() ? h_[j] : f_.c0 ? f_.c0 + row(j) * H : plan.zeros;
       if (f_.hidden_mask) seen_[j] = masked_ + j * f_.fed_back();
       if (f_.projected) out_[j] = m_ + j * H;
-      if (cell_.whole && !keep_) saved_[j] = gates_ + j * cell_.saved * H;
+      if (cell_.needs_row && !keep_) saved_[j] = gates_ + j * cell_.saved * H;
     }
   }
 
@@ -198,7 +198,7 @@ class RowsForward {
     }
     if (!plan_.by_units || part_.id == 0)
       for (index j = alive; j < share_.count(); j++) empty(t, row(j));
-    if (alive > 0) cell_.whole ? whole_rows(alive) : tile_by_tile(alive, n % 2);
+    if (alive > 0) cell_.needs_row ? whole_rows(alive) : tile_by_tile(alive, n % 2);
     ready_ += alive;
     if (plan_.w_hr) {
       if constexpr (pairs)
@@ -208,7 +208,7 @@ class RowsForward {
     }
     for (index j = 0; j < alive; j++) {
       if (noise.zoneout_h > 0) in_own_units([&](index first, index last) { rows_.zoneout(noise, zoneout_h_[j], h_[j], y_[j], first, last); });
-      if constexpr (pairs) in_own_units([&](index first, index last) { products_.give(y_[j] + first, f_.y.at(t, row(j)) + first, last - first); });
+      if constexpr (pairs) in_own_units([&](index first, index last) { products_.convert(y_[j] + first, f_.y.at(t, row(j)) + first, last - first); });
     }
     for (index j = 0; j < alive; j++) {
       h_[j] = y_[j];
@@ -407,7 +407,7 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
   const Traits& traits = cell.traits;
   const double per_step = static_cast<double>(f.batch * traits.gates * f.hidden) * static_cast<double>(f.inputs + f.fed_back());
   int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
-  const bool whole = f.projected || traits.whole;  // a row's units cannot be shared out
+  const bool whole = f.projected || traits.needs_row;  // a row's units cannot be shared out
   bool by_units = !whole && f.taken() == 1;
   const Tiles<T, X> tiles(*kernels.products, traits, f);
   const index weights = tiles.count * tiles.size, projection = f.projected ? kernels.products->panel_size(f.hidden, f.projected) : 0;

@@ -6,10 +6,10 @@
 namespace openlstm::OPENLSTM_ISA {
 
 // acc[m][n] += x[m][k] * p[k][n], for the factors k = 0 .. K-1 in this order.
-// U panels, `apart` from each other, are gone through side by side: acc[u * M + m] is row m of panel u.
+// U panels, `stride` numbers apart, are gone through side by side: acc[u * M + m] is row m of panel u.
 // The sums are copied into an array that is only ever indexed by constants: otherwise GCC 12 stores all of them at every k.
 template <class T, int M, int N, int U = 1>
-OPENLSTM_INLINE void product(Vec<T> (*acc)[N], const T* const* x, index first, index K, const T* p, index apart = 0) {
+OPENLSTM_INLINE void product(Vec<T> (*acc)[N], const T* const* x, index first, index K, const T* p, index stride = 0) {
   const T* row[M];
   Vec<T> sum[U * M][N];
 #pragma GCC unroll 6
@@ -24,7 +24,7 @@ OPENLSTM_INLINE void product(Vec<T> (*acc)[N], const T* const* x, index first, i
     for (int u = 0; u < U; u++) {
       Vec<T> w[N];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) w[n] = load(p + u * apart + n * width<T>);
+      for (int n = 0; n < N; n++) w[n] = load(p + u * stride + n * width<T>);
 #pragma GCC unroll 6
       for (int m = 0; m < M; m++) {
         Vec<T> b = spread(row[m] + k);

@@ -143,7 +143,7 @@ static const T* numbers_of_given(const Given<T>* row, index n, T* room) {
   return as_numbers(row, n, room);
 }
 template <class T>
-static void give(const T* from, Given<T>* to, index n) {
+static void convert(const T* from, Given<T>* to, index n) {
   give_out(from, to, n);
 }
 
@@ -172,7 +172,7 @@ constexpr Products<T, Given<T>> products_of = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                factors_of<T>,
                                                factors_of_given<T>,
                                                numbers_of_given<T>,
-                                               give<T>,
+                                               convert<T>,
                                                nullptr,
                                                peak<T>};
 

@@ -55,7 +55,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def writable(path: str | os.PathLike[str], kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse a place that `write_whole` could not write, or that holds what is read, before the work is done, not after.
+    """Check before the work that `write_whole` can write a place, and that it is not one of the inputs.
 
     Args:
         path: where the file will go.

@@ -44,8 +44,12 @@ def output_option(help: str) -> Any:
 def add(app: typer.Typer, command: Callable[..., None], name: str | None = None) -> None:
     """Make a function a command. Its docstring ends with `Example:` and a command line; the help begins with them."""
     text, _, example = inspect.cleandoc(command.__doc__ or "").partition("\n\nExample:\n")
-    help = f"\b\nExample:\n{example}\n\n{text}"
-    app.command(name or command.__name__, help=help, short_help=text.split("\n")[0])(command)
+    app.command(name or command.__name__, **described(example, text))(command)
+
+
+def described(example: str, text: str) -> dict[str, Any]:
+    """What a command says of itself: its help, which begins with an example, and one line among the other commands."""
+    return {"help": f"\b\nExample:\n{example}\n\n{text}", "short_help": text.split("\n")[0]}
 
 
 def err() -> Console:

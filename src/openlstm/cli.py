@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from openlstm import __version__
 from openlstm._files import writable
-from openlstm._terminal import Json, Quiet, add, err, integer, output_option, print_json, say, status, tell
+from openlstm._terminal import Json, Quiet, add, described, err, integer, output_option, print_json, say, status, tell
 from openlstm.doctor import extra_of
 from openlstm.errors import OpenLSTMError, message, missing_extra
 from openlstm.lab.command import app as lab_app
@@ -21,13 +21,14 @@ from openlstm.tasks import command
 
 PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
-    help="An LSTM you can see through: train it, ask it, score it, look inside.",
+    **described("  openlstm demo", "An LSTM you can see through: train it, ask it, score it, look inside."),
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     **PLAIN,
 )
-fit_app = typer.Typer(help="Train a model on a table and save it.", **PLAIN)
+FIT = "  openlstm fit forecast co2.csv --time date --target co2 --horizon 52 -o co2.safetensors"
+fit_app = typer.Typer(**described(FIT, "Train a model on a table and save it."), **PLAIN)
 app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
 add(fit_app, command.fit_forecast, "forecast")
@@ -127,7 +128,7 @@ for _command in (demo, explain, doctor):
 
 
 def _in_form(error: Exception) -> str | None:
-    """What a user is told of an error that is none of ours; None where nobody but us can do something about it."""
+    """What a user is told of an error; None for a fault of this package, which shows its traceback."""
     if isinstance(error, OpenLSTMError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)) is not None:

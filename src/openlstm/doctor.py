@@ -32,7 +32,7 @@ BASE = ("numpy", "safetensors", "pydantic", "typer", "rich")
 
 
 def examine() -> dict[str, Any]:
-    """Everything `openlstm doctor` says, as plain values; a variable with a wrong value is found, not stumbled over."""
+    """Everything `openlstm doctor` says, as plain values; a variable with a wrong value is reported like the rest."""
     from openlstm.engine import threads
 
     there = native.available()

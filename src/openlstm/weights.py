@@ -1,4 +1,4 @@
-"""Parameter names and shapes of a layer, and everyone else's gate orders (the only place that knows them).
+"""Parameter names and shapes of a layer, and the gate orders of other packages, which stand only here.
 
 Legend: I input size, H hidden size, P projected size, G gates of a cell, m cells that share their gates,
 R what is fed back (P with a projection, else H for each of `Cell.feeds_back`).

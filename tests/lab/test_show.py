@@ -35,7 +35,8 @@ ROWS = (
 
 
 def result(rows: tuple[lab.Row, ...] = ROWS, advice: Advised | None = ADVICE, task: str = "latch") -> lab.Result:
-    return lab.Result(lab.tasks.TASKS[task], 120, len(rows[0].scores), 1000, 32, 0, 1.0, rows, advice)
+    arms, seeds = tuple(row.name for row in rows), range(len(rows[0].scores))
+    return lab.Result(lab.tasks.TASKS[task], 120, seeds, 1000, arms, 32, 1.0, rows, advice)
 
 
 def text(what: object) -> str:
@@ -53,7 +54,7 @@ def test_the_table_holds_the_numbers_the_advice_and_who_learnt_it() -> None:
 
 def test_what_nobody_learnt_is_said() -> None:
     shown = text(show.result_table(result(ROWS[:1], None)))
-    assert "Nobody learnt it in 1,000 steps; the best is RNN, default with 51.0% right answers" in shown
+    assert "None of them learnt it in 1,000 steps; the best is RNN, default with 51.0% right answers" in shown
 
 
 @pytest.mark.parametrize("task", lab.tasks.TASKS)
@@ -65,7 +66,7 @@ def test_published_numbers_stand_beside(task: str) -> None:
 
 def test_the_live_table_shows_how_far_every_network_is() -> None:
     running = {"rnn": [Running(2, 40, 0.75, 1e-9)], "lstm-advice": []}
-    p = Progress(LATCH, 120, 1000, 3, 6, 30.0, tuple(running), {"rnn": ROWS[0]}, running, None)
+    p = Progress(LATCH, 120, range(3), 1000, tuple(running), 32, 3, 30.0, {"rnn": ROWS[0]}, running, None)
     shown = text(show.progress_table(p))
     assert "3 of 6 networks, about 30 s left" in shown and "2 done" in shown and "step 40" in shown
     assert "█" * 10 in shown and "█" * 11 not in shown  # half of the way from guessing to perfect

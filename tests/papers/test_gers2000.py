@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from papers import gers2000
+from papers.study import Learner, generator
 
-from openlstm.lab.papers import Learner, generator
 from openlstm.lab.tasks.reber import FOLLOWING, POSSIBLE, SYMBOL
 
 

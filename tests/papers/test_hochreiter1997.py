@@ -3,8 +3,7 @@
 import pytest
 import torch
 from papers import hochreiter1997 as paper
-
-from openlstm.lab.papers import generator
+from papers.study import generator
 
 
 def test_adding_is_that_of_the_paper() -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from papers import adding600, copy1000, gers2000, hochreiter1997, parity
-
-from openlstm.lab.papers import Claim, Trial, summary
+from papers.study import Claim, Trial, summary
 
 ROOT = Path(__file__).parents[2]
 STUDIES: dict[str, list[Claim]] = {

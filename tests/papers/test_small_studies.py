@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from papers import adding600, copy1000, parity
-
-from openlstm.lab.papers import generator
+from papers.study import generator
 
 
 def test_parity_is_asked_at_the_end_of_each_row() -> None:

@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """One step as its backward sees it."""
+    """What the backward of one step reads."""
 
     gates: tuple[Array, ...]  # as in Step
     before: Any  # State: h [B, R] as it was fed back, without a mask; c [B, H]
@@ -56,7 +56,7 @@ class StepGradients(NamedTuple):
 
 
 class Cell(ABC):
-    """A recurrence without its products: what every cell has to say about itself.
+    """A recurrence without its products, and the traits that every cell states.
 
     Traits:
         name: the name of the cell.
@@ -108,7 +108,7 @@ class Cell(ABC):
     def __call__(
         self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Array | None = None
     ) -> Step:
-        """`forward` with what there is, and for a user's own cell a look at the shapes that come out.
+        """`forward` with what there is; of a user's own cell the shapes that come out are checked.
 
         Raises:
             DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
@@ -145,7 +145,7 @@ class Cell(ABC):
 
 
 def _check(cell: Cell, step: Any, z: Array) -> None:
-    """Does what a user's cell returned fit its traits?"""
+    """Raise where what a user's cell returned does not fit its traits."""
     who = type(cell).__name__
     if not isinstance(step, Step):
         hint = "return Step((gates named by `saved`), h, c)"

@@ -1,4 +1,4 @@
-"""Tables and series: read, checked, every oddity named, nothing invented."""
+"""Tables and series: read and checked; every problem is named, and no value is invented."""
 
 from openlstm.data.series import Note as Note
 from openlstm.data.series import Series as Series

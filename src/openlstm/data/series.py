@@ -142,9 +142,14 @@ def name_step(step: Step, count: int = 1) -> str:
     )
     for word, size in units:
         if step.count == size:
-            return f"{count} {word}" + ("s" if count != 1 else "")
+            return _count(count, word)
     word, size = next((word, size) for word, size in units if step.count % size == 0)
-    return f"{count} step{'s' if count != 1 else ''} of {step.count // size} {word}s"
+    return f"{_count(count, 'step')} of {step.count // size} {word}s"
+
+
+def _count(number: int, word: str) -> str:
+    """A number of things: 1 row, 2 rows."""
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray:
@@ -183,19 +188,14 @@ def show_times(times: np.ndarray) -> list[str]:
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
-        what, got = "is too short for a series", "1 row" if len(times) == 1 else f"{len(times)} rows"
+        what, got = "is too short for a series", _count(len(times), "row")
         expected, hint = "at least 3", "give a longer table"
         raise DataError.of(table.name, what, got, expected, hint)
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
         count = int((np.diff(times) < np.timedelta64(0)).sum())
-        notes.append(
-            Note(
-                "order",
-                count,
-                f"the rows were not in the order of time ({count} step{'s' * (count != 1)} back); they were sorted",
-            )
-        )
+        text = f"the rows were not in the order of time ({_count(count, 'step')} back); they were sorted"
+        notes.append(Note("order", count, text))
     times, values = times[order], values[order]
     _check_twice(table, time, times, order)
     step = step or _find_step(table, time, times)
@@ -206,26 +206,18 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
     full[places] = values
     absent = np.setdiff1d(np.arange(len(grid)), places)
     if len(absent):
-        what = (
-            "1 step is absent from the table and counts as missing"
-            if len(absent) == 1
-            else f"{len(absent)} steps are absent from the table and count as missing"
-        )
-        notes.append(Note("gaps", len(absent), f"{what}: {_where(grid, absent)}"))
+        are, s = ("is", "s") if len(absent) == 1 else ("are", "")
+        text = f"{_count(len(absent), 'step')} {are} absent from the table and count{s} as missing: {_where(grid, absent)}"
+        notes.append(Note("gaps", len(absent), text))
     missing = places[np.isnan(values)]
     if len(missing) == len(values):
         what, got = "holds no known value", f"{len(values)} rows, all missing"
         expected, hint = "numbers", "choose another column"
         raise DataError.of(f"{table.name}, column {target!r}", what, got, expected, hint)
     if len(missing):
-        what = "1 value of" if len(missing) == 1 else f"{len(missing)} values of"
-        notes.append(
-            Note(
-                "missing",
-                len(missing),
-                f"{what} {target} {'is' if len(missing) == 1 else 'are'} missing: {_where(grid, missing)}",
-            )
-        )
+        are = "is" if len(missing) == 1 else "are"
+        text = f"{_count(len(missing), 'value')} of {target} {are} missing: {_where(grid, missing)}"
+        notes.append(Note("missing", len(missing), text))
     return Series(target, time, grid, full, step, tuple(notes))
 
 
@@ -233,10 +225,8 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
     twice = np.flatnonzero(np.diff(times) == np.timedelta64(0))
     if len(twice):
         first, second = order[twice[0]], order[twice[0] + 1]
-        count = "1 such row" if len(twice) == 1 else f"{len(twice)} such rows"
-        what = "the same time comes twice"
-        got = f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count} in all"
-        expected = "each time once"
+        what, expected = "the same time comes twice", "each time once"
+        got = f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {_count(len(twice), 'such row')} in all"
         hint = "keep one row for each time; a table of several series has to be filtered to one of them"
         raise DataError.of(f"{table.name}, {table.row(int(second))}, column {time!r}", what, got, expected, hint)
 
@@ -286,7 +276,7 @@ def _on_grid(times: np.ndarray, step: Step, start: int) -> tuple[np.ndarray, np.
 
 
 def _check_span(table: Table, time: str, times: np.ndarray, order: np.ndarray, step: Step, places: np.ndarray) -> None:
-    """Refuse a grid out of all proportion before it is made; named is the row beside the widest gap, on its shorter side."""
+    """Refuse a grid far longer than the table before it is made; the error names the row beside the widest gap."""
     steps, most = int(places[-1]) + 1, MOST_STEPS * len(times)
     if steps <= most:
         return
@@ -317,4 +307,4 @@ def _where(grid: np.ndarray, places: np.ndarray, most: int = 4) -> str:
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     words = [show_time(grid[r[0]]) + (f" to {show_time(grid[r[-1]])}" if len(r) > 1 else "") for r in runs[:most]]
     more = len(runs) - most
-    return ", ".join(words) + (f", and {more} more run{'s' * (more != 1)}" if more > 0 else "")
+    return ", ".join(words) + (f", and {_count(more, 'more run')}" if more > 0 else "")

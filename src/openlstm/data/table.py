@@ -1,4 +1,4 @@
-"""Tables from CSV and Parquet files, read by polars; every complaint names the file, the row and the column."""
+"""Tables from CSV and Parquet files, read by polars; every error names the file, the row and the column."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def _codes(pattern: str) -> set[str]:
 
 @contextmanager
 def _polars(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
-    """What polars and the system raise inside, in our form. A panic of polars is no Exception."""
+    """Give errors of polars and of the system our form. A panic of polars is not an Exception."""
     import polars as pl
 
     try:

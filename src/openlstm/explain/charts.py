@@ -39,6 +39,14 @@ class Panel(NamedTuple):
     domain: tuple[float, float] | None = None
 
 
+class Bars(Display):
+    """A picture of bars: its legend shows colours, not the dashes of lines."""
+
+    def legend(self) -> list[dict[str, str]]:
+        """As that of lines, without their dashes."""
+        return [{**entry, "dash": "none"} for entry in super().legend()]
+
+
 def panels(title: str, finding: str, rows: Sequence[Panel], *, first_step: int = 1, marks: Iterable[float] = ()) -> Display:
     """A stack of panels over time; `marks` are steps with a thin line through all of them."""
     names = _names(rows)
@@ -135,10 +143,14 @@ def over_lags(
 
 
 def matrices(title: str, finding: str, named: Values) -> Display:
-    """Matrices side by side on one scale: the stronger the colour, the larger the entry; one hue for +, one for -."""
-    top = max(float(np.abs(m).max()) for m in named.values())
+    """Matrices side by side on one logarithmic scale: the stronger the colour, the larger the entry; a hue for + and for -.
+
+    The scale ends at a tenth of the largest entry of the smallest matrix, so that none of them looks empty.
+    """
+    largest = [float(np.abs(m).max()) for m in named.values()]
+    top, least = max(largest), min(largest) / 10
     cells = [
-        {"m": name, "r": r, "c": c, "v": float(v), "a": abs(float(v)) / top, "sign": "+" if v >= 0 else "-"}
+        {"m": name, "r": r, "c": c, "v": float(v), "a": max(abs(float(v)), least), "sign": "+" if v >= 0 else "-"}
         for name, m in named.items()
         for (r, c), v in np.ndenumerate(m)
     ]
@@ -153,7 +165,7 @@ def matrices(title: str, finding: str, named: Values) -> Display:
                 alt.X("c:O", title=None, axis=axis),
                 alt.Y("r:O", title=None, axis=axis),
                 alt.Color("sign:N", scale=alt.Scale(domain=["+", "-"], range=list(SERIES[:2])), legend=None),
-                fillOpacity=alt.FillOpacity("a:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None),
+                fillOpacity=alt.FillOpacity("a:Q", scale=alt.Scale(type="log", domain=[least, top], range=[0, 1]), legend=None),
             )
             .properties(width=side, height=side)
         )
@@ -204,7 +216,7 @@ def over_text(
         lines = [line(first, count, width - MARGIN) for first in range(0, len(bars), count)]
         return alt.vconcat(*lines, spacing=34)
 
-    return Display(title, draw, _table(bars, step="t", letter="letter", kind="s", value="v"), finding, names)
+    return Bars(title, draw, _table(bars, step="t", letter="letter", kind="s", value="v"), finding, names)
 
 
 def _panel(

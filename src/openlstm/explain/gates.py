@@ -21,6 +21,7 @@ from openlstm.reference import Saved, State, Weights
 CELL = cells.LSTM()
 WIRES = Weights(np.eye(4), np.zeros((4, 1)))
 OPEN, CLOSED = 1.0, 0.0
+GATES = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
 WORDS = {"dog": 0.75, "bites": 0.25, "man": -0.5}  # numbers whose sums are exact in any order
 
 Part = tuple[dict[str, Display], dict[str, Any]]
@@ -34,12 +35,19 @@ def switch(gate: Any) -> np.ndarray:
         return np.clip(np.log(gate) - np.log1p(-gate), -1000, 1000)
 
 
+def wires(i: Any, f: Any, signal: Any, o: Any) -> np.ndarray:
+    """The four inputs [T, 1, 4] that hold the gates at the given values, each a number or [T]."""
+    return np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[:, None]
+
+
+def start(c: float = 0.0) -> State:
+    """A state of one unit with h = 0."""
+    return State(np.zeros((1, 1)), np.full((1, 1), c))
+
+
 def on_wires(i: Any, f: Any, signal: Any, o: Any, c0: float = 0.0) -> dict[str, np.ndarray]:
-    """Run the cell with its gates held at the given values; each a number or [T]. Returns i, f, g, o, c, h, each [T]."""
-    z = np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[
-        :, None
-    ]  # [T, 1, 4]
-    saved = saved_by(CELL, z, WIRES, State(np.zeros((1, 1)), np.full((1, 1), c0)))
+    """Run the cell with its gates held at the given values. Returns i, f, g, o, c, h, each [T]."""
+    saved = saved_by(CELL, wires(i, f, signal, o), WIRES, start(c0))
     return {name: array[:, 0, 0] for name, array in saved.named(CELL).items()}
 
 
@@ -77,10 +85,7 @@ def dropped_layer(seed: int = 0) -> Part:
         f"{number(second[1])} after \u201cman\u201d; without the layer by {number(second_without[0])} both times, whatever "
         "came before."
     )
-    rows = [
-        Panel("state h, with the layer", with_layer, height=84),
-        Panel("state h, without it: a mere sum", without, height=84),
-    ]
+    rows = [Panel("state h, with the layer", with_layer), Panel("state h, without it: a mere sum", without)]
     return {"dropped": panels("What is lost without the layer", finding, rows, first_step=0)}, facts
 
 
@@ -242,12 +247,14 @@ def for_ever(seed: int = 0) -> Part:
 
 
 def _stack(title: str, runs: dict[str, dict], signal: np.ndarray, gate: str, finding: str, marks: Sequence[int]) -> Display:
-    names = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
+    def of(name: str) -> dict[str, np.ndarray]:
+        return {key: run[name] for key, run in runs.items()}
+
     rows = [
         Panel("signal into the candidate g", {"signal": signal}, "bar", 54),
-        Panel(names[gate] + " (0 closed, 1 open)", {name: run[gate] for name, run in runs.items()}, "step", 54, (-0.08, 1.08)),
-        Panel("cell state c", {name: run["c"] for name, run in runs.items()}, "line", 84),
-        Panel("output h", {name: run["h"] for name, run in runs.items()}, "line", 84),
+        Panel(f"{GATES[gate]} (0 closed, 1 open)", of(gate), "step", 54, (-0.08, 1.08)),
+        Panel("cell state c", of("c")),
+        Panel("output h", of("h")),
     ]
     return panels(title, finding, rows, marks=marks)
 
@@ -279,8 +286,7 @@ def _keeps_for(seed: int, starts: Sequence[float]) -> tuple[int, bool]:
 
 def _gradient_through(signal: np.ndarray, c0: float) -> float:
     """dL/dc_0 for L = c_T, with f = 1 and i = 0."""
-    z = np.stack(np.broadcast_arrays(switch(CLOSED), switch(OPEN), signal, switch(OPEN)), -1)[:, None]
-    state = State(np.zeros((1, 1)), np.full((1, 1), c0))
+    z, state = wires(CLOSED, OPEN, signal, OPEN), start(c0)
     saved = saved_by(CELL, z, WIRES, state)
     end = State(np.zeros((1, 1)), np.ones((1, 1)))
     gradients = reference.backward(Call(CELL, z, WIRES, state), saved, None, end)

@@ -10,7 +10,7 @@ import torch
 from openlstm import cells, reference
 from openlstm.call import Call
 from openlstm.explain.charts import curves, matrices, number
-from openlstm.explain.gates import CELL, WIRES, Part, saved_by, switch
+from openlstm.explain.gates import CELL, WIRES, Part, saved_by, start, wires
 from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
 from openlstm.lab.arms import Reader
 from openlstm.lab.tasks.latch import latch_batch
@@ -68,7 +68,7 @@ def vanishing(seed: int = 0) -> Part:
 
 
 def highway(seed: int = 0) -> Part:
-    """What comes back along the cell state alone while nothing stands on the road, beside the vanilla RNN."""
+    """What comes back along the cell state alone with its forget gate at 1, beside the vanilla RNN."""
     T = 100
     signal = np.random.default_rng(seed).normal(size=T)
     lines = {"along the highway": _along_the_highway(1.0, signal, 1.0)}
@@ -104,18 +104,13 @@ def no_guarantee(seed: int = 0) -> Part:
     H, lag = 32, 150
     data = latch_batch(lag, 32, torch.Generator().manual_seed(seed))
     starts = {
-        "as torch begins it": lambda m: m,
-        "forget bias 1": lambda m: init.forget_bias(m, 1.0),
-        "forget bias 3": lambda m: init.forget_bias(m, 3.0),
-        f"gates set for a lag of {lag} (chrono)": lambda m: init.chrono(m, lag),
+        "as torch begins it": "default",
+        "forget bias 1": "forget-bias=1",
+        "forget bias 3": "forget-bias=3",
+        f"gates set for a lag of {lag} (chrono)": f"chrono={lag}",
     }
-    vanish = {name: _share(lambda make=make: make(LSTM(2, H)), data, seed)[: lag + 1] for name, make in starts.items()}
-    explode = {
-        f"recurrent weights × {factor}": _share(
-            lambda factor=factor: _scaled(init.forget_bias(LSTM(2, H), 1.0), factor), data, seed
-        )[: lag + 1]
-        for factor in FACTORS
-    }
+    vanish = {name: _share(H, how, 1, data, seed)[: lag + 1] for name, how in starts.items()}
+    explode = {f"recurrent weights × {k}": _share(H, "forget-bias=1", k, data, seed)[: lag + 1] for k in FACTORS}
     reach = {name: first_below(share, BLOCKED) for name, share in vanish.items()}
     blocked = [f"{name} after {k} steps" for name, k in reach.items() if k is not None]
     open_ = [name for name, k in reach.items() if k is None]
@@ -128,27 +123,16 @@ def no_guarantee(seed: int = 0) -> Part:
         "explode": largest,
         "bias": 1.0,
     }
-    where = "gradient k steps back, beside its size at the end"
-    first = curves(
-        "Where an LSTM’s gradient still vanishes",
+    x, y = "lag k, in steps", "gradient k steps back, beside its size at the end"
+    finding = (
         f"Below a thousandth of the gradient (dotted): {'; '.join(blocked) or 'none'}. "
-        f"Not within {lag} steps: {'; '.join(open_) or 'none'}.",
-        vanish,
-        "lag k, in steps",
-        where,
-        log=(1e-12, 100.0),
-        rule=BLOCKED,
+        f"Not within {lag} steps: {'; '.join(open_) or 'none'}."
     )
-    second = curves(
-        "Where an LSTM’s gradient explodes",
-        f"At its largest within {lag} steps, the gradient is so many times as large as where it began: "
-        f"{'; '.join(f'{number(value)} with {name}' for name, value in zip(explode, largest.values(), strict=True))}.",
-        explode,
-        "lag k, in steps",
-        where,
-        log=(1e-6, 1e14),
-        rule=1.0,
-    )
+    title = "Where an LSTM’s gradient still vanishes"
+    first = curves(title, finding, vanish, x, y, log=(1e-12, 100.0), rule=BLOCKED)
+    each = "; ".join(f"{number(value)} with {name}" for name, value in zip(explode, largest.values(), strict=True))
+    finding = f"At its largest within {lag} steps, the gradient is so many times as large as where it began: {each}."
+    second = curves("Where an LSTM’s gradient explodes", finding, explode, x, y, log=(1e-6, 1e14), rule=1.0)
     return {"still-vanishing": first, "exploding": second}, facts
 
 
@@ -186,19 +170,22 @@ def _vanilla(seed: int, signal: np.ndarray) -> np.ndarray:
 
 def _along_the_highway(f: float, signal: np.ndarray, i: float = 0.5) -> np.ndarray:
     """dc_T/dc_{T-k} of the cell on wires, with its forget and input gate held at f and i: [T+1]."""
-    z = np.stack(np.broadcast_arrays(switch(i), switch(f), signal, switch(1.0)), -1)[:, None]
-    begin = State(np.zeros((1, 1)), np.zeros((1, 1)))
+    z, begin = wires(i, f, signal, 1.0), start()
     saved = saved_by(CELL, z, WIRES, begin)
     return products(step_jacobians(CELL, saved, WIRES, begin))[:, 0, 1, 1]
 
 
-def _share(make: Any, data: tuple[torch.Tensor, torch.Tensor], seed: int) -> np.ndarray:
+@torch.no_grad()
+def _layer(hidden: int, how: str, factor: float) -> LSTM:
+    """An LSTM on the inputs of `latch`, initialised as told, its recurrent weights multiplied."""
+    layer = LSTM(2, hidden)
+    if how != "default":  # which would draw them a second time
+        init.apply(layer, how)
+    layer.weights_of(0).w_hh.mul_(factor)
+    return layer
+
+
+def _share(hidden: int, how: str, factor: float, data: tuple[torch.Tensor, torch.Tensor], seed: int) -> np.ndarray:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return share_by_lag(Reader(make()), *data)
-
-
-def _scaled(layer: LSTM, factor: float) -> LSTM:
-    with torch.no_grad():
-        layer.weights_of(0).w_hh.mul_(factor)
-    return layer
+        return share_by_lag(Reader(_layer(hidden, how, factor)), *data)

@@ -206,7 +206,7 @@ def _stack(title: str, finding: str, x: torch.Tensor, traces: dict[str, Trace]) 
         Panel("noise (dotted: marked steps)", {"x": x[:, 0, 0].numpy()}, "bar", 54),
         Panel("forget gate f", of("f"), "step", 64, gate),
         Panel("input gate i", of("i"), "step", 64, gate),
-        Panel("cell state c", of("c"), "line", 84),
+        Panel("cell state c", of("c")),
     ]
     marks = [int(t) + 1 for t in torch.nonzero(x[:, 0, 1]).ravel()]
     return panels(title, finding, rows, marks=marks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from openlstm import reference
 from openlstm.explain.charts import Panel, number, panels, side_by_side
-from openlstm.explain.gates import CELL, Part, saved_by
+from openlstm.explain.gates import CELL, GATES, Part, saved_by, start
 from openlstm.reference import State, Weights
 
 STEPS = 24
@@ -31,11 +31,10 @@ def same_form(seed: int = 0) -> Part:
     """The three gates of one unit side by side: what the layer sums up, the sigmoid of it, and what it multiplies."""
     run = _run(seed)
     multiplies = {"f": run.before, "i": run.gates["g"], "o": np.tanh(run.c)}
-    names = {"f": "forget gate f", "i": "input gate i", "o": "output gate o"}
     columns, wrong, shares = {}, 0.0, []
     for gate, before in multiplies.items():
         value = run.gates[gate]
-        columns[names[gate]] = [
+        columns[GATES[gate]] = [
             Panel("sum z", {"sum z of the layer": run.z[gate]}, "line", 64),
             Panel("gate σ(z)", {"gate, σ(z)": value}, "step", 54, (-0.05, 1.05)),
             Panel("multiplied", {"before the multiplication": before, "after it": value * before}, "line", 84),
@@ -102,8 +101,7 @@ def _run(seed: int) -> Run:
     """The unit of `one_step` over random inputs."""
     w, u, b = _weights(seed)
     x = np.random.default_rng([seed, 2]).normal(size=STEPS)
-    begin = State(np.zeros((1, 1)), np.zeros((1, 1)))
-    saved = saved_by(CELL, x[:, None, None], Weights(w[:, None], u[:, None], b, np.zeros(4)), begin)
+    saved = saved_by(CELL, x[:, None, None], Weights(w[:, None], u[:, None], b, np.zeros(4)), start())
     column = {name: array[:, 0, 0] for name, array in saved.named(CELL).items()}
     h_before, c_before = (np.concatenate([[0.0], column[name][:-1]]) for name in "hc")
     z = {gate: w[k] * x + u[k] * h_before + b[k] for k, gate in enumerate(CELL.gates)}

@@ -8,16 +8,15 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from openlstm._terminal import Json, Quiet, add, integer, output_option, print_json
+from openlstm._terminal import Json, Quiet, add, described, integer, output_option, print_json
 from openlstm.lab.facts import FACTS, Facts
 
-app = typer.Typer(
-    help="\b\nExample:\n  openlstm lab latch --lag 120\n\nThe classic experiments on long memory. In each, nine networks learn "
-    "one task; with one seed that takes under a minute on two processors, and `copy`, with 5,000 steps, about ten.",
-    short_help="The classic experiments on long memory.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+ABOUT = """The classic experiments on long memory.
+
+In each, nine networks learn one task. With one seed that takes under a minute on two processors, and `copy`, with 5,000 steps,
+about ten."""
+
+app = typer.Typer(**described("  openlstm lab latch --lag 120", ABOUT), no_args_is_help=True, rich_markup_mode=None)
 SIZE_HELP = {
     "lag": "Steps between what has to be remembered and the answer.",
     "length": "Steps of a sequence (of anbn: the largest n).",

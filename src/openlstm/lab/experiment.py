@@ -1,4 +1,4 @@
-"""An experiment: one task, several networks side by side, several seeds; what could be seen before, beside what came of it."""
+"""An experiment: one task, several networks and seeds; what was measured before training beside the scores after it."""
 
 from __future__ import annotations
 
@@ -70,47 +70,53 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Setup:
+    """What is run: every arm on a task of a size, once with each seed."""
+
+    task: Task
+    size: int
+    seeds: range
+    steps: int
+    arms: tuple[str, ...]  # in the order of the table
+    hidden: int
+
+    @property
+    def lag(self) -> int:
+        """The steps over which something has to be remembered."""
+        return self.task.lag(self.size)
+
+    @property
+    def networks(self) -> int:
+        """How many are trained."""
+        return len(self.arms) * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Progress(Setup):
     """Where a run stands, for a live table.
 
-    arms: all of them, in the order of the table.
+    done: networks.
     rows: arm -> what is known from the seeds that are done.
     running: arm -> the networks that are learning now.
     """
 
-    task: Task
-    size: int
-    steps: int
-    done: int  # networks
-    networks: int
+    done: int
     seconds: float
-    arms: tuple[str, ...]
     rows: dict[str, Row]
     running: dict[str, list[Running]]
     advice: Advised | None
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Setup):
     """The table of an experiment."""
 
-    task: Task
-    size: int
-    seeds: int
-    steps: int
-    hidden: int
-    first_seed: int
     seconds: float
     rows: tuple[Row, ...]
     advice: Advised | None = None
 
     def __getitem__(self, arm: str) -> Row:
         return next(row for row in self.rows if row.name == arm)
-
-    @property
-    def lag(self) -> int:
-        """The steps over which something has to be remembered."""
-        return self.task.lag(self.size)
 
     @property
     def best(self) -> Row:
@@ -125,9 +131,9 @@ class Result:
             "experiment": t.name,
             t.size_name: self.size,
             "needed_lag": self.lag,
-            "seeds": self.seeds,
+            "seeds": len(self.seeds),
             "steps": self.steps,
-            "first_seed": self.first_seed,
+            "first_seed": self.seeds.start,
             "seconds": self.seconds,
             "protocol": protocol,
             "score": t.answer,
@@ -140,7 +146,7 @@ class Result:
     def to_markdown(self) -> str:
         """The table as it stands in docs/lab.md."""
         share = f"share of the gradient at lag {self.lag} before training"
-        lines = [f"| arm | {self.task.answer}, mean of {self.seeds} | smallest - largest | {share} |", "|---|---|---|---|"]
+        lines = [f"| arm | {self.task.answer}, mean of {len(self.seeds)} | smallest - largest | {share} |", "|---|---|---|---|"]
         for row in self.rows:
             name = f"`{row.name}` {row.title}"
             span = f"{min(row.scores):.1%} - {max(row.scores):.1%}"
@@ -190,7 +196,7 @@ def run(
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     numbers = {"size": size, "seeds": len(seeds), "steps": steps, "seed": seeds.start, "hidden": hidden, "jobs": jobs}
     _check(task, numbers, arms)
-    return _Run(task, size, seeds, steps, arms, hidden, on_progress)(jobs)
+    return _Run(Setup(task, size, seeds, steps, arms, hidden), on_progress)(jobs)
 
 
 def title(arm: str, advice: Advised | None) -> str:
@@ -201,20 +207,10 @@ def title(arm: str, advice: Advised | None) -> str:
 
 
 class _Run:
-    """One call of `run`: what is known so far, and who is told."""
+    """One call of `run`, with what is known so far."""
 
-    def __init__(
-        self,
-        task: Task,
-        size: int,
-        seeds: range,
-        steps: int,
-        arms: tuple[str, ...],
-        hidden: int,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.task, self.size, self.seeds, self.steps, self.arms, self.hidden = task, size, seeds, steps, arms, hidden
-        self.on_progress = on_progress
+    def __init__(self, setup: Setup, on_progress: Callable[[Progress], None] | None) -> None:
+        self.setup, self.on_progress = setup, on_progress
         self.begin = time.perf_counter()
         self.advice: Advised | None = None
         self.outcomes: dict[tuple[str, int], Outcome] = {}
@@ -222,23 +218,22 @@ class _Run:
 
     def __call__(self, jobs: int) -> Result:
         with torch_aside():
-            for job, outcome in each(self.jobs(), min(jobs, len(self.arms) * len(self.seeds)), self.report):
+            for job, outcome in each(self.jobs(), min(jobs, self.setup.networks), self.report):
                 self.outcomes[job.arm, job.seed] = outcome
                 self.running.pop((job.arm, job.seed), None)
                 self.tell()
-        seconds = time.perf_counter() - self.begin
-        rows = tuple(self.rows().values())
-        first, many = self.seeds.start, len(self.seeds)
-        return Result(self.task, self.size, many, self.steps, self.hidden, first, seconds, rows, self.advice)
+        rows, seconds = tuple(self.rows().values()), time.perf_counter() - self.begin
+        return Result(**vars(self.setup), seconds=seconds, rows=rows, advice=self.advice)
 
     def jobs(self) -> Iterator[Job]:
         """Seed by seed; the advised arm of a seed comes last, so that others learn while the advice is measured."""
-        for seed in self.seeds:
-            for arm in sorted(self.arms, key=lambda arm: arm == ADVISED):
+        s = self.setup
+        for seed in s.seeds:
+            for arm in sorted(s.arms, key=lambda arm: arm == ADVISED):
                 if arm == ADVISED and self.advice is None:
-                    self.advice = measure(self.task, self.size, self.hidden, self.seeds.start)
+                    self.advice = measure(s.task, s.size, s.hidden, s.seeds.start)
                 advice = self.advice.flag if arm == ADVISED and self.advice else None
-                yield Job(self.task.name, self.size, arm, seed, self.hidden, self.steps, advice)
+                yield Job(s.task.name, s.size, arm, seed, s.hidden, s.steps, advice)
 
     def report(self, job: Job, step: int, score: float, share: float) -> None:
         self.running[job.arm, job.seed] = Running(job.seed, step, score, share)
@@ -247,28 +242,17 @@ class _Run:
     def tell(self) -> None:
         if self.on_progress is None:
             return
-        running = {arm: [now for (name, _), now in sorted(self.running.items()) if name == arm] for arm in self.arms}
-        networks, seconds = len(self.arms) * len(self.seeds), time.perf_counter() - self.begin
+        running = {arm: [now for (name, _), now in sorted(self.running.items()) if name == arm] for arm in self.setup.arms}
+        done, seconds = len(self.outcomes), time.perf_counter() - self.begin
         self.on_progress(
-            Progress(
-                self.task,
-                self.size,
-                self.steps,
-                len(self.outcomes),
-                networks,
-                seconds,
-                self.arms,
-                self.rows(),
-                running,
-                self.advice,
-            )
+            Progress(**vars(self.setup), done=done, seconds=seconds, rows=self.rows(), running=running, advice=self.advice)
         )
 
     def rows(self) -> dict[str, Row]:
         """Arm -> row, of what is done; seeds in their order, whatever the order in which they ended."""
         rows = {}
-        for arm in self.arms:
-            done = [self.outcomes[arm, seed] for seed in self.seeds if (arm, seed) in self.outcomes]
+        for arm in self.setup.arms:
+            done = [self.outcomes[arm, seed] for seed in self.setup.seeds if (arm, seed) in self.outcomes]
             if done:
                 scores, shares, curves, _ = zip(*done, strict=True)
                 rows[arm] = Row(arm, title(arm, self.advice), scores, shares, curves)

@@ -1,4 +1,4 @@
-"""What the command line has to know of every task before torch is loaded, and what the tasks know of themselves from here."""
+"""What the command line has to know of every task before torch is loaded. The tasks take it from here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 
 class Facts(NamedTuple):
-    """size_name: what the size of a task counts; default, least: sizes; hidden, steps: of the networks; help: in a line."""
+    """Of one task.
+
+    size_name: what its size counts, "lag" or "length".
+    default, least: sizes.
+    hidden, steps: units and training steps of its networks.
+    help: the task in a line.
+    """
 
     size_name: str
     default: int
@@ -27,4 +33,4 @@ FACTS: dict[str, Facts] = {
     "parity": Facts("length", 40, 1, 32, 1000, "Whether the number of ones so far is odd."),
     "anbn": Facts("length", 10, 1, 32, 1000, "When n times a and n times b are over."),
 }
-"""Name -> facts, the control and the flagship first."""
+"""Name -> facts, the control and the main experiment first."""

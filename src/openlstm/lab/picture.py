@@ -1,4 +1,4 @@
-"""The picture of an experiment: what the look before training saw, beside what came of the training; as a file or as a page."""
+"""The picture of an experiment: what was measured before training beside the scores after it, as a file or as a page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def display(result: Result) -> Display:
     rows = [(r.title, k, *both) for r in result.rows for k, both in enumerate(zip(r.shares, r.scores, strict=True))]
     columns = ("network", "seed", "share of the gradient before", f"{task.answer} after")
     data = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
-    seeds = "a dot a seed, a tick their mean" if result.seeds > 1 else "one seed"
+    seeds = "a dot a seed, a tick their mean" if len(result.seeds) > 1 else "one seed"
     note = f"{seeds[0].upper()}{seeds[1:]}; dotted: too little gradient, and guessing."
     if any(share < FLOOR for row in result.rows for share in row.shares):
         note += " Shares below 10⁻¹² stand at the left edge."
@@ -86,27 +86,23 @@ def page(result: Result) -> str:
         environment("openlstm.lab")
         .get_template("page.html.jinja")
         .render(
-            result=result,
-            picture=figures((display(result),), "picture")[0],
-            show=show,
-            command=_command(result),
-            made=made(),
+            result=result, picture=figures((display(result),), "picture")[0], show=show, command=_command(result), made=made()
         )
     )
 
 
 def save(result: Result, path: Path) -> None:
-    """Write the picture as SVG or PNG, or the page as HTML, by the ending of the path.
+    """Write the picture as SVG or PNG, or the page as HTML, by the extension of the path.
 
     Raises:
-        ArgumentError: for another ending, or a place that cannot be written.
+        ArgumentError: for another extension, or a place that cannot be written.
     """
     writable(path, KINDS)
     if path.suffix.lower() == ".html":
         write_whole(path, page(result).encode())
         return
     shown = display(result)
-    many = f"{result.seeds} seeds" if result.seeds > 1 else "one seed"
+    many = f"{len(result.seeds)} seeds" if len(result.seeds) > 1 else "one seed"
     below = f"{result.task.size_name} {result.size}, H = {result.hidden}, {many}. {shown.finding}"
     save_picture(shown, below, path)
 
@@ -141,6 +137,6 @@ def _shown(share: float) -> float:
 def _command(result: Result) -> str:
     """What makes this page again."""
     task = result.task
-    numbers = {task.size_name: result.size, "seeds": result.seeds, "steps": result.steps, "hidden": result.hidden}
-    options = "".join(f" --{name} {value}" for name, value in (numbers | {"seed": result.first_seed}).items())
+    numbers = {task.size_name: result.size, "seeds": len(result.seeds), "steps": result.steps, "hidden": result.hidden}
+    options = "".join(f" --{name} {value}" for name, value in (numbers | {"seed": result.seeds.start}).items())
     return f"openlstm lab {task.name}{options} --arms {','.join(row.name for row in result.rows)} -o {task.name}.html"

@@ -41,8 +41,8 @@ def progress_table(p: Progress) -> Table:
 
 def result_table(result: Result) -> RenderableType:
     """A row per network: the look before training beside the answers after it; then the published numbers and the advice."""
-    task, many = result.task, result.seeds > 1
-    names = (SHARE, f"{task.answer}, mean of {result.seeds} seeds", "range") if many else (SHARE, task.answer)
+    task, many = result.task, len(result.seeds) > 1
+    names = (SHARE, f"{task.answer}, mean of {len(result.seeds)} seeds", "range") if many else (SHARE, task.answer)
     table = _table(f"{_head(task, result.size)}: {task.question}, after {result.steps:,} training steps", *names)
     table.caption = (
         f"{task.guessing:.3g} is guessing. " if task.guessing not in (0.5, 0.25) else f"{task.guessing:.0%} is guessing. "
@@ -56,14 +56,12 @@ def result_table(result: Result) -> RenderableType:
 
 
 def verdict(result: Result) -> str:
-    """Who learnt it, in a sentence; that nobody did, where nobody did."""
+    """In a sentence, which networks learnt it, or that none did."""
     good = [row for row in result.rows if learnt(result.task, row.mean)]
     if not good:
         best = result.best
-        return (
-            f"Nobody learnt it in {result.steps:,} steps; the best is {best.title} with {best.mean:.1%} {result.task.answer}. "
-            "More --steps may help."
-        )
+        reached = f"the best is {best.title} with {best.mean:.1%} {result.task.answer}"
+        return f"None of them learnt it in {result.steps:,} steps; {reached}. More --steps may help."
     if len(good) == len(result.rows):
         return "All of them learnt it."
     others = [row for row in result.rows if row not in good]

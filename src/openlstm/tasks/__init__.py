@@ -1,1 +1,1 @@
-"""One readable file per task; the torch-free half of each (predict, evaluate) stands beside the half that trains."""
+"""Forecasting: training, prediction, scores and the commands. Prediction and scores need no torch."""

@@ -22,7 +22,7 @@ Baseline = Callable[[np.ndarray], Forecast | np.ndarray]
 
 
 def naive(past: np.ndarray, horizon: int) -> np.ndarray:
-    """The last known value, for ever.
+    """The last known value, at every step.
 
     >>> naive(np.array([1.0, 2.0, np.nan]), 2).tolist()
     [2.0, 2.0]

@@ -59,7 +59,7 @@ class Forecaster:
         hidden_size: H of each layer.
         num_layers: recurrent layers on top of each other.
         members: networks that differ in their seed alone.
-        init: how the weights are initialised, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
+        init: of the weights, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         options: how to train; member k takes the seed `options.seed + k`.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
@@ -107,13 +107,7 @@ class Forecaster:
         self.options = options or Options()
 
     def fit(
-        self,
-        data: Data,
-        time: str | None = None,
-        target: str | None = None,
-        *,
-        holdout: int = 0,
-        quiet: bool = False,
+        self, data: Data, time: str | None = None, target: str | None = None, *, holdout: int = 0, quiet: bool = False
     ) -> Forecaster:
         """Train on all but the last `holdout` steps; of the rest, the last part chooses the weights.
 

@@ -1,4 +1,4 @@
-"""The training loop, on Lightning Fabric: one readable order of things, the best weights at the end.
+"""The training loop, on Lightning Fabric; at the end the model has the weights of its best epoch.
 
 Legend: N examples.
 """

@@ -33,11 +33,6 @@ def progress(title: str, epochs: int, *, quiet: bool = False) -> Iterator[Callba
         def show(epoch: Epoch) -> None:
             nonlocal best
             best = min(best, epoch.validation_loss)
-            bar.update(
-                task,
-                completed=epoch.number,
-                validation=f"{epoch.validation_loss:.4f}",
-                best=f"{best:.4f}",
-            )
+            bar.update(task, completed=epoch.number, validation=f"{epoch.validation_loss:.4f}", best=f"{best:.4f}")
 
         yield show

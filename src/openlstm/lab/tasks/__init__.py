@@ -17,4 +17,4 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (Recall(), Latch(), Copy(), Adding(), TemporalOrder(), Reber(), ContinualReber(), Parity(), Anbn())
 }
-"""Name -> task, the control and the flagship first."""
+"""Name -> task, the control and the main experiment first."""

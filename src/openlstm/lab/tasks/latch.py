@@ -1,4 +1,4 @@
-"""`latch`: the flagship. A sign has to be overwritten by later ones, and the last of them kept through a lag of distractors."""
+"""`latch`, the main experiment: a sign is overwritten by later ones, and the last is kept through a lag of distractors."""
 
 from __future__ import annotations
 

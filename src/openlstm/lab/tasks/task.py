@@ -85,7 +85,7 @@ class Task(ABC):
 
     @abstractmethod
     def right(self, outputs: Tensor, *target: Tensor) -> Tensor:
-        """Which answers are right, bool [N]; how many there are in a batch is the task's own affair."""
+        """Which answers are right, bool [N]; how many there are in a batch depends on the task."""
 
     def score(self, outputs: Tensor, *target: Tensor) -> float:
         """The share of right answers."""

@@ -1,13 +1,15 @@
 """Studies of papers: trials are kept and not repeated, and the table does not hide what was not reached."""
 
+import doctest
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from papers import study
+from papers.study import Claim, Trial, before, generator, run
 
 from openlstm import LSTM
-from openlstm.lab.papers import Claim, Trial, before, generator, run
 
 NOT_BLOCKED = {"word": "not blocked", "share": 0.5, "flip": 0.1}
 BLOCKED = {"word": "blocked", "share": 1e-9, "flip": 1e-5}
@@ -53,3 +55,7 @@ def test_the_look_is_that_of_the_lag() -> None:
     layer, x = LSTM(1, 4), torch.randn(40, 32, 1, generator=generator(0))
     near, far = before(layer, x, 1), before(layer, x, 39)
     assert (near["word"], far["word"]) == ("not blocked", "blocked") and near["share"] > far["share"] > 0
+
+
+def test_the_examples_of_the_study_hold() -> None:
+    assert doctest.testmod(study).failed == 0

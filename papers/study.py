@@ -1,4 +1,4 @@
-"""What the scripts in papers/ share: claims of a paper, networks trained for them, and a table of both.
+"""What the scripts beside this one share: claims of a paper, networks trained for them, and a table of both.
 
 A script states its claims, trains one network per seed and hands the rest to `run`: results are kept seed by seed, so that an
 interrupted study goes on where it was; the table sets the published number beside the mean, the smallest and the largest
