@@ -64,7 +64,7 @@ def test_a_new_cell_is_picked_up_by_itself(tmp_path: Path) -> None:
     passed = re.findall(r"(tests/[\w/]+\.py)::(\w+)\[(.*leaky.*)\] PASSED", printed)
     assert {file for file, _, _ in passed} == set(SUITES)
     cases = " ".join(case for _, _, case in passed)
-    assert len(passed) > 40 and all(word in cases for word in ("lengths", "reset", "reverse", "-P", "float32", "float64"))
+    assert len(passed) > 30 and all(word in cases for word in ("lengths", "reset", "reverse", "-P", "float32", "float64"))
     assert "test_the_reference_is_what_torch_differentiates" in {test for _, test, _ in passed}
     assert not re.search("FAILED|ERROR|SKIPPED", printed)
 
