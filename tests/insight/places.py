@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells, weights
-from openlstm.insight.look import Place, look
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.place import Place
 from openlstm.reference import State, Weights
 
 
@@ -40,7 +41,7 @@ def switching(units: int = 3) -> Any:
 
 def seen(layer: nn.Module, x: Any, loss: Any = None) -> Place:
     """The first place."""
-    return look(layer, x, loss).places[0]
+    return capture_layers(layer, x, loss).places[0]
 
 
 def draw(cell: cells.Cell, T: int = 13, B: int = 3, I: int = 2, H: int = 6, dtype: Any = torch.float32) -> tuple[Any, ...]:  # noqa: E741

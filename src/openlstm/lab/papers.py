@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm.engine import cpu
-from openlstm.insight.verdict import THRESHOLDS, verdict
+from openlstm.insight.judge.lag_measures import THRESHOLDS
+from openlstm.insight.judge.verdict import verdict
 from openlstm.nn import LSTM
 
 
@@ -124,7 +125,7 @@ def stream(*key: int) -> torch.Generator:
 
 
 def before(layer: LSTM, x: Tensor, lag: int) -> dict[str, Any]:
-    """The look before training (`insight.verdict`) at the claim's lag: its word, the share of the gradient, the input flip.
+    """The verdict before training (`insight.verdict`) at the claim's lag: its word, the share of the gradient, the input flip.
 
     >>> import openlstm
     >>> before(openlstm.LSTM(1, 8), torch.randn(101, 32, 1, generator=stream(0)), 100)["word"]
@@ -164,13 +165,13 @@ def summary(claim: Claim, trials: Sequence[Trial]) -> dict[str, Any]:
         "solved": sum(t.solved for t in trials),
         "sequences": fmean(t.sequences for t in trials),
         "seconds": sum(t.seconds for t in trials),
-        "look": look(claim, trials),
+        "look": capture_layers(claim, trials),
         "differences": claim.differences,
         "trials": [asdict(t) for t in trials],
     }
 
 
-def look(claim: Claim, trials: Sequence[Trial]) -> str:
+def capture_layers(claim: Claim, trials: Sequence[Trial]) -> str:
     """What the look before training said, in a sentence."""
     words = [t.look["word"] for t in trials]
     said = " and ".join(f"'{word}' of {words.count(word)}" for word in dict.fromkeys(words))

@@ -15,7 +15,7 @@ try:
     import altair as alt
     import vl_convert
 
-    from openlstm.insight.report.display import INK, SERIES, SOFT, Chart, Display, powers
+    from openlstm.insight.display import INK, SERIES, SOFT, Chart, Display, powers
     from openlstm.insight.report.page import environment, figures, made
 except ModuleNotFoundError as error:
     raise missing_extra("openlstm lab -o", str(error.name), "report") from error
