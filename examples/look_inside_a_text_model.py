@@ -6,9 +6,7 @@ import torch
 from torch import nn
 
 import openlstm
-from openlstm.insight.attribution import attribution
-from openlstm.insight.look import look
-from openlstm.insight.text import TokenText
+from openlstm.insight import TokenText, attribution, capture_layers
 
 # A text in which some words say by their ending whether they stand in quotation marks, and the others do not tell.
 draw = random.Random(0)
@@ -52,7 +50,7 @@ for _ in range(800):
 
 # Which unit tracks what? Detectors are built from the characters; chance is what columns moved in time reach.
 reading = TokenText(test, letters)
-place = look(model, test)["lstm.0"]
+place = capture_layers(model, test)["lstm.0"]
 found = reading.track(place, patterns=["ing"])
 for unit in found.best[:5]:
     print(f"unit {unit.unit:2d}  {unit.column:<20} r = {unit.r:5.2f}  overlap {unit.iou:.2f}  by chance {unit.chance:.2f}")

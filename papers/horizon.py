@@ -7,7 +7,7 @@ python papers/horizon.py --jobs 2    # two processes of one thread each; default
 
 Two looks are asked: that of the last state of the layer alone, and that of the loss, followed through the whole network.
 First the networks of `recall` are looked at and trained; from them alone `freeze` draws the two thresholds of each look, which
-stand in openlstm.insight.verdict.THRESHOLDS and LOSS_THRESHOLDS. Then the networks of other tasks are judged by them, and then
+stand in openlstm.insight.THRESHOLDS and LOSS_THRESHOLDS. Then the networks of other tasks are judged by them, and then
 networks that read more than the last state (READERS). Every finished network is written to the JSON at once, and a run that was
 cut off goes on where it stopped.
 
@@ -40,7 +40,8 @@ from torch.nn import functional as F
 
 import openlstm
 from openlstm import cells
-from openlstm.insight import look, verdict
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.judge import lag_measures
 from openlstm.lab.tasks import TASKS as LAB
 from openlstm.nn import init
 
@@ -181,11 +182,11 @@ class Network(Plan):
         """Whether it has gates; of a vanilla RNN the verdict is never 'blocked'."""
         return not self.beginning.startswith("rnn")
 
-    def low(self, limits: verdict.Thresholds) -> bool:
+    def low(self, limits: lag_measures.Thresholds) -> bool:
         """Below both thresholds."""
         return self.share < limits.share and self.flip < limits.flip
 
-    def blocked(self, limits: verdict.Thresholds) -> bool:
+    def blocked(self, limits: lag_measures.Thresholds) -> bool:
         """The verdict, by these thresholds."""
         return self.gated and self.low(limits)
 
@@ -309,8 +310,8 @@ def build(plan: Plan) -> Reader:
 def looks(plan: Plan, model: Reader) -> dict[str, float]:
     """Both looks at a network: of the last state of its layer (of two directions the forward one), and of its loss."""
     x, answer = TASKS[plan.task].batch(plan.lag, LOOK, _generator(plan.seed, 0))
-    own = verdict.LastState(look(model, x).places).measured(plan.lag)
-    loss = verdict.measure(model, (x, answer), plan.lag, loss=F.cross_entropy)
+    own = lag_measures.LastState(capture_layers(model, x).places).measured(plan.lag)
+    loss = lag_measures.measure_lag(model, (x, answer), plan.lag, loss=F.cross_entropy)
     return {"share": own.share, "flip": own.flip.ratio, "loss_share": loss.share, "loss_flip": loss.flip.ratio}
 
 
@@ -356,13 +357,13 @@ def _generator(seed: int, purpose: int) -> torch.Generator:
 # Thresholds
 
 
-def freeze(networks: Iterable[Network]) -> verdict.Thresholds:
+def freeze(networks: Iterable[Network]) -> lag_measures.Thresholds:
     """For each measure alone a tenth of the smallest value that any trained network with gates has, rounded down to one digit.
 
     A tenth, because other tasks are harder to foresee than this one: what is lost by it are verdicts, not their truth.
     """
     trained = [n for n in networks if n.trained and n.gated]
-    return verdict.Thresholds(*(_down(min(getattr(n, name) for n in trained) / 10) for name in ("share", "flip")))
+    return lag_measures.Thresholds(*(_down(min(getattr(n, name) for n in trained) / 10) for name in ("share", "flip")))
 
 
 def _down(value: float) -> float:
@@ -377,7 +378,7 @@ def _per(part: int, whole: int) -> str:
     return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
 
 
-def table(networks: list[Network], limits: verdict.Thresholds) -> str:
+def table(networks: list[Network], limits: lag_measures.Thresholds) -> str:
     """How the verdicts came out, task by task."""
     lines = [
         "| networks | blocked | of these failed | trained | of these called blocked | not blocked | of these trained |",
@@ -405,12 +406,12 @@ def table(networks: list[Network], limits: verdict.Thresholds) -> str:
     return "\n".join(lines)
 
 
-def rules(networks: list[Network], limits: verdict.Thresholds) -> str:
+def rules(networks: list[Network], limits: lag_measures.Thresholds) -> str:
     """Other rules beside the verdict, on the judged tasks; all but the last of networks with gates."""
     others = [n for n in networks if n.task != FROZEN_ON]
     tried: dict[str, Callable[[Network], bool]] = {
         "share and flip of the last state": lambda n: n.low(limits),
-        "share and flip of the loss": lambda n: n.by_loss.low(verdict.LOSS_THRESHOLDS),
+        "share and flip of the loss": lambda n: n.by_loss.low(lag_measures.LOSS_THRESHOLDS),
         "share alone": lambda n: n.share < limits.share,
         "flip alone": lambda n: n.flip < limits.flip,
         "share < 1e-3 and flip < 7e-3": lambda n: n.share < 1e-3 and n.flip < 7e-3,
@@ -431,7 +432,7 @@ def rules(networks: list[Network], limits: verdict.Thresholds) -> str:
     return "\n".join(lines)
 
 
-def beginnings(networks: list[Network], limits: verdict.Thresholds) -> str:
+def beginnings(networks: list[Network], limits: lag_measures.Thresholds) -> str:
     """Each beginning on the judged tasks."""
     lines = ["| beginning | networks | blocked | trained |", "|---|---|---|---|"]
     for name in BEGINNINGS:
@@ -453,8 +454,8 @@ def readers(networks: list[Network]) -> str:
     for name, group in groups.items():
         learnt = [n for n in group if n.trained]
         if learnt:
-            wrong = _per(sum(n.by_loss.blocked(verdict.LOSS_THRESHOLDS) for n in learnt), len(learnt))
-            alone = _per(sum(n.blocked(verdict.THRESHOLDS) for n in learnt), len(learnt))
+            wrong = _per(sum(n.by_loss.blocked(lag_measures.LOSS_THRESHOLDS) for n in learnt), len(learnt))
+            alone = _per(sum(n.blocked(lag_measures.THRESHOLDS) for n in learnt), len(learnt))
             least = f"{min(n.loss_share for n in learnt):.1e}, {min(n.loss_flip for n in learnt):.1e}"
             lines.append(f"| {name}: {len(group)} | {len(learnt)} | {wrong} | {alone} | {least} |")
     return "\n".join(lines)
@@ -462,8 +463,8 @@ def readers(networks: list[Network]) -> str:
 
 def kept(networks: list[Network]) -> tuple[int, int]:
     """Of the judged networks that never learnt and whose last state is called blocked: how many their loss is, and how many."""
-    failed = [n for n in networks if n.task != FROZEN_ON and not n.trained and n.blocked(verdict.THRESHOLDS)]
-    return sum(n.by_loss.blocked(verdict.LOSS_THRESHOLDS) for n in failed), len(failed)
+    failed = [n for n in networks if n.task != FROZEN_ON and not n.trained and n.blocked(lag_measures.THRESHOLDS)]
+    return sum(n.by_loss.blocked(lag_measures.LOSS_THRESHOLDS) for n in failed), len(failed)
 
 
 def show(networks: list[Network]) -> None:
@@ -471,21 +472,23 @@ def show(networks: list[Network]) -> None:
     last = [n for n in networks if n.reader == "last"]
     own = [n for n in last if n.task == FROZEN_ON]
     by_loss = [n.by_loss for n in last]
-    for name, group, limits in (("last state", own, verdict.THRESHOLDS), ("loss", by_loss, verdict.LOSS_THRESHOLDS)):
+    for name, group, limits in (("last state", own, lag_measures.THRESHOLDS), ("loss", by_loss, lag_measures.LOSS_THRESHOLDS)):
         if any(n.trained for n in group):
             drawn = freeze([n for n in group if n.task == FROZEN_ON])
             print(f"thresholds of the {name}, drawn from {len(own)} networks of {FROZEN_ON}: {drawn}; in use: {limits}")
-    limits = verdict.THRESHOLDS
-    print("", "By the loss:", table(by_loss, verdict.LOSS_THRESHOLDS), "By the last state:", table(last, limits), sep="\n\n")
+    limits = lag_measures.THRESHOLDS
+    print(
+        "", "By the loss:", table(by_loss, lag_measures.LOSS_THRESHOLDS), "By the last state:", table(last, limits), sep="\n\n"
+    )
     print("", rules(last, limits), beginnings(last, limits), sep="\n\n")
     print("\nNever learnt and called blocked by the last state, and by the loss too:", _per(*kept(last)))
     print("", readers([n for n in networks if n.reader != "last" and n.task != "middle"]), sep="\n\n")
     far = [n.by_loss for n in networks if n.task == "middle"]
-    blocked = [n for n in far if n.blocked(verdict.LOSS_THRESHOLDS)]
+    blocked = [n for n in far if n.blocked(lag_measures.LOSS_THRESHOLDS)]
     print(f"\nThe middle, read at both ends: {len(far)} networks, {_per(len(blocked), len(far))} called blocked by the loss,")
     print(f"{_per(sum(not n.trained for n in blocked), len(blocked))} of these failed")
     for n in networks:
-        if n.task != FROZEN_ON and n.trained and n.by_loss.blocked(verdict.LOSS_THRESHOLDS):
+        if n.task != FROZEN_ON and n.trained and n.by_loss.blocked(lag_measures.LOSS_THRESHOLDS):
             print(f"\nwrongly called blocked by the loss: {n}")
     print(f"\n{len(networks)} networks, {sum(n.seconds for n in networks) / 60:.0f} minutes of one thread")
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm.engine import native
-from openlstm.insight.verdict import THRESHOLDS, verdict
+from openlstm.insight.judge.lag_measures import THRESHOLDS
+from openlstm.insight.judge.verdict import verdict
 from openlstm.lab.trial import Learner as Learner
 from openlstm.lab.trial import generator as generator
 from openlstm.nn import LSTM
@@ -97,7 +98,7 @@ class Reader(nn.Module):
 
 
 def before(layer: LSTM, x: Tensor, lag: int) -> dict[str, Any]:
-    """The look before training (`insight.verdict`) at the claim's lag: its word, the share of the gradient, the input flip.
+    """The verdict before training (`insight.verdict`) at the claim's lag: its word, the share of the gradient, the input flip.
 
     >>> import openlstm
     >>> before(openlstm.LSTM(1, 8), torch.randn(101, 32, 1, generator=generator(0)), 100)["word"]
@@ -137,13 +138,13 @@ def summary(claim: Claim, trials: Sequence[Trial]) -> dict[str, Any]:
         "solved": sum(t.solved for t in trials),
         "sequences": fmean(t.sequences for t in trials),
         "seconds": sum(t.seconds for t in trials),
-        "look": look(claim, trials),
+        "look": capture_layers(claim, trials),
         "differences": claim.differences,
         "trials": [asdict(t) for t in trials],
     }
 
 
-def look(claim: Claim, trials: Sequence[Trial]) -> str:
+def capture_layers(claim: Claim, trials: Sequence[Trial]) -> str:
     """What the look before training said, in a sentence."""
     words = [t.look["word"] for t in trials]
     said = " and ".join(f"'{word}' of {words.count(word)}" for word in dict.fromkeys(words))

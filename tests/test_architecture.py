@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import openlstm
@@ -113,6 +114,39 @@ def test_no_imports_go_round_in_a_circle() -> None:
 
     for name in sorted(trees):
         visit(name, ())
+
+
+INSIGHT: list[list[str]] = [
+    ["words", "results", "display", "charts", "batches", "edited", "edit"],
+    ["place", "finite", "calls", "capture"],
+    ["measure"],
+    ["judge"],
+    ["report"],
+    ["watch", "xray_inputs", "xray"],
+]
+"""The floors inside `insight`, lowest first: capture < measure < judge < report < xray and watch."""
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def test_imports_inside_insight_go_down_and_make_no_circle() -> None:
+    home = PACKAGE / "insight"
+    height = {place: floor for floor, places in enumerate(INSIGHT) for place in places}
+    paths = {p.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): p for p in home.rglob("*.py")}
+    graph = {name: set(modules_of(path)) & set(paths) - {name} for name, path in paths.items() if path.name != "__init__.py"}
+    for name, others in graph.items():
+        for other in (o for o in others if not paths[o].samefile(home / "__init__.py")):
+            own, below = (m.split(".")[2] for m in (name, other))
+            assert height[below] <= height[own], f"{name} imports {other}"
+    assert len(graph) > 30 and tuple(TopologicalSorter(graph).static_order())
 
 
 def test_the_rule_sees_every_kind_of_import() -> None:

@@ -192,21 +192,21 @@ def expected(report: Report) -> dict[str, Counter[str]]:
 
     by = {s.name: dict(s.results) for s in report.sections}
     out: dict[str, Counter[str]] = {}
-    n = len(by["reach"])
-    curves = by["reach"] if n > 2 else {f"{k}{j}": r for k, r in by["reach"].items() for j in range(2)}
+    n = len(by["state_gradient"])
+    curves = by["state_gradient"] if n > 2 else {f"{k}{j}": r for k, r in by["state_gradient"].items() for j in range(2)}
     many = lags(curves, 90 if len(curves) <= 2 else 36)
-    out["reach"] = Counter(symbol=many, line=many)
+    out["state_gradient"] = Counter(symbol=many, line=many)
     out["retention-1"] = Counter(symbol=sum(min(len(r.half_life), 240 // n) for r in by["retention"].values()))
     out["gates"] = Counter(symbol=sum(len(r.gates) * min(r.low.shape[1], 240 // n) for r in by["gates"].values()))
     out["stability"] = Counter(symbol=sum(int(np.isfinite(r.exponents).sum()) for r in by["stability"].values()))
-    out["ladder"] = Counter(symbol=len(report.ladder.rungs))
+    out["horizons"] = Counter(symbol=len(report.horizons.lags))
     if "ablation" in by and by["ablation"]:
         (r,) = by["ablation"].values()
         out["ablation"] = Counter(symbol=len(r.contexts), line=len(r.contexts))
     (r,) = by["attribution"].values()
     out["attribution"] = Counter(rect=min(r.values.shape[0], 48) * min(r.values.shape[1], 12))
-    health = "health-1" if any(r.top for r in by["health"].values()) else "health"
-    out[health] = Counter(rect=5 * len(by["health"]))
+    units = "units-1" if any(r.top for r in by["units"].values()) else "units"
+    out[units] = Counter(rect=5 * len(by["units"]))
     if report.advice is not None and report.advice.tried:
         out["advice"] = Counter(symbol=2 * len(report.advice.tried))
     return out
@@ -235,9 +235,9 @@ def test_every_section_is_there_and_none_is_empty(page: Page, made: tuple[Report
         assert section.finding.splitlines()[0][:60].split(": ", 1)[-1] in text if section.finding else section.error
 
 
-def test_the_first_screen_holds_verdict_advice_and_ladder(page: Page, made: tuple[Report, Path]) -> None:
+def test_the_first_screen_holds_verdict_advice_and_horizons(page: Page, made: tuple[Report, Path]) -> None:
     page.open(made[1])
-    for place in (".verdict .word", ".advice", "#ladder .wide svg"):
+    for place in (".verdict .word", ".advice", "#horizons .wide svg"):
         assert page.ask("document.querySelector(arguments[0]).getBoundingClientRect().top", place) < DESKTOP[1] - 150
 
 
@@ -268,7 +268,7 @@ def test_the_keyboard_reaches_everything(page: Page, made: tuple[Report, Path]) 
 
 def test_the_figures_are_downloaded_from_the_page_itself(page: Page, made: tuple[Report, Path]) -> None:
     page.open(made[1])
-    text = page.ask("fetch(document.querySelector('#reach a[download]').href).then(r => r.blob()).then(b => b.size)")
+    text = page.ask("fetch(document.querySelector('#state_gradient a[download]').href).then(r => r.blob()).then(b => b.size)")
     assert text > 100 and page.logs() == []
 
 
@@ -307,12 +307,12 @@ def test_the_text_takes_the_colours_of_the_unit_that_is_chosen(page: Page, tmp_p
             "parseInt(s.style.getPropertyValue('--v') || '0'))"
         )
 
-    first = reading.shown[0].values
+    first = reading.units[0].values
     assert colours() == list(next(iter(first.values())))
     Select(page.driver.find_element("css selector", "#text-by")).select_by_visible_text("f")
     assert colours() == list(first["f"])
     Select(page.driver.find_element("css selector", "#text-unit")).select_by_index(3)
-    assert colours() == list(reading.shown[3].values["f"])
+    assert colours() == list(reading.units[3].values["f"])
     page.driver.find_element("css selector", "#text-search").send_keys("quotes")
     chosen = page.ask("document.querySelector('#text-unit').selectedOptions[0].text")
     assert "quotes" in chosen and page.logs() == []

@@ -59,12 +59,12 @@ def test_terminal_page_and_json_say_the_same(place: Path, capsys: pytest.Capture
     by = {s["name"]: s for s in found["sections"]}
     uses = by["ablation"]["results"]["model"]["uses"]
     assert found["word"] == f"uses {uses} step{'s' * (uses != 1)}" and found["finding"] == by["ablation"]["finding"]
-    assert by["streaming"]["finding"].splitlines()[-1].startswith((f"Send {uses} step", "It does better", "Begun cold"))
+    assert by["streaming"]["finding"].splitlines()[-1].startswith((f"Send {uses} step", "It does better", "Started"))
     for sentence in (found["finding"], by["streaming"]["finding"].splitlines()[-1], *found["notes"]):
         assert "".join(sentence.split()) in shown and "".join(sentence.split()) in html
     assert shown.count("".join(found["finding"].split())) == 1
-    rungs = {r["name"]: r["lag"] for r in found["ladder"]["rungs"]}
-    assert rungs["asked"] == 33 and rungs["used"] == uses
+    lags = {r["name"]: r["lag"] for r in found["horizons"]["lags"]}
+    assert lags["asked"] == 33 and lags["used"] == uses
     assert any("Windows are scaled by all of their" in note for note in found["notes"])
 
 
@@ -74,7 +74,7 @@ def test_before_is_the_same_network_before_its_first_step(place: Path, capsys: p
     assert (after["stage"], before["stage"]) == ("after", "before")
     assert after["page"] is None and before["verdict"]["word"] == before["word"]
     assert [s["name"] for s in after["sections"]][0] == "ablation"
-    share = {k: next(s for s in d["sections"] if s["name"] == "reach") for k, d in (("a", after), ("b", before))}
+    share = {k: next(s for s in d["sections"] if s["name"] == "state_gradient") for k, d in (("a", after), ("b", before))}
     assert share["a"]["results"]["recurrent.0"]["share"] != share["b"]["results"]["recurrent.0"]["share"]
 
 

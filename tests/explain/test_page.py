@@ -16,7 +16,7 @@ from openlstm.errors import ArgumentError, source
 from openlstm.explain import diagram, gates, gradients, page, step
 from openlstm.explain.charts import Panel, number, panels
 from openlstm.explain.formulas import equation, inline
-from openlstm.insight.report.display import LIGHT
+from openlstm.insight.display import LIGHT
 
 ACCENT = f"var(--accent, {LIGHT['accent']})"
 
@@ -365,6 +365,6 @@ def test_a_line_along_the_edge_of_its_panel_keeps_its_whole_width() -> None:
 
     def cut(domain: tuple[float, float] | None) -> bool:
         panel = Panel("c", {"a": np.full(2, 0.9), "b": np.full(2, -0.6)}, domain=domain)
-        return "clip-path" in panels("Kept", "Two levels.", [panel]).svg()
+        return "clip-path" in panels("Retention", "Two levels.", [panel]).svg()
 
     assert not cut(None) and cut((0.0, 1.0))

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import cells, weights
-from openlstm.insight.look import Place, look
+from openlstm.call import Call
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.place import Place
 from openlstm.reference import State, Weights
 
 
@@ -40,7 +42,7 @@ def switching(units: int = 3) -> Any:
 
 def seen(layer: nn.Module, x: Any, loss: Any = None) -> Place:
     """The first place."""
-    return look(layer, x, loss).places[0]
+    return capture_layers(layer, x, loss).places[0]
 
 
 def draw(cell: cells.Cell, T: int = 13, B: int = 3, I: int = 2, H: int = 6, dtype: Any = torch.float32) -> tuple[Any, ...]:  # noqa: E741
@@ -55,17 +57,6 @@ def draw(cell: cells.Cell, T: int = 13, B: int = 3, I: int = 2, H: int = 6, dtyp
 
 def place_of(cell: cells.Cell, x: Tensor, w: Weights, state: State, **options: Any) -> Place:
     """A place without a model around it."""
-    given: dict[str, Any] = {
-        "name": "0",
-        "path": "",
-        "index": 0,
-        "reverse": False,
-        "lengths": None,
-        "reset": None,
-        "dy": None,
-        "dstate": None,
-        "backend": "auto",
-        "module": None,
-        **options,
-    }
-    return Place(cell=cell, weights=w, x=x, state=state, **given)
+    own = {name: options.pop(name) for name in ("name", "path", "index", "dy", "dstate", "module", "calls") if name in options}
+    given: dict[str, Any] = {"name": "0", "path": "", "index": 0, "dy": None, "dstate": None, "module": None, **own}
+    return Place(call=Call(cell, x, w, state, **options), **given)

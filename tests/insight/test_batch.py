@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import openlstm
 from openlstm.errors import ArgumentError, DtypeError, ShapeError
-from openlstm.insight.attribution import attribution
-from openlstm.insight.look import look
-from openlstm.insight.verdict import verdict
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.judge.verdict import verdict
+from openlstm.insight.measure.attribution import attribution
 from openlstm.nn.batch import formed
 
 B, T, LAG = 24, 31, 30
@@ -63,7 +63,7 @@ def word(model: nn.Module, data: Any, loss: Any) -> tuple[str, float, float]:
     """The verdict, of the loss that is wanted."""
     found = verdict(model, data, LAG, loss=loss)
     own = (X, SCALE) if isinstance(model, Two) else (pack_sequence(list(X)),) if isinstance(model, Packed) else (X,)
-    assert look(model, data, loss).value == pytest.approx(float(F.cross_entropy(model(*own), Y).detach()))
+    assert capture_layers(model, data, loss).value == pytest.approx(float(F.cross_entropy(model(*own), Y).detach()))
     return found.word, found.share, found.flip
 
 
@@ -208,17 +208,17 @@ def test_the_first_batch_of_a_loader_is_looked_at_and_the_report_says_so() -> No
     model, loader = Net(), DataLoader(PAIRS, batch_size=8, shuffle=True)
     state = torch.get_rng_state()
     report = openlstm.xray(model, loader, loss=nn.CrossEntropyLoss(), lag=LAG, before=True)
-    assert report.notes[0] == "The first batch of the DataLoader was looked at." and report.model["data"] == "31 steps × 8 rows"
+    assert report.notes[0] == "The first batch of the DataLoader was looked at." and report.model.data == "31 steps × 8 rows"
     assert torch.equal(torch.get_rng_state(), state)
     large = {"x": torch.randn(700, 12, 2), "labels": torch.arange(700) % 3}
     report = openlstm.xray(Net(), large, loss=nn.CrossEntropyLoss(), lag=6, before=True)
-    assert "256 of 700 rows were looked at, spread evenly." in report.notes and report.model["data"] == "12 steps × 256 rows"
+    assert "256 of 700 rows were looked at, spread evenly." in report.notes and report.model.data == "12 steps × 256 rows"
 
 
 def test_a_report_after_training_works_with_every_form() -> None:
     for form in ("a loader", "a dict, outputs and target", "inputs in a tuple of their own"):
         report = openlstm.xray(Net(), FORMS[form][0], loss=FORMS[form][1], lag=20, before=False)
-        assert set(report["reach"].results) == {"layer.0"}
+        assert set(report["state_gradient"].results) == {"layer.0"}
         assert report.uses is not None and report["attribution"].error is None
 
 
@@ -315,7 +315,7 @@ def test_how_many_rows_reach_back_to_the_lag_is_said() -> None:
         "The data are shorter than the lag (got lag=100, T=29, expected 0 <= lag < T): pass sequences longer than the lag, or "
         "ask for a shorter one."
     )
-    assert repr(report).splitlines()[1].startswith("  verdict      The data are shorter")
+    assert repr(report).splitlines()[1].startswith("  verdict         The data are shorter")
 
 
 @pytest.mark.parametrize("form", ["packed ids", "padded ids"])
@@ -324,7 +324,7 @@ def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
     model, loss = make(), nn.CrossEntropyLoss()
     report = openlstm.xray(model, data, loss=loss, lag=20, before=True)
     assert report.word in ("blocked", "not blocked")
-    assert {r.name for r in report.ladder.rungs} >= {"gradient", "flip"}
+    assert {r.name for r in report.horizons.lags} >= {"gradient", "flip"}
     report = openlstm.xray(model, data, loss=loss, lag=20, before=False)
     assert report["ablation"].results["model"].contexts[-1] == LONGEST
 
@@ -454,7 +454,7 @@ def test_arrays_inside_of_a_dict_are_taken() -> None:
 
 def test_a_target_without_a_loss() -> None:
     assert raised(ArgumentError, (X, Y)) == (
-        "look: the model does not take these data\n  got       2 parts of data, Net.forward(x)\n"
+        "capture_layers: the model does not take these data\n  got       2 parts of data, Net.forward(x)\n"
         "  expected  what the model takes, with a loss followed by the target\n"
         "  hint      pass loss=..., such as torch.nn.CrossEntropyLoss(), or the inputs alone"
     )
@@ -480,7 +480,7 @@ def test_a_loss_that_does_not_fit_the_target() -> None:
 
 def test_a_loss_that_fails_before_it_calls_the_model() -> None:
     assert raised(ArgumentError, (X, Y), lambda a, b, c: a.sum()) == (
-        "look: the loss failed before it called the model\n"
+        "capture_layers: the loss failed before it called the model\n"
         "  got       loss(a, b, c): AttributeError: 'Net' object has no attribute 'sum'\n"
         "  expected  loss(model, *data), or loss(output, target) with the target last in the data\n"
         "  hint      take the model first: its arguments are Net, float32[24, 31, 2], int64[24]"

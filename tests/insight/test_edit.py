@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import openlstm
 from openlstm import cells
 from openlstm.errors import ArgumentError, DtypeError, ShapeError
+from openlstm.insight.capture import capture_layers
 from openlstm.insight.edit import edit, edits, names
-from openlstm.insight.look import look
 
 T, B, I, H = 7, 3, 4, 5
 EVERY = [*cells.ALL, cells.LSTM(clip=0.3), cells.LSTM(cells_per_gate=5), cells.LSTM1997(cells_per_gate=5)]
@@ -502,14 +502,14 @@ def test_nobody_takes_an_edited_layer_for_what_its_weights_say() -> None:
         with pytest.raises(ArgumentError, match="edit: an edited layer does not do what its weights say"):
             openlstm.trace(made, x, loss=lambda y, state: y.sum())
         with pytest.raises(ArgumentError, match="an edited layer does not do"):
-            look(made, x)
+            capture_layers(made, x)
     theirs = made.to_torch()
     with edit(theirs, "0.f", clamp=1.0):
         assert bool((openlstm.trace(theirs, x)["0.f"] == 1).all())
         with pytest.raises(ArgumentError, match="an edited layer does not do"):
             openlstm.trace(theirs, x, loss=lambda y, state: y.sum())
         with pytest.raises(ArgumentError, match="edited"):
-            look(theirs, x)
+            capture_layers(theirs, x)
     openlstm.trace(theirs, x)
 
 

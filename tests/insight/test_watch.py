@@ -14,9 +14,10 @@ from torch.nn.utils.rnn import pack_sequence
 
 import openlstm
 from openlstm.errors import ArgumentError
-from openlstm.insight.look import look, places_of
-from openlstm.insight.reach import reach
-from openlstm.insight.watch import Watch, glimpse
+from openlstm.insight.calls import places_of
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.measure.state_gradient import state_gradient
+from openlstm.insight.watch import Watch, snapshot
 from openlstm.nn import init
 from openlstm.nn.form import Inputs
 
@@ -53,14 +54,14 @@ def test_it_sees_what_a_look_sees(rnn: Any, before: bool) -> None:
         else:
             with watch.step(step):
                 square(model, x).backward()
-    found = look(model, x, square).places
-    assert [g.step for g in watch.glimpses] == [s for s in (0, 3, 6) for _ in found]
-    for g, place in zip(watch.glimpses, found, strict=False):
+    found = capture_layers(model, x, square).places
+    assert [g.step for g in watch.snapshots] == [s for s in (0, 3, 6) for _ in found]
+    for g, place in zip(watch.snapshots, found, strict=False):
         assert g.name == place.name
-        wanted = reach(place)
-        np.testing.assert_allclose(g.reach.share, wanted.share, rtol=1e-4)
-        assert (g.census is None) == bool(place.no_gates) and (g.kept is None) == bool(place.no_highway)
-        assert abs(g.ledger.share.sum() - 1) < 1e-6
+        wanted = state_gradient(place)
+        np.testing.assert_allclose(g.state_gradient.share, wanted.share, rtol=1e-4)
+        assert (g.saturation is None) == bool(place.no_gates) and (g.retention is None) == bool(place.no_highway)
+        assert abs(g.weight_gradient.share.sum() - 1) < 1e-6
 
 
 def run(steps: int, watched: bool, rnn: Any) -> list[Tensor]:
@@ -132,7 +133,7 @@ def test_packed_input_and_gradients_that_are_collected_over_several_calls() -> N
         for n in (3, 9, 5):
             packed = pack_sequence([torch.randn(n, I), torch.randn(n - 1, I)])
             model.rnn(packed)[1][0].sum().backward()
-    assert len(watch.of("rnn.0")[0].reach.lags) == 9
+    assert len(watch.of("rnn.0")[0].state_gradient.lags) == 9
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, openlstm.LSTM])
@@ -145,9 +146,9 @@ def test_a_training_under_autocast(kind: Any, around: bool) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = square(model, x)
         loss.backward()
-    found = look(model, x, square).places
-    for g, place in zip(watch.glimpses, found, strict=True):
-        np.testing.assert_allclose(g.reach.share, reach(place).share, rtol=0.1, atol=1e-3)
+    found = capture_layers(model, x, square).places
+    for g, place in zip(watch.snapshots, found, strict=True):
+        np.testing.assert_allclose(g.state_gradient.share, state_gradient(place).share, rtol=0.1, atol=1e-3)
 
 
 def test_a_validation_in_between_is_not_heard() -> None:
@@ -157,7 +158,7 @@ def test_a_validation_in_between_is_not_heard() -> None:
         model(torch.randn(50, B, I))
     with watch.step(0):
         square(model, torch.randn(T, B, I)).backward()
-    assert len(watch.glimpses[0].reach.lags) == T
+    assert len(watch.snapshots[0].state_gradient.lags) == T
 
 
 def test_by_a_call_of_its_own() -> None:
@@ -166,7 +167,7 @@ def test_by_a_call_of_its_own() -> None:
     compiled = torch.compile(model, backend="eager")
     for step in range(11):
         watch(step, compiled, x, square)  # type: ignore[arg-type]
-    assert [g.step for g in watch.glimpses] == [0, 1, 10]
+    assert [g.step for g in watch.snapshots] == [0, 1, 10]
     assert model.training and all(p.grad is None for p in model.parameters())
     assert not model.rnn._forward_hooks
 
@@ -195,10 +196,10 @@ def test_a_collapse_is_named() -> None:
     assert watch.collapse == (10, "rnn.0")
     assert watch.finding.startswith("rnn.0: horizon collapsed at step 10: warm up, or lower the learning rate. Norm of the")
     free = Watch(model, first=(0, 10))
-    free.glimpses = watch.glimpses
+    free.snapshots = watch.snapshots
     assert free.collapse == (10, "rnn.0")
     late = Watch(model, lag=90)
-    late.glimpses = [watch.glimpses[0], glimpse(500, look(model, x, square).places[0])]
+    late.snapshots = [watch.snapshots[0], snapshot(500, capture_layers(model, x, square).places[0])]
     assert late.collapse is None  # after training a short horizon is no defect
     assert "left after 101 steps at step 0" in late.finding or "steps at step 0, after" in late.finding
 
@@ -229,7 +230,7 @@ def test_the_first_number_that_is_not_finite_is_kept() -> None:
         with watch.step(step):
             square(model, x).backward()
     assert watch.bad == "the gradient is nan at step 1 of the training"
-    assert watch.glimpses[1].ledger.first_non_finite == "rnn.0: weight_ih_l0 holds nan at [5, 0], gate f"
+    assert watch.snapshots[1].weight_gradient.first_non_finite == "rnn.0: weight_ih_l0 holds nan at [5, 0], gate f"
 
 
 def test_a_loop_in_which_nothing_is_heard() -> None:
@@ -238,7 +239,7 @@ def test_a_loop_in_which_nothing_is_heard() -> None:
     with pytest.raises(ArgumentError) as error, watch.step(0):
         pass
     assert str(error.value) == (
-        "Watch: no recurrent layer was heard\n"
+        "Watch: no recurrent layer ran\n"
         "  got       step 0, layers rnn\n"
         "  expected  a forward and a backward pass\n"
         "  hint      count steps one by one, or put the forward pass into the block of watch.step(step) too"
@@ -247,4 +248,4 @@ def test_a_loop_in_which_nothing_is_heard() -> None:
         model(torch.randn(T, B, I))
     with pytest.raises(ArgumentError, match="every must be at least one step"):
         Watch(model, every=0)
-    assert Watch(model).finding == "Nothing was seen yet."
+    assert Watch(model).finding == "Nothing was measured yet."

@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import openlstm
 from openlstm.errors import ArgumentError, DtypeError, source
 from openlstm.insight import xray as module
-from openlstm.insight.look import look
-from openlstm.insight.reach import reach
+from openlstm.insight.batches import NotMeasurable
+from openlstm.insight.capture import capture_layers
+from openlstm.insight.measure.state_gradient import state_gradient
 
 
 class Net(nn.Module):
@@ -55,7 +56,7 @@ def test_before_training_the_verdict_is_what_can_be_learnt() -> None:
     report = openlstm.xray(layer, x, lag=120, before=True)
     assert report.word == "blocked" and report.stage == "before" and report.lag == 120
     assert report.advice.best is not None and "--init" in report.advice.finding
-    names = ["reach", "retention", "gates", "stability", "ledger", "health", "attribution", "streaming"]
+    names = ["state_gradient", "retention", "gates", "stability", "weight_gradient", "units", "attribution", "streaming"]
     assert [s.name for s in report.sections] == names and failures(report) == {}
     assert openlstm.xray(openlstm.nn.init.apply(layer, report.advice.best.flag), x, lag=120).word == "not blocked"
 
@@ -115,11 +116,11 @@ def test_a_trained_network_for_which_more_context_hurts_is_taken_for_a_trained_o
     x = data(64, 40)[0]
     report = openlstm.xray(Hurt(), (x, x[:, -2:, 0].sum(1) + 0.1), loss=squares)
     assert report.stage == "after" and report.uses == 13
-    advice = report["streaming"].extra["advice"]
+    advice = report["streaming"].asked.advice
     (used,) = report["ablation"].results.values()
     assert used.better is not None and 2 <= used.better < 12
     assert f"A window of {used.better} steps is better than all of it" in report.finding
-    assert f"a window of {used.better} steps, begun anew for each answer" in advice and advice in spoken(report)
+    assert f"a window of {used.better} steps, started empty for each answer" in advice and advice in spoken(report)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -128,7 +129,7 @@ def test_what_is_used_and_what_is_to_be_sent_to_a_stream_are_one_answer(layers: 
     report = openlstm.xray(net, d, loss=squares)
     assert report.uses is not None and 1 < report.uses < 24
     assert f"A window of {report.uses} steps is enough" in report["ablation"].finding
-    assert f"Send {report.uses} steps before trusting a stream that begins cold" in report["streaming"].finding
+    assert f"Send {report.uses} steps before trusting a stream that starts empty" in report["streaming"].finding
     assert set(re.findall(r"Send (\d+) step", spoken(report))) == {str(report.uses)}
     states = openlstm.xray(net, d[0], lag=5)["streaming"]
     slowest = max(s.warm_up for s in states.results.values())
@@ -172,26 +173,26 @@ def test_no_sentence_is_cut_and_stacked_layers_have_a_line_each() -> None:
         for line in section.finding.splitlines():
             assert " ".join(line.split()) in said
     assert "..." not in said and max(map(len, repr(report).splitlines())) < 140
-    for name in ("reach", "gates", "health", "stability"):
+    for name in ("state_gradient", "gates", "units", "stability"):
         assert [line.split(":")[0] for line in report[name].finding.splitlines()] == ["core.0", "core.1"]
 
 
 def test_the_lag_that_was_asked_for_is_not_said_to_be_needed() -> None:
     x, y = data(200)
     report = openlstm.xray(Net(), (x, y), loss=squares, lag=33, before=True)
-    assert (report.ladder["asked"].lag, report.ladder["needed"].lag) == (33, 0)
+    assert (report.horizons["asked"].lag, report.horizons["required"].lag) == (33, 0)
     assert "Lag 33 is asked about; a linear model finds that the data need lag 0" in spoken(report)
     alone = openlstm.xray(Net(), data(steps=200)[0], lag=33, before=True)  # without a target nobody knows what the data need
-    assert [r.name for r in alone.ladder.rungs if r.name in ("asked", "needed")] == ["asked"]
+    assert [r.name for r in alone.horizons.lags if r.name in ("asked", "required")] == ["asked"]
 
 
 def test_the_numbers_are_those_of_the_diagnostics() -> None:
     net, d = Net(num_layers=2), data()
     report = openlstm.xray(net, d, loss=squares, lag=20)
-    places = look(net, d, squares).places
-    assert list(report["reach"].results) == [p.name for p in places] == ["core.0", "core.1"]
+    places = capture_layers(net, d, squares).places
+    assert list(report["state_gradient"].results) == [p.name for p in places] == ["core.0", "core.1"]
     for place in places:
-        np.testing.assert_array_equal(report["reach"].results[place.name].share, reach(place).share)
+        np.testing.assert_array_equal(report["state_gradient"].results[place.name].share, state_gradient(place).share)
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, openlstm.LSTM, openlstm.GRU, openlstm.RNN])
@@ -199,7 +200,7 @@ def test_the_numbers_are_those_of_the_diagnostics() -> None:
 def test_any_recurrent_layer_inside_a_model(layer: type[nn.Module], bidirectional: bool) -> None:
     report = openlstm.xray(Net(layer, bidirectional=bidirectional), data(), loss=squares, lag=20)
     wanted = {"core.0", "core.0_reverse"} if bidirectional else {"core.0"}
-    assert set(report["reach"].results) == set(report["stability"].results) == wanted
+    assert set(report["state_gradient"].results) == set(report["stability"].results) == wanted
     plain = layer in (nn.RNN, openlstm.RNN)
     assert ("gates" in failures(report)) == ("retention" in failures(report)) == plain
     assert set(failures(report)) <= {"gates", "retention", "streaming"}
@@ -246,7 +247,7 @@ def test_under_autocast_the_numbers_are_those_of_single_precision(layer: type[nn
     for a, b in ((found, wanted), (now, was)):
         assert failures(a) == failures(b) and a.word == b.word
         np.testing.assert_allclose([a.verdict.share, a.verdict.flip], [b.verdict.share, b.verdict.flip], rtol=1e-3, atol=1e-9)
-        for name in a["reach"].results:
+        for name in a["state_gradient"].results:
             np.testing.assert_allclose(
                 a["stability"].results[name].exponents, b["stability"].results[name].exponents, rtol=1e-4
             )
@@ -260,7 +261,7 @@ def test_autocast_inside_a_model_is_no_obstacle(layer: type[nn.Module], options:
     net, d = Mixed(layer, **options), data()
     report = openlstm.xray(net, d, loss=squares, lag=20)
     assert failures(report) == {} and report.verdict.share > 0
-    assert all(p.x.dtype == torch.float32 for p in look(net, d, squares).places)
+    assert all(p.x.dtype == torch.float32 for p in capture_layers(net, d, squares).places)
 
 
 def test_frozen_weights_and_no_grad_make_no_difference() -> None:
@@ -270,17 +271,15 @@ def test_frozen_weights_and_no_grad_make_no_difference() -> None:
     for p in net.parameters():
         p.requires_grad_(False)
     b = openlstm.xray(net, d, loss=squares, lag=20)
-    np.testing.assert_array_equal(a["reach"].results["core.0"].share, b["reach"].results["core.0"].share)
+    np.testing.assert_array_equal(a["state_gradient"].results["core.0"].share, b["state_gradient"].results["core.0"].share)
 
 
 def test_a_large_batch_is_thinned_out_and_the_report_says_so() -> None:
     x, y = data(2000, 16)
     report = openlstm.xray(Net(), (x, y), loss=squares, lag=8)
-    assert (
-        report.notes[0] == "256 of 2,000 rows were looked at, spread evenly." and report.model["data"] == "16 steps × 256 rows"
-    )
+    assert report.notes[0] == "256 of 2,000 rows were looked at, spread evenly." and report.model.data == "16 steps × 256 rows"
     bare = openlstm.xray(openlstm.LSTM(2, 4), x.transpose(0, 1), lag=8)
-    assert bare.model["data"] == "16 steps × 256 rows"
+    assert bare.model.data == "16 steps × 256 rows"
     columns = {"first": x[..., 0]}
     assert "tracking" not in failures(openlstm.xray(Net(), (x, y), loss=squares, lag=8, columns=columns))
 
@@ -343,7 +342,7 @@ def test_a_lag_that_is_none(lag: Any) -> None:
 def test_data_shorter_than_the_lag_make_a_report_that_says_so() -> None:
     report = openlstm.xray(Net(), data(steps=30), loss=squares, lag=50)
     assert report.word == "no verdict" and "lag=50, T=30" in report.reason
-    assert report["reach"].error is None and "No verdict" in report.to_html()
+    assert report["state_gradient"].error is None and "No verdict" in report.to_html()
 
 
 def test_a_model_without_a_recurrent_layer() -> None:
@@ -406,14 +405,40 @@ def test_one_unit_one_input_two_steps_two_rows() -> None:
     assert "NaN" not in report.to_html()
 
 
-def test_a_fault_in_one_diagnostic_does_not_take_the_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(place: Any) -> Any:
-        raise RuntimeError("out of order")
+def test_a_diagnostic_that_cannot_be_taken_does_not_take_the_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(place: Any) -> Any:
+        raise NotMeasurable("out of order")
 
-    monkeypatch.setitem(module._PLACES, "gates", broken)
+    monkeypatch.setitem(module._OF_PLACES, "gates", refused)
     report = openlstm.xray(Net(), data(), loss=squares, lag=10)
-    assert failures(report) == {"gates": "core.0: RuntimeError: out of order"}
-    assert "RuntimeError: out of order" in report.to_html()
+    assert failures(report) == {"gates": "core.0: out of order"}
+    assert "out of order" in report.to_html()
+
+
+def test_a_fault_of_ours_is_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(place: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(module._OF_PLACES, "gates", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        openlstm.xray(Net(), data(), loss=squares, lag=10)
+
+
+class Fixed(Net):
+    """A model that takes forty steps and no other number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 40:
+            raise RuntimeError("forty steps, please")
+        return super().forward(x)
+
+
+def test_a_model_that_takes_no_shorter_sequence_has_a_report_without_what_it_uses() -> None:
+    report = openlstm.xray(Fixed(), data(), loss=squares, lag=10, before=False)
+    assert failures(report) == {
+        "ablation": "the model or its loss fails with a shorter context: RuntimeError: forty steps, please"
+    }
+    assert report.word == "no verdict" and "forty steps, please" in report.to_html()
 
 
 def test_numbers_alone_need_no_plot_library() -> None:

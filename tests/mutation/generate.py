@@ -53,11 +53,11 @@ _REASONS: dict[str, list[str]] = {
         " zoneout of it."
     ): [
         (
-            "reference.take: mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // "
+            "reference.full_step: mask = None if noise is None else N.candidate_mask(noise, t, z[:, : z.shape[1] // "
             "(len(cell.gates) + cell.separate)]) [if False]"
         ),
-        "reference.take: if noise is not None: [if True]",
-        ("reference.take: carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c) [if False]"),
+        "reference.full_step: if noise is not None: [if True]",
+        ("reference.full_step: carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c) [if False]"),
         "reference.backward: if noise is not None: [if True]",
         (
             "reference.backward: new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, "
@@ -104,15 +104,15 @@ _REASONS: dict[str, list[str]] = {
         "Only FGR, whose weight_hh is square and larger than 2, has columns that do not exist; for all other "
         "cells the general way keeps every column."
     ): [
-        "reference._recurrent: if len(cell.feeds_back) == 1: [if False]",
-        "reference._recurrent: if len(cell.feeds_back) == 1: [1 -> 2]",
-        ("reference._recurrent: row, column = A.arange(w_hh, w_hh.shape[0]), A.arange(w_hh, w_hh.shape[1]) [0 -> 1]"),
-        "reference._recurrent: gate = row * len(cell.gates) // max(len(row), 1)  # [G*H], its number [1 -> 2]",
+        "reference.mask_recurrent: if len(cell.feeds_back) == 1: [if False]",
+        "reference.mask_recurrent: if len(cell.feeds_back) == 1: [1 -> 2]",
+        ("reference.mask_recurrent: row, column = A.arange(w_hh, w_hh.shape[0]), A.arange(w_hh, w_hh.shape[1]) [0 -> 1]"),
+        "reference.mask_recurrent: gate = row * len(cell.gates) // max(len(row), 1)  # [G*H], its number [1 -> 2]",
         (
-            "reference._recurrent: block = column * len(cell.feeds_back) // max(len(column), 1)  # [R], 0 for the "
+            "reference.mask_recurrent: block = column * len(cell.feeds_back) // max(len(column), 1)  # [R], 0 for the "
             "output [1 -> 2]"
         ),
-        ("reference._recurrent: candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1 [1 -> 2]"),
+        ("reference.mask_recurrent: candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1 [1 -> 2]"),
     ],
     ("The look at what a user's cell returned finds nothing in ours."): [
         "cells.Cell.__call__: if self.kernel: [if False]",
@@ -414,7 +414,7 @@ def _traits(reference: Any, cells: Any) -> None:
     assert far({"h": simple(z, p.state).h}, {"h": h}, 1e-15) == {}
     wide = type("Wide", (), {"gates": ("i", "f", "g", "o"), "feeds_back": ("h", "i", "f", "o"), "candidate": None})()
     w = np.arange(144.0).reshape(12, 12)
-    assert (reference._recurrent(wide, w) == w).all()
+    assert (reference.mask_recurrent(wide, w) == w).all()
     bound = torch.tensor([-0.5, 0.5, 0.2], requires_grad=True)
     (slope,) = torch.autograd.grad(cells.clamp(bound, 0.5).sum(), bound)
     assert slope.tolist() == [0, 0, 1]  # none where the bound is reached, also exactly

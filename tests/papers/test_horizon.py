@@ -12,7 +12,8 @@ from papers.horizon import FROZEN_ON, RESULTS, TASKS, Network, Plan
 from torch.nn import functional as F
 
 import openlstm
-from openlstm.insight.verdict import LOSS_THRESHOLDS, THRESHOLDS, verdict
+from openlstm.insight.judge.lag_measures import LOSS_THRESHOLDS, THRESHOLDS
+from openlstm.insight.judge.verdict import verdict
 
 
 @pytest.mark.parametrize("name", list(TASKS))

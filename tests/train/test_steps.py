@@ -57,7 +57,7 @@ def test_a_watch_changes_no_bit_of_a_training() -> None:
     plain, watched = Net(), Net()
     watch = Watch(watched, every=5, first=(0, 1, 2), lag=11)
     a = train(plain, squares, data(), data(20), OPTIONS)
-    b = train(watched, squares, data(), data(20), OPTIONS, each_step=[watch.hear])
+    b = train(watched, squares, data(), data(20), OPTIONS, each_step=[watch.on_step])
     assert all(bool((p == q).all()) for p, q in zip(plain.parameters(), watched.parameters(), strict=True))
     assert [e.validation_loss for e in a.epochs] == [e.validation_loss for e in b.epochs]
     assert [g.step for g in watch.of("rnn.1")] == [0, 1, 2, 5, 10, 15, 20]
@@ -82,7 +82,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training_and_says_where() -> Non
     model = Net()
     watch = Watch(model, every=1)
     with pytest.raises(TrainingError) as error:
-        train(model, overflow, data(), data(20), OPTIONS, each_step=[watch.hear])
+        train(model, overflow, data(), data(20), OPTIONS, each_step=[watch.on_step])
     assert str(error.value) == (
         "train: the gradient is not finite in epoch 1\n"
         "  got       norm=nan at step 0\n"
@@ -90,5 +90,5 @@ def test_a_gradient_that_is_not_finite_ends_the_training_and_says_where() -> Non
         "  hint      lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
     )
     assert watch.bad == "the gradient is nan at step 0 of the training"
-    assert watch.glimpses[-1].ledger.first_non_finite is not None
-    assert "dL/dh is nan at step 11, row 0, unit 0" in watch.glimpses[-1].ledger.first_non_finite
+    assert watch.snapshots[-1].ledger.first_non_finite is not None
+    assert "dL/dh is nan at step 11, row 0, unit 0" in watch.snapshots[-1].ledger.first_non_finite

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import altair as alt
 import numpy as np
 
-from openlstm.insight.report.display import DASHES, GRID, INK, SERIES, SOFT, Chart, Display, powers
-from openlstm.insight.report.display import number as number
-from openlstm.insight.report.display import to_svg as to_svg
+from openlstm.insight.display import DASHES, GRID, INK, SERIES, SOFT, Chart, Display, powers
+from openlstm.insight.display import number as number
+from openlstm.insight.display import to_svg as to_svg
 
 WIDE, NARROW = 660, 330  # px, of the whole drawing
 MARGIN = 66  # px of that for the labels on the left

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from html import escape
 from typing import NamedTuple
 
-from openlstm.insight.report.display import LIGHT, number
+from openlstm.insight.display import LIGHT, number
 
 WIDTH, HEIGHT = 440, 350
 PARTS = ("layer", "highway", "tanh", "forget", "input", "output")

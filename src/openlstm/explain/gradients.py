@@ -11,7 +11,7 @@ from openlstm import cells, reference
 from openlstm.call import Call
 from openlstm.explain.charts import curves, matrices, number
 from openlstm.explain.gates import CELL, WIRES, Part, saved_by, start, wires
-from openlstm.insight import first_below, half_life, products, retention, sizes, step_jacobians
+from openlstm.insight import first_below, gate_retention, half_life, products, sizes, step_jacobians
 from openlstm.lab.arms import Reader
 from openlstm.lab.tasks.latch import latch_batch
 from openlstm.lab.trial import share_by_lag
@@ -86,7 +86,7 @@ def leaking(seed: int = 0) -> Part:
     held = (1.0, 0.99, 0.9, 0.5)
     signal = np.random.default_rng(seed).normal(size=T)
     lines = {f"LSTM, f = {f:g}": _along_the_highway(f, signal) for f in held}
-    half = {f: float(half_life(retention(np.full((T, 1, 1), f)))[0]) for f in held}
+    half = {f: float(half_life(gate_retention(np.full((T, 1, 1), f)))[0]) for f in held}
     lines["vanilla RNN"] = _vanilla(seed, signal)
     at_end = {f: lines[f"LSTM, f = {f:g}"][T] for f in held}
     facts = {"half": half, "at_end": at_end, "rnn": lines["vanilla RNN"][T], "T": T}

@@ -15,7 +15,7 @@ import torch
 
 from openlstm.explain.charts import Display, Panel, Values, number, over_lags, panels
 from openlstm.explain.gates import Part
-from openlstm.insight import retention
+from openlstm.insight import gate_retention
 from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks.latch import EARLY, latch_batch
 from openlstm.lab.trial import Learner, generator, learn
@@ -179,7 +179,7 @@ def _gates(t: Trace, accuracy: float) -> Gates:
         i_mark=float(i[EARLY, 0, 0]),
         f_after=float(f[after].mean()),
         i_after=float(i[after].mean()),
-        kept=float(retention(f[after], LAG)[LAG, 0]),
+        kept=float(gate_retention(f[after], LAG)[LAG, 0]),
         accuracy=accuracy,
     )
 

@@ -1,41 +1,62 @@
-"""What a recurrent network remembers and how far its gradients reach: numbers computed from a saved forward pass."""
+"""What a recurrent network remembers and how far its gradients reach: all that the documents speak of, imported on first use.
+
+capture_layers, Place               the recurrent layers of a model as one call ran them
+saturation, retention, ...          what can be measured of a place or of a model: one file each in `measure`
+required_lag, verdict, advise, ...  what follows from it: `judge`
+Watch                               the same during a training
+Report                              what `openlstm.xray` returns
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from openlstm._submodules import submodule
-from openlstm.insight.census import Census as Census
-from openlstm.insight.census import census as census
-from openlstm.insight.health import Health as Health
-from openlstm.insight.health import health as health
-from openlstm.insight.jacobians import products as products
-from openlstm.insight.jacobians import sizes as sizes
-from openlstm.insight.jacobians import step_jacobians as step_jacobians
-from openlstm.insight.ledger import Ledger as Ledger
-from openlstm.insight.ledger import ledger as ledger
-from openlstm.insight.look import Looked as Looked
-from openlstm.insight.look import Place as Place
-from openlstm.insight.look import look as look
-from openlstm.insight.reach import Reach as Reach
-from openlstm.insight.reach import reach as reach
-from openlstm.insight.retention import Kept as Kept
-from openlstm.insight.retention import first_below as first_below
-from openlstm.insight.retention import gradient_share as gradient_share
-from openlstm.insight.retention import half_life as half_life
-from openlstm.insight.retention import keep as keep
-from openlstm.insight.retention import retention as retention
-from openlstm.insight.stability import Stability as Stability
-from openlstm.insight.stability import stability as stability
-from openlstm.insight.streaming import Streaming as Streaming
-from openlstm.insight.streaming import streaming as streaming
-from openlstm.insight.watch import Watch as Watch
 
-if not TYPE_CHECKING:  # for which an attribute of the package would be anything
+_HOMES = {
+    "batches": "NotMeasurable",
+    "capture": "Captured capture_layers",
+    "display": "Display",
+    "judge.advice": "Advice Candidate Trials advise",
+    "judge.horizons": "Horizon Horizons flip_horizon gradient_horizon horizons",
+    "judge.lag_measures": "LOSS_THRESHOLDS THRESHOLDS LagMeasures Thresholds measure_lag",
+    "judge.required_lag": "RequiredLag required_lag",
+    "judge.verdict": "Verdict verdict",
+    "measure.ablation": "Ablation ablation",
+    "measure.attribution": "Attribution attribution",
+    "measure.context_loss": "AblationOptions",
+    "measure.flip": "Flip flip",
+    "measure.input_influence": "InputInfluence",
+    "measure.jacobians": "products sizes step_jacobians",
+    "measure.retention": "Retention first_below gate_retention gradient_share half_life retention",
+    "measure.saturation": "Saturation saturation",
+    "measure.stability": "Stability stability",
+    "measure.state_gradient": "StateGradient state_gradient",
+    "measure.streaming": "Streaming steps_to_send streaming",
+    "measure.text": "Coloured TokenText",
+    "measure.tracked_text": "TrackedText track_text",
+    "measure.tracking": "Tracking Unit Values Window series track tracking",
+    "measure.unit_activity": "UnitActivity unit_activity",
+    "measure.weight_gradient": "WeightGradient weight_gradient",
+    "place": "Place",
+    "report.report": "ModelFacts Report",
+    "report.section": "Section",
+    "watch": "Snapshot Watch snapshot",
+}
+_LAZY = {name: home for home, names in _HOMES.items() for name in names.split()}
+"""Public name -> the module that has it; `__init__.pyi` says the same to editors and type checkers."""
 
-    def __getattr__(name: str) -> Any:
-        """Import a submodule on first use."""
-        found = submodule(__name__, name)
-        if found is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return found
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a submodule, on first use."""
+    home = _LAZY.get(name)
+    value = submodule(__name__, name) if home is None else getattr(import_module(f"{__name__}.{home}"), name)
+    if value is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_LAZY))}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*_LAZY, *(name for name in globals() if name.startswith("__"))})

@@ -1,9 +1,6 @@
-"""Numbers in sentences, and results as plain data: what every finding needs."""
+"""Numbers in sentences: what every finding needs."""
 
 from __future__ import annotations
-
-from dataclasses import fields, is_dataclass
-from typing import Any
 
 import numpy as np
 
@@ -66,26 +63,3 @@ def unmeasured(lag: int | None, why: str) -> str:
     'Nothing was measured of lag 20, so that nothing can be advised: It failed.'
     """
     return f"Nothing was measured{'' if lag is None else f' of lag {lag}'}, so that nothing can be advised: {why}"
-
-
-def plain(value: Any) -> Any:
-    """A result as dicts, lists, strings and numbers; what is not finite as None (JSON has no word for it).
-
-    >>> plain(np.array([1.0, np.inf]))
-    [1.0, None]
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        found = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        finding = getattr(value, "finding", None)
-        return found if finding is None else {**found, "finding": finding}
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value

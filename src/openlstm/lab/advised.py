@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from openlstm.insight.advice import advise
+from openlstm.insight.judge.advice import advise
 from openlstm.lab.arms import build
 from openlstm.lab.tasks import Task
 from openlstm.lab.trial import generator

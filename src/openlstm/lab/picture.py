@@ -14,7 +14,7 @@ from openlstm.lab.experiment import Result
 try:
     import altair as alt
 
-    from openlstm.insight.report.display import INK, SERIES, SOFT, Chart, Display, powers
+    from openlstm.insight.display import INK, SERIES, SOFT, Chart, Display, powers
     from openlstm.insight.report.page import environment, figures, made
     from openlstm.tasks.show import save as save_picture
 except ModuleNotFoundError as error:

@@ -240,7 +240,7 @@ def called(loss: Loss, model: nn.Module, args: tuple[Any, ...], named: Mapping[s
         own = getattr(loss, "loss", loss)
         got = f"loss{_signature(own) if _parameters(own) is not None else ''}: {_brief(error)}"
         hint = f"take the model first: its arguments are {', '.join([type(model).__name__, *map(describe, args)])}"
-        raise ArgumentError.of("look", "the loss failed before it called the model", got, FORMS, hint) from error
+        raise ArgumentError.of("capture_layers", "the loss failed before it called the model", got, FORMS, hint) from error
 
 
 def _brief(error: Exception) -> str:

@@ -81,7 +81,7 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
     Returns:
         init, model (the path), and the MASE of both on the rows neither has seen; None where no change is advised.
     """
-    best = getattr(report.advice, "best", None)
+    best = None if report.advice is None else report.advice.best
     if best is None or not best.flag:
         return None
     from openlstm.runtime import load
@@ -111,18 +111,17 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
 
 
 def table(report: Report) -> Group:
-    """The report in a terminal: the verdict, the limits on the lag, the advice, and a line for each section."""
+    """The report in a terminal: the verdict, the horizons, the advice, and a line for each section."""
     parts: list[Any] = [Text(report.word.capitalize(), style="bold red" if report.word == "blocked" else "bold")]
     parts.append(Text(report.finding))
-    if report.ladder is not None and report.ladder.rungs:
-        limits = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-        limits.add_column(style="dim")
-        limits.add_column(justify="right")
-        limits.add_column(overflow="fold")
-        for rung in report.ladder.to_dict()["rungs"]:
-            lag = rung["lag"]
-            limits.add_row(rung["name"], "beyond" if lag is None else f"{lag:g}", escape(rung["note"] or ""))
-        parts.append(limits)
+    if report.horizons is not None and report.horizons.lags:
+        lags = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+        lags.add_column(style="dim")
+        lags.add_column(justify="right")
+        lags.add_column(overflow="fold")
+        for one in report.horizons.lags:
+            lags.add_row(one.name, one.in_steps, escape(one.note))
+        parts.append(lags)
     if report.advice is not None:
         parts.append(Text(report.advice.finding))
     lines = Table(box=box.SIMPLE, show_header=False, pad_edge=False)

@@ -111,8 +111,8 @@ def train(
         validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept.
         options: defaults if None.
         callbacks: called with each `Epoch`.
-        each_step: called with each `Step`, between the backward pass and the step of the optimizer; `insight.watch.Watch(model)
-            .hear` is one.
+        each_step: called with each `Step`, between the backward pass and the step of the optimizer; such is
+            `insight.Watch(model).on_step`.
 
     Returns:
         The history. The same seed gives the same weights on the same machine; torch's global random state is left as it was.

@@ -8,37 +8,37 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.insight.report import planted
+from tests.insight import planted
 
 from openlstm.errors import ArgumentError
-from openlstm.insight.report import Report, Section, page
-from openlstm.insight.report.report import plain
+from openlstm.insight.report import ModelFacts, Report, Section, page
+from openlstm.insight.report.report import Stage
+from openlstm.insight.results import Asked, plain
 
 
 def section(name: str, results: dict[str, Any], error: str | None = None, lag: int | None = 40) -> Section:
-    return Section(name, f"The {name}", f"About {name}.", results, "A finding.", error, name if results else "", lag, {})
+    return Section(name, results, "A finding.", error, Asked(lag))
 
 
-def report(units: int = 6, places: tuple[str, ...] = ("0",), stage: str = "before", lags: int = 60) -> Report:
+def report(units: int = 6, places: tuple[str, ...] = ("0",), stage: Stage = "before", lags: int = 60) -> Report:
     each = {
-        "reach": lambda: planted.reach(lags),
-        "retention": lambda: planted.kept(units, lags),
-        "gates": lambda: planted.census(units),
+        "state_gradient": lambda: planted.state_gradient(lags),
+        "retention": lambda: planted.retention(units, lags),
+        "gates": lambda: planted.saturation(units),
         "stability": planted.stability,
-        "ledger": lambda: planted.ledger(lags),
-        "health": lambda: planted.health(units),
+        "weight_gradient": lambda: planted.weight_gradient(lags),
+        "units": lambda: planted.unit_activity(units),
         "streaming": lambda: planted.streaming(lags),
     }
     sections = [section(name, {p: make() for p in places}) for name, make in each.items()]
-    sections += [section(n, {"model": getattr(planted, n)()}) for n in ("needed", "ablation", "attribution")]
-    verdict = SimpleNamespace(word="blocked", finding="Lag 40: blocked.", thresholds={"share": 1e-3, "flip": 7e-3})
-    about = {"name": "a <model>", "layers": "0 (LSTM, 6 units)", "parameters": "192", "data": "60 steps × 4 rows"}
-    return Report(about, stage, 40, verdict, "", planted.ladder(), planted.advice(), tuple(sections), ("A note.",), 1.5)
+    sections += [section(n, {"model": getattr(planted, n)()}) for n in ("required_lag", "ablation", "attribution")]
+    about = ModelFacts("a <model>", "0 (LSTM, 6 units)", "192", "60 steps × 4 rows")
+    judged = (planted.verdict(), "", planted.horizons(), planted.advice())
+    return Report(about, stage, 40, *judged, tuple(sections), ("A note.",), 1.5)
 
 
 class Reader(HTMLParser):
@@ -87,16 +87,16 @@ def test_the_page_needs_nothing_but_itself_and_is_small(html: str) -> None:
     assert len(html.encode()) < page.LARGEST
 
 
-def test_the_first_screen_says_verdict_ladder_and_advice_before_any_section(html: str) -> None:
+def test_the_first_screen_says_verdict_horizons_and_advice_before_any_section(html: str) -> None:
     first, rest = html.split('<nav aria-label="Diagnostics"')
-    assert ">■</span> Blocked" in first and "Lag 40: blocked." in first and 'id="ladder"' in first
+    assert ">■</span> Blocked" in first and "Lag 40: blocked." in first and 'id="horizons"' in first
     assert "--init chrono=120" in first and "A note." in first
     assert [s.name for s in report().sections] == re.findall(r'<section id="section-(?!tried)(\w+)">', rest)
 
 
 def test_every_figure_has_a_title_two_drawings_its_words_its_sentence_and_its_figures_to_download(html: str) -> None:
     blocks = re.findall(r"<figure id=.*?</figure>", html, re.DOTALL)
-    assert len(blocks) == 2 + 10 + 2  # ladder and candidates; one each, but two of retention and of health
+    assert len(blocks) == 2 + 10 + 2  # horizons and candidates; one each, but two of retention and of health
     for block in blocks:
         reader = Reader(block)
         assert [d["class"] for d in reader.all("div") if d.get("role") == "img"] == ["drawing wide", "drawing narrow"]
@@ -125,17 +125,20 @@ def test_a_section_that_failed_says_why_instead_of_showing_a_blank_chart() -> No
     failed = report().__class__(
         **{
             **vars(report()),
-            "sections": (section("gates", {}, "rnn.0: no gates"), section("reach", {"0": planted.reach()}, "b")),
+            "sections": (
+                section("gates", {}, "rnn.0: no gates"),
+                section("state_gradient", {"0": planted.state_gradient()}, "b"),
+            ),
         }
     )
     html = failed.to_html()
-    gates, reach = re.findall(r'<section id="section-(?:gates|reach)">.*?</section>', html, re.DOTALL)
+    gates, reach = re.findall(r'<section id="section-(?:gates|state_gradient)">.*?</section>', html, re.DOTALL)
     assert "<b>Not computed.</b> rnn.0: no gates" in gates and "<svg" not in gates
     assert "<b>Partly not computed.</b> b" in reach and "<svg" in reach
 
 
 def test_nothing_at_all_is_still_a_page() -> None:
-    empty = Report({"name": "m"}, "before", None, None, "It broke.", None, None, ())
+    empty = Report(ModelFacts("m"), "before", None, None, "It broke.", None, None, ())
     html = empty.to_html()
     assert "No verdict" in html and "It broke." in html and "It could not be drawn" in html
     Reader(html)
@@ -166,7 +169,7 @@ def test_a_page_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 def test_a_path_that_cannot_be_written_is_told_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "render", lambda report: pytest.fail("drawn"))
+    monkeypatch.setattr(page, "render", lambda *_: pytest.fail("drawn"))
     with pytest.raises(ArgumentError) as caught:
         report().to_html(tmp_path / "no" / "report.html")
     assert str(caught.value) == (
@@ -183,10 +186,10 @@ def test_a_report_as_json_and_in_a_notebook_and_by_name() -> None:
     assert as_dict["word"] == "blocked" and [s["name"] for s in as_dict["sections"]] == [s.name for s in r.sections]
     assert r._repr_html_().startswith("<iframe srcdoc=") and "<script" not in r._repr_html_()
     assert r["gates"].display is not None and "<svg" in r["gates"]._repr_html_()
-    with pytest.raises(KeyError, match="there are reach, retention"):
+    with pytest.raises(KeyError, match="there are state_gradient, retention"):
         r["nonsense"]
     assert repr(r).splitlines()[0] == "X-ray of a <model>: blocked (looked at before training: what can be learnt)"
 
 
 def test_plain() -> None:
-    assert plain({"a": np.array([1, -np.inf]), "b": [np.bool_(True), np.int64(3)]}) == {"a": [1.0, "-infinity"], "b": [True, 3]}
+    assert plain({"a": np.array([1, -np.inf]), "b": [np.bool_(True), np.int64(3)]}) == {"a": [1.0, None], "b": [True, 3]}

@@ -6,16 +6,20 @@ import base64
 import gzip
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from openlstm import __version__
 from openlstm.errors import missing_extra
-from openlstm.insight.report.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
-from openlstm.insight.report.report import Report, Section
-from openlstm.insight.text import visible
+from openlstm.insight.display import DARK, LIGHT, NARROW, WIDE, Display, cell, number
+from openlstm.insight.measure.text import visible
+from openlstm.insight.measure.tracked_text import TrackedText
+from openlstm.insight.report.section import Section
 
 try:
+    import altair  # noqa: F401  missing ones are told before anything is drawn
     import jinja2
+    import vl_convert  # noqa: F401
     from markupsafe import Markup
 except ModuleNotFoundError as error:
     raise missing_extra("xray", str(error.name), "report") from error
@@ -29,22 +33,17 @@ MARKS = {"blocked": "■", "not blocked": "●", "no verdict": "○"}
 """A shape beside the word, so that the verdict does not hang on its colour."""
 
 
-def render(report: Report) -> str:
-    """The page of a report."""
-    sections = [{"section": s, "figures": figures(s.displays, s.name), "reading": _reading(s)} for s in report.sections]
-    page = (
-        environment("openlstm.insight.report")
-        .get_template("page.html.jinja")
-        .render(
-            report=report,
-            mark=MARKS.get(report.word, "●"),
-            ladder=next(iter(_ladder(report)), None),
-            tried=next(iter(_tried(report)), None),
-            sections=sections,
-            made=made(),
-        )
+def render(report: Any, sections: Sequence[Section], horizons: Display | None, tried: Display | None) -> str:
+    """The page of a report; what its head shows is taken from `report` by the template."""
+    template = environment("openlstm.insight.report").get_template("page.html.jinja")
+    return template.render(
+        report=report,
+        mark=MARKS.get(report.word, "●"),
+        horizons=figures((horizons,), "horizons")[0] if horizons else None,
+        tried=figures((tried,), "advice")[0] if tried else None,
+        sections=[{"section": s, "figures": figures(s.displays, s.name), "text": _text(s)} for s in sections],
+        made=made(),
     )
-    return page
 
 
 def environment(package: str) -> jinja2.Environment:
@@ -67,32 +66,15 @@ def made() -> dict[str, str]:
     return {"version": __version__, "when": now, "machine": platform.machine()}
 
 
-def _reading(section: Section) -> dict[str, Any] | None:
+def _text(section: Section) -> dict[str, Any] | None:
     """A text, its tokens as people see them, and what each unit made of them."""
-    if section.name != "text" or not section.results:
+    text = next((r for r in section.results.values() if isinstance(r, TrackedText)), None)
+    if text is None:
         return None
-    reading = next(iter(section.results.values()))
-    units = [{"label": s.label, "values": s.packed()} for s in reading.shown]
-    first = next(iter(reading.shown[0].values.values())).tolist() if reading.shown else [0] * len(reading.tokens)
-    names = list(dict.fromkeys(n for s in reading.shown for n in s.values))
-    return {"tokens": list(zip(map(visible, reading.tokens), first, strict=True)), "units": units, "names": names}
-
-
-def _ladder(report: Report) -> list[dict[str, Any]]:
-    if report.ladder is None or not report.ladder.rungs:
-        return []
-    from openlstm.insight.report import draw
-
-    return figures((draw.ladder(report.ladder, report.lag),), "ladder")
-
-
-def _tried(report: Report) -> list[dict[str, Any]]:
-    if report.advice is None or not report.advice.tried:
-        return []
-    from openlstm.insight.report import draw
-
-    display = draw.candidates(report.advice, getattr(report.verdict, "thresholds", None))
-    return figures((display,), "advice")
+    units = [{"label": s.label, "values": s.packed()} for s in text.units]
+    first = next(iter(text.units[0].values.values())).tolist() if text.units else [0] * len(text.tokens)
+    names = list(dict.fromkeys(n for s in text.units for n in s.values))
+    return {"tokens": list(zip(map(visible, text.tokens), first, strict=True)), "units": units, "names": names}
 
 
 def figures(displays: tuple[Display, ...], name: str) -> list[dict[str, Any]]:

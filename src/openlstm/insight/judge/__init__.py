@@ -1,0 +1,1 @@
+"""What follows from the measures: the lag that the data require, the verdict on a lag, horizons, advice."""
