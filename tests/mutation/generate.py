@@ -112,7 +112,9 @@ _REASONS: dict[str, list[str]] = {
             "reference.mask_recurrent: block = column * len(cell.feeds_back) // max(len(column), 1)  # [R], 0 for the "
             "output [1 -> 2]"
         ),
-        ("reference.mask_recurrent: candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1 [1 -> 2]"),
+        (
+            "reference.mask_recurrent: candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1 [1 -> 2]"
+        ),
     ],
     ("The look at what a user's cell returned finds nothing in ours."): [
         "cells.Cell.__call__: if self.kernel: [if False]",

@@ -21,6 +21,7 @@ from openlstm.call import Call
 from openlstm.cells import Cell, State, Step
 from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError
+from openlstm.weights import expand
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,9 @@ def edited(call: Call) -> Call:
     by_name: dict[str, list[Edit]] = {}
     for edit in call.edits:
         by_name.setdefault(edit.array, []).append(edit)
-    cell = EditedCell(call.cell, by_name, begins.flip(0) if call.reverse else begins, call.weights.w_hr)
-    return call._replace(cell=cell, weights=call.weights._replace(w_hr=None), edits=())
+    weights = expand(call.cell, call.weights)  # what norms fold in is known to the cell's own kind alone
+    cell = EditedCell(call.cell.unshared(), by_name, begins.flip(0) if call.reverse else begins, weights.w_hr)
+    return call._replace(cell=cell, weights=weights._replace(w_hr=None), edits=())
 
 
 def refuse_edits(call: Call) -> None:

@@ -16,7 +16,7 @@ from openlstm.errors import missing_extra
 from openlstm.tasks.scoring import Evaluation
 
 if TYPE_CHECKING:
-    from openlstm.insight.report.display import Display
+    from openlstm.insight.display import Display
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -59,7 +59,7 @@ def draw(evaluation: Evaluation, name: str, path: Path, *, others: tuple[str, ..
     try:
         import altair as alt
 
-        from openlstm.insight.report.display import INK, SERIES, SOFT, Display
+        from openlstm.insight.display import INK, SERIES, SOFT, Display
     except ImportError as e:
         raise missing_extra("draw", e.name or "altair", "report") from None
     data = _long(evaluation, name, others)

@@ -143,7 +143,7 @@ def _from_empty(place: Place, t0: int) -> Place:
     """The place from step t0 on, with an empty state."""
     lengths = None if place.lengths is None else (place.lengths - t0).clamp(min=0)
     empty = each(place.state, torch.zeros_like)
-    return place.taking(lambda a: a[t0:], lambda a: a, state=empty, lengths=lengths)
+    return place.taking(lambda a: a[t0:], lambda a: a).calling(state=empty, lengths=lengths)
 
 
 def trend(y: np.ndarray) -> tuple[float, bool]:
