@@ -11,22 +11,23 @@ import numpy as np
 import torch
 
 import openlstm
-from openlstm.lab.arms import build
+from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks.latch import latch_batch
-from openlstm.lab.trial import Learner
+from openlstm.lab.trial import Learner, learn
 
 LAG, HIDDEN, STEPS, SHOWN = 80, 32, 1000, 8
 CELL_WIDTH, CELL_HEIGHT = 6, 3  # px of one step of one unit
 INK, PLUS, MINUS, MARK = "#1f2933", "#c2410c", "#1d4ed8", "#9aa5b1"
 
 
-def trained() -> Learner:
+def trained() -> Reader:
     """The arm of the lab whose gates were drawn for the lag, after the lab's own training."""
-    learner = Learner(build("lstm-chrono", HIDDEN, LAG, seed=0))
+    model = build("lstm-chrono", HIDDEN, LAG, seed=0)
+    learner = Learner(model)
     data = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
-        learner.step(*latch_batch(LAG, 64, data))
-    return learner
+        learn(learner, model, *latch_batch(LAG, 64, data))
+    return model
 
 
 def time_axis(steps: int, last: bool = False) -> alt.X:
@@ -66,11 +67,11 @@ def heat(values: np.ndarray, title: str, scheme: str) -> alt.Chart:
 
 def draw() -> alt.VConcatChart:
     """The whole picture, from what the kernel saved."""
-    learner = trained()
+    model = trained()
     x, answer = latch_batch(LAG, 512, torch.Generator().manual_seed(2))
-    logits = learner.model(x)
+    logits = model(x)
     right = float(((logits > 0) == (answer > 0)).float().mean())
-    seen = openlstm.trace(learner.model.layer, x, loss=lambda y, state: learner.model.read(state).sum())
+    seen = openlstm.trace(model.layer, x, loss=lambda y, state: model.read(state).sum())
     i, f, c, dc = (seen[name].numpy() for name in ("0.i", "0.f", "0.c", "0.dc"))  # [T, B, H]
     row = int(answer.argmax())  # the first sequence whose answer is positive
     marks = [t for t in range(len(x)) if x[t, row, 1] > 0]
