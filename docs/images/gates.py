@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import openlstm
-from openlstm.lab.arms import build
+from openlstm.lab.arms import Reader, build
 from openlstm.lab.tasks.latch import latch_batch
-from openlstm.lab.trial import Learner, Reader, learn
+from openlstm.lab.trial import Learner, learn
 
 LAG, HIDDEN, STEPS, SHOWN = 80, 32, 1000, 8
 CELL_WIDTH, CELL_HEIGHT = 6, 3  # px of one step of one unit
@@ -23,7 +23,8 @@ INK, PLUS, MINUS, MARK = "#1f2933", "#c2410c", "#1d4ed8", "#9aa5b1"
 def trained() -> Reader:
     """The arm of the lab whose gates were drawn for the lag, after the lab's own training."""
     model = build("lstm-chrono", HIDDEN, LAG, seed=0)
-    learner, data = Learner(model), torch.Generator().manual_seed(1)
+    learner = Learner(model)
+    data = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         learn(learner, model, *latch_batch(LAG, 64, data))
     return model

@@ -69,7 +69,9 @@ class LayerNormLSTM(Cell):
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Any = None) -> Step:
+    def forward(
+        self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None, norm: Array | None = None
+    ) -> Step:
         x, h = split(z, 2)  # [B, 4H], raw
         w_x, b_x, w_h, b_h, w_c, b_c = self._affine(norm)
         z_i, z_f, z_g, z_o = split(_normal(x)[0] * w_x + _normal(h)[0] * w_h + (b_x + b_h), 4)

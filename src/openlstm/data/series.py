@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from openlstm._array import Array
 from openlstm.data.table import Table, read_table
 from openlstm.errors import DataError
 from openlstm.model_file import Step
@@ -90,7 +90,7 @@ def from_table(table: Table, time: str, target: str, *, time_format: str | None 
 
 
 def from_arrays(
-    times: Array, values: Array, *, name: str = "value", time_name: str = "time", step: Step | None = None
+    times: ArrayLike, values: ArrayLike, *, name: str = "value", time_name: str = "time", step: Step | None = None
 ) -> Series:
     """A series out of arrays: times (anything numpy reads as datetime64) [T] and floats [T], NaN where missing.
 
@@ -166,7 +166,7 @@ def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray
     return months.astype("datetime64[D]") + offset + rest.astype("timedelta64[us]")
 
 
-def show_time(time: Any) -> str:
+def show_time(time: np.datetime64 | np.ndarray) -> str:
     """A datetime64 without the parts that are zero.
 
     >>> show_time(np.datetime64("2001-12-29T00:00:00.000000")), show_time(np.datetime64("2001-12-29T06:30:00.000000"))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from openlstm import cells, reference
 from openlstm.call import Call
@@ -28,14 +29,14 @@ Part = tuple[dict[str, Display], dict[str, Any]]
 """What every function of the lecture gives: its figures by name, and the numbers that the page's sentences state."""
 
 
-def switch(gate: Any) -> np.ndarray:
+def switch(gate: ArrayLike) -> np.ndarray:
     """The pre-activation z that makes sigmoid(z) the wanted value; 1 and 0 exactly, by z = +1000 and -1000."""
     gate = np.asarray(gate, dtype=float)
     with np.errstate(divide="ignore"):
         return np.clip(np.log(gate) - np.log1p(-gate), -1000, 1000)
 
 
-def wires(i: Any, f: Any, signal: Any, o: Any) -> np.ndarray:
+def wires(i: ArrayLike, f: ArrayLike, signal: ArrayLike, o: ArrayLike) -> np.ndarray:
     """The four inputs [T, 1, 4] that hold the gates at the given values, each a number or [T]."""
     return np.stack(np.broadcast_arrays(switch(i), switch(f), np.asarray(signal, dtype=float), switch(o)), -1)[:, None]
 
@@ -45,7 +46,7 @@ def start(c: float = 0.0) -> State:
     return State(np.zeros((1, 1)), np.full((1, 1), c))
 
 
-def on_wires(i: Any, f: Any, signal: Any, o: Any, c0: float = 0.0) -> dict[str, np.ndarray]:
+def on_wires(i: ArrayLike, f: ArrayLike, signal: ArrayLike, o: ArrayLike, c0: float = 0.0) -> dict[str, np.ndarray]:
     """Run the cell with its gates held at the given values. Returns i, f, g, o, c, h, each [T]."""
     saved = saved_by(CELL, wires(i, f, signal, o), WIRES, start(c0))
     return {name: array[:, 0, 0] for name, array in saved.named(CELL).items()}
