@@ -90,5 +90,5 @@ def test_a_gradient_that_is_not_finite_ends_the_training_and_says_where() -> Non
         "  hint      lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
     )
     assert watch.bad == "the gradient is nan at step 0 of the training"
-    assert watch.snapshots[-1].ledger.first_non_finite is not None
-    assert "dL/dh is nan at step 11, row 0, unit 0" in watch.snapshots[-1].ledger.first_non_finite
+    assert watch.snapshots[-1].weight_gradient.first_non_finite is not None
+    assert "dL/dh is nan at step 11, row 0, unit 0" in watch.snapshots[-1].weight_gradient.first_non_finite

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from openlstm.engine.operators import plain_types as plain_types
 from openlstm.errors import DtypeError, OpenLSTMError, message
 from openlstm.nn.batch import RECURRENT, Loss, mapped
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openlstm.errors import ArgumentError, describe, message
 from openlstm.insight.batches import arguments, detached, expect_module, uncompiled, untouched
-from openlstm.insight.calls import LayerCall, LayerCalls, layer_names, places_of
+from openlstm.insight.calls import LayerCall, LayerCalls, layer_names
 from openlstm.insight.finite import bad_input, bad_weight, first_non_finite
 from openlstm.insight.place import Place
 from openlstm.nn.batch import RECURRENT, called, expect_taken, formed
@@ -70,31 +70,25 @@ def capture_layers(
     if loss is None:
         expect_taken(model, data, "capture_layers")
     args, named = arguments(model, data, loss)
-    with untouched(model), LayerCalls(found, gradients=loss is not None) as heard:
+    with untouched(model), LayerCalls(found, gradients=loss is not None) as calls:
         value, outputs = None, None
         with torch.set_grad_enabled(loss is not None):
             if loss is None:
                 outputs = detached(model(*args, **named), half=False)
             else:
-                value = called(loss, model, args, named, lambda: any(heard.of.values()))
-        silent = [path or "the layer" for path in found if not heard.of[path]]
+                value = called(loss, model, args, named, lambda: any(calls.of.values()))
+        silent = [path or "the layer" for path in found if not calls.of[path]]
         if silent:
-            what, got, expected = (
-                f"{silent[0]} did not run",
-                f"no call of {', '.join(silent)}",
-                "a call of every recurrent layer",
-            )
+            what, got = f"{silent[0]} did not run", f"no call of {', '.join(silent)}"
             hint = "name those to look at with layers=..., or check the data: this layer is not reached"
-            raise ArgumentError(message("capture_layers", what, got, expected, hint))
-        longest = {path: max(calls, key=lambda call: call.length) for path, calls in heard.of.items()}
+            raise ArgumentError(message("capture_layers", what, got, "a call of every recurrent layer", hint))
+        longest = calls.longest()
         if value is not None:
             _differentiate(value, list(longest.values()))
-        places: list[Place] = []
-        for path, call in sorted(longest.items(), key=lambda item: item[1].number):
-            for place, sound in places_of(path, call, len(heard.of[path]), loss is not None):
-                if finite:
-                    _expect_finite(place, sound)
-                places.append(place)
+        seen = calls.places(longest, loss is not None)
+        for place, sound in seen if finite else ():
+            _expect_finite(place, sound)
+        places = [place for place, _ in seen]
     if layers is not None:
         wanted = [layers] if isinstance(layers, str) else list(layers)
         places = [p for p in places if p.name in wanted or p.path in wanted]

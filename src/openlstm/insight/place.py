@@ -18,7 +18,9 @@ from torch import Tensor
 from openlstm import cells
 from openlstm.cells import Cell
 from openlstm.engine import scan
-from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
+from openlstm.engine.scan import CHUNK, Dy
+from openlstm.engine.scan import Back as Back
+from openlstm.engine.scan import Chunk as Chunk
 from openlstm.engine.support import brief
 from openlstm.insight.batches import each
 from openlstm.nn.recurrent import Recurrent

@@ -112,9 +112,8 @@ class Ablation(Result):
         """How to begin in the middle of a stream: the same answer as `finding`, for one who keeps a state."""
         if self.better is not None:
             window = f"a window of {_steps(self.better)}, started empty for each answer"
-            shown = (
-                f"its loss is {number(self._loss(self.better), 3)} with these, {number(self.full, 3)} with {self.contexts[-1]}"
-            )
+            less, full = number(self._loss(self.better), 3), number(self.full, 3)
+            shown = f"its loss is {less} with these, {full} with {self.contexts[-1]}"
             return f"It does better with {window}, than in a stream that goes on: {shown}."
         if self.uses == self.contexts[-1]:
             longest = f"{_steps(self.uses)}, the longest context"

@@ -127,11 +127,8 @@ class StraightPath:
         self.output = self.read(out).detach()
         self.baseline = self.value(self.output.new_zeros(axes.layout.rows))
         if not bool((self.output.isfinite() & self.baseline.isfinite()).all()):
-            got, hint = (
-                "NaN or infinity",
-                "look at the model and its inputs first: openlstm.insight.look names the first of them",
-            )
-            raise ArgumentError(message("attribution", "the output is not finite", got, "finite numbers", hint))
+            hint = "look at the model and its inputs first: openlstm.insight.capture_layers names the first of them"
+            raise ArgumentError(message("attribution", "the output is not finite", "NaN or infinity", "finite numbers", hint))
 
     def call(self, inputs: Sequence[Any]) -> Any:
         inputs = [self._packed(self.packs[k], a) if k in self.packs else a for k, a in enumerate(inputs)]
@@ -261,9 +258,8 @@ def intervals(path: StraightPath, steps: int) -> tuple[list[list[Interval]], int
         worst = {b: max(those, key=_size) for b, those in wide.items() if those}
         if not worst:
             break
-        begin, end, low, high = (
-            like.new_tensor([getattr(worst.get(b, mine[b][0]), k) for b in range(B)]) for k in Interval._fields[:4]
-        )
+        halved = [worst.get(b, mine[b][0]) for b in range(B)]
+        begin, end, low, high = (like.new_tensor(values) for values in zip(*(i[:4] for i in halved), strict=True))
         middle = (begin + end) / 2
         value = path.value(middle)
         left, right = _integrals(path, begin, middle, low, value), _integrals(path, middle, end, value, high)

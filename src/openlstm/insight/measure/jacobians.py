@@ -21,9 +21,9 @@ import numpy as np
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Around, Cell, Flow
-from openlstm.engine.operators import active, plain_types
+from openlstm.engine.operators import active
 from openlstm.errors import ArgumentError, message
-from openlstm.insight.batches import detached, each
+from openlstm.insight.batches import detached, each, plain_types
 from openlstm.insight.place import Place
 from openlstm.noise import ZONEOUT_C, ZONEOUT_H, hidden_mask, zoneout_backward
 from openlstm.reference import Saved, State, Weights, _plain, take, unsum

@@ -23,12 +23,11 @@ import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm.engine.scan import Chunk
 from openlstm.errors import ArgumentError, ShapeError, describe, message
 from openlstm.insight import charts
 from openlstm.insight.display import ALARM, Chart, Display, alt
 from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.place import Chunk, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import number, steps
 
@@ -313,11 +312,10 @@ def _half_lives(found: Mapping[str, Retention], lag: int | None) -> Display:
     for name, column in lives.items():
         for at in charts.evenly(len(column), places.most):
             value, end = float(column[at]), "on" if math.isinf(column[at]) else "at"
-            said = (
-                f"{name}: {f'longer than the {longest:,} steps looked at' if end == 'on' else f'{charts.number(value)} steps'}"
-            )
+            said = f"longer than the {longest:,} steps looked at" if end == "on" else f"{charts.number(value)} steps"
             share = charts.short((at + 0.5) / len(column))
-            rows.append({"s": name, "x": share, "v": charts.short(charts.within(value, low, top)), "e": end, "d": said})
+            height = charts.short(charts.within(value, low, top))
+            rows.append({"s": name, "x": share, "v": height, "e": end, "d": f"{name}: {said}"})
 
     def drawn(width: int) -> Chart:
         axis = alt.Axis(grid=True, values=charts.decades(low, top), format=",")

@@ -227,6 +227,11 @@ KINDS = {
 """What a token is if one of its characters is it."""
 
 
+FEATURES = """inside quotes, inside brackets, position in line, characters left in the line, length of the line before,
+indentation, position in word, since sentence end, since empty line""".replace("\n", " ").split(", ")
+"""What `characters` tells of each of them."""
+
+
 def characters(text: str) -> dict[str, np.ndarray]:
     """What is true after every character of a text, by name, each [len(text)].
 
@@ -237,18 +242,7 @@ def characters(text: str) -> dict[str, np.ndarray]:
     [0.0, 0.0, 1.0, 1.0, 0.0]
     """
     n = len(text)
-    names = (
-        "inside quotes",
-        "inside brackets",
-        "position in line",
-        "characters left in the line",
-        "length of the line before",
-        "indentation",
-        "position in word",
-        "since sentence end",
-        "since empty line",
-    )
-    out = {name: np.zeros(n) for name in names}
+    out = {name: np.zeros(n) for name in FEATURES}
     marks = _marks(text)
     quoted = next((kind == _END for kind in marks if kind), False)
     depth, position, before, indent, blank, word, sentence, paragraph = 0, 0, 0, 0, True, 0, 0, 0
@@ -267,7 +261,7 @@ def characters(text: str) -> dict[str, np.ndarray]:
         word = 0 if ch.isspace() else word + 1
         sentence = 0 if ch in ".!?" else sentence + 1
         now = (quoted, depth > 0, position, 0, before, indent, word, sentence, paragraph)
-        for name, value in zip(names, now, strict=True):
+        for name, value in zip(FEATURES, now, strict=True):
             out[name][k] = value
     left = 0
     for k in reversed(range(n)):
