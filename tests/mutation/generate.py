@@ -113,7 +113,8 @@ _REASONS: dict[str, list[str]] = {
             "output [1 -> 2]"
         ),
         (
-            "reference.mask_recurrent: candidate = cell.gates.index(cell.candidate) if cell.candidate in cell.gates else -1 [1 -> 2]"
+            "reference.mask_recurrent: candidate = cell.gates.index(cell.candidate) "
+            "if cell.candidate in cell.gates else -1 [1 -> 2]"
         ),
     ],
     ("The look at what a user's cell returned finds nothing in ours."): [

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from openlstm.errors import DtypeError, OpenLSTMError, message
+from openlstm.engine.execute import plain_types as plain_types
+from openlstm.errors import DtypeError, OpenLSTMError
 from openlstm.nn.batch import RECURRENT, Loss, mapped
 
 HALF = (torch.float16, torch.bfloat16)
@@ -61,7 +62,7 @@ def expect_module(model: Any, who: str, hint: str) -> None:
         DtypeError: as said.
     """
     if not isinstance(model, nn.Module):
-        raise DtypeError(message(who, "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", hint))
+        raise DtypeError.of(who, "not a module", f"model: {type(model).__name__}", "a torch.nn.Module", hint)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

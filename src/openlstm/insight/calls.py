@@ -18,8 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 from torch.utils.hooks import RemovableHandle
 
 from openlstm.engine.edits import refuse_edits
-from openlstm.engine.execute import plain_types
-from openlstm.insight.batches import HALF, detached
+from openlstm.insight.batches import HALF, detached, plain_types
 from openlstm.insight.place import Place
 from openlstm.nn.batch import mapped
 from openlstm.nn.form import Form, Inputs
@@ -112,6 +111,16 @@ class LayerCalls:
         self._modules = modules
         self._handles: list[Any] = []
 
+    def longest(self, wanted: Callable[[LayerCall], bool] = lambda call: True) -> dict[str, LayerCall]:
+        """Of every module that ran the longest of the calls that are wanted."""
+        found = {path: [call for call in calls if wanted(call)] for path, calls in self.of.items()}
+        return {path: max(calls, key=lambda call: call.length) for path, calls in found.items() if calls}
+
+    def places(self, chosen: Mapping[str, LayerCall], with_loss: bool) -> list[tuple[Place, bool]]:
+        """The places of these calls in the order in which they ran, and whether what each gave is finite."""
+        ordered = sorted(chosen.items(), key=lambda item: item[1].number)
+        return [found for path, call in ordered for found in places_of(path, call, len(self.of[path]), with_loss)]
+
     def __enter__(self) -> LayerCalls:
         for path, module in self._modules.items():
             self._handles += _LayerHook(self, path).on(module)
@@ -163,9 +172,8 @@ def places_of(path: str, call: LayerCall, calls: int, with_loss: bool) -> list[t
         y, state, passes = layer.run_layers(given)
     flows: list[tuple[Any, Any, Any]] = [(None, None, None)] * len(passes)
     if with_loss:
-        dy, dh, dc = (
-            None if g is None else f(g) for g, f in zip(call.gradients, (spread, spread_state, spread_state), strict=True)
-        )
+        spreads = zip(call.gradients, (spread, spread_state, spread_state), strict=True)
+        dy, dh, dc = (None if g is None else f(g) for g, f in spreads)
         if inner:
             flows = _inner(passes, [(y, dy), (state.h, dh), (state.c, dc)])
         else:
@@ -192,6 +200,12 @@ def places_of(path: str, call: LayerCall, calls: int, with_loss: bool) -> list[t
         places.append(place)
     sound = [all(bool(t.isfinite().all()) for t in (r.run.y, *r.run.state) if t is not None) for r in passes]
     return list(zip(places, sound, strict=True))
+
+
+def last_state(layer: Recurrent, x: Tensor, begin: State, reset: Tensor | None) -> Tensor:
+    """h_T [B, R] of the last forward layer of a module, for inputs and states that it has not seen, in its own precision."""
+    with torch.no_grad(), plain_types(x):  # a flip of 1e-5 is less than bfloat16 can tell
+        return layer.run_layers(Inputs(x, begin, None, reset, None))[1].h[-layer.num_directions]
 
 
 def _in_type(given: Any, dtype: torch.dtype) -> Any:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openlstm.errors import ArgumentError, describe, message
+from openlstm.errors import ArgumentError, describe
 from openlstm.insight.batches import arguments, detached, expect_module, uncompiled, untouched
-from openlstm.insight.calls import LayerCall, LayerCalls, layer_names, places_of
+from openlstm.insight.calls import LayerCall, LayerCalls, layer_names
 from openlstm.insight.finite import bad_input, bad_weight, first_non_finite
 from openlstm.insight.place import Place
 from openlstm.nn.batch import RECURRENT, called, expect_taken, formed
@@ -70,31 +70,25 @@ def capture_layers(
     if loss is None:
         expect_taken(model, data, "capture_layers")
     args, named = arguments(model, data, loss)
-    with untouched(model), LayerCalls(found, gradients=loss is not None) as heard:
+    with untouched(model), LayerCalls(found, gradients=loss is not None) as calls:
         value, outputs = None, None
         with torch.set_grad_enabled(loss is not None):
             if loss is None:
                 outputs = detached(model(*args, **named), half=False)
             else:
-                value = called(loss, model, args, named, lambda: any(heard.of.values()))
-        silent = [path or "the layer" for path in found if not heard.of[path]]
+                value = called(loss, model, args, named, lambda: any(calls.of.values()))
+        silent = [path or "the layer" for path in found if not calls.of[path]]
         if silent:
-            what, got, expected = (
-                f"{silent[0]} did not run",
-                f"no call of {', '.join(silent)}",
-                "a call of every recurrent layer",
-            )
+            what, got = f"{silent[0]} did not run", f"no call of {', '.join(silent)}"
             hint = "name those to look at with layers=..., or check the data: this layer is not reached"
-            raise ArgumentError(message("capture_layers", what, got, expected, hint))
-        longest = {path: max(calls, key=lambda call: call.length) for path, calls in heard.of.items()}
+            raise ArgumentError.of("capture_layers", what, got, "a call of every recurrent layer", hint)
+        longest = calls.longest()
         if value is not None:
             _differentiate(value, list(longest.values()))
-        places: list[Place] = []
-        for path, call in sorted(longest.items(), key=lambda item: item[1].number):
-            for place, sound in places_of(path, call, len(heard.of[path]), loss is not None):
-                if finite:
-                    _expect_finite(place, sound)
-                places.append(place)
+        seen = calls.places(longest, loss is not None)
+        for place, sound in seen if finite else ():
+            _expect_finite(place, sound)
+        places = [place for place, _ in seen]
     if layers is not None:
         wanted = [layers] if isinstance(layers, str) else list(layers)
         places = [p for p in places if p.name in wanted or p.path in wanted]
@@ -113,7 +107,7 @@ def recurrent_layers(model: nn.Module, layers: str | Sequence[str] | None = None
         got = f"{type(model).__name__} with {', '.join(kinds[1:6]) or 'nothing inside'}"
         expected = "a module that holds an LSTM, GRU or RNN of openlstm or torch.nn"
         hint = "a cell driven by a loop of your own (LSTMCell) cannot be seen: use the layer instead"
-        raise ArgumentError(message("capture_layers", "no recurrent layer in this model", got, expected, hint))
+        raise ArgumentError.of("capture_layers", "no recurrent layer in this model", got, expected, hint)
     if layers is None:
         return found
     wanted = [layers] if isinstance(layers, str) else list(layers)
@@ -123,7 +117,7 @@ def recurrent_layers(model: nn.Module, layers: str | Sequence[str] | None = None
         if not paths:
             there = [n for path, m in found.items() for n in layer_names(path, m)]
             got, hint = f"layers={layers!r}", "use one of these names"
-            raise ArgumentError(message("capture_layers", f"no layer {name!r}", got, ", ".join(there), hint))
+            raise ArgumentError.of("capture_layers", f"no layer {name!r}", got, ", ".join(there), hint)
         kept.update({path: found[path] for path in paths})
     return kept
 
@@ -140,14 +134,14 @@ def _expect_finite(place: Place, sound: bool) -> None:
         found, got = bad_weight(place) if sound else first_non_finite(place), "the first number that is not finite"
         hint = "a training that diverged: lower the learning rate, clip gradients, and begin again from an earlier checkpoint"
     if found is not None:
-        raise ArgumentError(message("capture_layers", found, got, "finite numbers", hint))
+        raise ArgumentError.of("capture_layers", found, got, "finite numbers", hint)
 
 
 def _differentiate(value: Any, calls: list[LayerCall]) -> None:
     """Give every call the gradients of the loss at its outputs."""
     if not isinstance(value, Tensor) or value.dim() != 0:
         got, hint = f"loss: {describe(value)}", "end the loss with .mean() or .sum(); it is called as loss(model, *data)"
-        raise ArgumentError(message("capture_layers", "the loss is not a scalar", got, "a tensor without axes", hint))
+        raise ArgumentError.of("capture_layers", "the loss is not a scalar", got, "a tensor without axes", hint)
     inputs = [t for call in calls for t in call.outputs]
     found = [None] * len(inputs)
     if value.requires_grad:
@@ -155,7 +149,7 @@ def _differentiate(value: Any, calls: list[LayerCall]) -> None:
     if all(g is None for g in found):
         what, got = "the loss does not depend on a recurrent layer", f"loss: {describe(value)}"
         hint = "compute it from model(x), without detach(), item() or no_grad()"
-        raise ArgumentError(message("capture_layers", what, got, "a loss computed from the model's output", hint))
+        raise ArgumentError.of("capture_layers", what, got, "a loss computed from the model's output", hint)
     for call in calls:
         n = len(call.outputs)
         call.gradients = [*found[:n], *[None] * (3 - n)]

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from openlstm.engine.edits import Edit
-from openlstm.errors import ArgumentError, DtypeError, message
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.nn import models
 from openlstm.nn.models import Twin
 from openlstm.nn.recurrent import Recurrent
@@ -135,7 +135,7 @@ def _find(model: nn.Module, name: Any) -> tuple[Any, int, str, int]:
     found = models.layers(model, every_path=True)
     if not found:
         got, hint = f"model: {type(model).__name__}", "pass the model that holds the recurrent layer, or the layer itself"
-        raise ArgumentError(message("edit", "no recurrent layer in the model", got, "LSTM, GRU or RNN inside", hint))
+        raise ArgumentError.of("edit", "no recurrent layer in the model", got, "LSTM, GRU or RNN inside", hint)
     for path, layer in found:
         for short in models.names(layer):
             if name == (f"{path}.{short}" if path else short):
@@ -144,7 +144,7 @@ def _find(model: nn.Module, name: Any) -> tuple[Any, int, str, int]:
                 size = getattr(layer, "proj_size", 0) or layer.hidden_size if array == "h" else layer.hidden_size
                 return layer, index * (2 if layer.bidirectional else 1) + end, array, size
     hint = "the path of the layer, its number, and a gate, c or h: the names of openlstm.trace"
-    raise ArgumentError(message("edit", f"there is no {name!r} in the model", repr(name), ", ".join(names(model)), hint))
+    raise ArgumentError.of("edit", f"there is no {name!r} in the model", repr(name), ", ".join(names(model)), hint)
 
 
 def _operation(name: str, clamp: Any, scale: Any, freeze: Any, ablate: Any) -> tuple[str, float]:
@@ -155,16 +155,16 @@ def _operation(name: str, clamp: Any, scale: Any, freeze: Any, ablate: Any) -> t
         got = ", ".join(f"{key}={value!r}" for key, value in asked.items()) or "none"
         what = f"{name} with {'no change' if not asked else 'several changes'}"
         hint = "several edits nest: with edit(...), edit(...):" if asked else "clamp=1.0, say"
-        raise ArgumentError(message("edit", what, got, "one of clamp=, scale=, freeze=True, ablate=True", hint))
+        raise ArgumentError.of("edit", what, got, "one of clamp=, scale=, freeze=True, ablate=True", hint)
     ((kind, value),) = asked.items()
     if kind in ("freeze", "ablate"):
         if value is not True:
             hint = f"{kind}=True; clamp=v sets a value"
-            raise ArgumentError(message("edit", f"{kind} is a switch", f"{kind}={value!r}", "True or False", hint))
+            raise ArgumentError.of("edit", f"{kind} is a switch", f"{kind}={value!r}", "True or False", hint)
         return ("clamp", 0.0) if kind == "ablate" else ("freeze", 0.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         hint = f"a gate is within 0 .. 1, a candidate and h within -1 .. 1: {kind}=0.5, say"
-        raise ArgumentError(message("edit", f"cannot {kind} {name} by this", f"{kind}={value!r}", "a finite number", hint))
+        raise ArgumentError.of("edit", f"cannot {kind} {name} by this", f"{kind}={value!r}", "a finite number", hint)
     return kind, float(value)
 
 
@@ -176,11 +176,11 @@ def _units(name: str, units: Any, size: int) -> tuple[int, ...] | None:
     if wrong or not chosen:
         got, hint = f"units={units!r}", "units count from 0; leave units out for all"
         what = f"{name} has no unit {wrong[0]!r}" if wrong else "no unit is named"
-        raise ArgumentError(message("edit", what, got, f"integers within 0 .. {size - 1}", hint))
+        raise ArgumentError.of("edit", what, got, f"integers within 0 .. {size - 1}", hint)
     return tuple(chosen)
 
 
 def _module(model: Any) -> None:
     if not isinstance(model, nn.Module):
         got = f"model: {type(model).__name__}"
-        raise DtypeError(message("edit", "not a module", got, "a torch.nn.Module", "pass the model or its recurrent layer"))
+        raise DtypeError.of("edit", "not a module", got, "a torch.nn.Module", "pass the model or its recurrent layer")

@@ -19,7 +19,9 @@ from openlstm import cells
 from openlstm.call import Call
 from openlstm.engine import scan
 from openlstm.engine.backends.table import brief
-from openlstm.engine.scan import CHUNK, Back, Chunk, Dy
+from openlstm.engine.scan import CHUNK, Dy
+from openlstm.engine.scan import Back as Back
+from openlstm.engine.scan import Chunk as Chunk
 from openlstm.insight.batches import each
 from openlstm.nn.recurrent import Recurrent
 from openlstm.reference import Saved, State

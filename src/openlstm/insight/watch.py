@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight import charts
 from openlstm.insight.batches import uncompiled
-from openlstm.insight.calls import LayerCalls, places_of
-from openlstm.insight.capture import Captured, capture_layers, recurrent_layers
+from openlstm.insight.calls import LayerCalls
+from openlstm.insight.capture import capture_layers, recurrent_layers
 from openlstm.insight.display import Chart, Display, alt
 from openlstm.insight.measure.retention import Retention, RetentionSums
 from openlstm.insight.measure.saturation import Saturation, SaturationSums
@@ -116,7 +116,7 @@ class Watch(Result):
         clip: float | None = None,
     ) -> None:
         if every < 1:
-            raise ArgumentError(message("Watch", "every must be at least one step", f"every={every}", ">= 1", "use 500"))
+            raise ArgumentError.of("Watch", "every must be at least one step", f"every={every}", ">= 1", "use 500")
         model = uncompiled(model)
         self.every, self.first, self.lag, self.clip = every, tuple(first), lag, clip
         self.snapshots: list[Snapshot] = []
@@ -147,7 +147,7 @@ class Watch(Result):
         """Look by a call of `loss(model, *batch)` of its own, in eval mode, if this step is one to look at."""
         self._disarm()
         if self.wants(step):
-            self._see(step, capture_layers(model, batch, loss, layers=self._layers, finite=False))
+            self._see(step, capture_layers(model, batch, loss, layers=self._layers, finite=False).places)
 
     def on_step(self, step: Any) -> None:
         """The callback of a training loop: `step` has `number`, `norm` (of the gradient before clipping) and `clip`."""
@@ -169,7 +169,7 @@ class Watch(Result):
         calls = self._calls if self.wants(step) else None
         if calls is not None:
             self._disarm()
-            self._see(step, self._looked(step, calls))
+            self._see(step, self._places(step, calls))
         self._arm(step + 1)
 
     def close(self) -> None:
@@ -282,26 +282,21 @@ class Watch(Result):
             self._calls.__exit__()
             self._calls = None
 
-    def _looked(self, step: int, calls: LayerCalls) -> Captured:
+    def _places(self, step: int, calls: LayerCalls) -> list[Place]:
         """The places of the calls that were recorded, each layer's longest that a gradient came back to."""
-        places: list[tuple[int, list[Place]]] = []
-        for path, every in calls.of.items():
-            with_gradient = [call for call in every if call.arrived]
-            if not with_gradient:
-                continue
-            call = max(with_gradient, key=lambda call: call.length)
-            call.gradients = [*(t.grad for t in call.outputs), None, None][:3]
-            places.append((call.number, [place for place, _ in places_of(path, call, len(every), True)]))
-        if not places:
+        longest = calls.longest(lambda call: call.arrived)
+        if not longest:
             hint = "count steps one by one, or put the forward pass into the block of watch.step(step) too"
             ran = any(calls.of.values())
             what = "no gradient came back to a recurrent layer" if ran else "no recurrent layer ran"
             got = f"step {step}, layers {', '.join(path or 'itself' for path in calls.of)}"
-            raise ArgumentError(message("Watch", what, got, "a forward and a backward pass", hint))
-        return Captured(tuple(p for _, found in sorted(places, key=lambda item: item[0]) for p in found), None, None)
+            raise ArgumentError.of("Watch", what, got, "a forward and a backward pass", hint)
+        for call in longest.values():
+            call.gradients = [*(t.grad for t in call.outputs), None, None][:3]
+        return [place for place, _ in calls.places(longest, True)]
 
-    def _see(self, step: int, looked: Captured) -> None:
-        for place in looked.places:
+    def _see(self, step: int, places: Sequence[Place]) -> None:
+        for place in places:
             self.snapshots.append(snapshot(step, place))
             if self.bad is None and self.snapshots[-1].weight_gradient.first_non_finite is not None:
                 self.bad = f"{self.snapshots[-1].weight_gradient.first_non_finite} (step {step} of the training)"

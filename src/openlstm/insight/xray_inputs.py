@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from openlstm.errors import ArgumentError, DtypeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, describe
 from openlstm.insight.batches import Layout, expect_module, parts_of
 from openlstm.insight.place import Place
 from openlstm.insight.report import ModelFacts
@@ -35,11 +35,11 @@ def check(model: Any, data: Any, lag: Any) -> None:
     expect_module(model, "xray", "pass the model or the layer; a model file: `openlstm xray FILE`")
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
         hint = "count the steps between what has to be remembered and the answer"
-        raise ArgumentError(message("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint))
+        raise ArgumentError.of("xray", "the lag is no whole number of steps", f"lag={lag!r}", "lag >= 1", hint)
     parts = leaves(data)
     if not parts or any(isinstance(a, Tensor) and 0 in a.shape for a in parts):
         got = ", ".join(str(list(a.shape)) for a in parts if hasattr(a, "shape")) or "nothing"
-        raise ArgumentError(message("xray", "the data are empty", got, "at least one row and one step", "pass a batch"))
+        raise ArgumentError.of("xray", "the data are empty", got, "at least one row and one step", "pass a batch")
 
 
 def thinned(model: nn.Module, data: Any, columns: Columns | None) -> tuple[Any, Columns | None, list[int] | None, str]:
@@ -69,7 +69,7 @@ def _as_tensor(name: str, column: Any) -> Tensor:
         return torch.as_tensor(np.asarray(column))
     except (TypeError, ValueError):
         got, hint = f"{name}: {describe(column)}", "turn words into numbers first"
-        raise DtypeError(message("xray", f"column {name!r} holds no numbers", got, "numbers [T, B]", hint)) from None
+        raise DtypeError.of("xray", f"column {name!r} holds no numbers", got, "numbers [T, B]", hint) from None
 
 
 def facts(model: nn.Module, name: str | None, places: Sequence[Place]) -> ModelFacts:

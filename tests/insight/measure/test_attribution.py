@@ -344,7 +344,7 @@ def refused(kind: type[Exception], *args: Any, **options: Any) -> str:
 def test_an_output_that_is_not_finite() -> None:
     assert refused(ArgumentError, net("lstm"), torch.full((B, T, I), torch.nan)) == (
         "attribution: the output is not finite\n  got       NaN or infinity\n  expected  finite numbers\n"
-        "  hint      look at the model and its inputs first: openlstm.insight.look names the first of them"
+        "  hint      look at the model and its inputs first: openlstm.insight.capture_layers names the first of them"
     )
 
 

@@ -307,9 +307,8 @@ def _softer(trying: _Trying, best: Candidate) -> tuple[list[Candidate], str]:
     """A warm-up and a smaller rate, where the horizon of the best way to begin collapses at the full rate."""
     assert best.flag is not None and best.flip_after is not None
     rate = trying.trials.rate
-    fell = (
-        f"After {trying.trials.steps} steps at rate {rate:g} the flip ratio falls from {best.flip:.2g} to {best.flip_after:.2g}"
-    )
+    ratio = f"from {best.flip:.2g} to {best.flip_after:.2g}"
+    fell = f"After {trying.trials.steps} steps at rate {rate:g} the flip ratio falls {ratio}"
     warm = f"torch.optim.lr_scheduler.LinearLR(optimizer, 1 / {WARM_UP}, total_iters={WARM_UP})"
     slow = f"torch.optim.Adam(model.parameters(), {rate / 10:g})"
     changes = {f"warm-up of {WARM_UP} steps": (rate, WARM_UP, warm), f"rate {rate / 10:g}": (rate / 10, 0, slow)}

@@ -23,16 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm.engine.execute import plain_types
 from openlstm.errors import ArgumentError, message
 from openlstm.insight.batches import NotMeasurable, each, uncompiled
+from openlstm.insight.calls import last_state
 from openlstm.insight.capture import capture_layers
 from openlstm.insight.measure.flip import Flip, flip
 from openlstm.insight.measure.input_influence import InputInfluence
 from openlstm.insight.measure.state_gradient import state_gradient
 from openlstm.insight.place import Place
 from openlstm.nn.batch import RECURRENT, Loss, formed, mapped
-from openlstm.nn.form import Inputs
 from openlstm.reference import State
 
 ROWS = 64  # most sequences of a look
@@ -263,6 +262,4 @@ def final_state(places: Sequence[Place], x: Tensor) -> Tensor:
         every = [(layer, bool(way)) for layer in range(len(places)) for way in range(module.num_directions)]
         return torch.stack([states.get(one, torch.zeros_like(empty)) for one in every]).to(own)
 
-    with torch.no_grad(), plain_types(x):  # a flip of 1e-5 is less than bfloat16 can tell
-        given = Inputs(x.to(own), State(begin(0), begin(1)), None, places[0].reset, None)
-        return module.run_layers(given)[1].h[-module.num_directions].to(x.dtype)
+    return last_state(module, x.to(own), State(begin(0), begin(1)), places[0].reset).to(x.dtype)

@@ -30,7 +30,7 @@ import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.insight import charts
 from openlstm.insight.display import FINE, SERIES, Chart, Display, alt
 from openlstm.insight.results import Asked, Result
@@ -118,7 +118,7 @@ def required_lag(x: Array, y: Array | None = None, *, longest: int | None = None
     K = longest if longest is not None else (T if ends else T // 2)
     if not 1 <= K <= T:
         hint = "choose a context within the sequence"
-        raise ArgumentError(message("required_lag", "the context is outside the sequence", f"longest={K}", f"1 .. {T}", hint))
+        raise ArgumentError.of("required_lag", "the context is outside the sequence", f"longest={K}", f"1 .. {T}", hint)
     at = np.full(B, T - 1) if ends else np.repeat(np.arange(K - 1, T), B)  # the last step of each sample, in order of time
     row = np.arange(B) if ends else np.tile(np.arange(B), T - K + 1)
     some = np.unique(np.linspace(0, len(at) - 1, min(len(at), SAMPLES)).astype(int))
@@ -126,9 +126,7 @@ def required_lag(x: Array, y: Array | None = None, *, longest: int | None = None
     N = len(at)
     if N < FEWEST:
         hint = "pass more sequences, or a longer one"
-        raise ArgumentError(
-            message("required_lag", "too few samples to fit and to judge", f"{N} samples", f">= {FEWEST}", hint)
-        )
+        raise ArgumentError.of("required_lag", "too few samples to fit and to judge", f"{N} samples", f">= {FEWEST}", hint)
     fit = 2 * N // 3
     y_all = target[row] if ends else target[at, row]  # [N, D]
     y_all = y_all - y_all[:fit].mean(0)
@@ -208,13 +206,9 @@ def _read(x: Array, y: Array | None) -> tuple[np.ndarray, np.ndarray, bool]:
     data = data[:, None, None] if data.ndim == 1 else data[:, None] if data.ndim == 2 else data
     if data.ndim != 3 or not data.size:
         hint = "time comes first; turn a batch_first array with transpose(0, 1)"
-        raise ShapeError(
-            message("required_lag", "x is not a sequence", f"x: {describe(x)}", "x: [T, B, I], [T, I] or [T]", hint)
-        )
+        raise ShapeError.of("required_lag", "x is not a sequence", f"x: {describe(x)}", "x: [T, B, I], [T, I] or [T]", hint)
     if not np.isfinite(data).all():
-        raise ArgumentError(
-            message("required_lag", "x is not finite", "NaN or infinity", "numbers", "fill or cut what is missing")
-        )
+        raise ArgumentError.of("required_lag", "x is not finite", "NaN or infinity", "numbers", "fill or cut what is missing")
     if y is None:
         return data[:-1], data[1:], False
     target = np.asarray(A.as_like(y, np.empty(0)))
@@ -227,7 +221,7 @@ def _read(x: Array, y: Array | None) -> tuple[np.ndarray, np.ndarray, bool]:
         return data, _columns(target, 1), True
     expected = f"y: [{rows}, D] or [{steps}, {rows}, D]"
     hint = "give one target for each sequence, or one for each step"
-    raise ShapeError(message("required_lag", "y does not belong to x", f"y: {describe(y)}, x: {describe(x)}", expected, hint))
+    raise ShapeError.of("required_lag", "y does not belong to x", f"y: {describe(y)}, x: {describe(x)}", expected, hint)
 
 
 def _columns(y: np.ndarray, axes: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight.batches import NotMeasurable
 from openlstm.insight.capture import capture_layers
 from openlstm.insight.judge.lag_measures import LOSS, LOSS_THRESHOLDS, LagMeasures, Thresholds, lag_measures
@@ -110,7 +110,7 @@ def verdict(
     if lag is None:
         if required is None or required.lag is None:
             got, hint = "lag=None", "say which lag matters: lag=120"
-            raise ArgumentError(message("verdict", "the data do not show which lag they need", got, "a lag", hint))
+            raise ArgumentError.of("verdict", "the data do not show which lag they need", got, "a lag", hint)
         lag = required.lag
     try:
         found = lag_measures(model, data, loss, places, lag).measured(lag)

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight import charts
 from openlstm.insight.display import FINE, SERIES, SOFT, Chart, Display, alt
 from openlstm.insight.measure.context_loss import AblationOptions, ContextLoss, Search
@@ -112,9 +112,8 @@ class Ablation(Result):
         """How to begin in the middle of a stream: the same answer as `finding`, for one who keeps a state."""
         if self.better is not None:
             window = f"a window of {_steps(self.better)}, started empty for each answer"
-            shown = (
-                f"its loss is {number(self._loss(self.better), 3)} with these, {number(self.full, 3)} with {self.contexts[-1]}"
-            )
+            less, full = number(self._loss(self.better), 3), number(self.full, 3)
+            shown = f"its loss is {less} with these, {full} with {self.contexts[-1]}"
             return f"It does better with {window}, than in a stream that goes on: {shown}."
         if self.uses == self.contexts[-1]:
             longest = f"{_steps(self.uses)}, the longest context"
@@ -179,7 +178,7 @@ def ablation(
     given = powers if contexts is None else sorted({int(k) for k in contexts})
     if not given or given[0] < 1 or given[-1] > T:
         hint = "name contexts within the sequences"
-        raise ArgumentError(message("ablation", "a context outside the sequences", f"{given}", f"1 .. {T}", hint))
+        raise ArgumentError.of("ablation", "a context outside the sequences", f"{given}", f"1 .. {T}", hint)
     lag = lag if mode == "cut" else None
     found = Search(asked, T, [*given, T, *([] if lag is None or not 1 <= lag < T else [lag])])
     if contexts is None:

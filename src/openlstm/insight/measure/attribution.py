@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.insight import charts
 from openlstm.insight.batches import batch_first as rows_first
 from openlstm.insight.batches import expect_module, parts_of, uncompiled, untouched
@@ -166,10 +166,10 @@ def attribution(
     expect_module(model, "attribution", "pass the model or its layer")
     if isinstance(baseline, str) and baseline != "shifted":
         got, hint = f"baseline={baseline!r}", "0.0 for zero, 'shifted' for the row itself at other steps"
-        raise ArgumentError(message("attribution", "no such baseline", got, "a number, a tensor or 'shifted'", hint))
+        raise ArgumentError.of("attribution", "no such baseline", got, "a number, a tensor or 'shifted'", hint)
     if steps < NODES:
         got, hint = f"steps={steps}", "one interval of the path takes so many gradients"
-        raise ArgumentError(message("attribution", "too few steps", got, f"steps >= {NODES}", hint))
+        raise ArgumentError.of("attribution", "too few steps", got, f"steps >= {NODES}", hint)
     model = uncompiled(model)
     names = tuple(x) if isinstance(x, Mapping) else ()
     inputs = tuple(x.values()) if names else parts_of(x)
@@ -198,7 +198,7 @@ def _result(path: StraightPath, found: list[list[Interval]], evaluations: int, f
     ]
     if not timed:
         shown, hint = ", ".join(describe(a) for a in path.ends), "pass batch_first= if rows and steps are the other way round"
-        raise ShapeError(message("attribution", "no input has the axis of steps", shown, f"T = {T} steps", hint))
+        raise ShapeError.of("attribution", "no input has the axis of steps", shown, f"T = {T} steps", hint)
     per_row = torch.cat(timed, 2).cpu().numpy()  # [B, T, I]
     rest = [p.reshape(B, -1).sum(1).cpu().numpy() for p, e in zip(parts, path.ends, strict=True) if not axes.timed(e)]
     ends = axes.ends.cpu().numpy()[:, None]
@@ -227,7 +227,7 @@ def _names(path: StraightPath, count: int, features: Sequence[str] | None) -> tu
         return ("token" if own else "x",) if count == 1 else tuple(f"{'token' if own else 'x'}{k}" for k in range(count))
     if len(features) != count:
         got, hint = f"features: {len(features)} names", "one name for each feature of x, then one for each embedding"
-        raise ArgumentError(message("attribution", "another number of names than inputs", got, f"{count} names", hint))
+        raise ArgumentError.of("attribution", "another number of names than inputs", got, f"{count} names", hint)
     return tuple(features)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from openlstm import _array as A
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 
 LAGS = (1, 2, 5, 10, 20)
 """How far back a column may be remembered."""
@@ -174,15 +174,13 @@ def as_column(name: str, a: Any, T: int, B: int, real: np.ndarray) -> np.ndarray
     a = np.repeat(a[:, None], B, 1) if a.shape == (T,) else a
     if a.shape != (T, B):
         hint = "its axes are swapped: use .T" if a.shape == (B, T) else "one value for each step that the layer read"
-        raise ShapeError(
-            message("tracking", f"column {name!r} does not fit", shown, f"[{T}, {B}] = [T, B], or [{T}] = [T]", hint)
-        )
+        raise ShapeError.of("tracking", f"column {name!r} does not fit", shown, f"[{T}, {B}] = [T, B], or [{T}] = [T]", hint)
     a = a.astype(np.float64)
     bad = ~np.isfinite(a) & real
     if bad.any():
         t, b = np.argwhere(bad)[0]
         what = f"column {name!r} holds {a[t, b]} at step {t}, row {b}"
-        raise ArgumentError(message("tracking", what, shown, "finite numbers", "fill or drop what is missing first"))
+        raise ArgumentError.of("tracking", what, shown, "finite numbers", "fill or drop what is missing first")
     return np.where(real, a, 0.0)
 
 

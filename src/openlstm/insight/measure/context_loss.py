@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from openlstm.errors import ArgumentError, OpenLSTMError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, OpenLSTMError, ShapeError, describe
 from openlstm.insight.batches import Layout, batch_first, calling, untouched
 from openlstm.nn.batch import formed, leaves, mapped
 
@@ -127,13 +127,13 @@ class ContextLoss:
         feature, lengths = options.feature, options.lengths
         if mode not in ("cut", "shuffle", "feature"):
             expected = "'cut', 'shuffle' or 'feature'"
-            raise ArgumentError(message("ablation", "unknown mode", repr(mode), expected, "use one of these"))
+            raise ArgumentError.of("ablation", "unknown mode", repr(mode), expected, "use one of these")
         if (mode == "feature") != (feature is not None):
             hint = "name the column: mode='feature', feature=0"
-            raise ArgumentError(message("ablation", "which column?", f"mode={mode!r}, feature={feature}", "both or none", hint))
+            raise ArgumentError.of("ablation", "which column?", f"mode={mode!r}, feature={feature}", "both or none", hint)
         if isinstance(data, (Tensor, np.ndarray, PackedSequence)) or isinstance(data, (tuple, list)) and len(data) < 2:
             got, hint = f"data: {describe(data)}", "pass (x, target): the loss is called as loss(model, x, target)"
-            raise ShapeError(message("ablation", "the data hold no target", got, "(x, ..., target)", hint))
+            raise ShapeError.of("ablation", "the data hold no target", got, "(x, ..., target)", hint)
         data, loss, _ = formed(model, data, loss, "ablation")
         first = batch_first(model) if options.batch_first is None else options.batch_first
         self.time = 1 if first else 0
@@ -144,7 +144,7 @@ class ContextLoss:
             x, lengths = pad_packed_sequence(x, batch_first=first)
         if not isinstance(x, Tensor) or x.dim() < 2:
             hint = "pass a batch of sequences"
-            raise ShapeError(message("ablation", "x is not a batch of sequences", f"x: {describe(x)}", "x: [T, B, ...]", hint))
+            raise ShapeError.of("ablation", "x is not a batch of sequences", f"x: {describe(x)}", "x: [T, B, ...]", hint)
         self.x, self.lengths = x, None if lengths is None else lengths.cpu()
         T, self.rows = x.shape[self.time], x.shape[1 - self.time]
         self.layout = Layout(self.rows, T, self.time)
@@ -153,7 +153,7 @@ class ContextLoss:
         if self.every and self.lengths is not None:
             hint = "give it the target of each row's last step, or rows of one length"
             what = "a target for every step of rows that have lengths"
-            raise ArgumentError(message("ablation", what, f"target: {describe(self.target)}", "one target for a row", hint))
+            raise ArgumentError.of("ablation", what, f"target: {describe(self.target)}", "one target for a row", hint)
         T = T if self.lengths is None else int(self.lengths.max())
         self.longest = max(1, T // 2) if self.every else T
         self.ends = (
@@ -165,7 +165,7 @@ class ContextLoss:
         value = float(np.mean(self._losses([self._part(int(end), k) for end in self.ends])))
         if not np.isfinite(value):
             hint = "look for the first number that is not finite: openlstm.insight.capture_layers"
-            raise ArgumentError(message("ablation", "the loss is not finite", f"{value} with context {k}", "a number", hint))
+            raise ArgumentError.of("ablation", "the loss is not finite", f"{value} with context {k}", "a number", hint)
         return value
 
     def samples(self, k: int) -> np.ndarray:
@@ -207,10 +207,10 @@ class ContextLoss:
         got = f"lengths {self.lengths.tolist()[:5]}, x: {describe(self.x)}"
         if not told or len(self.lengths) != self.rows:
             hint = "hand the lengths to the model as an input, or pass a PackedSequence"
-            raise ArgumentError(message("ablation", "rows of different lengths", got, "the lengths among the data", hint))
+            raise ArgumentError.of("ablation", "rows of different lengths", got, "the lengths among the data", hint)
         if self.mode != "cut":
             hint = "use mode='cut', or pass rows of one length"
-            raise ArgumentError(message("ablation", f"rows with lengths in mode {self.mode!r}", got, "rows of length T", hint))
+            raise ArgumentError.of("ablation", f"rows with lengths in mode {self.mode!r}", got, "rows of length T", hint)
 
     def _is_lengths(self, a: Any) -> bool:
         if self.lengths is None or not isinstance(a, Tensor) or a.is_floating_point() or a.shape != self.lengths.shape:
@@ -260,7 +260,7 @@ class ContextLoss:
     def _without(self, old: Tensor) -> Tensor:
         if not old.is_floating_point() or not -old.shape[-1] <= int(self.feature or 0) < old.shape[-1]:
             got, hint = f"feature={self.feature}, x: {describe(self.x)}", "name a column of x"
-            raise ArgumentError(message("ablation", "no such column", got, f"0 .. {old.shape[-1] - 1}", hint))
+            raise ArgumentError.of("ablation", "no such column", got, f"0 .. {old.shape[-1] - 1}", hint)
         out = old.clone()
         out[..., self.feature] = self.x[..., self.feature].mean()
         return out

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.insight.results import Result
 
 
@@ -74,10 +74,10 @@ def flip(run: Callable[[Tensor], Any], x: Tensor, lag: int) -> Flip:
     """
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[1] < 2:
         got, hint = f"x: {describe(x)}", "pass a batch: what a flip moves is compared with how rows differ"
-        raise ShapeError(message("flip", "x needs three axes and two rows", got, "x: [T, B >= 2, I]", hint))
+        raise ShapeError.of("flip", "x needs three axes and two rows", got, "x: [T, B >= 2, I]", hint)
     if not 0 <= lag < x.shape[0]:
         got, hint = f"lag={lag}, T={x.shape[0]}", "pass sequences longer than the lag, or ask for a shorter one"
-        raise ArgumentError(message("flip", "the lag lies outside the sequences", got, "0 <= lag < T", hint))
+        raise ArgumentError.of("flip", "the lag lies outside the sequences", got, "0 <= lag < T", hint)
     at = x.shape[0] - 1 - lag
     other = x.clone()
     other[at] = 2 * x[at].mean(0) - x[at]
@@ -103,5 +103,5 @@ def differs(rows: Tensor) -> bool:
 def _rows(out: Any, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.dim() == 0 or out.shape[0] != x.shape[1]:
         got, expected = f"run(x): {describe(out)}", f"[{x.shape[1]}, ...], one row for each sequence"
-        raise ShapeError(message("flip", "run does not return a row for each sequence", got, expected, "return h_T, [B, H]"))
+        raise ShapeError.of("flip", "run does not return a row for each sequence", got, expected, "return h_T, [B, H]")
     return out.detach().reshape(len(out), -1).double()

@@ -36,9 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from openlstm.engine.execute import plain_types
 from openlstm.errors import OpenLSTMError, describe
-from openlstm.insight.batches import HALF, NotMeasurable, arguments, calling, detached, untouched
+from openlstm.insight.batches import HALF, NotMeasurable, arguments, calling, detached, plain_types, untouched
 from openlstm.insight.measure.flip import Flip, compared, differs
 from openlstm.insight.measure.model_run import ModelInput, ModelRun, ReadOutput, last_true, unit_vectors
 from openlstm.insight.place import Place

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
 from openlstm.insight.batches import Layout, calling, repacked
 from openlstm.nn.batch import RECURRENT
 
@@ -70,11 +70,11 @@ def axes_of(model: nn.Module, inputs: tuple[Any, ...], batch_first: bool, length
     first = next((a for a in inputs if isinstance(a, Tensor)), None)
     if first is None:
         shown, hint = ", ".join(describe(a) for a in inputs), "turn the numbers into tensors first"
-        raise DtypeError(message("attribution", "no tensor among the inputs", shown, "x [B, T, I] or ids [B, T]", hint))
+        raise DtypeError.of("attribution", "no tensor among the inputs", shown, "x [B, T, I] or ids [B, T]", hint)
     alone = first.dim() == (2 if isinstance(model, RECURRENT) else 1)
     if not alone and first.dim() not in (2, 3):
         got, hint = f"x: {describe(first)}", "give every step an axis of its own"
-        raise ShapeError(message("attribution", "x has no axes of rows and steps", got, "[B, T, I], [B, T] or [T]", hint))
+        raise ShapeError.of("attribution", "x has no axes of rows and steps", got, "[B, T, I], [B, T] or [T]", hint)
     batch = None if alone else 0 if batch_first else 1
     time = 0 if batch is None else 1 - batch
     B, T = 1 if batch is None else first.shape[batch], first.shape[time]
@@ -82,7 +82,7 @@ def axes_of(model: nn.Module, inputs: tuple[Any, ...], batch_first: bool, length
     if ends.shape != (B,) or ends.is_floating_point() or int(ends.min()) < 1 or int(ends.max()) > T:
         got, expected = f"lengths: {describe(ends)}, x: {describe(first)}", f"[{B}] = [B], whole numbers from 1 to {T}"
         what, hint = "the lengths are not those of the rows", "give one length for each row"
-        raise ShapeError(message("attribution", what, got, expected, hint))
+        raise ShapeError.of("attribution", what, got, expected, hint)
     return Axes(Layout(B, T, time), batch, ends.to(first.device))
 
 
@@ -113,7 +113,7 @@ class StraightPath:
         if not self.ends:
             shown, hint = ", ".join(describe(a) for a in inputs), "pass floats, or ids to a model that uses nn.Embedding"
             expected = "floats, or ids that go to an embedding"
-            raise DtypeError(message("attribution", "no input that can be scaled", shown, expected, hint))
+            raise DtypeError.of("attribution", "no input that can be scaled", shown, expected, hint)
         own = isinstance(baseline, (int, float, Tensor))  # it belongs to the first that is scaled
         self.begins = [
             self._start(baseline, a)
@@ -127,11 +127,8 @@ class StraightPath:
         self.output = self.read(out).detach()
         self.baseline = self.value(self.output.new_zeros(axes.layout.rows))
         if not bool((self.output.isfinite() & self.baseline.isfinite()).all()):
-            got, hint = (
-                "NaN or infinity",
-                "look at the model and its inputs first: openlstm.insight.look names the first of them",
-            )
-            raise ArgumentError(message("attribution", "the output is not finite", got, "finite numbers", hint))
+            hint = "look at the model and its inputs first: openlstm.insight.capture_layers names the first of them"
+            raise ArgumentError.of("attribution", "the output is not finite", "NaN or infinity", "finite numbers", hint)
 
     def call(self, inputs: Sequence[Any]) -> Any:
         inputs = [self._packed(self.packs[k], a) if k in self.packs else a for k, a in enumerate(inputs)]
@@ -169,7 +166,7 @@ class StraightPath:
         except RuntimeError:
             got, hint = f"baseline: {describe(given)}, x: {describe(like)}", "a number, or one value for each feature: [I]"
             expected = "what broadcasts to x"
-            raise ShapeError(message("attribution", "the baseline does not fit", got, expected, hint)) from None
+            raise ShapeError.of("attribution", "the baseline does not fit", got, expected, hint) from None
 
     def value(self, s: Tensor) -> Tensor:
         """F of every row at its own s, [B] -> [B]."""
@@ -203,7 +200,7 @@ class StraightPath:
             if isinstance(o, Tensor) and o.numel() == B and o.is_floating_point():
                 return o.reshape(B)
             got, hint = f"target(output): {describe(o)}", "lambda output: output[:, -1, 3], say"
-            raise ShapeError(message("attribution", "the target is not one number for each row", got, f"[{B}] = [B]", hint))
+            raise ShapeError.of("attribution", "the target is not one number for each row", got, f"[{B}] = [B]", hint)
         while isinstance(out, (tuple, list)) and out and not isinstance(out, PackedSequence):
             out = out[0]
         if isinstance(out, PackedSequence):
@@ -217,7 +214,7 @@ class StraightPath:
             if out.shape[0] == B:
                 return self.chosen(out.reshape(B, -1) if self.target is None else out)
         what, hint = "no number for each row in the output", "pass target=, a function of the output that gives [B]"
-        raise ShapeError(message("attribution", what, f"output: {shown}", f"[{B}, ..] = [B, ..]", hint))
+        raise ShapeError.of("attribution", what, f"output: {shown}", f"[{B}, ..] = [B, ..]", hint)
 
     def chosen(self, o: Tensor) -> Tensor:
         """o [B, ..] -> [B]."""
@@ -230,7 +227,7 @@ class StraightPath:
         k = self.target
         if isinstance(k, bool) or not isinstance(k, int) or not -o.shape[-1] <= k < o.shape[-1]:
             got, hint = f"target={k!r}", "an index on the last axis of the output, or a function of the output"
-            raise ArgumentError(message("attribution", f"no output {k!r}", got, f"0 .. {o.shape[-1] - 1}", hint))
+            raise ArgumentError.of("attribution", f"no output {k!r}", got, f"0 .. {o.shape[-1] - 1}", hint)
         return o[..., k].reshape(self.axes.layout.rows, -1).sum(1)
 
 
@@ -261,9 +258,8 @@ def intervals(path: StraightPath, steps: int) -> tuple[list[list[Interval]], int
         worst = {b: max(those, key=_size) for b, those in wide.items() if those}
         if not worst:
             break
-        begin, end, low, high = (
-            like.new_tensor([getattr(worst.get(b, mine[b][0]), k) for b in range(B)]) for k in Interval._fields[:4]
-        )
+        halved = [worst.get(b, mine[b][0]) for b in range(B)]
+        begin, end, low, high = (like.new_tensor(values) for values in zip(*(i[:4] for i in halved), strict=True))
         middle = (begin + end) / 2
         value = path.value(middle)
         left, right = _integrals(path, begin, middle, low, value), _integrals(path, middle, end, value, high)

@@ -21,9 +21,8 @@ import numpy as np
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Cell, StepGradients, StepInputs
-from openlstm.engine.execute import plain_types
-from openlstm.errors import ArgumentError, message
-from openlstm.insight.batches import detached, each
+from openlstm.errors import ArgumentError
+from openlstm.insight.batches import detached, each, plain_types
 from openlstm.insight.place import Place
 from openlstm.noise import ZONEOUT_C, ZONEOUT_H, active, hidden_mask, zoneout_backward
 from openlstm.reference import Saved, State, Weights, full_step, unshared, unsum
@@ -180,10 +179,10 @@ def _check(cell: Cell, weights: Weights) -> None:
     instead = "use the gradient per step instead: openlstm.trace(layer, x, loss=...)"
     if weights.w_hr is not None:
         what, got = "a layer with a projection keeps only the projected h", f"w_hr: {list(weights.w_hr.shape)}"
-        raise ArgumentError(message("step_jacobians", what, got, "a layer with proj_size=0", instead))
+        raise ArgumentError.of("step_jacobians", what, got, "a layer with proj_size=0", instead)
     if not cell.derives_itself:
         what, got = f"{type(cell).__name__} has no backward of its own", f"cell: {type(cell).__name__}"
-        raise ArgumentError(message("step_jacobians", what, got, "a cell that writes `backward` down", instead))
+        raise ArgumentError.of("step_jacobians", what, got, "a cell that writes `backward` down", instead)
 
 
 def _earlier(start: Array, values: np.ndarray) -> np.ndarray:

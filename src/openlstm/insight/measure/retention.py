@@ -23,12 +23,11 @@ import torch
 
 from openlstm import _array as A
 from openlstm._array import Array
-from openlstm.engine.scan import Chunk
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.insight import charts
 from openlstm.insight.display import ALARM, Chart, Display, alt
 from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.place import Chunk, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import number, steps
 
@@ -56,12 +55,12 @@ def gate_retention(f: Array, max_lag: int | None = None) -> np.ndarray:
     f = np.asarray(A.as_like(f, np.empty(0)), dtype=np.float64)
     if f.ndim != 3:
         hint = "pass one gate of one layer, as in openlstm.trace(layer, x)['0.f']"
-        raise ShapeError(message("gate_retention", "f needs three axes", f"f: {describe(f)}", "f: [T, B, H]", hint))
+        raise ShapeError.of("gate_retention", "f needs three axes", f"f: {describe(f)}", "f: [T, B, H]", hint)
     T, _, H = f.shape
     K = T if max_lag is None else max_lag
     if not 0 <= K <= T:
         hint = "choose a lag within the sequence, or pass a longer one"
-        raise ArgumentError(message("gate_retention", "max_lag is outside the sequence", f"max_lag={K}", f"0 .. {T}", hint))
+        raise ArgumentError.of("gate_retention", "max_lag is outside the sequence", f"max_lag={K}", f"0 .. {T}", hint)
     # ln 0 is -inf and -inf - -inf is NaN, so zeros are counted apart: a window that holds one keeps exactly nothing.
     closed = _running(f == 0)  # [T+1, B, H]
     log_f = _running(np.log(np.where(f == 0, 1.0, f)))  # [T+1, B, H]
@@ -313,11 +312,10 @@ def _half_lives(found: Mapping[str, Retention], lag: int | None) -> Display:
     for name, column in lives.items():
         for at in charts.evenly(len(column), places.most):
             value, end = float(column[at]), "on" if math.isinf(column[at]) else "at"
-            said = (
-                f"{name}: {f'longer than the {longest:,} steps looked at' if end == 'on' else f'{charts.number(value)} steps'}"
-            )
+            said = f"longer than the {longest:,} steps looked at" if end == "on" else f"{charts.number(value)} steps"
             share = charts.short((at + 0.5) / len(column))
-            rows.append({"s": name, "x": share, "v": charts.short(charts.within(value, low, top)), "e": end, "d": said})
+            height = charts.short(charts.within(value, low, top))
+            rows.append({"s": name, "x": share, "v": height, "e": end, "d": f"{name}: {said}"})
 
     def drawn(width: int) -> Chart:
         axis = alt.Axis(grid=True, values=charts.decades(low, top), format=",")

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from openlstm.engine.scan import Chunk
 from openlstm.insight import charts
 from openlstm.insight.display import GRID, Chart, Display, alt
 from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.place import Chunk, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import percent
 
@@ -102,9 +101,7 @@ class Saturation(Result):
                 units = np.sort(np.argsort(high - low, kind="stable")[charts.evenly(len(low), places.most)])
                 hidden = hidden or len(units) < len(low)
                 for unit in units:
-                    said = (
-                        f"{name}, unit {unit}: {gate} below 0.1 in {low[unit]:.0%}, above 0.9 in {high[unit]:.0%} of the steps"
-                    )
+                    said = f"{name}, unit {unit}: {gate} below 0.1 in {low[unit]:.0%}, above 0.9 in {high[unit]:.0%} of steps"
                     dots[gate].append({"s": name, "x": charts.short(low[unit]), "y": charts.short(high[unit]), "d": said})
                 edges = np.linspace(0, 1, BINS + 1)
                 for (a, b), share in zip(pairwise(edges), histogram / max(histogram.sum(), 1e-300), strict=True):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight import charts
 from openlstm.insight.display import SOFT, Chart, Display, alt
 from openlstm.insight.measure.jacobians import ChunkSteps
@@ -122,7 +122,7 @@ def stability(place: Place, exponents: int = 8, *, feeds_back: bool = False) -> 
     [-0.105, -0.693]
     """
     if exponents < 1:
-        raise ArgumentError(message("stability", "at least one exponent", f"exponents={exponents}", ">= 1", "use 8"))
+        raise ArgumentError.of("stability", "at least one exponent", f"exponents={exponents}", ">= 1", "use 8")
     R, has_cell = place.state.h.shape[1], place.cell.has_cell
     S = R + place.units * has_cell
     N = min(exponents, S)

@@ -28,13 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openlstm.engine.scan import Back
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight import charts
 from openlstm.insight.display import Chart, Display, alt
 from openlstm.insight.measure.retention import first_below
 from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.place import Back, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import number, steps
 from openlstm.reference import State
@@ -70,7 +69,7 @@ class StateGradient(Result):
         """
         if not 0 <= lag < len(self.share):
             what, hint = f"no row has {lag} steps before its last", "give longer sequences, or ask for a shorter lag"
-            raise ArgumentError(message("StateGradient.at", what, f"lag={lag}", f"0 .. {len(self.share) - 1}", hint))
+            raise ArgumentError.of("StateGradient.at", what, f"lag={lag}", f"0 .. {len(self.share) - 1}", hint)
         return float(self.share[lag])
 
     @property
@@ -118,7 +117,7 @@ class EnteringGradient:
 
     def __init__(self, place: Place, probe: Probe) -> None:
         if probe not in ("loss", "random"):
-            raise ArgumentError(message("state_gradient", "unknown probe", repr(probe), "'loss' or 'random'", "leave it out"))
+            raise ArgumentError.of("state_gradient", "unknown probe", repr(probe), "'loss' or 'random'", "leave it out")
         self.place = place
         self.probe = "random" if place.dstate is None else probe
         ends = place.ends()
@@ -168,14 +167,26 @@ class EnteringGradient:
         return self.place.backwards(self.dy(), State(None, self.dc))
 
 
-class StateGradientSums(Sums):
-    """`StateGradient` as a reduction: shown chunk after chunk of the way back, it keeps norms alone."""
+class LagSums(Sums):
+    """A sum for each lag, over the chunks of the way back of a gradient."""
 
     def __init__(self, place: Place, enters: EnteringGradient) -> None:
         self.place, self.enters = place, enters
         K = max(int(self.enters.last.max()) + 1, 0) if place.rows else 0
         self.sums = torch.zeros(K, dtype=torch.float64)
-        self.along = None if place.no_highway else torch.zeros(K, dtype=torch.float64)
+
+    def add_by_lag(self, sums: Tensor, lags: Tensor, values: Tensor) -> None:
+        """Add numbers [n, B] to the sums of their lags, where they have one."""
+        here = (lags >= 0).cpu()
+        sums.index_add_(0, lags.cpu()[here], values.cpu()[here])
+
+
+class StateGradientSums(LagSums):
+    """`StateGradient` as a reduction: shown chunk after chunk of the way back, it keeps norms alone."""
+
+    def __init__(self, place: Place, enters: EnteringGradient) -> None:
+        super().__init__(place, enters)
+        self.along = None if place.no_highway else torch.zeros_like(self.sums)
         self.first = torch.zeros(place.rows, dtype=torch.float64)  # ||dL/ds_T|| of every row
         self.v: Any = None  # [B, H], what is on the highway
 
@@ -186,8 +197,7 @@ class StateGradientSums(Sums):
         if part.dc is not None:
             squares = squares + part.dc.double().square().sum(-1)
         norm = squares.sqrt().cpu()  # [n, B]
-        here = (lags >= 0).cpu()
-        self.sums.index_add_(0, lags.cpu()[here], norm[here])
+        self.add_by_lag(self.sums, lags, norm)
         self.first += torch.where(lags.cpu() == 0, norm, 0).sum(0)
         if self.along is not None:
             self._add_highway(part, lags)
@@ -206,8 +216,7 @@ class StateGradientSums(Sums):
             on[t] = self.v.double().norm(dim=1).cpu()
             factor = kept[t] if cut is None else kept[t].masked_fill(cut[t][:, None], 0)
             self.v = torch.where((lags[t] >= 0)[:, None], self.v * factor, self.v)
-        here = (lags >= 0).cpu()
-        self.along.index_add_(0, lags.cpu()[here], on[here])
+        self.add_by_lag(self.along, lags, on)
 
     def result(self) -> StateGradient:
         last = self.enters.last.cpu()

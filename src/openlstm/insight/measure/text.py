@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from openlstm import _array as A
-from openlstm.errors import ArgumentError, ShapeError, describe, message
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.insight.measure.tracking import Tracking, Window, series, tracking
 from openlstm.insight.place import Place
 from openlstm.insight.results import Record
@@ -97,16 +97,16 @@ class TokenText:
         a = np.asarray(A.as_like(ids, np.empty(0)))
         if a.ndim not in (1, 2):
             hint = "one id for each step of each row"
-            raise ShapeError(message("TokenText", "ids need one or two axes", f"ids: {describe(a)}", "[B, T] or [T]", hint))
+            raise ShapeError.of("TokenText", "ids need one or two axes", f"ids: {describe(a)}", "[B, T] or [T]", hint)
         if a.dtype.kind not in "iu":
             got = f"ids: {describe(a)}"
-            raise ArgumentError(message("TokenText", "ids are not integers", got, "int64 [B, T]", "use ids.long()"))
+            raise ArgumentError.of("TokenText", "ids are not integers", got, "int64 [B, T]", "use ids.long()")
         self.ids = a[:, None] if a.ndim == 1 else a.T if batch_first else a  # [T, B]
         known = dict(strings) if isinstance(strings, Mapping) else dict(enumerate(strings))
         missing = sorted({int(k) for k in np.unique(self.ids) if k >= 0} - known.keys())
         if missing:
             got, hint = f"id {missing[0]}", "pass the string of every id that occurs; negative ids are past the end of a row"
-            raise ArgumentError(message("TokenText", f"{missing[0]} has no string", got, f"one of {len(known)} ids", hint))
+            raise ArgumentError.of("TokenText", f"{missing[0]} has no string", got, f"one of {len(known)} ids", hint)
         self.strings = {**known, **{int(k): "" for k in np.unique(self.ids) if k < 0}}
 
     @cached_property
@@ -151,7 +151,7 @@ class TokenText:
         except re.error as error:
             hint = "put a backslash before ( ) [ ] { } . * + ? | to mean the character itself"
             what = f"cannot search for this: {error}"
-            raise ArgumentError(message("TokenText.search", what, repr(pattern), "a regular expression", hint)) from None
+            raise ArgumentError.of("TokenText.search", what, repr(pattern), "a regular expression", hint) from None
         out = np.zeros(self.ids.shape, bool)
         for b, (text, tokens) in enumerate(zip(self.rows, self.tokens, strict=True)):
             hit = np.zeros(len(text) + 1, np.int64)
@@ -198,9 +198,9 @@ class TokenText:
         T, B = self.ids.shape
         if a.shape != (T, B):
             got, hint = f"values: {describe(a)}", "its axes are swapped: use .T" if a.shape == (B, T) else "one for each token"
-            raise ShapeError(message("TokenText.colour", "the values do not fit the text", got, f"[{T}, {B}] = [T, B]", hint))
+            raise ShapeError.of("TokenText.colour", "the values do not fit the text", got, f"[{T}, {B}] = [T, B]", hint)
         if not 0 <= row < B:
-            raise ArgumentError(message("TokenText.colour", f"no row {row}", f"row={row}", f"0 .. {B - 1}", "count from 0"))
+            raise ArgumentError.of("TokenText.colour", f"no row {row}", f"row={row}", f"0 .. {B - 1}", "count from 0")
         last = int((self.ids[:, row] >= 0).sum()) if end is None else min(end, T)
         tokens = self.tokens[row][begin:last]
         return Coloured(name, row, begin, tokens, tuple(float(v) for v in a[begin:last, row]))
@@ -227,6 +227,11 @@ KINDS = {
 """What a token is if one of its characters is it."""
 
 
+FEATURES = """inside quotes, inside brackets, position in line, characters left in the line, length of the line before,
+indentation, position in word, since sentence end, since empty line""".replace("\n", " ").split(", ")
+"""What `characters` tells of each of them."""
+
+
 def characters(text: str) -> dict[str, np.ndarray]:
     """What is true after every character of a text, by name, each [len(text)].
 
@@ -237,18 +242,7 @@ def characters(text: str) -> dict[str, np.ndarray]:
     [0.0, 0.0, 1.0, 1.0, 0.0]
     """
     n = len(text)
-    names = (
-        "inside quotes",
-        "inside brackets",
-        "position in line",
-        "characters left in the line",
-        "length of the line before",
-        "indentation",
-        "position in word",
-        "since sentence end",
-        "since empty line",
-    )
-    out = {name: np.zeros(n) for name in names}
+    out = {name: np.zeros(n) for name in FEATURES}
     marks = _marks(text)
     quoted = next((kind == _END for kind in marks if kind), False)
     depth, position, before, indent, blank, word, sentence, paragraph = 0, 0, 0, 0, True, 0, 0, 0
@@ -267,7 +261,7 @@ def characters(text: str) -> dict[str, np.ndarray]:
         word = 0 if ch.isspace() else word + 1
         sentence = 0 if ch in ".!?" else sentence + 1
         now = (quoted, depth > 0, position, 0, before, indent, word, sentence, paragraph)
-        for name, value in zip(names, now, strict=True):
+        for name, value in zip(FEATURES, now, strict=True):
             out[name][k] = value
     left = 0
     for k in reversed(range(n)):

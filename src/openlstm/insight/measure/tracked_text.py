@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from openlstm.errors import ShapeError, message
+from openlstm.errors import ShapeError
 from openlstm.insight.display import Display
 from openlstm.insight.measure.text import TokenText
 from openlstm.insight.measure.tracking import Tracking, Unit, series
@@ -88,7 +88,7 @@ def track_text(tokens: Any, ids: Any, places: Sequence[Place], rows: Sequence[in
     shape = (places[0].steps, places[0].rows)
     if text.ids.shape != shape:
         got, hint = f"ids: {list(text.ids.shape)} as [T, B]", "pass the ids that the model was given"
-        raise ShapeError(message("xray", "the tokens are not those that the model read", got, f"[T, B] = {list(shape)}", hint))
+        raise ShapeError.of("xray", "the tokens are not those that the model read", got, f"[T, B] = {list(shape)}", hint)
     fitting = [p for p in places if (p.steps, p.rows) == shape]
     tracked = {p.name: text.track(p) for p in fitting}
     count = min(TOKENS, int((text.ids[:, 0] >= 0).sum()))

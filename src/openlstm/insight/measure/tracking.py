@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.insight import charts
 from openlstm.insight.display import Chart, Display
 from openlstm.insight.measure import columns as beside
@@ -137,7 +137,7 @@ class Tracking(Result):
                 return unit
         hint = "it never changes" if column in self.left_out else "use one of these names"
         what = f"there is no column {column!r}"
-        raise ArgumentError(message("Tracking.of", what, repr(column), ", ".join(self.columns) or "none", hint))
+        raise ArgumentError.of("Tracking.of", what, repr(column), ", ".join(self.columns) or "none", hint)
 
     @property
     def finding(self) -> str:
@@ -235,7 +235,7 @@ def series(place: Place, name: str, units: Sequence[int]) -> np.ndarray:
         wrong = [unit for unit in chosen if not 0 <= unit < values.shape[2]]
         if wrong:
             got, expected = f"unit {wrong[0]}", f"0 .. {values.shape[2] - 1}"
-            raise ArgumentError(message("series", f"{place.name}.{name} has no unit {wrong[0]}", got, expected, "count from 0"))
+            raise ArgumentError.of("series", f"{place.name}.{name} has no unit {wrong[0]}", got, expected, "count from 0")
         if out is None:
             out = np.zeros((place.steps, place.rows, len(chosen)), values.dtype)
         out[part.t0 : part.t0 + len(values)] = values[:, :, chosen]
@@ -369,7 +369,7 @@ def _state(place: Place, name: str | None) -> str:
         return "c" if place.cell.has_cell else "h"
     if name not in there:
         hint = "leave it out for the cell state"
-        raise ArgumentError(message("tracking", f"{place.name} has no {name!r}", repr(name), ", ".join(there), hint))
+        raise ArgumentError.of("tracking", f"{place.name} has no {name!r}", repr(name), ", ".join(there), hint)
     return name
 
 

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from openlstm.engine.scan import Chunk
 from openlstm.insight import charts
 from openlstm.insight.display import SOFT, Chart, Display, alt
 from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.place import Chunk, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import number, some
 
@@ -166,9 +165,8 @@ class UnitActivitySums(Sums):
             base = loss_of(-1)
             measured = [(int(j), float(loss_of(int(j)) - base)) for j in units]
             top = tuple(sorted(measured, key=lambda item: -item[1]))
-        never_shown, saturated, unwritten = (
-            (a / n >= _STUCK).numpy() & (self.n > 0) for a in (self.never_shown, self.saturated, self.unwritten)
-        )
+        counts = (self.never_shown, self.saturated, self.unwritten)
+        never_shown, saturated, unwritten = ((a / n >= _STUCK).numpy() & (self.n > 0) for a in counts)
         dead = (variance < 1e-6).numpy() & (self.shift is not None)
         return UnitActivity(
             self.place.name, dead, never_shown, saturated, unwritten, rank, importance, top, loss_of is not None
@@ -221,7 +219,6 @@ def _important(found: Mapping[str, UnitActivity]) -> Display:
     table = charts.Places(found).table(unit=lambda r: [u for u, _ in r.top], rise_of_loss=lambda r: [v for _, v in r.top])
     how = "measured" if all(r.exact for r in found.values()) else "to first order"
     best = max(((v, name, unit) for name, r in found.items() for unit, v in r.top if v > 0), default=None)
-    said = (
-        f"Without unit {best[2]} of {best[1]} the loss would rise by {charts.number(float(best[0]))} ({how})." if best else ""
-    )
+    rise = "" if best is None else f"the loss would rise by {charts.number(best[0])} ({how})"
+    said = "" if best is None else f"Without unit {best[2]} of {best[1]} {rise}."
     return Display("The units that matter most", drawn, table, said)

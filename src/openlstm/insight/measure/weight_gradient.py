@@ -21,14 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from openlstm.engine.scan import Back
 from openlstm.insight import charts
 from openlstm.insight.display import Chart, Display, alt
 from openlstm.insight.finite import bad_chunk, bad_step, bad_weight
 from openlstm.insight.measure.jacobians import ChunkSteps
-from openlstm.insight.measure.state_gradient import EnteringGradient, Probe
-from openlstm.insight.measure.sums import Sums, added
-from openlstm.insight.place import Place
+from openlstm.insight.measure.state_gradient import EnteringGradient, LagSums, Probe
+from openlstm.insight.measure.sums import added
+from openlstm.insight.place import Back, Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import percent, steps
 from openlstm.reference import unsum
@@ -99,13 +98,11 @@ def weight_gradient(place: Place, probe: Probe = "loss") -> WeightGradient:
     return added(sums, sums.enters.back()).result()
 
 
-class WeightGradientSums(Sums):
+class WeightGradientSums(LagSums):
     """`WeightGradient` as a reduction over the chunks of the way back."""
 
     def __init__(self, place: Place, enters: EnteringGradient) -> None:
-        self.place, self.enters = place, enters
-        K = max(int(self.enters.last.max()) + 1, 0) if place.rows else 0
-        self.sums = torch.zeros(K, dtype=torch.float64)
+        super().__init__(place, enters)
         self.forward_bad: str | None = None
         self.backward_bad: str | None = None
 
@@ -122,8 +119,7 @@ class WeightGradientSums(Sums):
         dz_x, dz_h = unsum(turn.cell, flow.z)
         x, h = self.place.x[part.t0 : part.t0 + n], turn.around.before.h
         product = _squares(dz_x) * _squares(x) + _squares(dz_h) * _squares(h)  # [n, B]
-        here = (lags >= 0).cpu()
-        self.sums.index_add_(0, lags.cpu()[here], product.sqrt().cpu()[here])
+        self.add_by_lag(self.sums, lags, product.sqrt())
 
     def result(self) -> WeightGradient:
         total = float(self.sums.sum())
