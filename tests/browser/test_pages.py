@@ -199,7 +199,7 @@ def expected(report: Report) -> dict[str, Counter[str]]:
     out["retention-1"] = Counter(symbol=sum(min(len(r.half_life), 240 // n) for r in by["retention"].values()))
     out["gates"] = Counter(symbol=sum(len(r.gates) * min(r.low.shape[1], 240 // n) for r in by["gates"].values()))
     out["stability"] = Counter(symbol=sum(int(np.isfinite(r.exponents).sum()) for r in by["stability"].values()))
-    out["horizons"] = Counter(symbol=len(report.horizons.lags))
+    out["horizons"] = Counter(symbol=len(report.horizons.lags) if report.horizons else 0)
     if "ablation" in by and by["ablation"]:
         (r,) = by["ablation"].values()
         out["ablation"] = Counter(symbol=len(r.contexts), line=len(r.contexts))

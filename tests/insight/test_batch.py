@@ -20,6 +20,9 @@ from openlstm.insight.judge.verdict import verdict
 from openlstm.insight.measure.attribution import attribution
 from openlstm.nn.batch import formed
 
+xray: Any = openlstm.xray
+
+
 B, T, LAG = 24, 31, 30
 
 
@@ -147,7 +150,7 @@ def test_every_form_gives_the_same(form: str) -> None:
 def test_the_report_and_the_advice_take_what_the_verdict_takes(form: str) -> None:
     data, loss = FORMS[form]
     found = verdict(Net(), data, LAG, loss=loss)
-    report = openlstm.xray(Net(), data, loss=loss, lag=LAG, before=True)
+    report = xray(Net(), data, loss=loss, lag=LAG, before=True)
     assert report.word == found.word == "blocked" and report.verdict.share == found.share
     assert report.advice.best.share_after is not None  # a trial trains with the loss
 
@@ -188,9 +191,7 @@ def test_a_model_that_packs_by_itself() -> None:
     lengths = torch.arange(B) % 7 + T - 6
     found = verdict(Packing(), (X, lengths, Y), 20, loss=nn.CrossEntropyLoss())
     assert found.word == "not blocked"
-    report = openlstm.xray(
-        Packing(), DataLoader(TensorDataset(X, lengths, Y), batch_size=B), loss=nn.CrossEntropyLoss(), lag=20
-    )
+    report = xray(Packing(), DataLoader(TensorDataset(X, lengths, Y), batch_size=B), loss=nn.CrossEntropyLoss(), lag=20)
     assert report.verdict.share == found.share
 
 
@@ -198,7 +199,7 @@ def test_without_a_loss_a_batch_is_cut_to_what_the_model_takes() -> None:
     plain = verdict(Net(), X, LAG)
     for data in (DICT, DataLoader(PAIRS, batch_size=B), DataLoader(Dicts(), batch_size=B), (X,)):
         assert verdict(Net(), data, LAG).share == plain.share
-        assert openlstm.xray(Net(), data, lag=LAG, before=True).word == plain.word
+        assert xray(Net(), data, lag=LAG, before=True).word == plain.word
     assert verdict(Two(), (X, SCALE), LAG).word == "blocked"
     layer = nn.LSTM(2, 8, batch_first=True)
     assert verdict(layer, DataLoader(PAIRS, batch_size=B), LAG).share == verdict(layer, X, LAG).share
@@ -207,17 +208,17 @@ def test_without_a_loss_a_batch_is_cut_to_what_the_model_takes() -> None:
 def test_the_first_batch_of_a_loader_is_looked_at_and_the_report_says_so() -> None:
     model, loader = Net(), DataLoader(PAIRS, batch_size=8, shuffle=True)
     state = torch.get_rng_state()
-    report = openlstm.xray(model, loader, loss=nn.CrossEntropyLoss(), lag=LAG, before=True)
+    report = xray(model, loader, loss=nn.CrossEntropyLoss(), lag=LAG, before=True)
     assert report.notes[0] == "The first batch of the DataLoader was looked at." and report.model.data == "31 steps × 8 rows"
     assert torch.equal(torch.get_rng_state(), state)
     large = {"x": torch.randn(700, 12, 2), "labels": torch.arange(700) % 3}
-    report = openlstm.xray(Net(), large, loss=nn.CrossEntropyLoss(), lag=6, before=True)
+    report = xray(Net(), large, loss=nn.CrossEntropyLoss(), lag=6, before=True)
     assert "256 of 700 rows were looked at, spread evenly." in report.notes and report.model.data == "12 steps × 256 rows"
 
 
 def test_a_report_after_training_works_with_every_form() -> None:
     for form in ("a loader", "a dict, outputs and target", "inputs in a tuple of their own"):
-        report = openlstm.xray(Net(), FORMS[form][0], loss=FORMS[form][1], lag=20, before=False)
+        report = xray(Net(), FORMS[form][0], loss=FORMS[form][1], lag=20, before=False)
         assert set(report["state_gradient"].results) == {"layer.0"}
         assert report.uses is not None and report["attribution"].error is None
 
@@ -225,7 +226,7 @@ def test_a_report_after_training_works_with_every_form() -> None:
 def test_a_heavy_model_is_tried_on_a_few_rows_of_every_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openlstm.insight.xray.HEAVY", 0.0)
     for data in ((X, SCALE, Y), ((X, SCALE), Y)):
-        report = openlstm.xray(Two(), data, loss=nn.CrossEntropyLoss(), lag=LAG, before=True)
+        report = xray(Two(), data, loss=nn.CrossEntropyLoss(), lag=LAG, before=True)
         assert report.advice.best.flag == f"chrono={LAG}" and not any("No advice" in note for note in report.notes)
 
 
@@ -310,7 +311,7 @@ def test_how_many_rows_reach_back_to_the_lag_is_said() -> None:
     assert few.reason.endswith(f" {int((LENGTHS > 25).sum())} of 24 rows reach so far back.")
     assert "reach so far back" not in verdict(make(), data, 20, loss=loss).reason
     assert verdict(nn.LSTM(8, 5), packed(CODES), 25).reason.endswith(" 12 of 24 rows reach so far back.")
-    report = openlstm.xray(make(), data, loss=loss, lag=100, before=True)
+    report = xray(make(), data, loss=loss, lag=100, before=True)
     assert report.finding == (
         "The data are shorter than the lag (got lag=100, T=29, expected 0 <= lag < T): pass sequences longer than the lag, or "
         "ask for a shorter one."
@@ -322,10 +323,10 @@ def test_how_many_rows_reach_back_to_the_lag_is_said() -> None:
 def test_a_report_of_ragged_ids_before_and_after_training(form: str) -> None:
     make, data = RAGGED[form]
     model, loss = make(), nn.CrossEntropyLoss()
-    report = openlstm.xray(model, data, loss=loss, lag=20, before=True)
+    report = xray(model, data, loss=loss, lag=20, before=True)
     assert report.word in ("blocked", "not blocked")
     assert {r.name for r in report.horizons.lags} >= {"gradient", "flip"}
-    report = openlstm.xray(model, data, loss=loss, lag=20, before=False)
+    report = xray(model, data, loss=loss, lag=20, before=False)
     assert report["ablation"].results["model"].contexts[-1] == LONGEST
 
 
@@ -342,7 +343,7 @@ def test_the_attribution_of_ragged_rows_counts_lags_from_their_own_ends(form: st
         assert found.per_row[b, : len(one.values)] == pytest.approx(one.per_row[0], abs=1e-6)
         assert not found.per_row[b, len(one.values) :].any()
     assert found.values[0] == pytest.approx(np.mean([one.values[0] for one in wanted], 0), abs=1e-6)
-    report = openlstm.xray(model, data, loss=nn.CrossEntropyLoss(), lag=20, before=False)
+    report = xray(model, data, loss=nn.CrossEntropyLoss(), lag=20, before=False)
     assert report["attribution"].error is None
     assert len(report["attribution"].results["model"].output) == 8  # of the 24 rows
     assert report["attribution"].results["model"].by_lag[:8].sum() > 0.9
@@ -390,7 +391,7 @@ def test_steps_of_the_input_that_are_none_of_the_layer_have_no_verdict() -> None
 
 def raised(kind: type[Exception], data: Any, loss: Any = None) -> str:
     with pytest.raises(kind) as error:
-        openlstm.xray(Net(), data, loss=loss, lag=LAG)
+        xray(Net(), data, loss=loss, lag=LAG)
     return str(error.value)
 
 
@@ -486,4 +487,4 @@ def test_a_loss_that_fails_before_it_calls_the_model() -> None:
         "  hint      take the model first: its arguments are Net, float32[24, 31, 2], int64[24]"
     )
     with pytest.raises(ZeroDivisionError):  # what goes wrong later is the loss's own, and its traceback says where
-        openlstm.xray(Net(), (X, Y), loss=lambda model, x, y: model(x).sum() * (1 // 0), lag=LAG)
+        xray(Net(), (X, Y), loss=lambda model, x, y: model(x).sum() * (1 // 0), lag=LAG)

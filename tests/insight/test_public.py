@@ -8,10 +8,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from openlstm import insight
+from openlstm import insight as package
+
+insight: Any = package
 
 
 @pytest.mark.parametrize("name", sorted(insight._LAZY))

@@ -23,6 +23,8 @@ from openlstm.insight.batches import NotMeasurable
 from openlstm.insight.capture import capture_layers
 from openlstm.insight.measure.state_gradient import state_gradient
 
+xray: Any = openlstm.xray
+
 
 class Net(nn.Module):
     """Torch's own layers in a model of somebody's own."""
@@ -53,12 +55,12 @@ def test_before_training_the_verdict_is_what_can_be_learnt() -> None:
     torch.manual_seed(0)
     x = torch.randn(150, 32, 1)
     layer = openlstm.LSTM(1, 24)
-    report = openlstm.xray(layer, x, lag=120, before=True)
+    report = xray(layer, x, lag=120, before=True)
     assert report.word == "blocked" and report.stage == "before" and report.lag == 120
     assert report.advice.best is not None and "--init" in report.advice.finding
     names = ["state_gradient", "retention", "gates", "stability", "weight_gradient", "units", "attribution", "streaming"]
     assert [s.name for s in report.sections] == names and failures(report) == {}
-    assert openlstm.xray(openlstm.nn.init.apply(layer, report.advice.best.flag), x, lag=120).word == "not blocked"
+    assert xray(openlstm.nn.init.apply(layer, report.advice.best.flag), x, lag=120).word == "not blocked"
 
 
 def test_after_training_the_verdict_is_what_is_used() -> None:
@@ -69,11 +71,11 @@ def test_after_training_the_verdict_is_what_is_used() -> None:
         optimiser.zero_grad()
         squares(net, x, y).backward()
         optimiser.step()
-    report = openlstm.xray(net, (x, y), loss=squares)
+    report = xray(net, (x, y), loss=squares)
     assert report.stage == "after" and report.word == f"uses {report.uses} steps" and report.advice is None
     assert report.uses is not None and report.uses < 20  # it is asked for the last step alone
     assert report.sections[0].name == "ablation" and failures(report) == {}
-    assert openlstm.xray(net, (x, y), loss=squares, before=True).stage == "before"
+    assert xray(net, (x, y), loss=squares, before=True).stage == "before"
 
 
 def spoken(report: Any) -> str:
@@ -96,14 +98,14 @@ def trained(layers: int = 1) -> tuple[Net, tuple[Tensor, Tensor]]:
 
 def test_whether_it_has_been_trained_is_said_to_be_not_known_where_nobody_said_it() -> None:
     net, (x, y) = trained()
-    for report in (openlstm.xray(net, x, lag=20), openlstm.xray(Net(), (x, y), loss=squares, lag=20)):
+    for report in (xray(net, x, lag=20), xray(Net(), (x, y), loss=squares, lag=20)):
         assert report.stage == "unknown" and report.word in ("blocked", "not blocked", "no verdict")
         assert "looked at before training" not in spoken(report) and "looked at after training" not in spoken(report)
         assert "whether it has been trained is not known" in spoken(report)
         assert "Pass before=True or before=False where you know whether it has been trained" in spoken(report)
-    by_loss = openlstm.xray(net, (x, y), loss=squares)
+    by_loss = xray(net, (x, y), loss=squares)
     assert by_loss.stage == "after" and "with the last one alone: it is looked at as a trained network" in by_loss.notes[0]
-    assert openlstm.xray(net, x, lag=20, before=False).stage == "after"
+    assert xray(net, x, lag=20, before=False).stage == "after"
 
 
 def test_a_trained_network_for_which_more_context_hurts_is_taken_for_a_trained_one() -> None:
@@ -114,7 +116,7 @@ def test_a_trained_network_for_which_more_context_hurts_is_taken_for_a_trained_o
             return x[:, -2:, 0].sum(1) + 0 * super().forward(x) + (3.0 if x.shape[1] > 12 else 0.0)
 
     x = data(64, 40)[0]
-    report = openlstm.xray(Hurt(), (x, x[:, -2:, 0].sum(1) + 0.1), loss=squares)
+    report = xray(Hurt(), (x, x[:, -2:, 0].sum(1) + 0.1), loss=squares)
     assert report.stage == "after" and report.uses == 13
     advice = report["streaming"].asked.advice
     (used,) = report["ablation"].results.values()
@@ -126,12 +128,12 @@ def test_a_trained_network_for_which_more_context_hurts_is_taken_for_a_trained_o
 @pytest.mark.parametrize("layers", [1, 2])
 def test_what_is_used_and_what_is_to_be_sent_to_a_stream_are_one_answer(layers: int) -> None:
     net, d = trained(layers)
-    report = openlstm.xray(net, d, loss=squares)
+    report = xray(net, d, loss=squares)
     assert report.uses is not None and 1 < report.uses < 24
     assert f"A window of {report.uses} steps is enough" in report["ablation"].finding
     assert f"Send {report.uses} steps before trusting a stream that starts empty" in report["streaming"].finding
     assert set(re.findall(r"Send (\d+) step", spoken(report))) == {str(report.uses)}
-    states = openlstm.xray(net, d[0], lag=5)["streaming"]
+    states = xray(net, d[0], lag=5)["streaming"]
     slowest = max(s.warm_up for s in states.results.values())
     assert f"Send {slowest} steps before trusting" in states.finding
 
@@ -160,14 +162,14 @@ def test_what_is_used_of_rows_that_end_where_they_end(packed: bool) -> None:
         optimiser.zero_grad()
         nn.functional.mse_loss(net(*rows), y).backward()
         optimiser.step()
-    report = openlstm.xray(net, (*rows, y), loss=nn.MSELoss())
+    report = xray(net, (*rows, y), loss=nn.MSELoss())
     assert report.stage == "after" and report.uses is not None and 1 < report.uses < 40
     assert report["ablation"].error is None
 
 
 def test_no_sentence_is_cut_and_stacked_layers_have_a_line_each() -> None:
     net, d = trained(2)
-    report = openlstm.xray(net, d, loss=squares, lag=20)
+    report = xray(net, d, loss=squares, lag=20)
     said = " ".join(repr(report).split())
     for section in report.sections:
         for line in section.finding.splitlines():
@@ -179,16 +181,16 @@ def test_no_sentence_is_cut_and_stacked_layers_have_a_line_each() -> None:
 
 def test_the_lag_that_was_asked_for_is_not_said_to_be_needed() -> None:
     x, y = data(200)
-    report = openlstm.xray(Net(), (x, y), loss=squares, lag=33, before=True)
+    report = xray(Net(), (x, y), loss=squares, lag=33, before=True)
     assert (report.horizons["asked"].lag, report.horizons["required"].lag) == (33, 0)
     assert "Lag 33 is asked about; a linear model finds that the data need lag 0" in spoken(report)
-    alone = openlstm.xray(Net(), data(steps=200)[0], lag=33, before=True)  # without a target nobody knows what the data need
+    alone = xray(Net(), data(steps=200)[0], lag=33, before=True)  # without a target nobody knows what the data need
     assert [r.name for r in alone.horizons.lags if r.name in ("asked", "required")] == ["asked"]
 
 
 def test_the_numbers_are_those_of_the_diagnostics() -> None:
     net, d = Net(num_layers=2), data()
-    report = openlstm.xray(net, d, loss=squares, lag=20)
+    report = xray(net, d, loss=squares, lag=20)
     places = capture_layers(net, d, squares).places
     assert list(report["state_gradient"].results) == [p.name for p in places] == ["core.0", "core.1"]
     for place in places:
@@ -198,7 +200,7 @@ def test_the_numbers_are_those_of_the_diagnostics() -> None:
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, openlstm.LSTM, openlstm.GRU, openlstm.RNN])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_any_recurrent_layer_inside_a_model(layer: type[nn.Module], bidirectional: bool) -> None:
-    report = openlstm.xray(Net(layer, bidirectional=bidirectional), data(), loss=squares, lag=20)
+    report = xray(Net(layer, bidirectional=bidirectional), data(), loss=squares, lag=20)
     wanted = {"core.0", "core.0_reverse"} if bidirectional else {"core.0"}
     assert set(report["state_gradient"].results) == set(report["stability"].results) == wanted
     plain = layer in (nn.RNN, openlstm.RNN)
@@ -215,7 +217,7 @@ def test_the_model_is_left_as_it_was() -> None:
     before = copy.deepcopy(net.state_dict())
     gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    openlstm.xray(net, d, loss=squares, lag=20)
+    xray(net, d, loss=squares, lag=20)
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
     assert all(torch.equal(a, p.grad) for a, p in zip(gradients, net.parameters(), strict=True) if p.grad is not None)
     assert net.training and net.core.training and not net.head.training
@@ -240,10 +242,10 @@ class Mixed(Net):
 def test_under_autocast_the_numbers_are_those_of_single_precision(layer: type[nn.Module], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     net, (x, y) = Net(layer, **options), data()
-    wanted, was = openlstm.xray(net, (x, y), loss=squares, lag=20, before=True), openlstm.xray(net, x, lag=20, before=True)
+    wanted, was = xray(net, (x, y), loss=squares, lag=20, before=True), xray(net, x, lag=20, before=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, now = openlstm.xray(net, (x, y), loss=squares, lag=20, before=True), openlstm.xray(net, x, lag=20, before=True)
-        assert set(failures(openlstm.xray(net, (x, y), loss=squares, lag=20, before=False))) <= set(failures(wanted))
+        found, now = xray(net, (x, y), loss=squares, lag=20, before=True), xray(net, x, lag=20, before=True)
+        assert set(failures(xray(net, (x, y), loss=squares, lag=20, before=False))) <= set(failures(wanted))
     for a, b in ((found, wanted), (now, was)):
         assert failures(a) == failures(b) and a.word == b.word
         np.testing.assert_allclose([a.verdict.share, a.verdict.flip], [b.verdict.share, b.verdict.flip], rtol=1e-3, atol=1e-9)
@@ -259,7 +261,7 @@ def test_under_autocast_the_numbers_are_those_of_single_precision(layer: type[nn
 def test_autocast_inside_a_model_is_no_obstacle(layer: type[nn.Module], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     net, d = Mixed(layer, **options), data()
-    report = openlstm.xray(net, d, loss=squares, lag=20)
+    report = xray(net, d, loss=squares, lag=20)
     assert failures(report) == {} and report.verdict.share > 0
     assert all(p.x.dtype == torch.float32 for p in capture_layers(net, d, squares).places)
 
@@ -267,26 +269,26 @@ def test_autocast_inside_a_model_is_no_obstacle(layer: type[nn.Module], options:
 def test_frozen_weights_and_no_grad_make_no_difference() -> None:
     net, d = Net(), data()
     with torch.no_grad():
-        a = openlstm.xray(net, d, loss=squares, lag=20)
+        a = xray(net, d, loss=squares, lag=20)
     for p in net.parameters():
         p.requires_grad_(False)
-    b = openlstm.xray(net, d, loss=squares, lag=20)
+    b = xray(net, d, loss=squares, lag=20)
     np.testing.assert_array_equal(a["state_gradient"].results["core.0"].share, b["state_gradient"].results["core.0"].share)
 
 
 def test_a_large_batch_is_thinned_out_and_the_report_says_so() -> None:
     x, y = data(2000, 16)
-    report = openlstm.xray(Net(), (x, y), loss=squares, lag=8)
+    report = xray(Net(), (x, y), loss=squares, lag=8)
     assert report.notes[0] == "256 of 2,000 rows were looked at, spread evenly." and report.model.data == "16 steps × 256 rows"
-    bare = openlstm.xray(openlstm.LSTM(2, 4), x.transpose(0, 1), lag=8)
+    bare = xray(openlstm.LSTM(2, 4), x.transpose(0, 1), lag=8)
     assert bare.model.data == "16 steps × 256 rows"
     columns = {"first": x[..., 0]}
-    assert "tracking" not in failures(openlstm.xray(Net(), (x, y), loss=squares, lag=8, columns=columns))
+    assert "tracking" not in failures(xray(Net(), (x, y), loss=squares, lag=8, columns=columns))
 
 
 def test_columns_of_a_table_beside_the_units() -> None:
     x, y = data(16, 60)
-    report = openlstm.xray(Net(), (x, y), loss=squares, lag=8, columns={"input": x[..., 0], "constant": torch.ones(16, 60)})
+    report = xray(Net(), (x, y), loss=squares, lag=8, columns={"input": x[..., 0], "constant": torch.ones(16, 60)})
     best = report["tracking"].results["core.0"].best
     assert "input" in best[0].column and "constant" not in [u.column for u in best]
     assert report["tracking"].display is not None
@@ -306,7 +308,7 @@ def test_the_target_among_the_columns_is_called_by_its_name() -> None:
             p.zero_()
         net.core.weight_ih_l0[12, 0] = 0.01
         net.core.bias_ih_l0[:24:6] = torch.tensor([50.0, 50, 0, 50])
-    report = openlstm.xray(net, (x, y), loss=squares, columns={"sum": y}, before=False)
+    report = xray(net, (x, y), loss=squares, columns={"sum": y}, before=False)
     assert "tracks sum" in report["tracking"].finding
     assert report["tracking"].finding.endswith("; sum is the target, what the network is trained to give.")
 
@@ -317,11 +319,11 @@ def test_what_a_watch_saw_during_training() -> None:
     net, d = Net(), data()
     watch = Watch(net, every=2, first=(), lag=5)
     with pytest.raises(AssertionError):
-        assert openlstm.xray(net, d, loss=squares, lag=5, watch=watch)["training"].error is None
+        assert xray(net, d, loss=squares, lag=5, watch=watch)["training"].error is None
     for step in range(5):
         with watch.step(step):
             squares(net, *d).backward()
-    section = openlstm.xray(net, d, loss=squares, lag=5, watch=watch)["training"]
+    section = xray(net, d, loss=squares, lag=5, watch=watch)["training"]
     assert section.error is None and [x.title for x in section.displays][:2] == [
         "How far the gradient comes back",
         "The share of the gradient that reaches lag 5",
@@ -332,7 +334,7 @@ def test_what_a_watch_saw_during_training() -> None:
 @pytest.mark.parametrize("lag", [0, -1, 2.0, True, "x"])
 def test_a_lag_that_is_none(lag: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
-        openlstm.xray(Net(), data(), lag=lag)
+        xray(Net(), data(), lag=lag)
     assert str(caught.value) == (
         f"xray: the lag is no whole number of steps\n  got       lag={lag!r}\n  expected  lag >= 1\n"
         "  hint      count the steps between what has to be remembered and the answer"
@@ -340,14 +342,14 @@ def test_a_lag_that_is_none(lag: Any) -> None:
 
 
 def test_data_shorter_than_the_lag_make_a_report_that_says_so() -> None:
-    report = openlstm.xray(Net(), data(steps=30), loss=squares, lag=50)
+    report = xray(Net(), data(steps=30), loss=squares, lag=50)
     assert report.word == "no verdict" and "lag=50, T=30" in report.reason
     assert report["state_gradient"].error is None and "No verdict" in report.to_html()
 
 
 def test_a_model_without_a_recurrent_layer() -> None:
     with pytest.raises(ArgumentError, match="no recurrent layer in this model"):
-        openlstm.xray(nn.Linear(2, 1), data())
+        xray(nn.Linear(2, 1), data())
 
 
 def test_a_layer_that_never_runs_is_named() -> None:
@@ -357,27 +359,27 @@ def test_a_layer_that_never_runs_is_named() -> None:
             self.spare = nn.GRU(2, 3)
 
     with pytest.raises(ArgumentError, match="spare did not run"):
-        openlstm.xray(Idle(), data()[0])
-    assert openlstm.xray(Idle(), data()[0], lag=5, layers="core").word in ("blocked", "not blocked")
+        xray(Idle(), data()[0])
+    assert xray(Idle(), data()[0], lag=5, layers="core").word in ("blocked", "not blocked")
 
 
 @pytest.mark.parametrize("thing", [None, "model.safetensors", 3])
 def test_something_that_is_no_module(thing: Any) -> None:
     with pytest.raises(DtypeError, match="not a module"):
-        openlstm.xray(thing, data())
+        xray(thing, data())
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 2), (4, 0, 2)])
 def test_empty_data(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArgumentError, match="the data are empty"):
-        openlstm.xray(Net(), torch.zeros(shape))
+        xray(Net(), torch.zeros(shape))
 
 
 def test_a_weight_that_is_not_finite_is_named_with_its_gate() -> None:
     net = Net()
     with torch.no_grad():
         net.core.weight_hh_l0[7, 2] = float("nan")  # type: ignore[union-attr, index]
-    report = openlstm.xray(net, data(), loss=squares, lag=5)
+    report = xray(net, data(), loss=squares, lag=5)
     assert report.word == "no verdict"
     assert "core.0: weight_hh_l0 holds nan at [7, 2], gate f" in report.finding
     assert all(s.error and "core.0" in s.error for s in report.sections)
@@ -387,20 +389,20 @@ def test_a_weight_that_is_not_finite_is_named_with_its_gate() -> None:
 def test_an_activation_that_is_not_finite_is_named_with_layer_and_step() -> None:
     x = data()[0]
     x[3, 17, 1] = float("inf")
-    report = openlstm.xray(Net(), x, lag=5)
+    report = xray(Net(), x, lag=5)
     assert "core.0: input 1 is inf at step 17, row 3" in report.finding
 
 
 def test_constant_columns_are_no_obstacle() -> None:
     x, y = data(60)
     x[..., 1] = 3.0
-    assert failures(openlstm.xray(Net(), (x, y), loss=squares, lag=10)) == {}
-    still = openlstm.xray(Net(), (torch.ones(60, 30, 2), torch.ones(60)), loss=squares, lag=10, before=True)
+    assert failures(xray(Net(), (x, y), loss=squares, lag=10)) == {}
+    still = xray(Net(), (torch.ones(60, 30, 2), torch.ones(60)), loss=squares, lag=10, before=True)
     assert still.word in ("no verdict", "not blocked") and "<svg" in still.to_html()
 
 
 def test_one_unit_one_input_two_steps_two_rows() -> None:
-    report = openlstm.xray(openlstm.LSTM(1, 1), torch.randn(2, 2, 1), lag=1)
+    report = xray(openlstm.LSTM(1, 1), torch.randn(2, 2, 1), lag=1)
     assert report.word in ("blocked", "not blocked") and "<svg" in report.to_html()
     assert "NaN" not in report.to_html()
 
@@ -410,7 +412,7 @@ def test_a_diagnostic_that_cannot_be_taken_does_not_take_the_others_with_it(monk
         raise NotMeasurable("out of order")
 
     monkeypatch.setitem(module._OF_PLACES, "gates", refused)
-    report = openlstm.xray(Net(), data(), loss=squares, lag=10)
+    report = xray(Net(), data(), loss=squares, lag=10)
     assert failures(report) == {"gates": "core.0: out of order"}
     assert "out of order" in report.to_html()
 
@@ -421,7 +423,7 @@ def test_a_fault_of_ours_is_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(module._OF_PLACES, "gates", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        openlstm.xray(Net(), data(), loss=squares, lag=10)
+        xray(Net(), data(), loss=squares, lag=10)
 
 
 class Fixed(Net):
@@ -434,7 +436,7 @@ class Fixed(Net):
 
 
 def test_a_model_that_takes_no_shorter_sequence_has_a_report_without_what_it_uses() -> None:
-    report = openlstm.xray(Fixed(), data(), loss=squares, lag=10, before=False)
+    report = xray(Fixed(), data(), loss=squares, lag=10, before=False)
     assert failures(report) == {
         "ablation": "the model or its loss fails with a shorter context: RuntimeError: forty steps, please"
     }
@@ -500,28 +502,28 @@ class Returning(nn.Module):
 
 
 def test_where_nothing_was_measured_the_report_says_so_and_why() -> None:
-    report = openlstm.xray(Returning(), torch.randn(30, 8, 2), loss=lambda model, x: model(x), lag=20, before=True)
+    report = xray(Returning(), torch.randn(30, 8, 2), loss=lambda model, x: model(x), lag=20, before=True)
     assert report.word == "no verdict" and report.verdict.of == "nothing"
     assert report.change.startswith("Nothing was measured of lag 20, so that nothing can be advised: ")
     assert report.verdict.reason[1:] in report.change and report.advice.finding == report.change
     assert "is blocked at this lag" not in report.to_html() and "has to" not in report.advice.finding
     failed = dataclasses.replace(report, verdict=None, reason="RuntimeError: it broke", advice=None)
     assert failed.change == "Nothing was measured of lag 20, so that nothing can be advised: RuntimeError: it broke."
-    after = openlstm.xray(openlstm.LSTM(2, 8), torch.randn(30, 8, 2), lag=20, before=False)
+    after = xray(openlstm.LSTM(2, 8), torch.randn(30, 8, 2), lag=20, before=False)
     assert after.word == "no verdict" and after.change.startswith("Nothing was measured, so that nothing can be advised: ")
 
 
 def test_the_advice_is_a_line_for_this_model() -> None:
-    report = openlstm.xray(Net(), data(steps=200)[0], lag=150, before=True)
+    report = xray(Net(), data(steps=200)[0], lag=150, before=True)
     line = report.advice.best.line
     assert (
         re.fullmatch(r"openlstm\.nn\.init\.\w+\(model\.core, \d+\)", line) and line in repr(report) and line in report.to_html()
     )
     two = nn.Sequential(openlstm.LSTM(2, 6, batch_first=True), First(), openlstm.LSTM(6, 6, batch_first=True))
-    line = openlstm.xray(two, data(steps=200)[0], lag=150, before=True).advice.best.line
+    line = xray(two, data(steps=200)[0], lag=150, before=True).advice.best.line
     assert re.fullmatch(r"openlstm\.nn\.init\.apply\(model, '[-\w]+=\d+'\)", line)
     one = nn.Sequential(openlstm.LSTM(2, 6, batch_first=True))
-    assert "(model.get_submodule('0'), " in openlstm.xray(one, data(steps=200)[0], lag=150, before=True).advice.best.line
+    assert "(model.get_submodule('0'), " in xray(one, data(steps=200)[0], lag=150, before=True).advice.best.line
 
 
 class First(nn.Module):

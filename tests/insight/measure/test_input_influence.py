@@ -23,6 +23,8 @@ from openlstm.insight.judge.verdict import verdict
 from openlstm.insight.measure.input_influence import InputInfluence
 from openlstm.nn import init
 
+xray: Any = openlstm.xray
+
 
 def cross_entropy(model: nn.Module, x: Any, y: Any) -> Tensor:
     return F.cross_entropy(model(x), y)
@@ -62,7 +64,7 @@ def test_what_is_learnt_at_once_is_not_blocked(reader: str, lag: int, beginning:
 @pytest.mark.parametrize("reader", READERS)
 def test_the_report_follows_it_too(reader: str) -> None:
     model, data = build(Plan("first", "lstm", 8, 20, 1e-2, 0, reader)), batch("first", 20)
-    report = openlstm.xray(model, data, loss=cross_entropy, lag=20, before=True)
+    report = xray(model, data, loss=cross_entropy, lag=20, before=True)
     assert report.word == "not blocked" and report.verdict.of == "the loss"
     assert report.horizons["gradient"].lag == report.horizons["flip"].lag == np.inf
     assert "gradient of the loss" in report.horizons["gradient"].note and "what the loss reads" in report.horizons["flip"].note
@@ -329,7 +331,7 @@ def reason(model: nn.Module, data: Any, lag: int, loss: Any = squares) -> str:
 
 def test_the_report_says_why_there_is_no_verdict() -> None:
     model, data = Made(before=lambda x: x.detach()), (random(20, 9, 2), random(9))
-    report = openlstm.xray(model, data, loss=squares, lag=10, before=True)
+    report = xray(model, data, loss=squares, lag=10, before=True)
     assert report.word == "no verdict" and report.finding == f"Lag 10: no verdict. {reason(model, data, 10)}"
     assert report.to_dict()["verdict"]["word"] == "no verdict" and [r.name for r in report.horizons.lags][-1] == "window"
 
@@ -493,7 +495,7 @@ def test_what_reads_two_directions_is_not_known_without_a_loss() -> None:
         bare = verdict(layer, x, 80)
         assert bare.word == "no verdict"
         assert bare.reason == "The layer runs in two directions, and which of its outputs are read is not known: pass the loss."
-    report = openlstm.xray(openlstm.LSTM(2, 8, bidirectional=True), x, lag=80)
+    report = xray(openlstm.LSTM(2, 8, bidirectional=True), x, lag=80)
     assert report.word == "no verdict" and report.finding == bare.finding and report["state_gradient"].error is None
     assert "No verdict" in report.to_html()
 

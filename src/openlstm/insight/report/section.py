@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from openlstm.insight.display import Display
-from openlstm.insight.results import Asked, Record, Result
+from openlstm.insight.results import Asked, Record
 
 
 @cache
@@ -33,7 +33,7 @@ class Section(Record):
     shown: ClassVar[tuple[str, ...]] = ("title",)
 
     name: str
-    results: Mapping[str, Result]
+    results: Mapping[str, Any]  # of the kind of the section
     finding: str
     error: str | None = None
     asked: Asked = field(default=Asked(), compare=False)
