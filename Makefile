@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 	$(BIN)/openlstm demo -o demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal  # neighbours in one process, which share what they train
 
 long: $(VENV)/.dev
 	$(BIN)/python -m pytest -m long

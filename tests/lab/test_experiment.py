@@ -192,7 +192,7 @@ def test_bad_arguments_are_refused(options: dict, text: str) -> None:
 
 @pytest.mark.slow
 def test_at_a_short_lag_gates_set_for_it_learn_and_the_default_does_not() -> None:
-    result = lab.run("latch", 30, seeds=1, steps=600, arms=["rnn", "lstm", "lstm-chrono"], jobs=2)
+    result = lab.run("latch", 30, seeds=1, steps=600, arms=["rnn", "lstm", "lstm-chrono"])
     assert result["lstm-chrono"].mean > 0.9
     assert result["rnn"].mean < 0.6 and result["lstm"].mean < 0.6
     assert result["rnn"].shares[0] < 1e-3 and result["lstm"].shares[0] < 1e-3 < result["lstm-chrono"].shares[0]

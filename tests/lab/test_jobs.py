@@ -28,8 +28,8 @@ def jobs(*arms: str, steps: int = 3, **options) -> list[Job]:
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_the_number_of_jobs() -> None:
     options = {"seeds": 2, "steps": 25, "arms": ARMS, "hidden": 9}
-    alone, two, three = (lab.run("temporal-order", 20, **options, jobs=n) for n in (1, 2, 3))
-    assert alone.rows == two.rows == three.rows
+    alone, three = (lab.run("temporal-order", 20, **options, jobs=n) for n in (1, 3))
+    assert alone.rows == three.rows
 
 
 def test_the_numbers_do_not_depend_on_torchs_threads() -> None:
