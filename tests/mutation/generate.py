@@ -31,6 +31,7 @@ from openlstm import cells as right_cells
 from openlstm import reference as right_reference
 from openlstm.call import Call
 from openlstm.reference import State, Weights
+from openlstm.weights import expand
 
 MODULES = ("reference", "cells")
 FILES = [f"cells.{name}" for name in ("base", "lstm", "variants", "layer_norm", "gru", "rnn")] + ["cells", "reference"]
@@ -305,6 +306,7 @@ def check(reference: Any, cells: Any) -> None:
             _by_autograd(case, reference, p.tensors(), expected)
         if case.seed % 3 == 1:
             _options(reference, p, expected)
+            _windows(reference, p, expected)
     _step(reference, cells)
     _defaults(reference, cells)
     _skipped(reference, cells)
@@ -364,6 +366,31 @@ def _options(reference: Any, p: Problem, expected: dict[str, Any]) -> None:
     assert g.x is None and g.h_steps is None and g.c_steps is None
     assert not any(np.any(a) for a in [*g.weights, *g.state] if a is not None)
     assert (g.reset_state is None) == (p.reset_state is None)
+
+
+def _windows(reference: Any, p: Problem, expected: dict[str, Any]) -> None:
+    """A sequence run in two windows, and back through them, is the sequence."""
+    if p.cell.cells_per_gate > 1:
+        return  # an engine expands the weights before it cuts
+    p = replace(p, weights=expand(p.cell, p.weights))
+    cut = p.x.shape[0] // 2
+    windows = [(0, cut), (cut, p.x.shape[0])]
+    state, kept, y = p.state, [], np.full(p.dy.shape, np.nan)
+    for window in windows[::-1] if p.reverse else windows:
+        call = p.call(save=True)._replace(state=state, window=window)
+        run = reference.forward(call)
+        kept.append((call, run.saved))
+        y[slice(*window)], state = run.y, run.state
+    later, dstate, dx = None, p.dstate, np.full(p.x.shape, np.nan)
+    for call, saved in reversed(kept):
+        later = reference.backward(call, saved, p.dy, dstate, later=later)
+        dx[slice(*call.window)], dstate = later.x, later.state
+    assert later is not None
+    groups = {"d": later.weights, "d0": later.state, "dreset_": later.reset_state or ()}
+    found = {f"{front}{name}": a for front, g in groups.items() for name, a in zip(getattr(g, "_fields", ()), g, strict=True)}
+    found = {name: a for name, a in found.items() if a is not None}
+    off = far({"y": y, "dx": dx, **found}, {n: expected[n] for n in ("y", "dx", *found)}, 1e-9)
+    assert off == {}, off
 
 
 def _step(reference: Any, cells: Any) -> None:

@@ -119,8 +119,8 @@ class LSTMCell(OneStep):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
     ) -> None:
@@ -201,8 +201,8 @@ class GRUCell(_WithoutCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
     ) -> None:
@@ -240,8 +240,8 @@ class RNNCell(_WithoutCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
     ) -> None:

@@ -51,7 +51,7 @@ class Form(NamedTuple):
         """The axes of x."""
         return "[T, I]" if not self.batched else "[B, T, I]" if self.batch_first else "[T, B, I]"
 
-    def enter(self, layer: Any, x: Tensor, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> Inputs:
+    def enter(self, layer: Any, x: Any, hx: Any, lengths: Any, reset: Any, reset_state: Any) -> Inputs:
         """The arguments of a call, all checked.
 
         Raises:

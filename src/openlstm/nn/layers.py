@@ -7,8 +7,9 @@ else H), L layers, D directions (1 or 2), G gates of a cell.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Unpack
 
+import torch
 from torch import nn
 
 from openlstm import cells
@@ -98,8 +99,8 @@ class LSTM(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         cell: Cell | None = None,
         **options: Unpack[Options],
@@ -164,8 +165,8 @@ class GRU(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         proj_size: int = 0,
         cell: Cell | None = None,
@@ -218,8 +219,8 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         proj_size: int = 0,
         cell: Cell | None = None,

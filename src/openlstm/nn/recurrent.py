@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -59,14 +60,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def visible(layer: C) -> C:
-    """A class whose `**options` show one by one in `help()`."""
-    made = inspect.signature(layer.__init__)  # type: ignore[misc]
-    own = [p for name, p in made.parameters.items() if name not in ("self", "options")]
-    kinds = Options.__annotations__
-    more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kinds[name])
-        for name, value in DEFAULTS.items()
-    ]
+    """A class whose `**options` show one by one in `help()`, with the types they have."""
+    kinds = {**get_type_hints(layer.__init__), **get_type_hints(Options)}  # type: ignore[misc]
+    made = inspect.signature(layer.__init__).parameters.values()  # type: ignore[misc]
+    own = [p.replace(annotation=kinds[p.name]) for p in made if p.name not in ("self", "options")]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(name, keyword, default=value, annotation=kinds[name]) for name, value in DEFAULTS.items()]
     layer.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
     return layer
 
@@ -104,8 +103,8 @@ class Recurrent(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
@@ -208,13 +207,13 @@ class Recurrent(nn.Module):
 
     def forward(
         self,
-        input: Any,
-        hx: Any = None,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
         *,
-        lengths: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
-        reset_state: Any = None,
-        cu_seqlens: Any = None,
+        reset_state: Tensor | tuple[Tensor, Tensor] | None = None,
+        cu_seqlens: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Any]:
         """See the class."""
         given = (input, hx, lengths, reset, reset_state)
