@@ -153,9 +153,11 @@ def test_the_larger_an_entry_of_a_matrix_the_farther_is_its_colour_from_the_pape
     card = page.ask("getComputedStyle(document.querySelector('#jacobians')).backgroundColor")
     data = figure("jacobians").data
     assert len(seen) == len(data["value"])
-    largest = max(map(abs, data["value"]))
-    for (opacity, fill), value in zip(seen, data["value"], strict=True):
-        assert opacity == pytest.approx(abs(value) / largest, abs=0.01)
+    sizes = np.abs(data["value"])
+    matrix = np.array(data["matrix"])
+    top, least = sizes.max(), min(sizes[matrix == name].max() for name in set(matrix)) / 10  # of a logarithmic scale
+    for (opacity, fill), size in zip(seen, sizes, strict=True):
+        assert opacity == pytest.approx(np.log(max(size, least) / least) / np.log(top / least), abs=0.01)
         assert abs(luminance(fill) - luminance(card)) > 0.15  # the full colour stands out from the card in this theme
 
 
