@@ -177,30 +177,35 @@ for module in {LIGHT}:
     assert run(code).splitlines() == [f"{module} []" for module in LIGHT]
 
 
-def test_no_submodule_takes_the_place_of_a_public_name() -> None:
-    """A package of the name of a public function would overwrite it when it is imported."""
-    code = """
-import importlib, pkgutil, openlstm
-before = {name: getattr(openlstm, name) for name in openlstm.__all__}
-for found in pkgutil.walk_packages(openlstm.__path__, "openlstm."):
-    importlib.import_module(found.name)
-print([name for name, value in before.items() if getattr(openlstm, name) is not value])
-"""
-    assert run(code).strip() == "[]"
+def test_no_submodule_takes_the_place_of_a_public_name_in_whatever_order_modules_come() -> None:
+    """A package of the name of a public function would overwrite it when it is imported.
 
+    Once the names are asked for before any submodule is imported, once after all of them; each process begins as a copy of one
+    that has loaded what the package builds on, and nothing of the package.
+    """
+    code = f"""
+import importlib, os, pkgutil, sys
+import {", ".join(name for name in HEAVY if name not in ("pandas", "matplotlib"))}, torch._dynamo, typer
 
-def test_a_public_name_is_the_same_in_whatever_order_modules_come() -> None:
-    """Even where every submodule is imported before the name is asked for the first time."""
-    code = """
-import importlib, pkgutil, openlstm
-for found in pkgutil.walk_packages(openlstm.__path__, "openlstm."):
-    importlib.import_module(found.name)
-for name, home in openlstm._LAZY.items():
-    where = importlib.import_module(f"openlstm.{home}" if home else f"openlstm.{name}")
-    wanted = getattr(where, name) if home else where
-    assert getattr(openlstm, name) is wanted, name
+def modules():
+    for found in pkgutil.walk_packages(openlstm.__path__, "openlstm."):
+        importlib.import_module(found.name)
+
+for names_first in (True, False):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    import openlstm
+    before = {{name: getattr(openlstm, name) for name in openlstm.__all__}} if names_first else {{}}
+    modules()
+    for name, home in openlstm._LAZY.items():
+        where = importlib.import_module(f"openlstm.{{home}}" if home else f"openlstm.{{name}}")
+        wanted = getattr(where, name) if home else where
+        assert getattr(openlstm, name) is wanted is before.get(name, wanted), name
+    print(len(openlstm._LAZY), flush=True)
+    os._exit(0)
 """
-    run(code)
+    assert run(code).split() == [str(len(openlstm._LAZY))] * 2
 
 
 NATIVE = Path(__file__).parent.parent / "native"

@@ -168,14 +168,25 @@ def test_the_highway_brings_back_the_power_of_f() -> None:
 @pytest.mark.slow
 def test_trained_alike_an_lstm_reaches_farther_than_a_vanilla_rnn() -> None:
     fact = facts("long", "lags")
-    rnn, lstm, chrono = fact["reach"].values()
-    assert 0 < rnn < lstm < chrono == fact["longest"] == learning.LAGS[-1]
+    reaches_farther(fact)
     scores = {name: {lag: np.mean(column) for lag, column in row.items()} for name, row in fact["scores"].items()}
     plain, open_, set_ = scores.values()
     assert plain[20] < 0.6 < 0.9 < open_[20] and open_[40] < 0.7 < 0.9 < set_[40]
     data = figure("lags").data
     drawn = list(zip(data["series"], data["lag"], data["value"], strict=True))
     assert drawn == [(name, lag, v) for name, row in fact["scores"].items() for lag, column in row.items() for v in column]
+
+
+def reaches_farther(fact: dict) -> None:
+    rnn, lstm, chrono = fact["reach"].values()
+    assert 0 < rnn < lstm < chrono == fact["longest"]
+
+
+@pytest.mark.long
+def test_trained_alike_an_lstm_reaches_as_far_as_the_lecture_says() -> None:
+    _, fact = learning.lags.__wrapped__(0)
+    reaches_farther(fact)
+    assert fact["longest"] == learning.LAGS[-1] == 100
 
 
 def test_default_gates_block_a_far_lag_and_gates_set_for_it_do_not() -> None:

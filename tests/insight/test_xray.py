@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support import pairs
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -197,13 +198,12 @@ def test_the_numbers_are_those_of_the_diagnostics() -> None:
         np.testing.assert_array_equal(report["state_gradient"].results[place.name].share, state_gradient(place).share)
 
 
-@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, openlstm.LSTM, openlstm.GRU, openlstm.RNN])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_any_recurrent_layer_inside_a_model(layer: type[nn.Module], bidirectional: bool) -> None:
-    report = xray(Net(layer, bidirectional=bidirectional), data(), loss=squares, lag=20)
+@pairs(kind=["LSTM", "GRU", "RNN"], home=[nn, openlstm], bidirectional=[False, True])
+def test_any_recurrent_layer_inside_a_model(kind: str, home: Any, bidirectional: bool) -> None:
+    report = xray(Net(getattr(home, kind), bidirectional=bidirectional), data(), loss=squares, lag=20)
     wanted = {"core.0", "core.0_reverse"} if bidirectional else {"core.0"}
     assert set(report["state_gradient"].results) == set(report["stability"].results) == wanted
-    plain = layer in (nn.RNN, openlstm.RNN)
+    plain = kind == "RNN"
     assert ("gates" in failures(report)) == ("retention" in failures(report)) == plain
     assert set(failures(report)) <= {"gates", "retention", "streaming"}
     assert "<svg" in report.to_html()
@@ -237,11 +237,10 @@ class Mixed(Net):
             return super().forward(self.first(x)).float()
 
 
-@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN, openlstm.LSTM, openlstm.GRU, openlstm.RNN])
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}], ids=str)
-def test_under_autocast_the_numbers_are_those_of_single_precision(layer: type[nn.Module], options: dict[str, Any]) -> None:
+@pairs(kind=["LSTM", "GRU", "RNN"], home=[nn, openlstm], options=[{}, {"num_layers": 2}, {"bidirectional": True}])
+def test_under_autocast_the_numbers_are_those_of_single_precision(kind: str, home: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    net, (x, y) = Net(layer, **options), data()
+    net, (x, y) = Net(getattr(home, kind), **options), data()
     wanted, was = xray(net, (x, y), loss=squares, lag=20, before=True), xray(net, x, lag=20, before=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, now = xray(net, (x, y), loss=squares, lag=20, before=True), xray(net, x, lag=20, before=True)

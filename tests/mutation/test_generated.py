@@ -11,7 +11,7 @@ import torch
 from tests.mutation import generate, native
 from tests.support import NEEDS_NATIVE, ROOT
 
-SAMPLE = 40
+SAMPLE = 24
 
 
 @pytest.fixture(autouse=True)

@@ -163,13 +163,16 @@ def _multiplies_bfloat16(call: Call) -> bool:
     return _has_bfloat16(call.cell.kernel, call.backend, call.weights.w_hr is not None)
 
 
-@torch.compiler.assume_constant_result
 def _has_bfloat16(kernel: str, backend: str, projection: bool) -> bool:
     """Whether the backend that runs a cell has kernels for bfloat16."""
     cell: Cell | None = CELLS.get(kernel)
     if cell is None or not native.has_bfloat16(cell):
         return False
     return choose(backend, cell, torch.empty(0), "openlstm", projection) == "cpu"
+
+
+# what torch.compiler.assume_constant_result does; it would import torch._dynamo, which takes a second, before anybody compiles
+_has_bfloat16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_values(call: Call) -> None:
