@@ -74,8 +74,8 @@ _REASONS: dict[str, list[str]] = {
         "reference._any: return mask.any(-1)[:, None]  # [B, 1] [no USub]",
     ],
     ("It computes something that nobody is handed, or once more what was saved: more work, the same numbers."): [
-        "reference.forward: if save: [if True]",
-        "reference.forward: ms[k] = rows.real(t, taken.h) if apart else zero_m [if True]",
+        "reference.forward: if call.save: [if True]",
+        "reference.forward: ms[k] = rows.real(t, full.h) if apart else zero_m [if True]",
         "reference.forward: cs[k] = rows.real(t, new.c) if cell.has_cell else None [if True]",
         "reference.backward: zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell [Gt -> GtE]",
         (

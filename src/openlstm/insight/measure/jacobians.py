@@ -47,6 +47,7 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
             without a `backward`, whose derivative cannot be told from its gates.
 
     >>> from openlstm import reference
+    >>> from openlstm.call import Call
     >>> from openlstm.cells import VanillaRNN
     >>> w, begin = Weights(np.ones((1, 1)), np.full((1, 1), 0.5)), State(np.zeros((1, 1)))
     >>> run = reference.forward(Call(VanillaRNN(), np.zeros((3, 1, 1)), w, begin, save=True))
