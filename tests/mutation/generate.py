@@ -121,6 +121,15 @@ _REASONS: dict[str, list[str]] = {
     ("The look at what a user's cell returned finds nothing in ours."): [
         "cells.Cell.__call__: if self.kernel: [if False]",
     ],
+    ("A list of rows adds up like an array of them."): [
+        (
+            "reference._Rows.parted: return State(*(None if a is None else list(a) for a in total)) if self.each else "
+            "total [if True]"
+        ),
+    ],
+    ("A slice that ends behind the last number ends with it."): [
+        "cells.LayerNormLSTM._affine: ends = (0, 4, 8, 12, 16, 17, 18) [18 -> 19]",
+    ],
 }
 EQUIVALENT: dict[str, str] = {mutant: reason for reason, names in _REASONS.items() for mutant in names}
 
@@ -413,6 +422,11 @@ def _defaults(reference: Any, cells: Any) -> None:
     saved = reference.forward(Call(p.cell, p.x, p.weights, p.state, save=True)).saved
     g = reference.backward(Call(p.cell, p.x, p.weights, p.state), saved, p.dy, p.dstate)
     assert g.h_steps is None and g.c_steps is None and far({"dx": g.x}, {"dx": expected["dx"]}, 1e-9) == {}
+    empty = Call(
+        p.cell, p.x[:0], p.weights, p.state, reset=np.zeros((0, 2), bool), reset_state=State(p.dy[:0], p.dy[:0]), save=True
+    )
+    fresh = reference.backward(empty, reference.forward(empty).saved, None, p.dstate).reset_state
+    assert fresh.h.shape == fresh.c.shape == (0, 2, 3)
     noisy = replace(case, noise="hcg").problem().noise
     first = reference.forward(Call(p.cell, p.x[:1], p.weights, p.state, noise=noise_of(noisy))).state
     one = reference.step(p.cell, p.x[0], p.state, p.weights, noise_of(noisy))[0]
