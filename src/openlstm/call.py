@@ -72,17 +72,10 @@ class Call(NamedTuple):
 
         This is the one list of what is unusual; whoever adds a field to a call adds it here.
         """
-        cell, weights = self.cell, self.weights
+        cell, _, w, _, lengths, reset, _, reverse, noise, window, _, save, checkpoint, finite, _, differentiable, edits = self
         return (
-            self.lengths is None
-            and self.reset is None
-            and not self.reverse
-            and self.noise is None
-            and self.window is None
-            and not (self.save or self.checkpoint or self.check_finite or self.differentiable or self.edits)
-            and weights.w_hr is None
-            and weights.w_ch is None
-            and weights.norm is None
+            not (reverse or save or checkpoint or finite or differentiable or edits)
+            and lengths is reset is noise is window is w[4] is w[5] is w[6] is None  # w_hr, w_ch, norm
             and cell.cells_per_gate == 1
             and len(cell.feeds_back) == 1
             and cell.kernel != ""

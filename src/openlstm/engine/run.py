@@ -83,11 +83,11 @@ def straight(call: Call) -> Run | None:
     The same kernel and the same bits as the long way, which runs, or refuses, what this leaves to it. The state may be None,
     for zeros, or have an axis of layers in front; x may be a single step [B, I] (`cpu.forward_simple`).
     """
+    if torch.is_grad_enabled() or not call.simple:
+        return None
     x = call.x
     if (
-        torch.is_grad_enabled()
-        or not call.simple
-        or x.dtype not in _FLOATS
+        x.dtype not in _FLOATS
         or not x.is_cpu
         or not unwatched(x)
         or (call.autocast and torch.is_autocast_enabled("cpu"))

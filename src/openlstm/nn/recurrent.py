@@ -169,21 +169,19 @@ class Recurrent(nn.Module):
 
     def weights_of(self, layer: int, direction: int = 0) -> Weights:
         """The parameters of one layer in one direction, whatever stands in their place: parametrisations and tying hold."""
-        names, here = _names(layer, direction), self._parameters
-        count = 4 if self.bias else 2
+        names, here, bias = _names(layer, direction), self._parameters, self.bias
         try:  # of an attribute a module asks its parameters last
-            plain = [here[name] for name in names[:count]]
+            w_ih, w_hh = here[names[0]], here[names[1]]
+            b_ih, b_hh = (here[names[2]], here[names[3]]) if bias else (None, None)
         except KeyError:
-            plain = [getattr(self, name) for name in names[:count]]
-        if count == 2:
-            plain += [None, None]
+            w_ih, w_hh, b_ih, b_hh = (getattr(self, name) if bias or k < 2 else None for k, name in enumerate(names[:4]))
         cell = self.cell
         if not (self.proj_size or cell.peepholes or cell.norms):
-            return Weights(*plain)  # type: ignore[arg-type]
+            return Weights(w_ih, w_hh, b_ih, b_hh)
         w_hr = getattr(self, names[4]) if self.proj_size else None
         w_ch = getattr(self, names[5]) if cell.peepholes else None
         norm = torch.cat([getattr(self, name) for name in names[6:]]) if cell.norms else None
-        return Weights(*plain, w_hr, w_ch, norm)  # type: ignore[arg-type]
+        return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm)
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn.
@@ -216,10 +214,10 @@ class Recurrent(nn.Module):
         cu_seqlens: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Any]:
         """See the class."""
+        done = None if cu_seqlens is not None else self._straight(input, hx, lengths, reset, reset_state)
         given = (input, hx, lengths, reset, reset_state)
-        done = self._straight(*given) if cu_seqlens is None else None
         if done is not None:
-            y, state = done.y, done.state
+            y, state, _ = done
         elif isinstance(input, PackedSequence):
             checks.no_lengths(type(self).__name__, lengths, cu_seqlens)
             y, state = self._packed(input, hx, reset, reset_state)

@@ -83,7 +83,7 @@ def forward_simple(call: Call) -> Run | None:
     if not T:
         return None
     empty_like = sys.modules["torch"].empty_like  # faster than new_empty
-    y = empty_like(call.state.h) if alone else empty(x, T, B, H)
+    y = empty_like(call.state.h) if alone else x.new_empty(T, B, H) if 4 * T * B * H < _LARGE else empty(x, T, B, H)
     h = None if alone else x.new_empty(1, B, H) if state is None else empty_like(state.h)
     c = empty_like(y if h is None else h) if cell.has_cell else None
     fields["x"] = (fields["x"], B * inputs, inputs)

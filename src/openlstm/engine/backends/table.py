@@ -167,7 +167,7 @@ def takes_kernel(call: Call) -> bool:
     Raises:
         BackendError: for an instruction set that was named and is not there.
     """
-    if call.backend not in ("auto", "cpu") or "OPENLSTM_BACKEND" in os.environ or call.cell.kernel not in native.KERNELS:
+    if call.backend not in ("auto", "cpu") or b"OPENLSTM_BACKEND" in os.environb or call.cell.kernel not in native.KERNELS:
         return False
     native.check_isa()
     return True
