@@ -233,23 +233,15 @@ _STALE: dict[int, Any] = {}
 # One step
 
 
+TRAITS = ("name", "gates", "saved", "has_cell", "peepholes", "candidate", "clip", "feeds_back", "separate", "norms")
+
+
 class Bent(Cell):
     """A cell whose forward is another's, changed by `bend`; torch differentiates it."""
 
     def __init__(self, cell: Any, bend: Callable[..., Step]) -> None:
         self.inner, self.bend = cell, bend
-        for trait in (
-            "name",
-            "gates",
-            "saved",
-            "has_cell",
-            "peepholes",
-            "candidate",
-            "clip",
-            "feeds_back",
-            "separate",
-            "norms",
-        ):
+        for trait in TRAITS:
             setattr(self, trait, getattr(cell, trait))
 
     def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:
@@ -766,18 +758,7 @@ class Derived(Cell):
 
     def __init__(self, cell: Any, change: Callable[..., StepGradients]) -> None:
         self.inner, self.change = cell, change
-        for trait in (
-            "name",
-            "gates",
-            "saved",
-            "has_cell",
-            "peepholes",
-            "candidate",
-            "clip",
-            "feeds_back",
-            "separate",
-            "norms",
-        ):
+        for trait in TRAITS:
             setattr(self, trait, getattr(cell, trait))
 
     def forward(self, z: Tensor, before: State, w_ch: Any = None, mask: Any = None, norm: Any = None) -> Step:

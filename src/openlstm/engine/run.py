@@ -128,16 +128,15 @@ def _opened(call: Call) -> Run:
     if call.noise is not None:
         call = call._replace(noise=call.noise._replace(seed=int(call.noise.seed)))
     _check_values(call)
-    asked, call = call.save, edits.edited(call) if call.edits else call
+    call = edits.edited(call) if call.edits else call
     with plain_types(call.x):
-        done = reference.forward(call._replace(save=True))
+        done = reference.forward(call)
     saved = None
-    if asked and done.saved is not None:
+    if done.saved is not None:
         _, gates, c, m = (a if a is None or call.differentiable else a.detach() for a in done.saved)
         saved = Saved(done.y, gates if call.cell.saved else None, c, m)
-    return Run(
-        done.y, cloned(done.state), saved
-    )  # the state itself would be an ancestor of y, and a gradient would count twice
+    # the state itself would be an ancestor of y, and a gradient would count twice
+    return Run(done.y, cloned(done.state), saved)
 
 
 def _half(call: Call, half: torch.dtype, opened: bool) -> Run:

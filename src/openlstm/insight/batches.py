@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from openlstm.engine.autograd import HALF as HALF
 from openlstm.engine.execute import plain_types as plain_types
 from openlstm.errors import DtypeError, OpenLSTMError
 from openlstm.nn.batch import RECURRENT, Loss, mapped
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class NotMeasurable(OpenLSTMError):
