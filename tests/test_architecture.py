@@ -17,8 +17,8 @@ PACKAGE = Path(openlstm.__file__).parent
 FLOORS: list[list[str]] = [
     ["errors", "_files", "_array", "_submodules", "_terminal", "cells", "reference", "weights", "noise", "call"],
     ["engine", "model_file"],
-    ["nn", "runtime"],
     ["data"],
+    ["nn", "runtime"],
     ["insight"],
     ["train"],
     ["tasks"],

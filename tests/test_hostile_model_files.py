@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openlstm import model_file
-from openlstm.data.series import add_steps, show_time
+from openlstm.data.grid import add_steps, show_time
 from openlstm.errors import ModelFileError, OpenLSTMError
 from openlstm.model_file import Header
 from openlstm.runtime.model import build

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openlstm.data import cut, from_arrays, origins, read_series, split_by_time
-from openlstm.data.series import Series, add_steps, guess_period, name_step, show_time, show_times
+from openlstm.data.grid import add_steps, guess_period, name_step, show_time, show_times
+from openlstm.data.series import Series
 from openlstm.errors import DataError
 from openlstm.model_file import Step
 

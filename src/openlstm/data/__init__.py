@@ -1,6 +1,8 @@
 """Tables and series: read and checked; every problem is named, and no value is invented."""
 
-from openlstm.data.series import Note as Note
+from openlstm.data.panel import Covariate as Covariate
+from openlstm.data.panel import Note as Note
+from openlstm.data.panel import Panel as Panel
 from openlstm.data.series import Series as Series
 from openlstm.data.series import from_arrays as from_arrays
 from openlstm.data.series import read_series as read_series

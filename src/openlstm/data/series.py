@@ -7,28 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from openlstm.data.grid import DAY, _count, add_steps, name_step, show_time
+from openlstm.data.panel import Note
 from openlstm.data.table import Table, read_table
 from openlstm.errors import DataError
 from openlstm.model_file import Step
 
-YEAR, MONTH = 12, 1  # in months
-WEEK, DAY, HOUR, MINUTE = 604800, 86400, 3600, 60  # in seconds
-
 MOST_STEPS = 50
 """The most steps of a grid for each row of the table; where there are more, a date is wrong, or the table is not one series."""
-
-
-class Note(NamedTuple):
-    """Something a user should know about the data: what, and how often, where."""
-
-    kind: str  # "missing", "gaps", "order"
-    count: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -108,81 +98,6 @@ def from_arrays(
         raise DataError.of("from_arrays", what, got, expected, hint)
     table = Table(pl.DataFrame({time_name: stamps, name: numbers}), "the arrays")
     return from_table(table, time_name, name, step=step)
-
-
-def guess_period(step: Step) -> int:
-    """The number of steps in the season that a sampling interval suggests.
-
-    Monthly 12, quarterly 4, weekly 52, daily 7, hours and minutes: a day, seconds: an hour; 1 (no season) otherwise.
-
-    >>> guess_period(Step(unit="second", count=604800)), guess_period(Step(unit="month", count=3))
-    (52, 4)
-    """
-    if step.unit == "month":
-        return YEAR // step.count if YEAR % step.count == 0 else 1
-    for interval, season in ((WEEK, 52), (DAY, 7)):
-        if step.count == interval:
-            return season
-    for season in (DAY, HOUR):
-        if step.count < season and season % step.count == 0 and (season == HOUR or step.count >= MINUTE):
-            return season // step.count
-    return 1
-
-
-def name_step(step: Step, count: int = 1) -> str:
-    """So many steps in words.
-
-    >>> name_step(Step(unit="second", count=604800), 52), name_step(Step(unit="second", count=900), 4)
-    ('52 weeks', '4 steps of 15 minutes')
-    """
-    units = (
-        (("year", YEAR), ("quarter", 3), ("month", MONTH))
-        if step.unit == "month"
-        else (("week", WEEK), ("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1))
-    )
-    for word, size in units:
-        if step.count == size:
-            return _count(count, word)
-    word, size = next((word, size) for word, size in units if step.count % size == 0)
-    return f"{_count(count, 'step')} of {step.count // size} {word}s"
-
-
-def _count(number: int, word: str) -> str:
-    """A number of things: 1 row, 2 rows."""
-    return f"{number} {word}{'s' * (number != 1)}"
-
-
-def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray:
-    """`start` plus so many steps; months keep the day where the month is long enough, else its last day."""
-    if step.unit == "second":
-        return start + (count * step.count).astype("timedelta64[s]")
-    month = start.astype("datetime64[M]")
-    day = start.astype("datetime64[D]") - month.astype("datetime64[D]")
-    months = month + (count * step.count).astype("timedelta64[M]")
-    length = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")
-    at_end = day == (month + np.timedelta64(1, "M")).astype("datetime64[D]") - month.astype("datetime64[D]") - 1
-    offset = length - 1 if at_end else np.minimum(day, length - 1)  # month ends stay month ends
-    rest = start - start.astype("datetime64[D]")
-    return months.astype("datetime64[D]") + offset + rest.astype("timedelta64[us]")
-
-
-def show_time(time: np.datetime64 | np.ndarray) -> str:
-    """A datetime64 without the parts that are zero.
-
-    >>> show_time(np.datetime64("2001-12-29T00:00:00.000000")), show_time(np.datetime64("2001-12-29T06:30:00.000000"))
-    ('2001-12-29', '2001-12-29 06:30')
-    """
-    return show_times(np.array([time]))[0]
-
-
-def show_times(times: np.ndarray) -> list[str]:
-    """As `show_time`, all of them in the one form that loses nothing.
-
-    >>> show_times(np.array(["2001-12-29T23:00", "2001-12-30T00:00"], "datetime64[us]"))
-    ['2001-12-29 23:00', '2001-12-30 00:00']
-    """
-    unit = next((u for u in ("D", "m", "s") if (times.astype(f"datetime64[{u}]") == times).all()), "us")
-    return [str(time).replace("T", " ") for time in times.astype(f"datetime64[{unit}]")]
 
 
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:

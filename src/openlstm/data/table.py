@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openlstm.data.panel import LARGEST
 from openlstm.errors import ArgumentError, DataError, message, missing_extra
-from openlstm.runtime.window import LARGEST
 
 if TYPE_CHECKING:
     import polars as pl

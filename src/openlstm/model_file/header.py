@@ -52,9 +52,9 @@ class _Part(BaseModel):
 
 
 class Step(_Part):
-    """The sampling interval of a series: so many calendar months, or so many seconds; at most 1000 years."""
+    """The sampling interval of a series: so many calendar months, seconds, or business days; at most 1000 years."""
 
-    unit: Literal["month", "second"]
+    unit: Literal["month", "second", "business"]
     count: int = Field(ge=1, le=1000 * 366 * 86400)
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class Step(_Part):
 
     def years(self) -> float:
         """How long it is, in calendar years."""
-        return self.count / (12 if self.unit == "month" else 365.2425 * 86400)
+        return self.count / {"month": 12, "second": 365.2425 * 86400, "business": 5 / 7 * 365.2425}[self.unit]
 
 
 class Series(_Part):

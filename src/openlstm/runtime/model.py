@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm import model_file
+from openlstm.data.panel import LARGEST
 from openlstm.errors import DataError, ModelFileError, ShapeError, describe
 from openlstm.model_file import Header
 from openlstm.runtime.network import Network
-from openlstm.runtime.window import LARGEST, inputs
+from openlstm.runtime.window import inputs
 
 
 class Forecast(NamedTuple):

@@ -10,8 +10,8 @@ import numpy as np
 INPUTS = 2
 """The input size: the value, and whether it is missing."""
 
-LARGEST, SMALLEST = 1e100, 1e-100
-"""The largest size of a value, and the smallest mean deviation of a series: their squares and sums stay inside float64."""
+SMALLEST = 1e-100
+"""The smallest mean deviation of a series: its square, and sums of it, stay inside float64."""
 
 
 def inputs(values: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -239,7 +239,7 @@ def _series_for(
 
 
 def _describe(data: Path, series: Any) -> list[str]:
-    from openlstm.data.series import name_step, show_time
+    from openlstm.data.grid import name_step, show_time
 
     span = f"{show_time(series.times[0])} to {show_time(series.times[-1])}"
     head = f"{series.name} in {data.name}: {name_step(series.step, len(series))}, {span}"

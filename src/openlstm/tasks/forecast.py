@@ -21,7 +21,7 @@ import openlstm
 from openlstm import model_file
 from openlstm.cells import BY_NAME
 from openlstm.data import Series, Split, read_series, split_by_time
-from openlstm.data.series import guess_period
+from openlstm.data.grid import guess_period
 from openlstm.data.split import training_steps
 from openlstm.engine.threads import torch_aside
 from openlstm.errors import ArgumentError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm.data import Series
-from openlstm.data.series import name_step, show_time, show_times
+from openlstm.data.grid import name_step, show_time, show_times
 from openlstm.data.split import no_known_value
 from openlstm.errors import DataError
 from openlstm.model_file import Header

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from openlstm._files import write_whole
-from openlstm.data.series import name_step, show_time
+from openlstm.data.grid import name_step, show_time
 from openlstm.errors import missing_extra
 from openlstm.tasks.scoring import Evaluation
 
