@@ -13,7 +13,8 @@ WEEK, DAY, HOUR, MINUTE = 604800, 86400, 3600, 60  # in seconds
 def guess_period(step: Step) -> int:
     """The number of steps in the season that a sampling interval suggests.
 
-    Monthly 12, quarterly 4, weekly 52, daily 7, business days 5, hours and minutes: a day, seconds: an hour; 1 (no season) otherwise.
+    Monthly 12, quarterly 4, weekly 52, daily 7, business days 5, hours and minutes: a day, seconds: an hour; otherwise 1,
+    which is no season.
 
     >>> guess_period(Step(unit="second", count=604800)), guess_period(Step(unit="month", count=3))
     (52, 4)

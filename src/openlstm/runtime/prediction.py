@@ -1,0 +1,84 @@
+"""`Prediction`: the quantiles of what follows each series of a panel.
+
+Legend: S series, K steps of the horizon, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openlstm.data.grid import show_times
+from openlstm.data.panel import Panel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The steps that follow each series.
+
+    times: datetime64[us] [S, K].
+    levels: the quantiles that are forecast, rising, 0.5 among them.
+    values: float64 [S, K, Q] in the unit of the target, rising along the last axis.
+    source: whose forecast it is: "LSTM", "seasonal naive", "0.6 LSTM + 0.4 ETS".
+
+    >>> from openlstm.model_file import Step
+    >>> panel = Panel.of([[1.0, 2.0]], "2001-01-01", Step(unit="month", count=1))
+    >>> p = Prediction.after(panel, (0.1, 0.5, 0.9), np.array([[[1.0, 2.0, 3.0]]]), "naive")
+    >>> p.rows()
+    [{'time': '2001-03-01', 'forecast': 2.0, 'lower_80': 1.0, 'upper_80': 3.0}]
+    """
+
+    target: str
+    time: str
+    ids: tuple[str, ...]
+    keys: tuple[tuple[str, ...], ...]
+    times: np.ndarray
+    levels: tuple[float, ...]
+    values: np.ndarray
+    source: str
+
+    @classmethod
+    def after(cls, panel: Panel, levels: tuple[float, ...], values: np.ndarray, source: str) -> Prediction:
+        """The prediction of `values` [S, K, Q] behind the past of a panel."""
+        times = panel.future_times(values.shape[1])
+        return cls(panel.target, panel.time, panel.ids, panel.keys, times, levels, values, source)
+
+    @property
+    def median(self) -> np.ndarray:
+        """float64 [S, K]."""
+        return self.values[..., self.levels.index(0.5)]
+
+    @property
+    def bands(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The lower and the upper end of each band by its share in percent, the widest first: `{80: ([S, K], [S, K])}`."""
+        found = {}
+        for k, low in enumerate(self.levels):
+            high = next((q for q, level in enumerate(self.levels) if abs(level - (1 - low)) < 1e-9), None)
+            if low < 0.5 and high is not None:
+                found[round(100 * (1 - 2 * low))] = (self.values[..., k], self.values[..., high])
+        return found
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """One array [S * K] for each column: the ids, the time, `forecast`, `lower_80`, `upper_80` and other quantiles."""
+        count = self.times.shape[1]
+        out: dict[str, np.ndarray] = {
+            name: np.repeat(np.array([key[i] for key in self.keys], dtype=object), count) for i, name in enumerate(self.ids)
+        }
+        out[self.time] = self.times.reshape(-1)
+        out["forecast"] = self.median.reshape(-1)
+        paired: set[float] = {0.5}
+        for share, (low, high) in self.bands.items():
+            out[f"lower_{share}"], out[f"upper_{share}"] = low.reshape(-1), high.reshape(-1)
+            paired |= {(100 - share) / 200, (100 + share) / 200}
+        for k, level in enumerate(self.levels):
+            if not any(abs(level - p) < 1e-9 for p in paired):
+                out[f"quantile_{level:g}"] = self.values[..., k].reshape(-1)
+        return out
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict for each step of each series."""
+        columns = {name: a.tolist() for name, a in self.columns().items()}
+        columns[self.time] = show_times(self.times.reshape(-1))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
