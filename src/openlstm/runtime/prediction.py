@@ -22,6 +22,7 @@ class Prediction:
     levels: the quantiles that are forecast, rising, 0.5 among them.
     values: float64 [S, K, Q] in the unit of the target, rising along the last axis.
     source: whose forecast it is: "LSTM", "seasonal naive", "0.6 LSTM + 0.4 ETS".
+    seconds: how long it took, where that was measured.
 
     >>> from openlstm.model_file import Step
     >>> panel = Panel.of([[1.0, 2.0]], "2001-01-01", Step(unit="month", count=1))
@@ -38,12 +39,15 @@ class Prediction:
     levels: tuple[float, ...]
     values: np.ndarray
     source: str
+    seconds: float | None = None
 
     @classmethod
-    def after(cls, panel: Panel, levels: tuple[float, ...], values: np.ndarray, source: str) -> Prediction:
+    def after(
+        cls, panel: Panel, levels: tuple[float, ...], values: np.ndarray, source: str, seconds: float | None = None
+    ) -> Prediction:
         """The prediction of `values` [S, K, Q] behind the past of a panel."""
         times = panel.future_times(values.shape[1])
-        return cls(panel.target, panel.time, panel.ids, panel.keys, times, levels, values, source)
+        return cls(panel.target, panel.time, panel.ids, panel.keys, times, levels, values, source, seconds)
 
     @property
     def median(self) -> np.ndarray:
@@ -53,12 +57,7 @@ class Prediction:
     @property
     def bands(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """The lower and the upper end of each band by its share in percent, the widest first: `{80: ([S, K], [S, K])}`."""
-        found = {}
-        for k, low in enumerate(self.levels):
-            high = next((q for q, level in enumerate(self.levels) if abs(level - (1 - low)) < 1e-9), None)
-            if low < 0.5 and high is not None:
-                found[round(100 * (1 - 2 * low))] = (self.values[..., k], self.values[..., high])
-        return found
+        return {share: (self.values[..., low], self.values[..., high]) for share, low, high in bands(self.levels)}
 
     def columns(self) -> dict[str, np.ndarray]:
         """One array [S * K] for each column: the ids, the time, `forecast`, `lower_80`, `upper_80` and other quantiles."""
@@ -82,3 +81,17 @@ class Prediction:
         columns = {name: a.tolist() for name, a in self.columns().items()}
         columns[self.time] = show_times(self.times.reshape(-1))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def bands(levels: tuple[float, ...]) -> list[tuple[int, int, int]]:
+    """The share of each band in percent, and where its two levels stand; the widest first.
+
+    >>> bands((0.025, 0.1, 0.5, 0.9, 0.975))
+    [(95, 0, 4), (80, 1, 3)]
+    """
+    found = []
+    for low, level in enumerate(levels):
+        high = next((k for k, other in enumerate(levels) if abs(other - (1 - level)) < 1e-9), None)
+        if level < 0.5 and high is not None:
+            found.append((round(100 * (1 - 2 * level)), low, high))
+    return found

@@ -1,0 +1,214 @@
+"""What an evaluation found: scores of every forecaster, over all and for each series, and the verdict in words.
+
+Legend: S series, R forecast steps of all series and origins together, O origins, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from openlstm.data.grid import show_time
+from openlstm.data.panel import Panel
+from openlstm.errors import missing_extra
+from openlstm.runtime.prediction import bands
+from openlstm.tasks import metrics
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BEST = "best"
+"""The name of the candidate that won on validation."""
+
+
+class Rows(NamedTuple):
+    """One row for each step that is forecast, those of one series together; int64 [R]."""
+
+    series: np.ndarray
+    at: np.ndarray  # the position of the step in its series
+    origin: np.ndarray  # the position of the first step of its forecast
+
+
+class Score(NamedTuple):
+    """How well one forecaster did: means over the series, None where it cannot be said."""
+
+    name: str
+    source: str  # whose forecast it is: `name`, or for "best" what won
+    mase: float | None
+    rmsse: float | None
+    smape: float | None  # in percent
+    crps: float | None
+    mae: float | None
+    rmse: float | None
+    coverage: dict[int, float | None]  # by the share of the band in percent, the share of values that it holds
+    seconds: float | None  # all its forecasts together
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every forecaster over all origins.
+
+    panel: with the truth; `histories` int64 [O, S]: how much of each series the forecasts of an origin see, -1 where a
+        series has none.
+    model: the forecaster that is judged.
+    truth: float64 [R], NaN where missing; forecasts: name -> float64 [R, Q].
+    by_series: name -> metric -> float64 [S], NaN where it cannot be said; the metrics are the columns of `frame`.
+    unscaled: series whose past before the first origin gives no scale; they are left out of MASE and RMSSE.
+    unscored: series without a known value to score; they are left out of everything.
+    left_out: why a forecaster has no scores.
+    """
+
+    panel: Panel
+    model: str
+    levels: tuple[float, ...]
+    horizon: int
+    histories: np.ndarray
+    rows: Rows
+    truth: np.ndarray
+    forecasts: dict[str, np.ndarray]
+    by_series: dict[str, dict[str, np.ndarray]]
+    sources: dict[str, str]
+    seconds: dict[str, float | None]
+    outside: tuple[str, ...] = ()  # forecasters that are not in the model file
+    left_out: dict[str, str] = field(default_factory=dict)
+    unscaled: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
+    refitted: bool = False
+
+    @property
+    def ranked_by(self) -> str:
+        """The metric by which forecasters are ranked: "mase", or "mae" where no series has a scale."""
+        return "mase" if np.isfinite(self.by_series[self.model]["mase"]).any() else "mae"
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of every forecaster, the smallest error first."""
+        found = [self._score(name) for name in self.forecasts]
+        return tuple(sorted(found, key=lambda s: (self._error(s), s.name != self.model)))
+
+    def score(self, name: str) -> Score:
+        """Of one forecaster."""
+        return self._score(name)
+
+    def worst(self, count: int = 5) -> list[int]:
+        """The series on which the model has the largest errors, by their numbers, the largest first."""
+        errors = self.by_series[self.model][self.ranked_by]
+        order = np.argsort(-errors, kind="stable")  # NaN comes last
+        return [int(s) for s in order[:count] if not np.isnan(errors[s])]
+
+    def wins(self) -> int:
+        """On how many series the error of the model is smaller than that of every other forecaster but "best"."""
+        own = self.by_series[self.model][self.ranked_by]
+        others = [self.by_series[r][self.ranked_by] for r in self._rivals()]
+        return int((own < np.min(others, axis=0)).sum()) if others else 0
+
+    def verdict(self) -> str:
+        """In plain words, whether the model is worth more than its baselines, and what to use if it is not."""
+        own, metric = self.score(self.model), self.ranked_by.upper()
+        others = sorted((self.score(r) for r in self._rivals()), key=self._error)
+        error = self._error(own)
+        if not others:
+            return f"{self.model}: {metric} {error:.4g}. There is no baseline to compare it with."
+        first = others[0]
+        better = [s for s in others if self._error(s) <= error]
+        if not better:
+            gain = 1 - error / self._error(first)
+            said = f"{self.model} has a smaller error than every baseline: {metric} {error:.4g}, "
+            said += f"{gain:.0%} smaller than {first.name}, the best of them."
+        else:
+            gain = 1 - self._error(first) / error if error else 0.0
+            names = ", ".join(s.name for s in better[:3]) + (f" and {len(better) - 3} more" if len(better) > 3 else "")
+            said = f"{self.model} LOSES to {names}: the error of {first.name} is {gain:.0%} smaller."
+        scored = len(self.panel) - len(self.unscored)
+        if scored > 1:
+            said += f" Its error is the smallest on {self.wins():,} of {scored:,} series."
+        return " ".join([said, *self._instead(own, first, bool(better))])
+
+    def _instead(self, own: Score, first: Score, lost: bool) -> list[str]:
+        """What to serve in the place of the model, one sentence or none."""
+        metric, inside = self.ranked_by.upper(), first.name not in self.outside
+        chosen = self.score(BEST) if BEST in self.forecasts else None
+        if chosen is not None and self._error(chosen) < self._error(own):
+            return [f"--use best serves what won on validation, {chosen.source}: {metric} {self._error(chosen):.4g} here."]
+        if not lost:
+            return []
+        said = [] if chosen is None else [f"--use best ({chosen.source} won on validation) is no better here."]
+        serve = f'"{first.name}"' if " " in first.name else first.name
+        return [*said, f"--use {serve} serves {first.name}." if inside else f"{first.name} is not in the model file."]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the forecasts as plain numbers, ready for JSON: no NaN, None where something cannot be said."""
+        first, last = self.span()
+        origins = (self.histories >= 0).sum(axis=0)
+        return {
+            "target": self.panel.target,
+            "model": self.model,
+            "horizon": self.horizon,
+            "refitted": self.refitted,
+            "held_out": {
+                "first": show_time(first),
+                "last": show_time(last),
+                "steps": len(self.truth),
+                "known": int((~np.isnan(self.truth)).sum()),
+                "origins": int(origins.max()),
+            },
+            "series": len(self.panel),
+            "scores": [s._asdict() | {"coverage": {str(k): v for k, v in s.coverage.items()}} for s in self.scores],
+            "worst": [self._one(s) for s in self.worst()] if len(self.panel) > 1 else [],
+            "left_out": self.left_out,
+            "without_scale": list(self.unscaled),
+            "without_known_value": list(self.unscored),
+            "verdict": self.verdict(),
+        }
+
+    def span(self) -> tuple[np.datetime64, np.datetime64]:
+        """The first and the last time that is scored, over all series."""
+        some = [self.panel.times(s)[self.rows.at[self.rows.series == s]] for s in np.unique(self.rows.series)]
+        return min(t.min() for t in some), max(t.max() for t in some)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """One array for each column, one row for each series and forecaster: the ids, `forecaster`, and every metric."""
+        names, count = list(self.forecasts), len(self.panel)
+        out: dict[str, np.ndarray] = {
+            i: np.repeat(np.array([key[k] for key in self.panel.keys], dtype=object), len(names))
+            for k, i in enumerate(self.panel.ids)
+        }
+        out["forecaster"] = np.tile(np.array(names, dtype=object), count)
+        for metric in self.by_series[self.model]:
+            out[metric] = np.stack([self.by_series[name][metric] for name in names], axis=1).reshape(-1)
+        return out
+
+    def frame(self) -> pl.DataFrame:
+        """`columns` as a frame; null where something cannot be said.
+
+        Raises:
+            MissingExtraError: without polars.
+        """
+        try:
+            import polars as pl
+        except ImportError:
+            raise missing_extra("Evaluation.frame", "polars", "data") from None
+        return pl.DataFrame({k: v.tolist() if v.dtype == object else v for k, v in self.columns().items()}, nan_to_null=True)
+
+    def _rivals(self) -> list[str]:
+        return [name for name in self.forecasts if name not in (self.model, BEST)]
+
+    def _error(self, score: Score) -> float:
+        error = getattr(score, self.ranked_by)
+        return np.inf if error is None else error
+
+    def _one(self, series: int) -> dict[str, Any]:
+        numbers = {metric: float(of[series]) for metric, of in self.by_series[self.model].items()}
+        return {"series": self.panel.name(series), **{k: v if np.isfinite(v) else None for k, v in numbers.items()}}
+
+    def _score(self, name: str) -> Score:
+        mean = {metric: _mean(of) for metric, of in self.by_series[name].items()}
+        coverage = {share: mean.pop(f"coverage_{share}") for share, _, _ in bands(self.levels)}
+        return Score(name, self.sources[name], coverage=coverage, seconds=self.seconds[name], **mean)
+
+
+def _mean(of: np.ndarray) -> float | None:
+    mean = metrics.over_all(of).value
+    return mean if np.isfinite(mean) else None
