@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
 import numpy as np
 
 from openlstm.model_file import Step
@@ -91,3 +94,32 @@ def show_times(times: np.ndarray) -> list[str]:
     """
     unit = next((u for u in ("D", "m", "s") if (times.astype(f"datetime64[{u}]") == times).all()), "us")
     return [str(time).replace("T", " ") for time in times.astype(f"datetime64[{unit}]")]
+
+
+def wall_clock(times: np.ndarray, zone: str) -> np.ndarray:
+    """Times in UTC as a clock in a zone shows them, datetime64[us].
+
+    >>> show_times(wall_clock(np.array(["2024-03-31T00:30", "2024-03-31T01:30"], "datetime64[us]"), "Europe/Berlin"))
+    ['2024-03-31 01:30', '2024-03-31 03:30']
+    """
+    # clocks change at whole quarters of an hour
+    quarters, where = np.unique(times.astype("datetime64[s]").astype(np.int64) // 900, return_inverse=True)
+    there = ZoneInfo(zone)
+    shifts = [datetime.fromtimestamp(int(q) * 900, UTC).astimezone(there).utcoffset() for q in quarters]
+    return times + np.array(shifts, dtype="timedelta64[us]")[where]
+
+
+def phase(times: np.ndarray, cycle: str) -> np.ndarray:
+    """Where in the day, the week or the year a time lies, from 0 to below 1: `hour`, `weekday`, `yearday` or `month`.
+
+    >>> phase(np.array(["2024-01-01T06:00", "2024-07-03"], "datetime64[us]"), "hour").tolist()
+    [0.25, 0.0]
+    """
+    day = times.astype("datetime64[D]")
+    if cycle == "hour":
+        return (times - day) / np.timedelta64(DAY, "s")
+    if cycle == "weekday":
+        return (day.astype(np.int64) + 3) % 7 / 7
+    if cycle == "month":
+        return times.astype("datetime64[M]").astype(np.int64) % 12 / 12
+    return (day - day.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64) / 366

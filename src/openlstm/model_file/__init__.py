@@ -5,9 +5,13 @@ from openlstm.model_file.file import checksum as checksum
 from openlstm.model_file.file import read as read
 from openlstm.model_file.file import write as write
 from openlstm.model_file.header import VERSION as VERSION
-from openlstm.model_file.header import Head as Head
+from openlstm.model_file.header import Decoder as Decoder
+from openlstm.model_file.header import Feature as Feature
+from openlstm.model_file.header import Forecaster as Forecaster
 from openlstm.model_file.header import Header as Header
+from openlstm.model_file.header import Lag as Lag
 from openlstm.model_file.header import Network as Network
+from openlstm.model_file.header import Scale as Scale
 from openlstm.model_file.header import Series as Series
 from openlstm.model_file.header import Step as Step
 from openlstm.model_file.header import Training as Training

@@ -20,10 +20,13 @@ from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
-from openlstm.model_file.header import VERSION, Header
+from openlstm.model_file.header import VERSION, Header, upgrade
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""
+
+KINDS = {"F32": "float32", "U8": "uint8", "I64": "int64"}
+"""The types of elements that a model file may hold, by their names in safetensors."""
 
 INDEX, TEXT = 2**22, 2**18
 """So many bytes the index of the tensors takes at most, and in it our own header: in memory, a list read from JSON takes twenty
@@ -36,7 +39,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
     Args:
         path: where; an existing file is replaced and keeps its permissions, a link is followed.
         header: its version and checksum are filled in.
-        tensors: float32 arrays, exactly those that `header.tensors()` names.
+        tensors: exactly those that `header.tensors()` names.
 
     Returns:
         The header as written, with its checksum.
@@ -62,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, dict[str, np.ndarray]]:
     these piece by piece until the checksum is known to fit.
 
     Returns:
-        The header, and the tensors (float32) by name.
+        The header, and the tensors by name.
 
     Raises:
         ModelFileError: if the file is missing, truncated, damaged, foreign or from a newer version.
@@ -89,7 +92,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             "install a newer openlstm",
         )
     try:
-        header = Header.model_validate_json(text)
+        header = Header.model_validate_json(json.dumps(upgrade(raw)))
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "header"
@@ -101,23 +104,25 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             "the file was made or changed by another program; fit the model again",
         ) from None
     _check_index(path, header, {name: place.kind for name, place in index.items()})
-    shapes = header.tensors()
+    kinds = {name: (np.dtype(kind), shape) for name, (kind, shape) in header.tensors().items()}
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in kinds.items()}
     at = begin
     for name, place in sorted(index.items(), key=lambda item: item[1].begin):
-        if (begin + place.begin, place.end - place.begin) != (at, 4 * math.prod(shapes[name])):
+        if (begin + place.begin, place.end - place.begin) != (at, sizes[name]):
             raise _unreadable(path, size, "its tensors overlap, or leave a hole")
         at = begin + place.end
     if at != size:
         raise _unreadable(path, size, "its tensors are cut off, or something stands behind them")
     names = sorted(index)
-    pieces = ((name, shapes[name], _pieces(file, begin + index[name].begin, begin + index[name].end)) for name in names)
+    pieces = ((name, *kinds[name], _pieces(file, begin + index[name].begin, begin + index[name].end)) for name in names)
     if header.checksum != _digest(raw, pieces):
         raise _damaged(path, "its checksum does not fit its content")
     tensors = {}
     for name in names:
         file.seek(begin + index[name].begin)
-        found = np.fromfile(file, "<f4", math.prod(shapes[name]))
-        tensors[name] = found.astype(np.float32, copy=False).reshape(shapes[name])
+        dtype, shape = kinds[name]
+        found = np.fromfile(file, dtype.newbyteorder("<"), math.prod(shape))
+        tensors[name] = found.astype(dtype, copy=False).reshape(shape)
     _check_finite(path, tensors)
     return header, tensors
 
@@ -156,7 +161,8 @@ def _place(entry: Any) -> _Place:
     entry = entry if isinstance(entry, dict) else {}
     dtype, places = entry.get("dtype"), entry.get("data_offsets")
     whole = isinstance(places, list) and len(places) == 2 and all(type(n) is int for n in places)
-    return _Place(f"{'float32' if dtype == 'F32' else ascii(dtype)}{entry.get('shape')}", *(places if whole else (-1, -1)))
+    kind = KINDS.get(dtype, ascii(dtype)) if isinstance(dtype, str) else ascii(dtype)
+    return _Place(f"{kind}{entry.get('shape')}", *(places if whole else (-1, -1)))
 
 
 def _pieces(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
@@ -167,7 +173,7 @@ def _pieces(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
 
 
 def _check_index(path: Path, header: Header, index: dict[str, str]) -> None:
-    expected = {name: f"float32{list(shape)}" for name, shape in header.tensors().items()}
+    expected = {name: f"{kind}{list(shape)}" for name, (kind, shape) in header.tensors().items()}
     for name in sorted(expected.keys() | index.keys()):
         got, want = (kinds.get(name, "no such tensor") for kinds in (index, expected))
         if got != want:
@@ -197,14 +203,16 @@ def _canonical(raw: Any) -> str:
 
 def checksum(raw: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     """The checksum of a header as JSON and its tensors."""
-    return _digest(raw, ((name, tensors[name].shape, [tensors[name].tobytes()]) for name in sorted(tensors)))
+    return _digest(
+        raw, ((name, tensors[name].dtype, tensors[name].shape, [tensors[name].tobytes()]) for name in sorted(tensors))
+    )
 
 
-def _digest(raw: dict[str, Any], tensors: Iterable[tuple[str, tuple[int, ...], Iterable[bytes]]]) -> str:
-    """The checksum of a header and its float32 tensors, each a name, a shape and bytes one behind the other."""
+def _digest(raw: dict[str, Any], tensors: Iterable[tuple[str, np.dtype, tuple[int, ...], Iterable[bytes]]]) -> str:
+    """The checksum of a header and its tensors, each a name, a type, a shape and bytes one behind the other."""
     digest = hashlib.sha256(_canonical({**raw, "checksum": ""}).encode())
-    for name, shape, pieces in tensors:
-        digest.update(_canonical([name, "float32", list(shape)]).encode())
+    for name, dtype, shape, pieces in tensors:
+        digest.update(_canonical([name, str(dtype), list(shape)]).encode())
         for piece in pieces:
             digest.update(piece)
     return digest.hexdigest()

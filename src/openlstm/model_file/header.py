@@ -15,12 +15,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from openlstm import cells, weights
 
-VERSION = 3
+VERSION = 4
 """The newest version of the header that this library reads and the one it writes.
 
-2 brought cells beside the first three, 3 the way the weights began. A file of version 1 is one of version 2 whose cell has no
-options, and one of version 2 is one of version 3 that began as torch does.
+2 brought cells beside the first three, 3 the way the weights began, 4 several series, covariates, other decoders, calibrated
+bands and baselines. `upgrade` turns each older one into the newest.
 """
+
+CONTEXT = 3
+"""How many numbers the `direct` decoder reads of the window as a whole, see `runtime.window`."""
 
 MOST = 2**27
 """So many numbers a file holds at most, in all its tensors: 512 MiB."""
@@ -68,27 +71,76 @@ class Step(_Part):
         return self.count / {"month": 12, "second": 365.2425 * 86400, "business": 5 / 7 * 365.2425}[self.unit]
 
 
+class Scale(_Part):
+    """How a window of values is measured, see `runtime.window.measure`."""
+
+    anchor: Literal["last", "season"] = "season"
+    share: float = Field(default=0.001, ge=0, le=1)  # of the mean size of a window: its spread is at least that
+    floor: Size  # in the unit of the target: no spread is less
+
+
+class Lag(_Part):
+    """The last known step of the same place in a season, or so many seasons before that."""
+
+    season: int = Field(ge=1, le=10**6)  # in steps
+    back: int = Field(default=0, ge=0, le=100)
+
+
+class Feature(_Part):
+    """A covariate the network reads: a number as (value - mean) / deviation, a category as `width` numbers of its own.
+
+    `marked`: a second input says where it is missing; without one a missing value is refused.
+    """
+
+    name: Name
+    role: Literal["future", "past", "static"]
+    mean: float = 0.0
+    deviation: float = Field(default=1.0, gt=0)
+    categories: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=10**4)
+    width: int = Field(default=1, ge=1, le=64)  # of the embedding
+    marked: bool = False
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs of the network it is."""
+        return self.width + self.marked
+
+
 class Series(_Part):
     """What the model was trained on, and how its numbers are scaled.
 
-    The values of a window enter as (y - its last known value) / max(its standard deviation, scale / 10), where `scale` is the
-    mean standard deviation of the training windows, in the unit of the target.
+    The values of a window enter as (y - anchor) / spread, see `runtime.window`.
     """
 
     time: Name
     target: Name
+    ids: tuple[Name, ...] = Field(default=(), max_length=100)
     step: Step
+    zone: Name | None = None
     period: int = Field(ge=1, le=10**6)  # steps in a season
     window: int = Field(ge=1, le=10**8)  # steps the network reads
     horizon: int = Field(ge=1, le=10**8)  # steps it forecasts
-    scale: Size
-    seasonal_error: Size | None  # mean |y_t - y_(t-period)| of the rows it has seen: the unit of MASE
+    scale: Scale
+    calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = ()
+    lags: tuple[Lag, ...] = Field(default=(), max_length=10)
+    features: tuple[Feature, ...] = Field(default=(), max_length=1000)
 
     @model_validator(mode="after")
     def _possible(self) -> Series:
         if self.horizon * self.step.years() > 5000:
             raise ValueError("the horizon is longer than 5000 years")
+        if len({f.name for f in self.features}) < len(self.features):
+            raise ValueError("two features of one name")
         return self
+
+    @property
+    def seasons(self) -> tuple[int, ...]:
+        """The seasons of the lags, each once: beside each value the network reads the one a season before."""
+        return tuple(dict.fromkeys(lag.season for lag in self.lags))
+
+    def of(self, *roles: str) -> tuple[Feature, ...]:
+        """The features of some roles, in order."""
+        return tuple(f for f in self.features if f.role in roles)
 
 
 class Network(_Part):
@@ -97,7 +149,6 @@ class Network(_Part):
     cell: str  # a key of cells.BY_NAME
     clip: float | None = Field(default=None, gt=0)  # the cell state is kept within -clip..clip
     cells_per_gate: int = Field(default=1, ge=1, le=2**16)  # so many neighbouring cells share their gates
-    input_size: Literal[2]  # the value, and whether it is missing
     hidden_size: int = Field(ge=1, le=2**16)
     num_layers: int = Field(ge=1, le=1000)
     members: int = Field(ge=1, le=1000)
@@ -126,17 +177,34 @@ class Network(_Part):
         return {name: value for name, value in options.items() if value != type(self).model_fields[name].default}
 
 
-class Head(_Part):
-    """A linear map from the last h [H] to horizon x quantiles numbers."""
+class Decoder(_Part):
+    """How the last h becomes a forecast: `linear` and `direct` give all quantiles of all steps at once, `recursive` one step
+    after the other as a distribution, `simulate` the quantiles of the same step; see `runtime.decoder`.
+    """
 
+    kind: Literal["linear", "direct", "recursive", "simulate"] = "direct"
     quantiles: tuple[float, ...] = Field(min_length=1, max_length=1000)
+    width: int = Field(default=1, ge=1, le=2**12)  # of the hidden layer of `direct`
+    distribution: Literal["normal", "student-t", "negative binomial"] | None = None  # of `recursive`
 
     @model_validator(mode="after")
-    def _ordered(self) -> Head:
+    def _ordered(self) -> Decoder:
         inside = all(0 < q < 1 for q in self.quantiles)
         if not inside or list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
             raise ValueError("quantiles must rise strictly inside (0, 1) and hold 0.5")
+        if (self.distribution is None) == (self.kind == "recursive"):
+            raise ValueError("a distribution belongs to the recursive decoder, and to no other")
         return self
+
+
+class Forecaster(_Part):
+    """One of those that can be asked: the network itself, or a baseline that is kept beside it."""
+
+    name: Name  # "network", or a key of runtime.baselines.BY_NAME
+    weight: float = Field(default=0.0, ge=0, le=1)  # in the forecast that won on validation
+    error: float | None = None  # MASE on validation
+    enough: tuple[bool, ...] = ()  # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
+    arrays: tuple[tuple[Name, tuple[Annotated[int, Field(ge=0, le=MOST)], ...]], ...] = Field(default=(), max_length=20)
 
 
 class Training(_Part):
@@ -154,39 +222,99 @@ class Training(_Part):
     weight_decay: float = Field(ge=0)
     clip: float = Field(gt=0)
     init: str = Field(default="default", max_length=100)  # as `openlstm.nn.init.apply` takes it
+    series: int = Field(default=0, ge=0, le=MOST)  # whose names and last times are kept as tensors
+    name_bytes: int = Field(default=0, ge=0, le=MOST)  # of those names
 
 
 class Header(_Part):
     """Everything a model file says beside its tensors."""
 
-    version: Literal[1, 2, 3] = VERSION
+    version: Literal[4] = VERSION
     library: Name
     task: Literal["forecast"]
     series: Series
     network: Network
-    head: Head
+    decoder: Decoder
+    forecasters: tuple[Forecaster, ...] = Field(default=(Forecaster(name="network", weight=1.0),), min_length=1, max_length=20)
     training: Training
     checksum: str = Field(default="", max_length=64)
 
     @model_validator(mode="after")
     def _possible(self) -> Header:
-        if sum(math.prod(shape) for shape in self.tensors().values()) > MOST:
+        if sum(math.prod(shape) for _, shape in self.tensors().values()) > MOST:
             raise ValueError(f"more than {MOST} numbers in all tensors together")
+        if self.forecasters[0].name != "network" or len({f.name for f in self.forecasters}) < len(self.forecasters):
+            raise ValueError("the network comes first among the forecasters, and none comes twice")
         return self
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every float32 tensor that belongs to this header.
+    @property
+    def inputs(self) -> int:
+        """The input size of the network: the value and its mark, its lags, the calendar, the features."""
+        series = self.series
+        target = 0 if self.decoder.kind == "simulate" else 2 + len(series.seasons)
+        return target + 2 * len(series.calendar) + sum(f.inputs for f in series.features)
 
-        `member.0.recurrent.weight_ih_l0` [G*H, I], ..., `member.0.head.weight` [horizon*quantiles, H], `member.0.head.bias`.
+    @property
+    def ahead(self) -> int:
+        """How many numbers the `direct` decoder reads of each step of the horizon."""
+        series = self.series
+        known = sum(f.inputs for f in series.of("future"))
+        return 1 + 2 * len(series.lags) + 2 * len(series.calendar) + known
+
+    def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every tensor that belongs to this header.
+
+        `member.0.recurrent.weight_ih_l0` [G*H, I], ..., `member.0.embed.0` [categories + 1, width], the decoder's
+        (`runtime.decoder.shapes`), `calibration.<name>` [K, Q], `baseline.<name>.<array>`, `series.names`, `series.last`.
         """
-        net = self.network
-        out: dict[str, tuple[int, ...]] = {}
+        net, out = self.network, {}
         for member in range(net.members):
+            start = f"member.{member}."
             for layer in range(net.num_layers):
-                size = net.hidden_size if layer else net.input_size
+                size = net.hidden_size if layer else self.inputs
                 for name, shape in weights.shapes(net.recurrence(), size, net.hidden_size).items():
-                    out[f"member.{member}.recurrent.{name}{weights.suffix(layer, 0)}"] = shape
-            rows = self.series.horizon * len(self.head.quantiles)
-            out[f"member.{member}.head.weight"] = (rows, net.hidden_size)
-            out[f"member.{member}.head.bias"] = (rows,)
-        return out
+                    out[f"{start}recurrent.{name}{weights.suffix(layer, 0)}"] = shape
+            for k, feature in enumerate(self.series.features):
+                if feature.categories is not None:
+                    out[f"{start}embed.{k}"] = (len(feature.categories) + 1, feature.width)
+            out |= {f"{start}{name}": shape for name, shape in self.decoder_shapes().items()}
+        steps = (self.series.horizon, len(self.decoder.quantiles))
+        for one in self.forecasters:
+            if one.enough:
+                out[f"calibration.{one.name}"] = steps
+            out |= {f"baseline.{one.name}.{name}": shape for name, shape in one.arrays}
+        kinds = {name: ("float32", shape) for name, shape in out.items()}
+        if self.training.series:
+            kinds["series.names"] = ("uint8", (self.training.name_bytes,))
+            kinds["series.last"] = ("int64", (self.training.series,))
+        return kinds
+
+    def decoder_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of the decoder of one member."""
+        K, Q, H, D = self.series.horizon, len(self.decoder.quantiles), self.network.hidden_size, self.decoder.width
+        if self.decoder.kind == "direct":
+            U = self.ahead
+            return {
+                "head.weight": (K * D, H + CONTEXT),
+                "head.bias": (K * D,),
+                "ahead.weight": (D, U),
+                "out.weight": (Q, D),
+                "out.bias": (Q,),
+                "skip.weight": (1, U),
+            }
+        rows = {"linear": K * Q, "simulate": Q}.get(self.decoder.kind) or (2 if self.decoder.distribution != "student-t" else 3)
+        return {"head.weight": (rows, H), "head.bias": (rows,)}
+
+
+def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
+    """A header of any older version as one of the newest; what is no header of ours is left for the schema to refuse."""
+    version = raw.get("version", VERSION)
+    if version not in (1, 2, 3) or not all(isinstance(raw.get(part), dict) for part in ("series", "network", "head")):
+        return raw
+    series, network, head = ({**raw[part]} for part in ("series", "network", "head"))
+    series.pop("seasonal_error", None)
+    network.pop("input_size", None)
+    floor = series.pop("scale", None)
+    series["scale"] = {"anchor": "last", "share": 0.0, "floor": floor / 10 if isinstance(floor, float) else floor}
+    rest = {name: part for name, part in raw.items() if name != "head"}
+    return {**rest, "version": VERSION, "series": series, "network": network, "decoder": {"kind": "linear", **head}}

@@ -1,45 +1,46 @@
 """A forecaster loaded from its file, and its stream of single values: numpy and the engine, no torch.
 
-Legend: N windows, H hidden size, K steps of the horizon, Q quantiles.
+Legend: S series, T steps of the past, W steps of a window, K steps of the horizon, Q quantiles.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm import model_file
-from openlstm.data.panel import LARGEST
-from openlstm.errors import DataError, ModelFileError, ShapeError, describe
+from openlstm.data.grid import add_steps, name_step
+from openlstm.data.panel import LARGEST, Panel
+from openlstm.errors import ArgumentError, DataError, ModelFileError, ShapeError, describe
 from openlstm.model_file import Header
+from openlstm.runtime import calibrate
+from openlstm.runtime.baselines import Setting, restore
+from openlstm.runtime.decoder import decode
 from openlstm.runtime.network import Network
-from openlstm.runtime.window import inputs
+from openlstm.runtime.prediction import Prediction
+from openlstm.runtime.window import Rows, measure, reach, rows, windows
 
+BLOCK = 4096
+"""So many series go through the network at once."""
 
-class Forecast(NamedTuple):
-    """A forecast of K steps in the unit of the target; each is float64 [K], or [N, K] for several windows."""
-
-    median: np.ndarray
-    lower: np.ndarray  # the lowest quantile of the model: 10 % of the values are expected below
-    upper: np.ndarray  # the highest: 10 % are expected above, so that 80 % lie between
+NETWORKS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "vanilla RNN", "rnn_relu": "vanilla RNN"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained forecaster: its header, and the members whose outputs are averaged.
-
-        x, anchor, spread = inputs(window);   h = last output of the recurrent layers;   forecast = anchor + spread * (W h + b)
+    """A trained forecaster: its header, its networks whose outputs are averaged, and the baselines kept beside them.
 
     Made by `openlstm.load`.
     """
 
     header: Header
+    tensors: dict[str, np.ndarray]
     networks: tuple[Network, ...]
-    heads: tuple[tuple[np.ndarray, np.ndarray], ...]  # W [K*Q, H], b [K*Q]
 
     @property
     def window(self) -> int:
@@ -51,74 +52,229 @@ class Model:
         """How many steps it forecasts."""
         return self.header.series.horizon
 
-    def predict(self, values: ArrayLike, *, backend: str = "auto") -> Forecast:
-        """Forecast the steps that follow `values`.
+    @property
+    def period(self) -> int:
+        """How many steps a season has."""
+        return self.header.series.period
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantiles it forecasts."""
+        return self.header.decoder.quantiles
+
+    @property
+    def name(self) -> str:
+        """What the network is called in a table: LSTM, GRU, vanilla RNN, or the name of its cell."""
+        return NETWORKS.get(self.header.network.cell, self.header.network.cell)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Everyone who can be asked, by what `use` calls them, and what they are called in a table."""
+        own = {"network": self.name, "best": "best"}
+        return {one.name: own.get(one.name) or one.name.replace("_", " ") for one in self.header.forecasters}
+
+    def predict(
+        self, data: Any, *, use: str = "network", start: str | np.datetime64 | None = None, backend: str = "auto"
+    ) -> Prediction:
+        """Forecast the steps that follow each series.
 
         Args:
-            values: floats [T] or [N, T] in the unit of the target, in time order on the model's sampling interval, T at least
-                `window`; NaN where missing. Only the last `window` of them are read.
+            data: a `Panel`; a path or a frame of pandas, polars or pyarrow with the columns of the training; or floats [T] or
+                [S, T] in the unit of the target, in time order on the model's sampling interval, NaN where missing. No more
+                than the window, and the lags before it, are read by the network.
+            use: "network", "best" (what won on validation, a weighted mean included), or the name of a baseline.
+            start: the time of the first of the values, where `data` is an array; without it the times of the forecast are
+                not known (NaT), and a model that reads the calendar refuses.
             backend: "auto", "cpu" or "reference".
 
         Returns:
-            `Forecast`, each member [K], or [N, K] if `values` is [N, T]. A row does not depend on the other rows.
+            `Prediction`. A series does not depend on the other series.
 
         Raises:
-            ShapeError: if `values` has other than one or two axes.
-            DataError: if there are too few values, one beyond 1e100, or no known one in the window.
+            ShapeError: if an array has other than one or two axes.
+            DataError: if a series holds no known value in the window, or the data are not those of the model.
+            ArgumentError: for a `use` that the model does not hold.
             ModelFileError: if the weights are such that the forecast is not finite.
         """
-        return band(self.header, self.quantiles(values, backend=backend))
+        panel = self.panel(data, start=start)
+        values = self.quantiles(panel, use=use, backend=backend)
+        return Prediction.after(panel, self.levels, values, self.source(use))
 
-    def quantiles(self, values: ArrayLike, *, backend: str = "auto") -> np.ndarray:
-        """As `predict`, but every quantile of the header: float64 [K, Q] or [N, K, Q], rising along the last axis."""
-        rows = _windows(self, values)
-        series, count = self.header.series, len(self.header.head.quantiles)
-        x, anchor, spread = inputs(rows, series.scale)  # [N, W, I], [N], [N]
-        total = np.zeros((len(rows), series.horizon * count))
-        for network, (w, b) in zip(self.networks, self.heads, strict=True):
-            y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
-            total += _head(y[-1], w, b)
-        out = anchor[:, None, None] + spread[:, None, None] * (total / len(self.networks)).reshape(-1, series.horizon, count)
+    def source(self, use: str) -> str:
+        """Whose forecast `use` is, in words: `LSTM`, `0.6 LSTM + 0.4 ets`."""
+        if use != "best":
+            return self.names.get(use, use)
+        parts = {self.names[one.name]: one.weight for one in self.header.forecasters if one.weight > 0}
+        return " + ".join(f"{weight:.2g} {name}" for name, weight in parts.items()) if len(parts) > 1 else next(iter(parts))
+
+    def candidates(self, panel: Panel, *, backend: str = "auto") -> dict[str, Prediction]:
+        """The forecasts of everyone in the model, by their names in a table."""
+        return {
+            name: Prediction.after(panel, self.levels, self.quantiles(panel, use=use, backend=backend), self.source(use))
+            for use, name in self.names.items()
+        }
+
+    def quantiles(self, panel: Panel, *, use: str = "network", backend: str = "auto") -> np.ndarray:
+        """As `predict`, of a panel: float64 [S, K, Q], rising along the last axis."""
+        if use not in self.names:
+            expected, hint = " or ".join(self.names), "fit keeps baselines beside the network unless told otherwise"
+            raise ArgumentError.of("predict", "the model holds no such forecaster", f"use={use!r}", expected, hint)
+        by_name = {one.name: one for one in self.header.forecasters}
+        if use == "best":
+            parts = [one for one in self.header.forecasters if one.weight > 0]
+            total = sum(one.weight * self.quantiles(panel, use=one.name, backend=backend) for one in parts)
+            values = np.asarray(total) / sum(one.weight for one in parts)
+        elif use == "network":
+            values = self.raw(panel, backend=backend)
+        else:
+            start = f"baseline.{use}."
+            arrays = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
+            point = restore(use, arrays).forecast(panel.pasts(), self.setting)  # [S, K]
+            values = np.repeat(point[..., None], len(self.levels), axis=-1)
+        if by_name[use].enough:
+            values = calibrate.apply(
+                self.tensors[f"calibration.{use}"].astype(np.float64), values, self.spread(panel), self.levels
+            )
+        return values
+
+    @property
+    def setting(self) -> Setting:
+        """What a baseline has to know beside the past."""
+        return Setting(self.horizon, self.period, self.window)
+
+    def spread(self, panel: Panel) -> np.ndarray:
+        """The spread of the last window of each series, float64 [S]: the unit of the calibration."""
+        series = self.header.series
+        last = panel.pasts(series.window)
+        short = series.window - last.shape[1]
+        last = np.pad(last, ((0, 0), (short, 0)), constant_values=np.nan) if short > 0 else last
+        return measure(last, series.scale, series.period)[1]
+
+    def raw(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
+        """The quantiles of the networks before calibration, float64 [S, K, Q]."""
+        self._check(panel)
+        series = self.header.series
+        table = rows(series, panel)
+        out = np.zeros((len(panel), series.horizon, len(self.levels)))
+        for first in range(0, len(panel), BLOCK):
+            part = slice(first, first + BLOCK)
+            out[part] = self.run(table, table.begins[part] + panel.history[part], backend=backend)
         if not np.isfinite(out).all():
-            what = "the forecast is not finite"
-            got = f"a window of size {np.nanmax(np.abs(rows)):.3g} through weights that are too large"
-            expected, hint = "finite numbers", "fit the model again"
-            raise ModelFileError.of("Model.predict", what, got, expected, hint)
-        out = np.sort(out, axis=-1)  # averaged quantiles may still cross by a hair
-        return out if np.ndim(values) == 2 else out[0]
+            what, got = "the forecast is not finite", "weights that are too large for these values"
+            raise ModelFileError.of("Model.predict", what, got, "finite numbers", "fit the model again")
+        return out
 
-    def stream(self, values: ArrayLike | None = None) -> Stream:
+    def run(self, table: Rows, at: np.ndarray, *, backend: str = "auto") -> np.ndarray:
+        """The mean of the members' quantiles behind the windows that end before the rows `at` [N], float64 [N, K, Q]."""
+        decoder, series = self.header.decoder, self.header.series
+        seen = windows(series, table, at)
+        total = np.zeros((len(at), series.horizon, len(decoder.quantiles)))
+        for member, network in enumerate(self.networks):
+            start = f"member.{member}."
+            own = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
+            embed = [own[f"embed.{k}"] for k, f in enumerate(series.features) if f.categories is not None]
+            roles = [f.role for f in series.features if f.categories is not None]
+            x = np.concatenate([seen.x, *(table_[seen.codes[..., k]] for k, table_ in enumerate(embed))], axis=-1)
+            known = [table_ for table_, role in zip(embed, roles, strict=True) if role == "future"]
+            ahead = np.concatenate([seen.ahead, *(t[seen.ahead_codes[..., k]] for k, t in enumerate(known))], axis=-1)
+            y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
+            total += decode(decoder, own, y[-1], seen.context, ahead)
+        out = seen.anchor[:, None, None] + seen.spread[:, None, None] * (total / len(self.networks))
+        return np.sort(out, axis=-1)  # averaged quantiles of the linear decoder may cross by a hair
+
+    def panel(self, data: Any, *, start: str | np.datetime64 | None = None) -> Panel:
+        """Data of any kind as a panel of this model's series; see `predict`."""
+        series = self.header.series
+        if isinstance(data, (np.ndarray, list, tuple)):
+            values = np.ascontiguousarray(data, dtype=np.float64)
+            if values.ndim not in (1, 2):
+                what, got = "values has the wrong number of axes", f"values: {describe(values)}"
+                raise ShapeError.of("Model.predict", what, got, "[T] or [S, T]", "pass one series, or one series per row")
+            if start is None and series.calendar:
+                what, got = "the model reads the calendar, and the values have no times", f"values: {describe(values)}"
+                hint = "model.predict(values, start='2001-12-29'), with the time of the first value, or pass a frame"
+                raise ArgumentError.of("Model.predict", what, got, "the time of the first value", hint)
+            begin = np.datetime64("NaT") if start is None else np.datetime64(start)
+            return Panel.of(list(np.atleast_2d(values)), begin, series.step, target=series.target, time=series.time)
+        if isinstance(data, Panel):
+            return data
+        from openlstm.data.reading import Columns, read_panel
+
+        roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
+        columns = Columns(series.time, series.target, series.ids, **roles)
+        categories = {f.name: f.categories for f in series.features if f.categories is not None}
+        return read_panel(data, columns, step=series.step, categories=categories)
+
+    def seen(self, panel: Panel) -> np.ndarray:
+        """How many steps of each series the model has seen in training, validation included, int64 [S]; 0 of one unknown."""
+        training = self.header.training
+        if training.series:
+            names = json.loads(self.tensors["series.names"].tobytes())
+            last = dict(zip(map(tuple, names), self.tensors["series.last"].astype("datetime64[us]"), strict=True))
+        else:
+            last = {key: np.datetime64(training.last) for key in panel.keys}
+        none = np.datetime64("0001-01-01")
+        counts = [int(np.searchsorted(panel.times(s), last.get(key, none), side="right")) for s, key in enumerate(panel.keys)]
+        return np.array(counts, dtype=np.int64)
+
+    def stream(self, values: ArrayLike | None = None, *, start: str | np.datetime64 | None = None) -> Stream:
         """A stream that takes one value at a time and gives the forecast after it; `values` are what was seen before."""
-        return Stream(self, values)
+        return Stream(self, values, start)
+
+    def _check(self, panel: Panel) -> None:
+        """Refuse another interval, values that are too large, and a window without a known value."""
+        series = self.header.series
+        if panel.step != series.step:
+            what, got = "has another interval than the model", name_step(panel.step)
+            expected, hint = name_step(series.step), "give data of the model's interval, or fit a model to these"
+            raise DataError.of(f"column {panel.target!r}", what, got, expected, hint)
+        if (beyond := np.flatnonzero(np.abs(panel.values) > LARGEST)).size:
+            raise _beyond("Model.predict", "a number in values", float(panel.values[beyond[0]]))
+        known = ~np.isnan(panel.pasts(series.window)).all(axis=1)
+        if not known.all():
+            s = int(np.argmin(known))
+            what, got = f"no known value among the last {series.window}", f"series {panel.name(s)}"
+            expected, hint = "at least one known value", "pass a past that holds a measurement in the window of the model"
+            raise DataError.of("Model.predict", what, got, expected, hint)
 
 
 class Stream:
     """The past of one series, as far as the model reads it.
 
-    The inputs of a forecaster are measured from the last known value, so every new value changes all of them: the window is
-    run again, and `push` gives the same bits as `Model.predict` on the same values. (`Network.run` carries a state from step
-    to step, for models whose inputs stay as they are.)
+    The inputs of a window are measured from the window itself, so every new value changes all of them: the window is run
+    again, and `push` gives the same bits as `Model.predict` on the same values. (`Network.run` carries a state from step to
+    step, for models whose inputs stay as they are.)
 
-    Nothing else is kept: `values` is the whole state, and `model.stream(stream.values)` takes it up again.
+    Nothing else is kept: `values` and `start` are the whole state, and `model.stream(stream.values, start=stream.start)`
+    takes it up again.
     """
 
-    def __init__(self, model: Model, values: ArrayLike | None = None) -> None:
-        self._model = model
+    def __init__(self, model: Model, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
+        if model.header.series.features:
+            names = ", ".join(f.name for f in model.header.series.features)
+            what, hint = "a stream of values has no place for covariates", "predict with a frame that holds them"
+            raise ArgumentError.of("Model.stream", what, f"a model that reads {names}", "a model of the target alone", hint)
         seen = np.asarray([] if values is None else values, dtype=np.float64)
         if seen.ndim != 1:
             what, got = "values has the wrong number of axes", f"values: {describe(seen)}"
-            expected, hint = "[T]", "one stream per series"
-            raise ShapeError.of("Model.stream", what, got, expected, hint)
+            raise ShapeError.of("Model.stream", what, got, "[T]", "one stream per series")
         if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
             raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
-        self._values = seen[-model.window :].copy()
+        self._model, self._most = model, reach(model.header.series)
+        self._values, self._start = np.zeros(0), None if start is None else np.datetime64(start).astype("datetime64[us]")
+        self._keep(seen)
 
     @property
     def values(self) -> np.ndarray:
-        """The values seen so far, at most `window` of them, float64 [<= W], NaN where missing."""
+        """The values seen so far, as many as the model reads at most, float64, NaN where missing."""
         return self._values.copy()
 
-    def push(self, value: float) -> Forecast | None:
+    @property
+    def start(self) -> np.datetime64 | None:
+        """The time of the first of `values`; None if it was not given."""
+        return self._start
+
+    def push(self, value: float) -> Prediction | None:
         """Take the next value (NaN if it is missing) and forecast what follows; None until the window is full.
 
         Raises:
@@ -126,10 +282,21 @@ class Stream:
         """
         if abs(value) > LARGEST:
             raise _beyond("Stream.push", "the value", float(value))
-        values = np.append(self._values, float(value))[-self._model.window :]
-        forecast = self._model.predict(values) if len(values) == self._model.window else None
-        self._values = values
-        return forecast
+        before = self._values, self._start
+        self._keep(np.append(self._values, float(value)))
+        if len(self._values) < self._model.window:
+            return None
+        try:
+            return self._model.predict(self._values, start=self._start)
+        except Exception:
+            self._values, self._start = before
+            raise
+
+    def _keep(self, values: np.ndarray) -> None:
+        left = max(0, len(values) - self._most)
+        self._values = values[left:].copy()
+        if self._start is not None and left:
+            self._start = add_steps(self._start, self._model.header.series.step, np.array([left]))[0]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -144,48 +311,12 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def build(header: Header, tensors: dict[str, np.ndarray]) -> Model:
     """The model of a header and the tensors it names."""
-    networks, heads = [], []
+    networks = []
     for member in range(header.network.members):
-        start = f"member.{member}."
-        own = {name.removeprefix(start): a for name, a in tensors.items() if name.startswith(start)}
-        layers = {name.removeprefix("recurrent."): a for name, a in own.items() if name.startswith("recurrent.")}
+        start = f"member.{member}.recurrent."
+        layers = {name.removeprefix(start): a for name, a in tensors.items() if name.startswith(start)}
         networks.append(Network.collect(header.network.recurrence(), layers, header.network.num_layers))
-        heads.append((own["head.weight"], own["head.bias"]))
-    return Model(header, tuple(networks), tuple(heads))
-
-
-def band(header: Header, quantiles: np.ndarray) -> Forecast:
-    """Median and band out of all quantiles [..., Q]."""
-    middle = header.head.quantiles.index(0.5)
-    return Forecast(quantiles[..., middle], quantiles[..., 0], quantiles[..., -1])
-
-
-def _head(h: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # row by row: a product of matrices may round a row differently in another batch
-    return np.stack([w @ row + b for row in h]) if len(h) else np.zeros((0, len(b)))  # [N, K*Q]
-
-
-def _windows(model: Model, values: ArrayLike) -> np.ndarray:
-    rows = np.ascontiguousarray(values, dtype=np.float64)  # sums over a row take its order in memory
-    if rows.ndim not in (1, 2):
-        what, got = "values has the wrong number of axes", f"values: {describe(rows)}"
-        expected, hint = "[T] or [N, T]", "pass one series, or one series per row"
-        raise ShapeError.of("Model.predict", what, got, expected, hint)
-    rows = np.atleast_2d(rows)
-    if rows.shape[1] < model.window:
-        what, got = f"{rows.shape[1]} values are too few", f"values: {describe(np.asarray(values))}"
-        expected = f"at least {model.window}, the window of the model"
-        hint = "pass more of the past; mark what is unknown as NaN"
-        raise DataError.of("Model.predict", what, got, expected, hint)
-    rows = rows[:, -model.window :]  # [N, W]
-    beyond = rows[np.abs(rows) > LARGEST]
-    if len(beyond):
-        raise _beyond("Model.predict", "a number in values", float(beyond[0]))
-    if np.isnan(rows).all(axis=1).any():
-        what, got = f"no known value among the last {model.window}", "NaN only"
-        expected, hint = "at least one known value", "pass a window that holds a measurement"
-        raise DataError.of("Model.predict", what, got, expected, hint)
-    return rows
+    return Model(header, tensors, tuple(networks))
 
 
 def _beyond(who: str, what: str, value: float) -> DataError:

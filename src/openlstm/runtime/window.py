@@ -1,45 +1,164 @@
-"""What a forecasting network sees of a window of values; training and prediction both come through here.
+"""What a forecasting network reads of a panel; training and prediction both come through here.
 
-Legend: N windows, W steps of a window, I input size.
+Legend: S series, M rows, N windows, W steps of a window, K steps of the horizon, P plain inputs, C categories.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-INPUTS = 2
-"""The input size: the value, and whether it is missing."""
+from openlstm.data.grid import add_steps, phase, show_time, wall_clock
+from openlstm.data.panel import Covariate, Panel
+from openlstm.errors import DataError
+from openlstm.model_file import Feature, Lag, Scale, Series
 
 SMALLEST = 1e-100
 """The smallest mean deviation of a series: its square, and sums of it, stay inside float64."""
 
+MOST = 30.0
+"""Inputs are cut off beyond so many spreads."""
 
-def inputs(values: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Turn windows into network inputs, measured from each window's last known value, in its own deviation.
 
-        x[w] = ((carried[w] - anchor) / spread, 1 if values[w] is missing else 0)
+class Rows(NamedTuple):
+    """A panel as rows to cut windows from: of each series as many empty rows as a window reaches back, its steps, and the
+    rows of the horizon behind its past.
 
-    where `carried` holds the last known value through a gap (before the first known value: that one), `anchor` is the last
-    known value, and `spread` the standard deviation of `carried`, but at least scale / 10. A missing value is thus never
-    invented: the network is told that it is missing and since when.
-
-    Args:
-        values: [N, W] in the unit of the target, NaN where missing; at least one known value in each row.
-        scale: a typical deviation within a window, in the unit of the target.
-
-    Returns:
-        x float32 [N, W, I], anchors and spreads float64 [N].
-
-    >>> x, anchor, spread = inputs(np.array([[1.0, np.nan, 3.0, 3.0]]), 2.0)
-    >>> x[0].tolist(), anchor.tolist(), spread.tolist()
-    ([[-2.0, 0.0], [-2.0, 1.0], [0.0, 0.0], [0.0, 0.0]], [3.0], [1.0])
+    values: float64 [M], the target, NaN where missing and where there is no step.
+    plain: float32 [M, P], in this order: sine and cosine of each place in the calendar; each covariate that is a number (0
+        where missing) and its mark; the marks of the categories.
+    codes: int64 [M, C], the categories, from 1; 0 where missing.
+    begins: int64 [S], the row of the first step of each series.
     """
-    missing = np.isnan(values)  # [N, W]
-    carried = carry(values)
-    anchor = carried[:, -1]  # [N]
-    spread = np.maximum(carried.std(axis=1), scale / 10)  # [N]; a window that hardly moves is not blown up
-    x = np.stack([(carried - anchor[:, None]) / spread[:, None], missing], axis=-1)  # [N, W, I]
-    return x.astype(np.float32), anchor, spread
+
+    values: np.ndarray
+    plain: np.ndarray
+    codes: np.ndarray
+    begins: np.ndarray
+
+
+class Window(NamedTuple):
+    """Windows as the network reads them, with what turns its outputs into forecasts.
+
+    x: float32 [N, W, I], the value, its mark, the value of each season before, and the plain inputs.
+    codes: int64 [N, W, C].
+    ahead: float32 [N, K, U], of each step of the horizon: its place in it, each lag and its mark, the plain inputs known ahead.
+    ahead_codes: int64 [N, K, C'], the categories known ahead.
+    context: float32 [N, 3], of the whole window: the log of its spread beside its size, the share of it that is known, and how
+        far its mean is from its anchor.
+    anchor, spread: float64 [N].
+    """
+
+    x: np.ndarray
+    codes: np.ndarray
+    ahead: np.ndarray
+    ahead_codes: np.ndarray
+    context: np.ndarray
+    anchor: np.ndarray
+    spread: np.ndarray
+
+
+def reach(series: Series) -> int:
+    """How many steps before its origin a window looks at."""
+    return series.window + max((lag.season * (lag.back + 1) for lag in series.lags), default=0)
+
+
+def rows(series: Series, panel: Panel) -> Rows:
+    """The rows of a panel.
+
+    Raises:
+        DataError: if a covariate of the model is not there, is missing where the model has never seen it missing, or is not
+            known far enough ahead.
+    """
+    before, sizes = reach(series), np.maximum(panel.lengths, panel.history + series.horizon)
+    ends = np.cumsum(before + sizes)
+    begins = ends - sizes
+    total = int(ends[-1]) if len(ends) else 0
+    at = np.arange(len(panel.values)) + np.repeat(begins - panel.offsets[:-1], panel.lengths)  # of each step of the panel
+    values = np.full(total, np.nan)
+    values[at] = panel.values
+    plain, marks, codes = _calendar(series, panel, begins, sizes, total), [], []
+    for feature in series.features:
+        column = _column(feature, panel)
+        full = np.full(total, np.nan)
+        if feature.role == "static":
+            full = np.repeat(column.values, before + sizes)
+        else:
+            full[at] = column.values
+        missing = np.isnan(full)
+        _check_known(series, feature, panel, missing, begins)
+        if feature.categories is None:
+            plain.append(np.where(missing, 0, (full - feature.mean) / feature.deviation).clip(-MOST, MOST))
+        else:
+            codes.append(np.where(missing, 0, full + 1).astype(np.int64))
+        if feature.marked:
+            (plain if feature.categories is None else marks).append(missing)
+    table = np.stack([*plain, *marks], axis=1).astype(np.float32) if plain or marks else np.zeros((total, 0), np.float32)
+    return Rows(values, table, np.stack(codes, axis=1) if codes else np.zeros((total, 0), np.int64), begins)
+
+
+def windows(series: Series, rows: Rows, at: np.ndarray) -> Window:
+    """The windows before the rows `at` [N] of the first step that is forecast."""
+    W, K = series.window, series.horizon
+    place = at[:, None] + np.arange(-W, 0)  # [N, W]
+    values = rows.values[place]
+    anchor, spread = measure(values, series.scale, series.period)
+    scaled = lambda v: ((v - anchor[:, None]) / spread[:, None]).clip(-MOST, MOST)  # noqa: E731
+    missing = np.isnan(values)
+    x = scaled(carry(values))
+    if series.scale.anchor == "season":  # before its first known value a window lies at its anchor
+        x = np.where(np.maximum.accumulate(~missing, axis=1), x, 0)
+    parts = [x, missing, *(np.nan_to_num(scaled(rows.values[place - season])) for season in series.seasons)]
+    x = np.concatenate([np.stack(parts, axis=-1), rows.plain[place]], axis=-1, dtype=np.float32)  # [N, W, I]
+    step = np.arange(K)
+    ahead = [np.broadcast_to((step + 1) / K, (len(at), K))]
+    lags: dict[Lag, np.ndarray] = {}
+    for lag in series.lags:
+        back = lag.season * (step // lag.season + 1 + lag.back)
+        found = scaled(rows.values[at[:, None] + step - back])
+        absent = np.isnan(found)
+        nearer = next((lags[near] for near in reversed(lags) if near.season == lag.season), next(iter(lags.values()), 0.0))
+        lags[lag] = np.where(absent, nearer, found)
+        ahead += [lags[lag], absent]
+    plain, codes = _known_ahead(series)
+    future = at[:, None] + step  # [N, K]
+    known = [np.stack(ahead, axis=-1), rows.plain[future][..., plain]]
+    size, known_share = np.nanmean(np.abs(values), axis=1), 1 - missing.mean(axis=1)
+    level = np.maximum(size, series.scale.floor)
+    context = [np.log(spread / level), known_share, ((np.nanmean(values, axis=1) - anchor) / spread).clip(-MOST, MOST)]
+    return Window(
+        x,
+        rows.codes[place],
+        np.concatenate(known, axis=-1, dtype=np.float32),
+        rows.codes[future][..., codes],
+        np.stack(context, axis=-1).astype(np.float32),
+        anchor,
+        spread,
+    )
+
+
+def measure(values: np.ndarray, scale: Scale, period: int) -> tuple[np.ndarray, np.ndarray]:
+    """The anchor and the spread of each window [N, W] with at least one known value, float64 [N].
+
+        anchor = mean of the known values of the last season     ("season"; the last known value where that is empty)
+        spread = max(standard deviation of the known values, share * their mean size, floor)
+
+    With the anchor "last", of models of older versions, the anchor is the last known value, and the deviation is that of the
+    values with each gap filled with the last known one.
+
+    >>> measure(np.array([[1.0, np.nan, 3.0, 5.0]]), Scale(floor=0.1), 2)
+    (array([4.]), array([1.63299316]))
+    """
+    filled = carry(values)
+    anchor = filled[:, -1].copy()
+    if scale.anchor == "last":
+        return anchor, np.maximum(filled.std(axis=1), scale.floor)
+    season = values[:, -period:]
+    some = ~np.isnan(season).all(axis=1)
+    anchor[some] = np.nanmean(season[some], axis=1)
+    size = np.nanmean(np.abs(values), axis=1)
+    return anchor, np.maximum(np.maximum(np.nanstd(values, axis=1), scale.share * size), scale.floor)
 
 
 def carry(values: np.ndarray) -> np.ndarray:
@@ -53,3 +172,75 @@ def carry(values: np.ndarray) -> np.ndarray:
     last = np.maximum.accumulate(np.where(known, steps, -1), axis=-1)
     first = np.argmax(known, axis=-1)[..., None]
     return np.take_along_axis(values, np.where(last < 0, first, last), axis=-1)
+
+
+def _calendar(series: Series, panel: Panel, begins: np.ndarray, sizes: np.ndarray, total: int) -> list[np.ndarray]:
+    """Sine and cosine of each place in the calendar, [M] each; series that begin together share the work."""
+    out = [np.zeros(total, np.float32) for _ in range(2 * len(series.calendar))]
+    if not out:
+        return out
+    before = reach(series)
+    starts, group = np.unique(panel.starts, return_inverse=True)
+    for g, start in enumerate(starts):
+        own = np.flatnonzero(group == g)
+        times = add_steps(start, series.step, np.arange(-before, int(sizes[own].max())))
+        times = wall_clock(times, panel.zone) if panel.utc and panel.zone else times
+        for k, cycle in enumerate(series.calendar):
+            angle = 2 * np.pi * phase(times, cycle)
+            for j, wave in enumerate((np.sin(angle), np.cos(angle))):
+                for s in own:
+                    out[2 * k + j][begins[s] - before : begins[s] + sizes[s]] = wave[: before + sizes[s]]
+    return out
+
+
+def _known_ahead(series: Series) -> tuple[list[int], list[int]]:
+    """Which of the plain inputs, and which of the categories, are known ahead."""
+    plain = list(range(2 * len(series.calendar)))
+    at = len(plain)
+    for feature in (f for f in series.features if f.categories is None):
+        plain += range(at, at + 1 + feature.marked) if feature.role == "future" else ()
+        at += 1 + feature.marked
+    for feature in (f for f in series.features if f.categories is not None and f.marked):
+        plain += [at] if feature.role == "future" else []
+        at += 1
+    categories = [f for f in series.features if f.categories is not None]
+    return plain, [k for k, f in enumerate(categories) if f.role == "future"]
+
+
+def _column(feature: Feature, panel: Panel) -> Covariate:
+    found = next((c for c in panel.covariates if c.name == feature.name), None)
+    if found is None or (found.role == "static") != (feature.role == "static"):
+        what = f"the model reads a column {feature.name!r}, which was not given"
+        got = f"columns {', '.join(c.name for c in panel.covariates) or 'of the target alone'}"
+        expected, hint = (
+            f"{feature.name!r} as one of the {feature.role} columns",
+            "give the table the model was trained on, with all its columns",
+        )
+        raise DataError.of("predict", what, got, expected, hint)
+    return found
+
+
+def _check_known(series: Series, feature: Feature, panel: Panel, missing: np.ndarray, begins: np.ndarray) -> None:
+    """A covariate has to be there in every step that a forecast reads, unless the model has learned what missing means."""
+    if feature.marked:
+        return
+    ahead = series.horizon if feature.role == "future" else 0
+    for s in range(len(panel)):
+        first, origin = int(begins[s]), int(begins[s] + panel.history[s])
+        absent = np.flatnonzero(missing[max(first, origin - series.window) : origin + ahead])
+        if len(absent):
+            step = max(first, origin - series.window) + int(absent[0]) - first
+            time = show_time(add_steps(panel.starts[s], panel.step, np.array([step]))[0])
+            behind = step >= panel.history[s]
+            what = f"{feature.name!r} is not known far enough ahead" if behind else f"{feature.name!r} is missing"
+            expected = (
+                f"a value at each of the {series.horizon} steps of the horizon"
+                if behind
+                else "a value, as in all rows of the training"
+            )
+            hint = (
+                f"append rows with {feature.name} for the steps to forecast, the target left empty, or give --future-data"
+                if behind
+                else "fill it, or fit the model with data in which it is missing too"
+            )
+            raise DataError.of(f"series {panel.name(s)}", what, f"nothing at {time}", expected, hint)

@@ -1,6 +1,6 @@
-"""The windows of a series as examples to train on and to look at, with their targets in units of the spread.
+"""The windows of a panel as examples to train on, to validate with and to look at.
 
-Legend: N windows, W steps of a window, I input size, K steps of the horizon.
+Legend: S series, N windows, W steps of a window, K steps of the horizon.
 """
 
 from __future__ import annotations
@@ -11,89 +11,130 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openlstm.data import Series, Split, cut, origins
+from openlstm.data.panel import Panel
 from openlstm.errors import DataError
 from openlstm.model_file import Header
-from openlstm.runtime.window import SMALLEST, carry, inputs
-from openlstm.tasks.network import pinball
-from openlstm.tasks.scoring import same_interval
+from openlstm.runtime.window import Rows, measure, rows, windows
+from openlstm.tasks.network import arguments, pinball
+
+MOST_VALIDATION = 2048
+"""So many validation windows are looked at after each epoch, evenly thinned out."""
 
 
 class Examples:
-    """The windows of one series, and the loss over them.
+    """Windows of a panel of which the last `validation` [S] known steps of each series are not trained on.
 
-    scale: the mean deviation within a training window, in the unit of the target; where nothing moves, a millionth of the
-        level, or 1 where that is zero too.
-    wobble: how much the slope differs from season to season, in scales per season. Training adds random slopes of that
-        size to windows and targets alike, since the growth of tomorrow need not be among those seen.
+    A batch holds series in equal shares, of each a window that ends anywhere in its training part; so a long series does not
+    drown the short ones. Each window counts by its spread over the mean seasonal change of its series, as MASE counts it.
+
+    train: int64, the numbers of the series that can be trained on. validation: int64 [N], rows of the first target.
     """
 
-    def __init__(self, known: np.ndarray, split: Split, window: int, horizon: int, period: int) -> None:
-        self.known, self.window, self.horizon = known, window, horizon
-        train = origins(known, window, horizon, window, split.train)
-        validation = origins(known, window, horizon, split.train, split.known)
-        for name, at in (("training", train), ("validation", validation)):
-            if not len(at):
-                what, got = f"no {name} window holds a known value and a known target", "missing values only"
-                expected, hint = "measurements in every part of the series", "give a table with fewer gaps"
-                raise DataError.of("Forecaster.fit", what, got, expected, hint)
-        self.train, self.validation = torch.from_numpy(train), torch.from_numpy(validation)
-        past = known[: split.train]  # scaling is fitted on the training part only
-        some = [carry(past[t - window : t]) for t in train[:: max(1, len(train) // 1000)]]
-        spread = float(np.mean([np.std(w) for w in some]))
-        if spread < SMALLEST and any(np.ptp(w) > 0 for w in some):
-            what, got = "the values differ by too little to compute with", f"a mean deviation of {spread:.3g}"
-            expected, hint = f"at least {SMALLEST:g}", "take another unit"
-            raise DataError.of("Forecaster.fit", what, got, expected, hint)
-        self.scale = spread or float(np.nanmax(np.abs(past))) / 1e6 or 1.0
-        seasons = np.array(
-            [
-                np.nanmean(part)
-                for part in np.split(past, np.arange(len(past) % period, len(past), period))[1:]
-                if not np.isnan(part).all()
-            ]
-        )
-        slopes = np.diff(seasons) / self.scale
-        self.wobble = float(np.std(slopes)) if len(slopes) > 2 else 0.0
-        self.ramp = np.arange(-window + 1, horizon + 1) / period  # seasons since the last step of the window
+    def __init__(self, header: Header, panel: Panel, validation: np.ndarray, units: np.ndarray) -> None:
+        self.header, self.rows, self.units = header, rows(header.series, panel), units
+        series, known = header.series, _known(self.rows.values)
+        begins, ends = self.rows.begins, self.rows.begins + panel.history
+        cut = ends - validation
+        self._origins = [
+            _origins(known, begin, stop, least(panel.history[s], header), header)
+            for s, (begin, stop) in enumerate(zip(begins, cut, strict=True))
+        ]
+        late = [
+            _origins(known, begin, end, stop - begin, header)
+            for begin, stop, end in zip(begins, cut, ends, strict=True)
+            if stop < end
+        ]
+        at = np.concatenate([*late, np.zeros(0, np.int64)])
+        self.of = np.searchsorted(begins, at, side="right") - 1  # the series of each validation window
+        chosen = np.unique(np.linspace(0, len(at) - 1, min(len(at), MOST_VALIDATION)).round().astype(int)) if len(at) else at
+        self.validation, self.of = at[chosen], self.of[chosen]
+        self.train = np.array([s for s, found in enumerate(self._origins) if len(found)], dtype=np.int64)
+        if not len(self.train):
+            need = least(0, header) + series.horizon
+            what, got = (
+                "no window holds a known value and a known target",
+                f"{int(panel.history.max(initial=0))} known steps at most",
+            )
+            expected = (
+                f"a series of at least {need} known steps behind which {int(validation.max(initial=0))} remain to validate"
+            )
+            raise DataError.of("fit", what, got, expected, "give longer series, or a smaller horizon")
 
-    def loss(self, quantiles: tuple[float, ...], seed: int) -> Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]:
-        """The pinball loss over the quantiles, summed over the known targets, as `train` takes it."""
-        levels = torch.tensor(quantiles)
-        slopes = np.random.default_rng(seed)
+    def loss(self, seed: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The pinball loss over the quantiles, summed over the known targets, as `train.train` takes it."""
+        levels, draw = torch.tensor(self.header.decoder.quantiles), np.random.default_rng(seed)
 
-        def loss(net: nn.Module, at: Tensor) -> tuple[Tensor, Tensor]:
-            past, future = cut(self.known, at.cpu().numpy(), self.window, self.horizon)  # [N, W], [N, K]
+        def loss(net: nn.Module, chosen: Tensor) -> tuple[Tensor, Tensor]:
             if net.training:
-                tilt = slopes.normal(0, self.wobble * self.scale, (len(past), 1)) * self.ramp
-                past, future = past + tilt[:, : self.window], future + tilt[:, self.window :]
-            x, y = _tensors(past, future, self.scale)
-            return pinball(net(x.to(at.device)), y.to(at.device), levels.to(at.device))
+                own = [self._origins[s] for s in chosen.tolist()]
+                at = np.array([o[int(u * len(o))] for o, u in zip(own, draw.random(len(own)), strict=True)])
+                of = chosen.numpy()
+            else:
+                at, of = self.validation[chosen.numpy()], self.of[chosen.numpy()]
+            given, y, spread = batch(self.header, self.rows, at)
+            weight = torch.from_numpy((spread / self.units[of]).clip(0.02, 20)).float()[:, None]
+            return pinball(net(*given), y, levels, weight)
 
         return loss
 
+    def spreads(self, at: np.ndarray) -> np.ndarray:
+        """The spread of the window before each of the rows `at` [N], float64 [N]."""
+        series = self.header.series
+        return measure(self.rows.values[at[:, None] + np.arange(-series.window, 0)], series.scale, series.period)[1]
 
-def windows(header: Header, series: Series, most: int = 256) -> tuple[Tensor, Tensor]:
-    """Windows of a series as the network sees them, x [N, W, I], and targets as its loss does, y [N, K], NaN where missing.
+
+def least(history: int, header: Header) -> int:
+    """How many steps of a series a window has to hold at least: a season and two, or a whole window of an old model."""
+    series = header.series
+    return series.window if series.scale.anchor == "last" else max(min(series.period, series.window) + 2, 3)
+
+
+def batch(header: Header, table: Rows, at: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor, np.ndarray]:
+    """Windows before the rows `at` [N]: the network's arguments, its targets [N, K] in spreads, and the spreads [N]."""
+    seen = windows(header.series, table, at)
+    truth = table.values[at[:, None] + np.arange(header.series.horizon)]
+    y = torch.from_numpy((truth - seen.anchor[:, None]) / seen.spread[:, None]).float()
+    return arguments(header, seen), y, seen.spread
+
+
+def example_windows(header: Header, panel: Panel, most: int = 256) -> tuple[Tensor, ...]:
+    """Windows of a panel as the network sees them, and targets [N, K] as its loss does, NaN where missing.
 
     At most `most` of them, spread evenly over the series.
 
     Raises:
-        DataError: if there is no window that holds a known value and a known target, or the series has another interval.
+        DataError: if there is no window that holds a known value and a known target.
     """
-    same_interval(header, series)
-    window, horizon = header.series.window, header.series.horizon
-    at = origins(series.values, window, horizon, window, len(series))
+    table = rows(header.series, panel)
+    known = _known(table.values)
+    ends = table.begins + panel.history
+    at = np.concatenate(
+        [_origins(known, b, e, least(0, header), header) for b, e in zip(table.begins, ends, strict=True)] or [np.zeros(0, int)]
+    )
     if not len(at):
-        what, got = "no window of the series holds a known value and a known target", f"{len(series)} steps"
-        expected, hint = f"at least {window + horizon}: window {window} + horizon {horizon}", "give a longer table"
-        raise DataError.of(f"column {series.name!r}", what, got, expected, hint)
+        what, got = (
+            "no window holds a known value and a known target",
+            f"{int(panel.history.max(initial=0))} known steps at most",
+        )
+        expected = f"at least {least(0, header) + header.series.horizon}"
+        raise DataError.of(f"column {panel.target!r}", what, got, expected, "give longer series")
     at = at[np.unique(np.linspace(0, len(at) - 1, min(len(at), most)).round().astype(int))]
-    past, future = cut(series.values, at, window, horizon)
-    return _tensors(past, future, header.series.scale)
+    given, y, _ = batch(header, table, at)
+    return *given, y
 
 
-def _tensors(past: np.ndarray, future: np.ndarray, scale: float) -> tuple[Tensor, Tensor]:
-    """What the network reads, x [N, W, I], and its targets in units of the spread, y [N, K]."""
-    x, anchor, spread = inputs(past, scale)
-    return torch.from_numpy(x), torch.from_numpy((future - anchor[:, None]) / spread[:, None]).float()
+def _known(values: np.ndarray) -> np.ndarray:
+    """How many values are known before each row, int64 [M + 1]."""
+    return np.concatenate([[0], np.cumsum(~np.isnan(values))])
+
+
+def _origins(known: np.ndarray, begin: int, end: int, least: int, header: Header) -> np.ndarray:
+    """Every row that is the first target of a window: so many steps of the series before it, all targets before `end`, and a
+    known value on either side.
+
+    A series too short for that gives the last origin it has, with as many steps before it as there are.
+    """
+    K, W = header.series.horizon, header.series.window
+    at = np.arange(begin + least, end - K + 1)
+    at = at if len(at) or header.series.scale.anchor == "last" else np.arange(max(begin + 2, end - K), end - K + 1)
+    return at[(known[at] > known[np.maximum(at - W, begin)]) & (known[at + K] > known[at])]

@@ -1,203 +1,332 @@
-"""`Forecaster`: read a window of a series, forecast the whole horizon at once, with an 80 % band.
+"""`Forecaster`: one network over all series of a table, baselines beside it, and bands calibrated on validation windows.
 
-    x, anchor, spread = inputs(window)               # measured from the last known value in the window's own deviation
-    h = last output of the recurrent layers over x   # [N, H]; all that the head sees of the past
-    quantiles = anchor + spread * (W h + b)          # [N, K, Q]
+    x, context, anchor, spread = what `runtime.window` reads of a window
+    h = last output of the recurrent layers over x                          # [N, H]
+    quantiles = anchor + spread * decoder(h, context, what is known ahead)  # [N, K, Q]
 
-There is no path around the recurrent layers: with h = 0 every forecast is the last known value plus a constant.
+How `fit` goes: a first network is trained without the last steps of each series; on these it is scored beside the baselines,
+bands are calibrated, the length of the training is chosen. Then the members are trained on all that is known.
 
-Legend: N windows, W steps of a window, I input size, H hidden size, K steps of the horizon, Q quantiles.
+Legend: S series, N windows, H hidden size, K steps of the horizon, Q quantiles.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
 import os
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from pydantic import ValidationError
 
 import openlstm
 from openlstm import model_file
+from openlstm._terminal import tell
 from openlstm.cells import BY_NAME
-from openlstm.data import Series, Split, read_series, split_by_time
-from openlstm.data.grid import guess_period
-from openlstm.data.split import training_steps
+from openlstm.data.panel import Panel
+from openlstm.data.reading import Columns, Format, read_panel
 from openlstm.engine.threads import torch_aside
-from openlstm.errors import ArgumentError
-from openlstm.model_file import Head, Header, Network, Step, Training
+from openlstm.errors import ArgumentError, DataError
+from openlstm.model_file import Decoder, Feature, Header, Network, Scale, Training
 from openlstm.runtime.model import Model, build
-from openlstm.runtime.window import INPUTS
+from openlstm.runtime.prediction import Prediction
+from openlstm.runtime.window import SMALLEST
+from openlstm.tasks import choice, recipe
+from openlstm.tasks.evaluation import Evaluation, evaluate
 from openlstm.tasks.examples import Examples
-from openlstm.tasks.network import ForecastNet, Spec, network
-from openlstm.tasks.scoring import Evaluation, Prediction, evaluate, predict, seasonal_error, title
+from openlstm.tasks.metrics import seasonal_scale
+from openlstm.tasks.network import ForecastNet
 from openlstm.train import History, Options, progress, train
 
 QUANTILES = (0.1, 0.5, 0.9)
 """The median, and the 80 % band around it."""
 
-LONG_ENOUGH = 96  # steps of a window, where neither season nor horizon asks for more
+EPOCHS = 20
+"""A training is told and validated in so many parts."""
 
-NETWORKS = ("lstm", "rnn_tanh", "rnn_relu")
-"""The recurrent layers a forecaster can be trained on, by the names that the model file uses."""
-
-OPTIONS = ("learning_rate", "batch_size", "weight_decay", "clip", "seed")
-"""Those of the training that a model file keeps."""
-
-Data = Series | str | os.PathLike[str]
+LONGEST_WIDTH = 16  # of the embedding of a category
 
 
 class Forecaster:
-    """A forecaster of one series, of `members` networks whose forecasts are averaged.
+    """A forecaster of one or many series, of `members` networks whose forecasts are averaged.
+
+    The constructor stores, `fit` validates; `get_params`, `set_params` and `sklearn.base.clone` work as in scikit-learn.
 
     Args:
         horizon: how many steps to forecast.
+        time, target: the columns of dates and of numbers; None for `ds` and `y`, or the only ones that can be meant.
+        series: the columns that name a series; `unique_id` if there is one and nothing is given.
+        future, past, static: columns known ahead (a price), known up to now (the weather), and of the whole series (a region).
         period: steps in a season; guessed from the sampling interval if None (weekly 52, monthly 12, daily 7, hourly 24).
-        window: steps the network reads; if None the longest of two seasons, the horizon, and 96 steps (a quarter of the
-            training part where that is less).
-        cell: "lstm", "rnn_tanh" or "rnn_relu".
-        hidden_size: H of each layer.
-        num_layers: recurrent layers on top of each other.
+        size: "auto": what is None below is chosen from the amount of data, see `tasks.recipe`.
+        window: steps the network reads.
+        cell: a name from `cells.BY_NAME`: "lstm", "gru", "rnn_tanh", "peephole", ...
+        hidden_size, num_layers: units of each layer, and layers on top of each other.
         members: networks that differ in their seed alone.
+        quantiles: what is forecast, 0.5 among them.
+        baselines: keep the baselines in the model, and weigh them against the network on validation windows.
         init: of the weights, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
-        options: how to train; member k takes the seed `options.seed + k`.
+        steps: of the optimiser, for each member.
+        batch_size, learning_rate, weight_decay: of the optimiser.
+        seed: member k takes the seed `seed + k`. The same seed gives the same model on the same machine.
 
-    After `fit`: `model_` (as `openlstm.load` gives it), `series_`, `split_`, `histories_`.
+    After `fit`: `model_` (as `openlstm.load` gives it), `panel_` (all that was read), `known_` (what was not held out),
+    `recipe_`, `histories_`, `notes_`, `warnings_`.
 
-    >>> import numpy as np
-    >>> from openlstm.data import from_arrays
+    >>> from openlstm.model_file import Step
     >>> t = np.arange(120)
-    >>> series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(2 * np.pi * t / 7) + 0.1 * t)
-    >>> forecaster = Forecaster(7, members=1, hidden_size=8, options=Options(epochs=2)).fit(series, holdout=14, quiet=True)
-    >>> forecaster.predict().forecast.median.shape
-    (7,)
+    >>> panel = Panel.of([np.sin(2 * np.pi * t / 7) + 0.1 * t], "2001-01-01", Step(unit="second", count=86400))
+    >>> forecaster = Forecaster(7, members=1, hidden_size=8, steps=20).fit(panel, holdout=14, quiet=True)
+    >>> forecaster.predict().median.shape
+    (1, 7)
     """
 
     def __init__(
         self,
-        horizon: int,
+        horizon: int = 1,
         *,
+        time: str | None = None,
+        target: str | None = None,
+        series: tuple[str, ...] = (),
+        future: tuple[str, ...] = (),
+        past: tuple[str, ...] = (),
+        static: tuple[str, ...] = (),
         period: int | None = None,
+        size: str = "auto",
         window: int | None = None,
         cell: str = "lstm",
-        hidden_size: int = 64,
-        num_layers: int = 1,
+        hidden_size: int | None = None,
+        num_layers: int | None = None,
         members: int = 3,
-        init: str = "default",
-        options: Options | None = None,
+        quantiles: tuple[float, ...] = QUANTILES,
+        baselines: bool = True,
+        init: str = "forget-bias=1",
+        steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        seed: int = 0,
     ) -> None:
-        sizes = {
-            "horizon": horizon,
-            "period": period,
-            "window": window,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "members": members,
-        }
-        for name, value in sizes.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
-                expected, hint = "1, 2, 3, ...", f"pass a {name} above zero"
-                raise ArgumentError.of("Forecaster", what, got, expected, hint)
-        if cell not in NETWORKS:
-            raise ArgumentError.of("Forecaster", f"unknown cell {cell!r}", repr(cell), ", ".join(NETWORKS), "use cell='lstm'")
-        self.horizon, self.period, self.window, self.cell = horizon, period, window, cell
-        self.hidden_size, self.num_layers, self.members, self.init = hidden_size, num_layers, members, init
-        Spec(BY_NAME[cell], init=init).build(0)  # what does not fit is told now, not after the data were read
-        self.options = options or Options()
+        for name, value in locals().items():
+            if name != "self":
+                setattr(self, name, value)
 
-    def fit(
-        self, data: Data, time: str | None = None, target: str | None = None, *, holdout: int = 0, quiet: bool = False
-    ) -> Forecaster:
-        """Train on all but the last `holdout` steps; of the rest, the last part chooses the weights.
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor by name, as scikit-learn asks for them."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Forecaster:
+        """Set arguments of the constructor.
+
+        Raises:
+            ArgumentError: for a name that is none of them.
+        """
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                what, hint = f"has no parameter {name!r}", "see help(openlstm.Forecaster)"
+                raise ArgumentError.of("Forecaster.set_params", what, repr(name), ", ".join(known), hint)
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = {n: v for n, v in self.get_params().items() if v != inspect.signature(type(self)).parameters[n].default}
+        return f"Forecaster({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
+
+    def fit(self, data: Any, *, holdout: int = 0, form: Format | None = None, quiet: bool = False) -> Forecaster:
+        """Train on all but the last `holdout` steps of each series.
 
         Args:
-            data: a `Series`, or the path of a CSV or Parquet file together with the columns `time` and `target`.
-            holdout: steps at the end that are not looked at, for `evaluate`.
+            data: a path, a frame of pandas, polars or pyarrow, or a `Panel`.
+            holdout: steps at the end of each series that are not looked at, for `evaluate`.
+            form: how the file is written, where that is not found by itself.
             quiet: show no progress (it goes to standard error).
 
         Raises:
-            DataError: if the file or the series cannot be used, or is too short for window and horizon.
+            DataError: if the data cannot be used, or are too short for the horizon.
+            ArgumentError: for an argument that cannot be.
         """
-        self.series_ = series = _as_series(data, time, target)
-        period = self.period or guess_period(series.step)
-        room = training_steps(len(series) - holdout, self.horizon)
-        window = self.window or max(2 * period, self.horizon, min(LONG_ENOUGH, room // 4))
-        self.split_ = split = split_by_time(series, window=window, horizon=self.horizon, holdout=holdout)
-        known = series.values[: split.known]
-        task = Examples(known, split, window, self.horizon, period)
-        header = self._header(series, split, window, period, task.scale)  # what a file cannot hold is told before the training
-        nets: list[ForecastNet] = []
-        self.histories_: list[History] = []
+        self._check()
+        self.panel_ = panel = self._panel(data, form)
+        self.known_ = known = panel.at(np.maximum(panel.history - holdout, 0)) if holdout else panel
+        if not (panel.history > holdout).any():
+            what, got = (
+                "every step of every series is held out",
+                f"{int(panel.history.max(initial=0))} steps, holdout={holdout}",
+            )
+            raise DataError.of("fit", what, got, "steps to train on", "give longer series, or a smaller --holdout or --horizon")
+        self.recipe_ = made = self._recipe(known)
+        header = self._header(known, made)
+        self.notes_ = [*(note.text for note in panel.notes), *made.tell(known, self.horizon)]
+        tell([f"note: {note}" for note in self.notes_], quiet)
+        units = _units(known, made.period)
+        everything = Examples(header, known, np.zeros(len(known), np.int64), units)
+        first = Examples(header, known, made.validation, units) if made.validation.any() else everything
+        parts, kept = EPOCHS, None
+        if len(first.validation):
+            net, history = self._train(header, first, made, seed=self.seed + self.members, title="validation", quiet=quiet)
+            parts = max(history.best.number, math.ceil(EPOCHS / 4))
+            one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+            kept = choice.choose(build(one, _tensors([net])), first, known, made.validation, baselines=self.baselines)
+        else:
+            one = build(header, _tensors([ForecastNet(header, 0)] * self.members))
+            kept = choice.choose(one, first, known, made.validation, baselines=self.baselines)
+        nets, self.histories_ = [], []
         for member in range(self.members):
-            net, history = self._fit_member(header, task, member, quiet)
+            title = f"member {member + 1} of {self.members}"
+            net, history = self._train(header, everything, made, seed=self.seed + member, title=title, parts=parts, quiet=quiet)
             nets.append(net)
             self.histories_.append(history)
+        self.warnings_ = kept.warnings
+        self.left_out_ = kept.left_out
+        names = json.dumps(known.keys, ensure_ascii=False).encode()
         self.tensors_ = {
-            f"member.{k}.{name}": value.detach().cpu().numpy()
-            for k, net in enumerate(nets)
-            for name, value in net.state_dict().items()
+            **_tensors(nets),
+            **kept.tensors,
+            "series.names": np.frombuffer(names, np.uint8),
+            "series.last": _last_times(known),
         }
         how = {
             "epochs": tuple(h.best.number for h in self.histories_),
-            "validation_loss": tuple(h.best.validation_loss for h in self.histories_),
+            "series": len(known),
+            "name_bytes": len(names),
         }
-        self.model_ = build(header.model_copy(update={"training": header.training.model_copy(update=how)}), self.tensors_)
+        training = header.training.model_copy(update=how)
+        self.header_ = self._valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
+        self.model_ = build(self.header_, self.tensors_)
         return self
 
-    def predict(self, data: Data | None = None) -> Prediction:
-        """Forecast the steps after the last one of `data`; of the series it was fitted to, held-out steps included, if None."""
-        return predict(self._fitted(), self._series(data))
+    def predict(self, data: Any = None, *, use: str = "network") -> Prediction:
+        """Forecast the steps after the past of `data`; of the data it was fitted to, held-out steps included, if None."""
+        return self._fitted().predict(self.panel_ if data is None else data, use=use)
 
-    def evaluate(self, data: Data | None = None) -> Evaluation:
-        """Score it beside the baselines on every step of `data` that it has not seen; see `tasks.scoring.evaluate`."""
-        return evaluate({title(self.cell): self._fitted()}, self._series(data))
+    def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
+        """Score it beside its baselines on the steps of `data` it has not seen; see `tasks.evaluation.evaluate`."""
+        model = self._fitted()
+        return evaluate(model, self.panel_ if data is None else model.panel(data), **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all."""
         model_file.write(path, self._fitted().header, self.tensors_)
 
-    def _fit_member(self, header: Header, task: Examples, member: int, quiet: bool) -> tuple[ForecastNet, History]:
-        options = replace(self.options, seed=self.options.seed + member)
-        net, loss = network(header, member=member), task.loss(QUANTILES, options.seed)
-        with progress(f"{title(self.cell)} {member + 1} of {self.members}", options.epochs, quiet=quiet) as bar, torch_aside():
-            history = train(net, loss, [task.train], [task.validation], options, [bar])
+    def _check(self) -> None:
+        """Refuse what no training can be made of, before the data are read."""
+        for name in ("horizon", "period", "window", "hidden_size", "num_layers", "members", "steps", "batch_size"):
+            value = getattr(self, name)
+            if value is None and name not in ("horizon", "members"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
+                raise ArgumentError.of("Forecaster", what, got, "1, 2, 3, ...", f"pass a {name} above zero")
+        if self.cell not in BY_NAME:
+            what, expected = f"unknown cell {self.cell!r}", ", ".join(BY_NAME)
+            raise ArgumentError.of("Forecaster", what, repr(self.cell), expected, "use cell='lstm'")
+        if self.size != "auto":
+            what, hint = "size is chosen from the data, or part by part", "size='auto', or hidden_size, window, steps, ..."
+            raise ArgumentError.of("Forecaster", what, f"size={self.size!r}", "'auto'", hint)
+        from openlstm.nn import LSTM, init
+
+        if self.init != "default" and "rnn" not in self.cell:
+            init.apply(
+                LSTM(1, 1, cell=BY_NAME["lstm"]), self.init
+            )  # what is misspelt is told now, not after the data were read
+
+    def _recipe(self, known: Panel) -> recipe.Recipe:
+        made = recipe.choose(known, self.horizon, period=self.period, window=self.window)
+        names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate")
+        return replace(made, **{name: value for name in names if (value := getattr(self, name)) is not None})
+
+    def _options(self, made: recipe.Recipe, seed: int, parts: int) -> Options:
+        batches = max(1, made.steps // EPOCHS)
+        return Options(
+            epochs=parts,
+            batch_size=made.batch_size,
+            learning_rate=made.learning_rate,
+            weight_decay=self.weight_decay,
+            patience=parts,
+            seed=seed,
+            least_batches=batches,
+            most_batches=batches,
+        )
+
+    def _train(
+        self,
+        header: Header,
+        examples: Examples,
+        made: recipe.Recipe,
+        *,
+        seed: int,
+        title: str,
+        quiet: bool,
+        parts: int = EPOCHS,
+    ) -> tuple[ForecastNet, History]:
+        options = self._options(made, seed, parts)
+        net = ForecastNet(header, seed)
+        validation = [torch.arange(len(examples.validation))] if len(examples.validation) else None
+        with progress(title, options.epochs, quiet=quiet) as bar, torch_aside():
+            history = train(net, examples.loss(seed), [torch.from_numpy(examples.train)], validation, options, [bar])
         return net.eval(), history
 
-    def _header(self, series: Series, split: Split, window: int, period: int, scale: float) -> Header:
+    def _panel(self, data: Any, form: Format | None = None) -> Panel:
+        if isinstance(data, Panel):
+            return data
+        columns = Columns(self.time, self.target, tuple(self.series), tuple(self.future), tuple(self.past), tuple(self.static))
+        return read_panel(data, columns, form or Format())
+
+    def _header(self, known: Panel, made: recipe.Recipe) -> Header:
         """All that is known before the training; how it went is filled in afterwards."""
-        options = {name: getattr(self.options, name) for name in OPTIONS}
+        sizes = [float(np.nanmean(np.abs(p))) for s in range(len(known)) if not np.isnan(p := known.past(s)).all()]
+        moving = [size for size in sizes if size > 0]
+        spread = [float(np.nanstd(known.past(s))) for s in range(len(known)) if not np.isnan(known.past(s)).all()]
+        if spread and 0 < max(spread) < SMALLEST:
+            what, got = "the values differ by too little to compute with", f"a deviation of {max(spread):.3g}"
+            raise DataError.of("fit", what, got, f"at least {SMALLEST:g}", "take another unit")
+        first, last = known.starts.min(), _last_times(known).max().astype("datetime64[us]")
+        series = {
+            "time": known.time,
+            "target": known.target,
+            "ids": known.ids,
+            "step": known.step,
+            "zone": known.zone,
+            "period": made.period,
+            "window": made.window,
+            "horizon": self.horizon,
+            "scale": Scale(floor=1e-3 * min(moving, default=1.0)),
+            "calendar": made.calendar,
+            "lags": made.lags,
+            "features": _features(known.at(np.maximum(known.history - made.validation, 0))),
+        }
+        training = {
+            "first": str(first),
+            "last": str(last),
+            "epochs": (1,) * self.members,
+            "validation_loss": (0.0,) * self.members,
+            "init": "default" if self.cell.startswith("rnn") else self.init,
+            "seed": self.seed,
+            "learning_rate": made.learning_rate,
+            "batch_size": made.batch_size,
+            "weight_decay": self.weight_decay,
+            "clip": Options.clip,
+        }
+        shape = {"hidden_size": made.hidden_size, "num_layers": made.num_layers, "members": self.members}
+        return self._valid(
+            {
+                "library": openlstm.__version__,
+                "task": "forecast",
+                "series": series,
+                "network": {"cell": self.cell, **shape},
+                "decoder": {"kind": "direct", "quantiles": tuple(self.quantiles), "width": made.width},
+                "training": training,
+            }
+        )
+
+    def _valid(self, parts: dict[str, Any]) -> Header:
         try:
-            return Header(
-                library=openlstm.__version__,
-                task="forecast",
-                series=model_file.Series(
-                    time=series.time_name,
-                    target=series.name,
-                    step=series.step,
-                    period=period,
-                    window=window,
-                    horizon=self.horizon,
-                    scale=scale,
-                    seasonal_error=seasonal_error(series.values[: split.known], period),
-                ),
-                network=Network(
-                    cell=self.cell,
-                    input_size=INPUTS,
-                    hidden_size=self.hidden_size,
-                    num_layers=self.num_layers,
-                    members=self.members,
-                ),
-                head=Head(quantiles=QUANTILES),
-                training=Training(
-                    first=str(series.times[0]),
-                    last=str(series.times[split.known - 1]),
-                    epochs=(1,) * self.members,
-                    validation_loss=(0.0,) * self.members,
-                    init=self.init,
-                    **options,
-                ),
-            )
+            return Header(**{**parts, "decoder": Decoder.model_validate(parts["decoder"])} | _as_parts(parts))
         except ValidationError as e:
             first = e.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
@@ -209,22 +338,54 @@ class Forecaster:
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
-            raise ArgumentError.of(
-                "Forecaster", "is not fitted yet", "no model", "a call of fit first", "forecaster.fit(series), then this"
-            )
+            what, hint = "is not fitted yet", "forecaster.fit(data), then this"
+            raise ArgumentError.of("Forecaster", what, "no model", "a call of fit first", hint)
         return self.model_
 
-    def _series(self, data: Data | None) -> Series:
-        self._fitted()
-        own = self.series_
-        return own if data is None else _as_series(data, own.time_name, own.name, own.step)
+
+def _as_parts(parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a header as their classes."""
+    kinds = {"series": model_file.Series, "network": Network, "training": Training}
+    return {name: kind.model_validate(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
 
 
-def _as_series(data: Data, time: str | None, target: str | None, step: Step | None = None) -> Series:
-    if isinstance(data, Series):
-        return data
-    if time is None or target is None:
-        what, got = "a file needs the names of two columns", f"time={time!r}, target={target!r}"
-        expected, hint = "time and target", "fit('data.csv', time='date', target='co2')"
-        raise ArgumentError.of("Forecaster", what, got, expected, hint)
-    return read_series(Path(data), time, target, step=step)
+def _tensors(nets: list[ForecastNet]) -> dict[str, np.ndarray]:
+    return {
+        f"member.{k}.{name}": value.detach().cpu().numpy().copy()
+        for k, net in enumerate(nets)
+        for name, value in net.state_dict().items()
+    }
+
+
+def _last_times(known: Panel) -> np.ndarray:
+    """The time of the last known step of each series, int64 [S] in microseconds since 1970; its start where it has no past."""
+    return np.array([known.times(s)[max(int(n) - 1, 0)].astype(np.int64) for s, n in enumerate(known.history)], dtype=np.int64)
+
+
+def _units(known: Panel, period: int) -> np.ndarray:
+    """The mean seasonal change of each series, the unit of its errors, float64 [S]; where there is none, its deviation."""
+    past = known.pasts(4096)
+    unit = seasonal_scale(past, period)
+    for other in (seasonal_scale(past, 1), np.array([np.nanstd(p) if (~np.isnan(p)).any() else np.nan for p in past])):
+        unit = np.where(np.isfinite(unit) & (unit > 0), unit, other)
+    typical = np.nanmedian(unit[unit > 0]) if (unit > 0).any() else 1.0
+    return np.where(np.isfinite(unit) & (unit > 0), unit, typical)
+
+
+def _features(panel: Panel) -> tuple[Feature, ...]:
+    """The covariates of a panel as the network reads them, scaled by what is known in it."""
+    out = []
+    for c in panel.covariates:
+        values = c.values
+        if c.role != "static":
+            steps = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)
+            values = values[steps < np.repeat(panel.history, panel.lengths)]
+        marked = bool(np.isnan(values).any())
+        if c.categories is not None:
+            width = min(LONGEST_WIDTH, math.ceil(len(c.categories) ** 0.5) + 1)
+            out.append(Feature(name=c.name, role=c.role, categories=c.categories, width=width, marked=marked))
+            continue
+        known = values[~np.isnan(values)]
+        mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+        out.append(Feature(name=c.name, role=c.role, mean=mean, deviation=deviation or 1.0, marked=marked))
+    return tuple(out)

@@ -65,7 +65,7 @@ class Epoch(NamedTuple):
 
     number: int  # from 1
     train_loss: float
-    validation_loss: float
+    validation_loss: float  # NaN without validation
     is_best: bool
     seconds: float
 
@@ -97,7 +97,7 @@ def train(
     model: nn.Module,
     loss: Loss,
     data: Sequence[Tensor],
-    validation: Sequence[Tensor],
+    validation: Sequence[Tensor] | None,
     options: Options | None = None,
     callbacks: Sequence[Callback] = (),
     each_step: Sequence[StepCallback] = (),
@@ -108,7 +108,8 @@ def train(
         model: any module; `loss` calls it.
         loss: see `Loss`.
         data: tensors of equal first size N; a batch is the same rows of each.
-        validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept.
+        validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept. None:
+            the weights of the last epoch are kept.
         options: defaults if None.
         callbacks: called with each `Epoch`.
         each_step: called with each `Step`, between the backward pass and the step of the optimizer; such is
@@ -130,7 +131,7 @@ def train(
     """
     options = options or Options()
     for name, part in (("data", data), ("validation", validation)):
-        if not len(part[0]):
+        if part is not None and not len(part[0]):
             what, got = f"{name} holds no example", f"{name}[0]: {list(part[0].shape)}"
             expected, hint = "at least one row", "give a longer table, or a smaller window or horizon"
             raise ArgumentError.of("train", what, got, expected, hint)
@@ -143,7 +144,7 @@ def _train(
     model: nn.Module,
     loss: Loss,
     data: Sequence[Tensor],
-    validation: Sequence[Tensor],
+    validation: Sequence[Tensor] | None,
     options: Options,
     callbacks: Sequence[Callback],
     each_step: Sequence[StepCallback],
@@ -159,8 +160,8 @@ def _train(
         order = _shuffled(len(data[0]), steps * options.batch_size, shuffle)
         train_loss = training.epoch(number, data, order)
         with torch.no_grad():
-            validation_loss = training.epoch(number, validation)
-        is_best = best is None or validation_loss < best.validation_loss
+            validation_loss = math.nan if validation is None else training.epoch(number, validation)
+        is_best = best is None or validation is None or validation_loss < best.validation_loss
         epoch = Epoch(number, train_loss, validation_loss, is_best, time.perf_counter() - start)
         epochs.append(epoch)
         if is_best:

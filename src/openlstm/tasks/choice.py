@@ -1,0 +1,126 @@
+"""What a model keeps beside its network: baselines, bands that hold on validation windows, and the forecast that won there.
+
+Legend: N validation windows, T steps of the past, K steps of the horizon, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from openlstm.data.panel import Panel
+from openlstm.model_file import Forecaster
+from openlstm.runtime import calibrate
+from openlstm.runtime.baselines import BY_NAME, Baseline, Setting, Unfit
+from openlstm.runtime.model import Model
+from openlstm.runtime.window import Rows
+from openlstm.tasks.examples import Examples
+
+PAST = 1024
+"""So many steps of a past are given to a baseline on validation."""
+
+CLEARLY = 0.97
+"""One forecaster alone is taken only if its error is below this part of the best mean's: a mean is the safer choice."""
+
+
+class Choice(NamedTuple):
+    """What was kept.
+
+    forecasters: the network first, then baselines, and last `best` if there are any.
+    tensors: the corrections, and the arrays of the baselines.
+    warnings: where bands may not hold, in words.
+    left_out: which baselines could not be used, and why.
+    """
+
+    forecasters: tuple[Forecaster, ...]
+    tensors: dict[str, np.ndarray]
+    warnings: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarray, *, baselines: bool = True) -> Choice:
+    """Score the network and the baselines on the validation windows, calibrate each, and weigh them.
+
+    Args:
+        model: a network that has not seen the validation part.
+        examples: its windows.
+        panel: all that is known.
+        validation: int64 [S], how many of the last steps of each series the network has not seen.
+    """
+    setting, at, of = model.setting, examples.validation, examples.of
+    kept, left_out = fit(panel, setting) if baselines else ({}, {})
+    tensors = {f"baseline.{n}.{name}": np.float32(a) for n, b in kept.items() for name, a in b.arrays().items()}
+    arrays = {n: tuple((name, a.shape) for name, a in b.arrays().items()) for n, b in kept.items()}
+    if not len(at):
+        none = Forecaster(name="network", weight=1.0)
+        rest = tuple(Forecaster(name=n, arrays=arrays[n]) for n in kept)
+        return Choice((none, *rest), tensors, ("no series is long enough for validation: bands are not calibrated",), left_out)
+    truth = examples.rows.values[at[:, None] + np.arange(setting.horizon)]  # [N, K]
+    found = {"network": model.run(examples.rows, at)}
+    early, _ = fit(panel.at(panel.history - validation), setting) if baselines else ({}, {})
+    past = pasts(examples.rows, at, of)
+    for name in kept.keys() & early.keys():
+        point = early[name].forecast(past, setting)
+        found[name] = np.repeat(point[..., None], len(model.levels), axis=-1)
+    scale, middle = examples.spreads(at), model.levels.index(0.5)
+    unit = examples.units[of][:, None]
+    error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
+    order = ["network", *(name for name in kept if name in found)]
+    weights = weigh({name: found[name] for name in order}, error)
+    out, warnings = [], []
+    for name in order:
+        correction = calibrate.correct(truth, found[name], scale, model.levels)
+        found[name] = calibrate.apply(correction.shift, found[name], scale, model.levels)
+        tensors[f"calibration.{name}"] = correction.shift.astype(np.float32)
+        enough = tuple(bool(e) for e in correction.enough.all(0))
+        kept_arrays = arrays.get(name, ())
+        out.append(
+            Forecaster(name=name, weight=weights.get(name, 0.0), error=error(found[name]), enough=enough, arrays=kept_arrays)
+        )
+        if name == "network" and (warning := calibrate.warning(correction, model.levels)):
+            warnings.append(warning)
+    if len(order) > 1:
+        mean = np.asarray(sum(weight * found[name] for name, weight in weights.items()))
+        correction = calibrate.correct(truth, mean, scale, model.levels)
+        tensors["calibration.best"] = correction.shift.astype(np.float32)
+        enough = tuple(bool(e) for e in correction.enough.all(0))
+        out.append(Forecaster(name="best", error=error(mean), enough=enough))
+    return Choice(tuple(out), {n: t for n, t in tensors.items()}, tuple(warnings), left_out)
+
+
+def fit(panel: Panel, setting: Setting) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Every baseline fitted to the pasts of a panel, and why those that are left out are."""
+    past, kept, left_out = panel.pasts(), {}, {}
+    for name, kind in BY_NAME.items():
+        try:
+            kept[name] = kind.fit(past, setting)
+        except Unfit as e:
+            left_out[name] = str(e)
+    return kept, left_out
+
+
+def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The past before each row `at` [N] of the series `of` [N], the newest step last, float64 [N, T], NaN before its beginning."""
+    begins = rows.begins[of]
+    most = int(min((at - begins).max(initial=0), PAST))
+    place = at[:, None] + np.arange(-most, 0)
+    return np.where(place >= begins[:, None], rows.values[np.maximum(place, 0)], np.nan)
+
+
+def weigh(found: dict[str, np.ndarray], error) -> dict[str, float]:  # noqa: ANN001
+    """The weights of the mean with the smallest validation error: of one forecaster, or of the best two or three.
+
+    In a mean each one's weight falls with its error. `error` takes quantiles [N, K, Q].
+    """
+    errors = {name: error(values) for name, values in found.items()}
+    order = sorted((name for name in found if np.isfinite(errors[name])), key=errors.__getitem__)
+    tried: list[tuple[float, dict[str, float]]] = []
+    for count in range(2, min(len(order), 4) + 1):
+        inverse = {name: 1 / max(errors[name], 1e-9) for name in order[:count]}
+        weights = {name: v / sum(inverse.values()) for name, v in inverse.items()}
+        tried.append((error(np.asarray(sum(w * found[n] for n, w in weights.items()))), weights))
+    if not tried:
+        return {order[0] if order else next(iter(found)): 1.0}
+    best, weights = min(tried, key=lambda one: one[0])
+    return {order[0]: 1.0} if errors[order[0]] < CLEARLY * best else weights

@@ -1,0 +1,107 @@
+"""`size="auto"`: window, size and length of the training from the amount of data, and why; nothing is chosen on held-out rows.
+
+Legend: S series, N known steps of all of them, m steps of a season, K steps of the horizon, W steps of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openlstm.data.grid import DAY, HOUR, WEEK, guess_period, name_step
+from openlstm.data.panel import Panel
+from openlstm.model_file import Lag, Step
+
+YEARS = 2  # so many have to be seen before the place in the year is an input
+LONG = 96  # steps of a window of long series, where neither season nor horizon asks for more
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how; made by `choose`.
+
+    steps: of the optimiser, each on `batch_size` windows.
+    validation: int64 [S], the last steps of each series that the first network is not trained on.
+    """
+
+    period: int
+    window: int
+    lags: tuple[Lag, ...]
+    calendar: tuple[str, ...]
+    hidden_size: int
+    num_layers: int
+    width: int
+    batch_size: int
+    steps: int
+    learning_rate: float
+    validation: np.ndarray
+
+    def tell(self, panel: Panel, horizon: int) -> list[str]:
+        """What was chosen and why, a line each."""
+        known, S = int(panel.history.sum()), len(panel)
+        windows = int(np.maximum(panel.history - horizon - self.period, 1).sum())
+        season = f"season {self.period}" if self.period > 1 else "no season"
+        return [
+            f"{S:,} series, {known:,} steps, one each {name_step(panel.step).removeprefix('1 ')}; {season}",
+            f"the network: {self.num_layers} x {self.hidden_size} units over windows of {self.window} steps",
+            f"the training: {self.steps:,} steps of {self.batch_size} windows, out of {windows:,}",
+        ]
+
+
+def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int | None = None) -> Recipe:
+    """Window, size and training from the amount of data.
+
+    - season m: as given, or as the sampling interval suggests
+    - window: max(2 m + K / 2, 2 K); a week of hours where a day is the season; 96 steps where the series are long enough
+    - lags: the same place in the last two seasons, and a week before where a day is the season
+    - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
+    - size: 64 units, 32 where fewer than 1,000 steps are known
+
+    >>> from openlstm.model_file import Step
+    >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
+    >>> recipe.window, recipe.lags, recipe.validation.tolist()
+    (30, (Lag(season=12, back=0), Lag(season=12, back=1)), [24])
+    """
+    step = panel.step
+    m = period or guess_period(step)
+    week = WEEK // step.count if step.unit == "second" and WEEK % step.count == 0 else 0
+    long = int(np.median(panel.history))
+    second = week if step.count < DAY and m * step.count == DAY and long >= 3 * week else 0
+    W = max(2 * m + horizon // 2 if m > 1 else 2, 2 * horizon, second, min(LONG, long // 4))
+    lags = (Lag(season=m), Lag(season=m, back=1)) if m > 1 else ()
+    lags += (Lag(season=second),) if second else ()
+    known = int(panel.history.sum())
+    return Recipe(
+        period=m,
+        window=window or W,
+        lags=lags,
+        calendar=_calendar(panel.step, long),
+        hidden_size=64 if known >= 1000 else 32,
+        num_layers=1,
+        width=24,
+        batch_size=256 if known >= 5000 else 64,
+        steps=500 if known >= 1000 else 300,
+        learning_rate=3e-3,
+        validation=_validation(panel.history, horizon, m),
+    )
+
+
+def _validation(history: np.ndarray, horizon: int, period: int) -> np.ndarray:
+    """How many steps at the end of each series choose and calibrate, int64 [S]."""
+    enough = lambda left: left >= horizon + max(period + 2, 3)  # noqa: E731
+    whole = np.maximum(2 * horizon, history // 12)
+    short = np.where(enough(history - horizon), horizon, 0)
+    return np.where(enough(history - whole) & (history - whole >= 2 * whole), whole, short)
+
+
+def _calendar(step: Step, long: int) -> tuple[str, ...]:
+    """What of the calendar the network reads: what has been seen at least twice, and is not the season itself."""
+    years = long * step.years()
+    if step.unit == "month":
+        return ("month",) if years >= YEARS and 12 % step.count == 0 and step.count < 12 else ()
+    if step.unit == "business":
+        return ("weekday",) + (("yearday",) if years >= YEARS else ())
+    parts = ("hour",) if step.count < DAY and DAY % step.count == 0 and step.count >= 60 else ()
+    parts += ("weekday",) if step.count <= DAY and long * step.count >= 3 * WEEK and DAY % step.count == 0 else ()
+    return parts + (("yearday",) if years >= YEARS and step.count >= HOUR else ())
