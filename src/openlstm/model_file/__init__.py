@@ -8,6 +8,7 @@ from openlstm.model_file.header import VERSION as VERSION
 from openlstm.model_file.header import Decoder as Decoder
 from openlstm.model_file.header import Feature as Feature
 from openlstm.model_file.header import Forecaster as Forecaster
+from openlstm.model_file.header import Form as Form
 from openlstm.model_file.header import Header as Header
 from openlstm.model_file.header import Lag as Lag
 from openlstm.model_file.header import Network as Network

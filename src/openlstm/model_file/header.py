@@ -106,6 +106,19 @@ class Feature(_Part):
         return self.width + self.marked
 
 
+class Form(_Part):
+    """How the table of the training was written, where that was not found by itself: the options of `data.Format`."""
+
+    time_format: Name | None = None
+    zone: Name | None = None
+    encoding: Name | None = None
+    delimiter: Name | None = None
+    decimal: Name | None = None
+    every: Name | None = None
+    aggregate: Name = "mean"
+    wide: bool = False
+
+
 class Series(_Part):
     """What the model was trained on, and how its numbers are scaled.
 
@@ -117,6 +130,7 @@ class Series(_Part):
     ids: tuple[Name, ...] = Field(default=(), max_length=100)
     step: Step
     zone: Name | None = None
+    form: Form = Form()
     period: int = Field(ge=1, le=10**6)  # steps in a season
     window: int = Field(ge=1, le=10**8)  # steps the network reads
     horizon: int = Field(ge=1, le=10**8)  # steps it forecasts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,8 +183,21 @@ class Model:
         out = seen.anchor[:, None, None] + seen.spread[:, None, None] * (total / len(self.networks))
         return np.sort(out, axis=-1)  # averaged quantiles of the linear decoder may cross by a hair
 
-    def panel(self, data: Any, *, start: str | np.datetime64 | None = None) -> Panel:
-        """Data of any kind as a panel of this model's series; see `predict`."""
+    def panel(
+        self,
+        data: Any,
+        *,
+        start: str | np.datetime64 | None = None,
+        future_data: Any = None,
+        options: Mapping[str, str | None] | None = None,
+    ) -> Panel:
+        """Data of any kind as a panel of this model's series.
+
+        Args:
+            data, start: see `predict`.
+            future_data: a path or frame with the covariates known ahead, for the steps behind the past.
+            options: how the table is written where it differs from that of the training: the fields of `data.Format`.
+        """
         series = self.header.series
         if isinstance(data, (np.ndarray, list, tuple)):
             values = np.ascontiguousarray(data, dtype=np.float64)
@@ -198,12 +212,15 @@ class Model:
             return Panel.of(list(np.atleast_2d(values)), begin, series.step, target=series.target, time=series.time)
         if isinstance(data, Panel):
             return data
-        from openlstm.data.reading import Columns, read_panel
+        from openlstm.data import Columns, Format, read_panel
 
         roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
-        columns = Columns(series.time, series.target, series.ids, **roles)
+        own = series.form.model_dump()
+        wide = own.pop("wide")
+        columns = Columns(series.time, None if wide else series.target, () if wide else series.ids, **roles, wide=wide)
+        form = Format(**{**own, **{name: value for name, value in (options or {}).items() if value is not None}})
         categories = {f.name: f.categories for f in series.features if f.categories is not None}
-        return read_panel(data, columns, step=series.step, categories=categories)
+        return read_panel(data, columns, form, step=series.step, categories=categories, future_data=future_data)
 
     def seen(self, panel: Panel) -> np.ndarray:
         """How many steps of each series the model has seen in training, validation included, int64 [S]; 0 of one unknown."""

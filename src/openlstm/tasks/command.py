@@ -1,4 +1,4 @@
-"""The commands on a table and a model: `fit forecast`, `predict`, `evaluate`, `xray`. Light to import."""
+"""The commands on a table and a model: check, `fit forecast`, predict, evaluate, inspect, xray. Thin, and light to import."""
 
 from __future__ import annotations
 
@@ -14,84 +14,119 @@ from rich.console import Console
 from openlstm._files import writable, write_whole
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
 from openlstm.errors import ArgumentError
+from openlstm.tasks.options import COLUMNS, FORMAT, Config, Options, split, with_options, write_config
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file.", show_default=False)]
+TABLE = "A CSV, Parquet, Arrow or Excel file."
+Data = Annotated[Path, typer.Argument(metavar="DATA", help=TABLE, show_default=False)]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `openlstm fit` wrote.", show_default=False)]
-TimeFormat = Annotated[
-    str | None, typer.Option(help="How dates are written, as in strftime, e.g. '%d/%m/%Y'.", show_default=False)
+FutureData = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A table of the columns known ahead, for the steps to forecast.", show_default=False),
 ]
-TimeColumn = Annotated[
-    str | None, typer.Option("--time", help="The column of dates, if not the one the model was trained on.", show_default=False)
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="A picture: .png, .svg or .html.", show_default=False)
 ]
-TargetColumn = Annotated[
-    str | None,
-    typer.Option("--target", help="The column of numbers, if not the one the model was trained on.", show_default=False),
-]
+Use = Annotated[str, typer.Option(help="network, best (what won on validation), or a baseline, e.g. ets.")]
 Output = Annotated[Path | None, output_option("A .csv or .parquet file instead of standard output.")]
+PICTURES = (".png", ".svg", ".html")
 
 
+@with_options(columns=COLUMNS, form=FORMAT)
+def check(
+    data: Data,
+    columns: Options,
+    form: Options,
+    horizon: Annotated[int | None, integer(1, "How many steps will be forecast.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a table holds, what `fit` would make of it, and what is wrong, before anything is trained.
+
+    Example:
+      openlstm check sales.csv
+    """
+    from openlstm import data as tables
+
+    report = tables.check(data, _columns(columns), _format(form), horizon=horizon)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        Console().print(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@with_options(columns=COLUMNS, form=FORMAT)
 def fit_forecast(
     data: Data,
-    time: Annotated[str, typer.Option(help="The column of dates.", show_default=False)],
-    target: Annotated[str, typer.Option(help="The column of numbers to forecast.", show_default=False)],
     horizon: Annotated[int, integer(1, "How many steps to forecast.")],
     output: Annotated[Path, output_option("Where the model file goes.")],
+    columns: Options,
+    form: Options,
+    future_data: FutureData = None,
+    holdout: Annotated[
+        int | None,
+        integer(0, "Steps at the end of each series that are kept for scoring; 0 for none. Without it two horizons, or one."),
+    ] = None,
     period: Annotated[
         int | None, integer(1, "Steps in a season. Without it weekly 52, monthly 12, daily 7, hourly 24, otherwise 1.")
     ] = None,
-    window: Annotated[
-        int | None, integer(1, "Steps the network reads. Without it the largest of two seasons, the horizon and 96.")
-    ] = None,
-    holdout: Annotated[
-        int | None, integer(0, "Steps at the end that are kept for scoring; 0 for none. Without it two horizons.")
-    ] = None,
-    cell: Annotated[str, typer.Option(help="lstm, rnn_tanh or rnn_relu.")] = "lstm",
-    hidden_size: Annotated[int, integer(1, "Units of each layer.")] = 64,
-    num_layers: Annotated[int, integer(1, "Recurrent layers on top of each other.")] = 1,
+    size: Annotated[str, typer.Option(help="auto: what is not given below is chosen from the amount of data.")] = "auto",
+    window: Annotated[int | None, integer(1, "Steps the network reads.")] = None,
+    cell: Annotated[str, typer.Option(help="lstm, gru, rnn_tanh, peephole, cifg, ...")] = "lstm",
+    hidden_size: Annotated[int | None, integer(1, "Units of each layer.")] = None,
+    num_layers: Annotated[int | None, integer(1, "Recurrent layers on top of each other.")] = None,
     members: Annotated[int, integer(1, "Networks whose forecasts are averaged.")] = 3,
+    quantiles: Annotated[str, typer.Option(help="What is forecast, 0.5 among them.")] = "0.1,0.5,0.9",
+    baselines: Annotated[bool, typer.Option(help="Keep the baselines in the model file.")] = True,
     init: Annotated[
         str, typer.Option(help="How the weights are initialised: default, forget-bias=1, chrono=LAG, orthogonal or identity.")
-    ] = "default",
-    epochs: Annotated[int, integer(1, "The most passes over the data.")] = 40,
-    learning_rate: Annotated[float, typer.Option(help="The greatest learning rate.")] = 5e-3,
+    ] = "forget-bias=1",
+    steps: Annotated[int | None, integer(1, "Steps of the optimiser for each member.")] = None,
+    batch_size: Annotated[int | None, integer(1, "Windows in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The greatest learning rate.", show_default=False)] = None,
     seed: Annotated[int, integer(0, "The same seed gives the same model.")] = 0,
-    time_format: TimeFormat = None,
+    plot: Plot = None,
+    config: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a forecaster of one column and score it beside simple baselines.
+    """Train a forecaster of one or many series, and score it beside simple baselines.
 
     Example:
       openlstm fit forecast co2.csv --time date --target co2 --horizon 52 \\
           --output model.safetensors
     """
-    writable(output, (".safetensors",), (data,))
-    from openlstm.data import read_series
+    chosen = {name: value for name, value in locals().items() if name in FITTED}
+    inputs = tuple(p for p in (data, future_data, config) if p is not None)
+    writable(output, (".safetensors",), inputs)
+    beside = output.with_suffix(".yml")
+    if config is None or not (beside.exists() and beside.samefile(config)):
+        writable(beside, (), inputs)
+    if plot is not None:
+        writable(plot, PICTURES, inputs)
     from openlstm.tasks.forecast import Forecaster
-    from openlstm.train import Options
 
-    series = read_series(data, time, target, time_format=time_format)
-    tell(_describe(data, series), quiet)
-    forecaster = Forecaster(
-        horizon,
-        period=period,
-        window=window,
-        cell=cell,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        members=members,
-        init=init,
-        options=Options(epochs=epochs, learning_rate=learning_rate, seed=seed),
-    )
-    holdout = 2 * horizon if holdout is None else holdout
-    forecaster.fit(series, holdout=holdout, quiet=quiet)
+    names = {n: split(columns[n]) for n in ("series", "future", "past", "static")}
+    place = {"time": columns["time"], "target": columns["target"], "wide": bool(columns["wide"]), **names}
+    forecaster = Forecaster(**place, **{**chosen, "quantiles": _quantiles(quantiles)})
+    panel = forecaster.read(data, form=_format(form), future_data=future_data)
+    longest = int(panel.history.max(initial=0))
+    holdout = (2 * horizon if longest >= 8 * horizon else horizon) if holdout is None else holdout
+    forecaster.fit(panel, holdout=holdout, quiet=quiet)
     forecaster.save(output)
+    write_config(beside, {**place, **chosen, **form, "holdout": holdout})
     evaluation = forecaster.evaluate() if holdout else None
+    if plot is not None:
+        _draw(plot, forecaster.model_, panel, "network", evaluation)
+    for warning in forecaster.warnings_:
+        tell([f"warning: {warning}"])
     if as_json:
         result = {
             "model": str(output),
-            "notes": [note._asdict() for note in series.notes],
-            "split": vars(forecaster.split_),
+            "config": str(beside),
+            "plot": None if plot is None else str(plot),
+            "notes": forecaster.notes_,
+            "warnings": list(forecaster.warnings_),
             "header": json.loads(forecaster.model_.header.model_dump_json(exclude={"checksum"})),
             "evaluation": evaluation.to_dict() if evaluation else None,
         }
@@ -100,74 +135,140 @@ def fit_forecast(
         _print_scores(evaluation)
     else:
         say("Nothing was held out, so there is no score: fit once with --holdout to get one.")
-    say(f"Saved {output}. Next: openlstm predict {output} {data}")
+    say(f"Saved {output}, and its options in {beside}. Next: openlstm predict {output} {data}")
 
 
+FITTED = (
+    "horizon",
+    "period",
+    "size",
+    "window",
+    "cell",
+    "hidden_size",
+    "num_layers",
+    "members",
+    "quantiles",
+    "baselines",
+    "init",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "seed",
+)
+"""The options of `fit forecast` that the constructor of `Forecaster` takes under the same names."""
+
+
+@with_options(form=FORMAT)
 def predict(
     model: ModelPath,
     data: Data,
+    form: Options,
+    future_data: FutureData = None,
+    use: Use = "network",
     output: Output = None,
-    time: TimeColumn = None,
-    target: TargetColumn = None,
-    time_format: TimeFormat = None,
+    plot: Plot = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Forecast the steps that follow the last row of a table: date, forecast, and the band for 80 % of the values.
+    """Forecast the steps that follow each series of a table: date, forecast, and the bands around it.
 
     Example:
       openlstm predict model.safetensors co2.csv
     """
     from openlstm.runtime import load
-    from openlstm.tasks import scoring
 
-    if output is not None:
-        writable(output, (".csv", ".parquet"), (data, model))
+    inputs = tuple(p for p in (data, model, future_data) if p is not None)
+    for place, kinds in ((output, (".csv", ".parquet")), (plot, PICTURES)):
+        if place is not None:
+            writable(place, kinds, inputs)
     loaded = load(model)
-    series = _series_for(loaded.header.series, data, time, target, time_format)
-    prediction = scoring.predict(loaded, series)
+    panel = loaded.panel(data, future_data=future_data, options=form)
+    tell([f"note: {note.text}" for note in panel.notes], quiet)
+    prediction = loaded.predict(panel, use=use)
+    tell([f"forecast of: {prediction.source}"], quiet)
+    if plot is not None:
+        _draw(plot, loaded, panel, use)
     rows = prediction.rows()
     if output is not None:
         write_whole(output, _as_csv(rows).encode() if output.suffix.lower() == ".csv" else _as_parquet(prediction))
-        tell([f"wrote {len(rows)} rows to {output}"])
+        tell([f"wrote {len(rows)} rows to {output}"], quiet)
     if as_json:
-        notes = [n._asdict() for n in series.notes]
-        return print_json({"model": str(model), "target": series.name, "notes": notes, "forecast": rows})
+        notes = [n._asdict() for n in panel.notes]
+        result = {"model": str(model), "target": panel.target, "source": prediction.source, "notes": notes, "forecast": rows}
+        return print_json(result)
     if output is None:
         print(_as_csv(rows), end="")
 
 
+@with_options(form=FORMAT)
 def evaluate(
     model: ModelPath,
     data: Data,
-    time: TimeColumn = None,
-    target: TargetColumn = None,
-    time_format: TimeFormat = None,
+    form: Options,
+    origins: Annotated[int | None, integer(1, "So many forecasts of each series, one horizon apart. Without it all unseen.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train anew at each origin, on nothing but what lies before it.")] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds for AutoARIMA and gradient boosting each, where installed; 0 for neither.", show_default=False),
+    ] = 60.0,
+    output: Output = None,
+    plot: Plot = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on the rows it has not seen, beside naive, seasonal naive, drift, ETS and a linear window model.
+    """Score a model on the rows it has not seen, beside the baselines in its file, per series and over all.
 
     Example:
       openlstm evaluate model.safetensors co2.csv
     """
     from openlstm.runtime import load
-    from openlstm.tasks import scoring
+    from openlstm.tasks import evaluation as scoring
 
+    for place, kinds in ((output, (".csv", ".parquet")), (plot, PICTURES)):
+        if place is not None:
+            writable(place, kinds, (data, model))
     loaded = load(model)
-    series = _series_for(loaded.header.series, data, time, target, time_format, quiet)
-    name = scoring.title(loaded.header.network.cell)
+    panel = loaded.panel(data, options=form)
+    tell([f"note: {note.text}" for note in panel.notes], quiet)
+    again = _again(loaded) if refit else None
     with status("scoring ...", quiet) as show:
-        evaluation = scoring.evaluate({name: loaded}, series, lambda who: show(f"scoring {who}"))
+        found = scoring.evaluate(
+            loaded,
+            panel,
+            origins=origins,
+            refit=again,
+            time_limit=time_limit or None,
+            on_progress=lambda p: show(f"{p.doing}, {p.done + 1} of {p.total}"),
+        )
+    if plot is not None:
+        _draw(plot, loaded, panel, "network", found)
+    if output is not None:
+        write_whole(output, _frame_bytes(found.columns(), output))
     if as_json:
-        return print_json({"model": str(model), "notes": [n._asdict() for n in series.notes], **evaluation.to_dict()})
-    _print_scores(evaluation)
+        return print_json({"model": str(model), "notes": [n._asdict() for n in panel.notes], **found.to_dict()})
+    _print_scores(found)
 
 
+def inspect(model: ModelPath, as_json: Json = False) -> None:
+    """What a model file holds: what it forecasts, from which columns, its network, its baselines, how it was trained.
+
+    Example:
+      openlstm inspect model.safetensors
+    """
+    from openlstm import model_file
+    from openlstm.tasks.tables import header_table
+
+    header, tensors = model_file.read(model)
+    if as_json:
+        return print_json({"model": str(model), **json.loads(header.model_dump_json())})
+    Console().print(header_table(header, tensors, model))
+
+
+@with_options(form=FORMAT)
 def xray(
     model: ModelPath,
-    data: Annotated[
-        Path | None, typer.Argument(metavar="[DATA]", help="A CSV or Parquet file; noise if left out.", show_default=False)
-    ] = None,
+    form: Options,
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help=f"{TABLE} Noise if left out.", show_default=False)] = None,
     lag: Annotated[
         int | None, integer(1, "Steps between what has to be remembered and the answer. Without it, found in DATA.")
     ] = None,
@@ -178,9 +279,6 @@ def xray(
         bool, typer.Option("--apply", help="Where a lag is blocked, train again as advised and write a new model file.")
     ] = False,
     output: Annotated[Path | None, output_option("Where the report goes. Without it xray.html.")] = None,
-    time: TimeColumn = None,
-    target: TargetColumn = None,
-    time_format: TimeFormat = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -195,17 +293,19 @@ def xray(
     if apply and data is None:
         example = f"openlstm xray {model} DATA --apply"
         raise ArgumentError.of("xray", "--apply trains, so it needs the data", "no DATA", "DATA", example)
-    from openlstm import model_file
     from openlstm.engine.threads import torch_aside
+    from openlstm.runtime import load
     from openlstm.tasks import xray as look
 
-    header, tensors = model_file.read(model)
-    series = None if data is None else _series_for(header.series, data, time, target, time_format, quiet)
+    loaded = load(model)
+    panel = None if data is None else loaded.panel(data, options=form)
+    if panel is not None:
+        tell([f"note: {note.text}" for note in panel.notes], quiet)
     with status("looking ...", quiet), torch_aside():
-        report = look.forecaster(header, tensors, series, lag=lag, before=before or apply, name=model.name)
+        report = look.forecaster(loaded.header, loaded.tensors, panel, lag=lag, before=before or apply, name=model.name)
         if page is not None:
             report.to_html(page)
-    advised = look.apply(report, header, series, model, quiet=quiet) if apply and series is not None else None
+    advised = look.apply(report, loaded.header, panel, model, quiet=quiet) if apply and panel is not None else None
     if as_json:
         where = None if page is None else str(page)
         return print_json({"model": str(model), "page": where, "advised": advised, **report.to_dict()})
@@ -220,30 +320,44 @@ def xray(
         say(f"Wrote {page}: open it in a browser.")
 
 
+def _columns(given: Options) -> Any:
+    from openlstm.data import Columns
+
+    ids, future, past, static = (split(given[n]) for n in ("series", "future", "past", "static"))
+    return Columns(given["time"], given["target"], ids, future, past, static, bool(given["wide"]))
+
+
+def _format(given: Options) -> Any:
+    from openlstm.data import Format
+
+    return Format(**{name: value for name, value in given.items() if value is not None})
+
+
+def _quantiles(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        raise ArgumentError.of("--quantiles", "are not numbers", repr(text), "numbers between 0 and 1", "0.1,0.5,0.9") from None
+
+
+def _again(model: Any) -> Any:
+    """What trains a model like a given one anew, for `evaluate --refit`."""
+    from openlstm.tasks.forecast import like
+
+    return lambda known: like(model.header).fit(known, quiet=True).model_
+
+
 def _print_scores(evaluation: Any) -> None:
-    from openlstm.tasks.show import score_table
+    from openlstm.tasks.tables import score_table
 
     Console().print(score_table(evaluation))
-    for name in evaluation.models:
-        Console().print(evaluation.verdict(name), highlight=False, markup=False)
+    Console().print(evaluation.verdict(), highlight=False, markup=False)
 
 
-def _series_for(
-    trained: Any, data: Path, time: str | None, target: str | None, time_format: str | None, quiet: bool = False
-) -> Any:
-    from openlstm.data import read_series
+def _draw(path: Path, model: Any, panel: Any, use: str, evaluation: Any = None) -> None:
+    from openlstm.tasks.pictures import plot, save
 
-    series = read_series(data, time or trained.time, target or trained.target, time_format=time_format, step=trained.step)
-    tell([f"note: {note.text}" for note in series.notes], quiet)
-    return series
-
-
-def _describe(data: Path, series: Any) -> list[str]:
-    from openlstm.data.grid import name_step, show_time
-
-    span = f"{show_time(series.times[0])} to {show_time(series.times[-1])}"
-    head = f"{series.name} in {data.name}: {name_step(series.step, len(series))}, {span}"
-    return [head, *(f"note: {note.text}" for note in series.notes)]
+    save(plot(panel, model.predict(panel, use=use), evaluation=evaluation), path)
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
@@ -255,8 +369,12 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _as_parquet(prediction: Any) -> bytes:
+    return _frame_bytes(prediction.columns(), Path("x.parquet"))
+
+
+def _frame_bytes(columns: dict[str, Any], path: Path) -> bytes:
     import polars as pl
 
-    buffer = io.BytesIO()
-    pl.DataFrame(prediction.rows()).with_columns(pl.Series("date", prediction.times)).write_parquet(buffer)
+    buffer, frame = io.BytesIO(), pl.DataFrame({n: a.tolist() if a.dtype == object else a for n, a in columns.items()})
+    (frame.write_csv if path.suffix.lower() == ".csv" else frame.write_parquet)(buffer)
     return buffer.getvalue()

@@ -28,10 +28,10 @@ from openlstm import model_file
 from openlstm._terminal import tell
 from openlstm.cells import BY_NAME
 from openlstm.data.panel import Panel
-from openlstm.data.reading import Columns, Format, read_panel
+from openlstm.data import Columns, Format, read_panel
 from openlstm.engine.threads import torch_aside
 from openlstm.errors import ArgumentError, DataError
-from openlstm.model_file import Decoder, Feature, Header, Network, Scale, Training
+from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training
 from openlstm.runtime.model import Model, build
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.window import SMALLEST
@@ -61,6 +61,7 @@ class Forecaster:
         time, target: the columns of dates and of numbers; None for `ds` and `y`, or the only ones that can be meant.
         series: the columns that name a series; `unique_id` if there is one and nothing is given.
         future, past, static: columns known ahead (a price), known up to now (the weather), and of the whole series (a region).
+        wide: every column but the dates is a series of its own.
         period: steps in a season; guessed from the sampling interval if None (weekly 52, monthly 12, daily 7, hourly 24).
         size: "auto": what is None below is chosen from the amount of data, see `tasks.recipe`.
         window: steps the network reads.
@@ -95,6 +96,7 @@ class Forecaster:
         future: tuple[str, ...] = (),
         past: tuple[str, ...] = (),
         static: tuple[str, ...] = (),
+        wide: bool = False,
         period: int | None = None,
         size: str = "auto",
         window: int | None = None,
@@ -137,13 +139,16 @@ class Forecaster:
         changed = {n: v for n, v in self.get_params().items() if v != inspect.signature(type(self)).parameters[n].default}
         return f"Forecaster({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
-    def fit(self, data: Any, *, holdout: int = 0, form: Format | None = None, quiet: bool = False) -> Forecaster:
+    def fit(
+        self, data: Any, *, holdout: int = 0, form: Format | None = None, future_data: Any = None, quiet: bool = False
+    ) -> Forecaster:
         """Train on all but the last `holdout` steps of each series.
 
         Args:
             data: a path, a frame of pandas, polars or pyarrow, or a `Panel`.
             holdout: steps at the end of each series that are not looked at, for `evaluate`.
             form: how the file is written, where that is not found by itself.
+            future_data: a path or frame with the covariates known ahead, for the steps behind the past.
             quiet: show no progress (it goes to standard error).
 
         Raises:
@@ -151,7 +156,7 @@ class Forecaster:
             ArgumentError: for an argument that cannot be.
         """
         self._check()
-        self.panel_ = panel = self._panel(data, form)
+        self.panel_ = panel = self.read(data, form=form, future_data=future_data)
         self.known_ = known = panel.at(np.maximum(panel.history - holdout, 0)) if holdout else panel
         if not (panel.history > holdout).any():
             what, got = (
@@ -271,11 +276,15 @@ class Forecaster:
             history = train(net, examples.loss(seed), [torch.from_numpy(examples.train)], validation, options, [bar])
         return net.eval(), history
 
-    def _panel(self, data: Any, form: Format | None = None) -> Panel:
+    def read(self, data: Any, *, form: Format | None = None, future_data: Any = None) -> Panel:
+        """The data as `fit` sees them, whose arguments these are."""
+        if form is not None or "form_" not in vars(self):
+            self.form_ = form or Format()
         if isinstance(data, Panel):
             return data
-        columns = Columns(self.time, self.target, tuple(self.series), tuple(self.future), tuple(self.past), tuple(self.static))
-        return read_panel(data, columns, form or Format())
+        ids, future, past, static = (tuple(c) for c in (self.series, self.future, self.past, self.static))
+        columns = Columns(self.time, self.target, ids, future, past, static, self.wide)
+        return read_panel(data, columns, self.form_, future_data=future_data)
 
     def _header(self, known: Panel, made: recipe.Recipe) -> Header:
         """All that is known before the training; how it went is filled in afterwards."""
@@ -292,6 +301,7 @@ class Forecaster:
             "ids": known.ids,
             "step": known.step,
             "zone": known.zone,
+            "form": Form(**vars(self.form_), wide=self.wide),
             "period": made.period,
             "window": made.window,
             "horizon": self.horizon,
@@ -341,6 +351,27 @@ class Forecaster:
             what, hint = "is not fitted yet", "forecaster.fit(data), then this"
             raise ArgumentError.of("Forecaster", what, "no model", "a call of fit first", hint)
         return self.model_
+
+
+def like(header: Header, **changed: Any) -> Forecaster:
+    """A forecaster with the arguments of one that was saved, for data that are a panel already."""
+    series, shape, training = header.series, header.network, header.training
+    same = {
+        "period": series.period,
+        "window": series.window,
+        "cell": shape.cell,
+        "hidden_size": shape.hidden_size,
+        "num_layers": shape.num_layers,
+        "members": shape.members,
+        "quantiles": header.decoder.quantiles,
+        "baselines": len(header.forecasters) > 1,
+        "init": training.init,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "seed": training.seed,
+    }
+    return Forecaster(series.horizon, **{**same, **changed})
 
 
 def _as_parts(parts: dict[str, Any]) -> dict[str, Any]:

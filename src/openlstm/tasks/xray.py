@@ -1,4 +1,4 @@
-"""An X-ray of a model file: the network in it, or the same one before its first step, over windows of a series.
+"""An X-ray of a model file: the network in it, or the same one before its first step, over windows of a panel.
 
 Legend: N windows, W steps of a window, K steps of the horizon, I input size.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich import box
 from rich.console import Group
 from rich.markup import escape
@@ -17,24 +16,24 @@ from rich.table import Table
 from rich.text import Text
 
 from openlstm._files import writable
-from openlstm.data import Series
+from openlstm.data.panel import Panel
+from openlstm.errors import ArgumentError
 from openlstm.insight.report import Report
 from openlstm.insight.xray import xray
 from openlstm.model_file import Header
-from openlstm.tasks.examples import windows
-from openlstm.tasks.forecast import OPTIONS, Forecaster
+from openlstm.runtime.model import load
+from openlstm.tasks.evaluation import evaluate
+from openlstm.tasks.examples import example_windows
+from openlstm.tasks.forecast import like
 from openlstm.tasks.network import network, quantile_loss
-from openlstm.tasks.scoring import evaluate
-from openlstm.train import Options
 
-EPOCHS = Options().epochs  # at most, where `apply` trains
-NOISE = 64  # rows of noise where there are no data
+NOISE = 64  # series of noise where there are no data
 
 
 def forecaster(
     header: Header,
     tensors: dict[str, np.ndarray],
-    series: Series | None,
+    panel: Panel | None,
     *,
     lag: int | None = None,
     before: bool = False,
@@ -44,38 +43,53 @@ def forecaster(
 
     Args:
         header, tensors: of a model file.
-        series: what it forecasts; None for noise, which shows what the network can carry but not what it needs or uses.
-        lag: as in `openlstm.xray`; without a series the season if None.
+        panel: what it forecasts; None for noise, which shows what the network can carry but not what it needs or uses.
+        lag: as in `openlstm.xray`; without a panel the season if None.
         before: the network as it was before its first step of training.
         name: what the report calls it.
 
     Raises:
-        DataError: if the series has no window.
+        DataError: if the panel has no window.
     """
     net = network(header, None if before else tensors)
-    notes = []
+    series, notes = header.series, []
     if header.network.members > 1:
         notes.append(f"The first of {header.network.members} members is shown; they differ in their seed alone.")
-    loss, data = None, None
-    if series is None:
-        W = header.series.window
-        noise = torch.randn(NOISE, W, 1, generator=torch.Generator().manual_seed(0))
-        data = torch.cat([noise, torch.zeros_like(noise)], -1)
-        lag = lag if lag is not None else min(header.series.period, W - 1)
+    loss = quantile_loss(header.decoder.quantiles)
+    if panel is None:
+        if series.features:
+            names = ", ".join(f.name for f in series.features)
+            what, hint = "the model reads covariates, and noise has none", "openlstm xray MODEL DATA"
+            raise ArgumentError.of("xray", what, f"no DATA, and a model that reads {names}", "DATA", hint)
+        noise = np.random.default_rng(0).standard_normal((NOISE, series.window + series.horizon))
+        given = example_windows(header, Panel.of(list(noise), "2001-01-01", series.step), NOISE)
+        lag = lag if lag is not None else min(series.period, series.window - 1)
+        report = xray(net, given[:-1], lag=lag, before=before, features=inputs(header), name=name)
         notes.append(
             "No data were given: the inputs are noise, so what the data need and what the network uses is not known. "
             f"The lag asked about is {lag}."
         )
-    else:
-        data, loss = windows(header, series), quantile_loss(header.head.quantiles)
-    report = xray(net, data, lag=lag, loss=loss, before=before, features=("value", "missing"), name=name)
+        return report.noted(*notes)
+    report = xray(net, example_windows(header, panel), lag=lag, loss=loss, before=before, features=inputs(header), name=name)
     if not before and report.uses is not None:
-        W = header.series.window
+        W = series.window
         notes.append(f"Windows are scaled by all of their {W} values before the network reads them: the model still takes {W}.")
     return report.noted(*notes)
 
 
-def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
+def inputs(header: Header) -> tuple[str, ...]:
+    """The names of the inputs of the network, in their order, [I]."""
+    series = header.series
+    numbers = [f for f in series.features if f.categories is None]
+    categories = [f for f in series.features if f.categories is not None]
+    names = ["value", "missing", *(f"value {season} steps before" for season in series.seasons)]
+    names += [f"{cycle} ({wave})" for cycle in series.calendar for wave in ("sine", "cosine")]
+    names += [name for f in numbers for name in (f.name, f"{f.name} missing")[: 1 + f.marked]]
+    names += [f"{f.name} missing" for f in categories if f.marked]
+    return (*names, *(f"{f.name} {k + 1}" for f in categories for k in range(f.width)))
+
+
+def apply(report: Report, header: Header, panel: Panel, path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
     """Train again as advised, on the rows the model was trained on, and write the new model beside the old one.
 
     Returns:
@@ -84,29 +98,18 @@ def apply(report: Report, header: Header, series: Series, path: Path, *, quiet: 
     best = None if report.advice is None else report.advice.best
     if best is None or not best.flag:
         return None
-    from openlstm.runtime import load
-
     place = path.with_name(f"{path.stem}-{best.flag.replace('=', '-')}{path.suffix}")
     writable(place)
     old = load(path)
-    training, shape = header.training, header.network
-    holdout = int((series.times > np.datetime64(training.last)).sum())
-    again = Forecaster(
-        header.series.horizon,
-        period=header.series.period,
-        window=header.series.window,
-        cell=shape.cell,
-        hidden_size=shape.hidden_size,
-        num_layers=shape.num_layers,
-        members=shape.members,
-        init=best.flag,
-        options=Options(epochs=EPOCHS, **{name: getattr(training, name) for name in OPTIONS}),
-    ).fit(series, holdout=holdout, quiet=quiet)
+    holdout = int((panel.history - old.seen(panel)).max(initial=0))
+    again = like(header, init=best.flag).fit(panel, holdout=holdout, quiet=quiet)
     again.save(place)
     mase: dict[str, float] = {}
     if holdout:
-        scores = evaluate({"as it was": old, best.flag: again.model_}, series)
-        mase = {n: s.mase for n in ("as it was", best.flag) if (s := scores.score(n)).mase is not None}
+        for name, model in (("as it was", old), (best.flag, again.model_)):
+            found = evaluate(model, panel).score(model.name).mase
+            if found is not None:
+                mase[name] = found
     return {"init": best.flag, "model": str(place), "mase": mase}
 
 
