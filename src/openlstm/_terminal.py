@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 LARGEST = 2**62
 """The largest whole number that an option takes."""
@@ -81,3 +83,50 @@ def status(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     with err().status(text) as shown:
         yield lambda text: shown.update(f"{text} ...")
+
+
+Show = Callable[[float, str], None]
+"""Takes the share that is done, 0 to 1, and what to say."""
+
+EVERY = 5.0
+"""Seconds between two lines without a terminal; more in a long run."""
+
+
+@contextmanager
+def progress(
+    title: str, *, quiet: bool = False, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Show]:
+    """Show how far something is, on standard error: a bar on a terminal, else a line every few seconds.
+
+    Args:
+        title: what is done.
+        quiet: show nothing.
+        console: where; standard error if None.
+        clock: seconds.
+    """
+    console = console or err()
+    if quiet:
+        yield lambda share, text: None
+        return
+    if not (console.is_terminal or console.is_jupyter):
+        yield _lines(title, console, clock)
+        return
+    room = console.width - len(title) - 68  # what the words leave
+    bar = (BarColumn(min(room, 24)),) if room >= 4 else ()
+    columns = (SpinnerColumn(finished_text=" "), TextColumn(title, markup=False), *bar)
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console) as shown:
+        task = shown.add_task("", total=1.0)
+        yield lambda share, text: shown.update(task, completed=share, description=text)
+
+
+def _lines(title: str, console: Console, clock: Callable[[], float]) -> Show:
+    begin = last = clock()
+
+    def show(share: float, text: str) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= min(max(EVERY, (now - begin) / 20), 12 * EVERY):
+            last = now
+            console.print(f"{title}: {text}", highlight=False, soft_wrap=True, markup=False)
+
+    return show

@@ -29,6 +29,8 @@ from openlstm.runtime.window import Rows, measure, reach, rows, windows
 BLOCK = 4096
 """So many series go through the network at once."""
 
+TITLES = {"seasonal_drift": "seasonal naive + drift", "ets": "ETS", "damped_ets": "damped ETS", "theta": "Theta"}
+
 NETWORKS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "vanilla RNN", "rnn_relu": "vanilla RNN"}
 
 
@@ -71,7 +73,7 @@ class Model:
     @property
     def names(self) -> dict[str, str]:
         """Everyone who can be asked, by what `use` calls them, and what they are called in a table."""
-        own = {"network": self.name, "best": "best"}
+        own = {"network": self.name, **TITLES}
         return {one.name: own.get(one.name) or one.name.replace("_", " ") for one in self.header.forecasters}
 
     def predict(

@@ -126,8 +126,9 @@ class AutoArima(_Timed):
 class Boosting(_Timed):
     """scikit-learn's histogram gradient boosting over the lags of the target: one model of all series for each quantile.
 
-    Lags and targets are differences to the last known value in units of the mean change of a series; the step ahead and
-    the place in the season are features. Covariates are not read.
+    It learns what has to be added to the seasonal naive forecast. Its features are the lags and the last two values of the
+    same season, as differences to the last known value; the step ahead; the place in the season. The unit of a series is
+    its mean change. Covariates are not read.
     """
 
     name = "gradient boosting"
@@ -152,8 +153,8 @@ class Boosting(_Timed):
         self._check("fitted, no forecast yet")
         series = np.repeat(np.arange(len(panel)), horizon)
         ahead = np.tile(np.arange(1, horizon + 1), len(panel))
-        x, last, unit = self._features(panel, panel.pasts(), series, panel.history[series], ahead)
-        out = np.stack([last + unit * model.predict(x) for model in self.models], axis=-1)
+        x, base, unit = self._features(panel, panel.pasts(), series, panel.history[series], ahead)
+        out = np.stack([base + unit * model.predict(x) for model in self.models], axis=-1)
         return out.reshape(len(panel), horizon, len(levels))
 
     def _examples(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
@@ -168,26 +169,28 @@ class Boosting(_Timed):
         ahead = generator.integers(1, self.shape.horizon + 1, len(at))
         enough = at - ahead >= min(self.lags, 4)
         series, at, ahead = series[enough], at[enough], ahead[enough]
-        x, last, unit = self._features(panel, pasts, series, at - ahead + 1, ahead)
-        y = (pasts[series, at + begin[series]] - last) / unit
+        x, base, unit = self._features(panel, pasts, series, at - ahead + 1, ahead)
+        y = (pasts[series, at + begin[series]] - base) / unit
         usable = np.isfinite(y)
         return x[usable], y[usable]
 
     def _features(
         self, panel: Panel, pasts: np.ndarray, series: np.ndarray, seen: np.ndarray, ahead: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[n, W + 2], the last known value [n] and the unit [n] of forecasts so many steps `ahead` of `seen` steps."""
-        begin = pasts.shape[1] - panel.history
+        """[n, W + 4], the seasonal naive forecast [n] and the unit [n] of the step so far `ahead` of `seen` steps."""
+        period, before = self.shape.period, max(self.lags, 2 * self.shape.period)
         change = np.abs(np.diff(pasts, axis=1))
         sizes = np.nansum(change, axis=1) / np.maximum((~np.isnan(change)).sum(axis=1), 1)
         unit = np.where(sizes > 0, sizes, 1.0)[series]
-        padded = np.concatenate([np.full((len(pasts), self.lags), np.nan), pasts], axis=1)
-        column = (begin[series] + seen)[:, None] + np.arange(self.lags)  # of the padded array: the last lag before `seen`
-        window = padded[series[:, None], column]
+        padded = np.concatenate([np.full((len(pasts), before), np.nan), pasts], axis=1)
+        end = before + pasts.shape[1] - panel.history[series] + seen  # the column behind the last step that is seen
+        window = padded[series[:, None], end[:, None] - np.arange(self.lags, 0, -1)]
         newest = self.lags - 1 - np.argmax(~np.isnan(window[:, ::-1]), axis=1)
         last = window[np.arange(len(window)), newest]
-        season = (seen + ahead - 1) % self.shape.period
-        return np.column_stack([(window - last[:, None]) / unit[:, None], ahead, season]), last, unit
+        back = end + ahead - 1 - period * (1 + (ahead - 1) // period)
+        base = np.where(np.isnan(padded[series, back]), last, padded[series, back])
+        columns = np.column_stack([window, base, padded[series, back - period]])
+        return np.column_stack([(columns - last[:, None]) / unit[:, None], ahead, (seen + ahead - 1) % period]), base, unit
 
 
 def _filled(past: np.ndarray) -> np.ndarray:

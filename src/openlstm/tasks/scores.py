@@ -85,12 +85,14 @@ class Evaluation:
     @property
     def scores(self) -> tuple[Score, ...]:
         """Of every forecaster, the smallest error first."""
-        found = [self._score(name) for name in self.forecasts]
+        found = [self.score(name) for name in self.forecasts]
         return tuple(sorted(found, key=lambda s: (self._error(s), s.name != self.model)))
 
     def score(self, name: str) -> Score:
         """Of one forecaster."""
-        return self._score(name)
+        mean = {metric: _mean(of) for metric, of in self.by_series[name].items()}
+        coverage = {share: mean.pop(f"coverage_{share}") for share, _, _ in bands(self.levels)}
+        return Score(name, self.sources[name], coverage=coverage, seconds=self.seconds[name], **mean)
 
     def worst(self, count: int = 5) -> list[int]:
         """The series on which the model has the largest errors, by their numbers, the largest first."""
@@ -202,11 +204,6 @@ class Evaluation:
     def _one(self, series: int) -> dict[str, Any]:
         numbers = {metric: float(of[series]) for metric, of in self.by_series[self.model].items()}
         return {"series": self.panel.name(series), **{k: v if np.isfinite(v) else None for k, v in numbers.items()}}
-
-    def _score(self, name: str) -> Score:
-        mean = {metric: _mean(of) for metric, of in self.by_series[name].items()}
-        coverage = {share: mean.pop(f"coverage_{share}") for share, _, _ in bands(self.levels)}
-        return Score(name, self.sources[name], coverage=coverage, seconds=self.seconds[name], **mean)
 
 
 def _mean(of: np.ndarray) -> float | None:

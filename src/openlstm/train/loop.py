@@ -68,6 +68,7 @@ class Epoch(NamedTuple):
     validation_loss: float  # NaN without validation
     is_best: bool
     seconds: float
+    examples: int = 0  # learnt from
 
 
 Callback = Callable[[Epoch], None]
@@ -81,6 +82,8 @@ class Step(NamedTuple):
     loss: float  # mean over the targets of the batch
     norm: float  # of the gradient, before clipping
     clip: float  # what it is clipped to
+    examples: int = 0  # of the batch
+    steps: int = 0  # of an epoch
 
 
 StepCallback = Callable[[Step], None]
@@ -162,7 +165,7 @@ def _train(
         with torch.no_grad():
             validation_loss = math.nan if validation is None else training.epoch(number, validation)
         is_best = best is None or validation is None or validation_loss < best.validation_loss
-        epoch = Epoch(number, train_loss, validation_loss, is_best, time.perf_counter() - start)
+        epoch = Epoch(number, train_loss, validation_loss, is_best, time.perf_counter() - start, len(order))
         epochs.append(epoch)
         if is_best:
             best, best_weights = epoch, copy.deepcopy(model.state_dict())
@@ -185,7 +188,7 @@ class _Training:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, steps, options.epochs))
         self.loss, self.options, self.each_step = loss, options, each_step
-        self.steps = 0
+        self.steps, self.each_epoch = 0, steps
 
     def epoch(self, number: int, data: Sequence[Tensor], order: Tensor | None = None) -> float:
         """One pass over `data`: the mean loss over all targets. With an order of its rows, the model learns from them."""
@@ -200,17 +203,17 @@ class _Training:
                 hint = "lower the learning rate, or look for huge values in the data"
                 raise TrainingError.of("train", what, got, "a finite loss", hint)
             if learn and float(targets):
-                self._step(number, error / targets)
+                self._step(number, error / targets, len(rows))
         return total / max(counted, 1.0)
 
-    def _step(self, epoch: int, loss: Tensor) -> None:
+    def _step(self, epoch: int, loss: Tensor, examples: int) -> None:
         """One step down the gradient of the loss."""
         clip = self.options.clip
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = float(self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip, error_if_nonfinite=False) or 0.0)
         for callback in self.each_step:
-            callback(Step(self.steps, epoch, float(loss.detach()), norm, clip))
+            callback(Step(self.steps, epoch, float(loss.detach()), norm, clip, examples, self.each_epoch))
         if not math.isfinite(norm):
             what, got = f"the gradient is not finite in epoch {epoch}", f"norm={norm} at step {self.steps}"
             hint = "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
