@@ -205,11 +205,17 @@ def evaluate(
     model: ModelPath,
     data: Data,
     form: Options,
-    origins: Annotated[int | None, integer(1, "So many forecasts of each series, one horizon apart. Without it all unseen.")] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Train anew at each origin, on nothing but what lies before it.")] = False,
+    origins: Annotated[
+        int | None, integer(1, "So many forecasts of each series, one horizon apart. Without it all unseen.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train anew at each origin, on nothing but what lies before it.")
+    ] = False,
     time_limit: Annotated[
         float | None,
-        typer.Option(help="Seconds for AutoARIMA and gradient boosting each, where installed; 0 for neither.", show_default=False),
+        typer.Option(
+            help="Seconds for AutoARIMA and gradient boosting each, where installed; 0 for neither.", show_default=False
+        ),
     ] = 60.0,
     output: Output = None,
     plot: Plot = None,
@@ -268,7 +274,9 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
 def xray(
     model: ModelPath,
     form: Options,
-    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help=f"{TABLE} Noise if left out.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help=f"{TABLE} Noise if left out.", show_default=False)
+    ] = None,
     lag: Annotated[
         int | None, integer(1, "Steps between what has to be remembered and the answer. Without it, found in DATA.")
     ] = None,

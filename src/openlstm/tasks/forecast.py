@@ -27,8 +27,8 @@ import openlstm
 from openlstm import model_file
 from openlstm._terminal import tell
 from openlstm.cells import BY_NAME
-from openlstm.data.panel import Panel
 from openlstm.data import Columns, Format, read_panel
+from openlstm.data.panel import Panel
 from openlstm.engine.threads import torch_aside
 from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training

@@ -120,7 +120,12 @@ def _read_config(context: click.Context, _: Any, path: Path | None) -> Path | No
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", callback=_read_config, is_eager=True, metavar="FILE", help="A YAML file of these options.", show_default=False
+        "--config",
+        callback=_read_config,
+        is_eager=True,
+        metavar="FILE",
+        help="A YAML file of these options.",
+        show_default=False,
     ),
 ]
 
@@ -131,6 +136,10 @@ def write_config(path: Path, options: Options) -> None:
 
     from openlstm._files import write_whole
 
-    held = {name.replace("_", "-"): value for name, value in options.items() if value is not None and value != () and value != []}
-    text = yaml.safe_dump({n: list(v) if isinstance(v, tuple) else v for n, v in held.items()}, sort_keys=False, allow_unicode=True)
+    held = {
+        name.replace("_", "-"): value for name, value in options.items() if value is not None and value != () and value != []
+    }
+    text = yaml.safe_dump(
+        {n: list(v) if isinstance(v, tuple) else v for n, v in held.items()}, sort_keys=False, allow_unicode=True
+    )
     write_whole(path, f"# openlstm fit forecast DATA --config {path.name}\n{text}".encode())
