@@ -1,12 +1,15 @@
-"""The sampling interval of a series: named, and added to a time; numpy alone."""
+"""The sampling interval of series: found, named, added to a time; windows to resample into; numpy alone."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from openlstm.errors import ArgumentError
 from openlstm.model_file import Step
 
 YEAR, MONTH = 12, 1  # in months
@@ -42,7 +45,11 @@ def name_step(step: Step, count: int = 1) -> str:
     ('52 weeks', '4 steps of 15 minutes')
     """
     if step.unit == "business":
-        return _count(count, "business day") if step.count == 1 else f"{_count(count, 'step')} of {step.count} business days"
+        return (
+            count_words(count, "business day")
+            if step.count == 1
+            else f"{count_words(count, 'step')} of {step.count} business days"
+        )
     units = (
         (("year", YEAR), ("quarter", 3), ("month", MONTH))
         if step.unit == "month"
@@ -50,18 +57,25 @@ def name_step(step: Step, count: int = 1) -> str:
     )
     for word, size in units:
         if step.count == size:
-            return _count(count, word)
+            return count_words(count, word)
     word, size = next((word, size) for word, size in units if step.count % size == 0)
-    return f"{_count(count, 'step')} of {step.count // size} {word}s"
+    return f"{count_words(count, 'step')} of {step.count // size} {word}s"
 
 
-def _count(number: int, word: str) -> str:
+def count_words(number: int, word: str) -> str:
     """A number of things: 1 row, 2 rows."""
     return f"{number} {word}{'s' * (number != 1)}"
 
 
-def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray:
-    """`start` plus so many steps; months keep the day where the month is long enough, else its last day."""
+def add_steps(start: np.datetime64 | np.ndarray, step: Step, count: np.ndarray) -> np.ndarray:
+    """`start` plus so many steps; months keep the day where the month is long enough, else its last day.
+
+    Args:
+        start: one time, or an array of them for `count`.
+
+    >>> add_steps(np.datetime64("2001-01-31"), Step(unit="month", count=1), np.arange(2)).astype("datetime64[D]").tolist()
+    [datetime.date(2001, 1, 31), datetime.date(2001, 2, 28)]
+    """
     if step.unit == "business":
         day = start.astype("datetime64[D]")
         return np.busday_offset(day, count * step.count, roll="forward") + (start - day).astype("timedelta64[us]")
@@ -72,9 +86,127 @@ def add_steps(start: np.datetime64, step: Step, count: np.ndarray) -> np.ndarray
     months = month + (count * step.count).astype("timedelta64[M]")
     length = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")
     at_end = day == (month + np.timedelta64(1, "M")).astype("datetime64[D]") - month.astype("datetime64[D]") - 1
-    offset = length - 1 if at_end else np.minimum(day, length - 1)  # month ends stay month ends
+    offset = np.where(at_end, length - 1, np.minimum(day, length - 1))  # month ends stay month ends
     rest = start - start.astype("datetime64[D]")
     return months.astype("datetime64[D]") + offset + rest.astype("timedelta64[us]")
+
+
+def count_steps(start: np.ndarray, step: Step, times: np.ndarray) -> np.ndarray:
+    """How many steps each time lies behind its start, rounded, int64 [N]; the inverse of `add_steps` for times on the grid."""
+    if step.unit == "month":
+        months = times.astype("datetime64[M]").astype(np.int64) - start.astype("datetime64[M]").astype(np.int64)
+        return np.round(months / step.count).astype(np.int64)
+    if step.unit == "business":
+        days = np.busday_count(start.astype("datetime64[D]"), times.astype("datetime64[D]"))
+        return np.round(days / step.count).astype(np.int64)
+    return np.round((times - start) / np.timedelta64(step.count, "s")).astype(np.int64)
+
+
+def find_step(times: np.ndarray, begins: np.ndarray) -> Step | None:
+    """The most common distance of series of times one after the other: calendar months if it is 28 days or more, else seconds.
+
+    Daily times are business days where none of them is a Saturday or a Sunday and a series goes over a weekend.
+
+    Args:
+        times: datetime64[us] [N], rising in each series.
+        begins: whether a series begins there, bool [N].
+
+    Returns:
+        None if no series has two times, or if the most common distance is more than 1000 years.
+
+    >>> find_step(np.array(["2001-01-04", "2001-01-05", "2001-01-08", "2001-01-09"], "datetime64[us]"), np.zeros(4, bool))
+    Step(unit='business', count=1)
+    """
+    apart = (times[1:] - times[:-1])[~begins[1:]]
+    if not len(apart):
+        return None
+    common = _most_common(apart)
+    seconds = int(common / np.timedelta64(1, "s"))
+    if seconds > 1000 * 365 * DAY:
+        return None
+    if seconds >= 28 * DAY:
+        months = times.astype("datetime64[M]").astype(int)
+        months = (months[1:] - months[:-1])[~begins[1:]]
+        months = _most_common(months[months > 0]) if (months > 0).any() else 0
+        if months and abs(seconds / DAY / (365.2425 / 12) - months) < 0.5:
+            return Step(unit="month", count=int(months))
+    if seconds == DAY:
+        days = times.astype("datetime64[D]")
+        weekend = (np.diff(days).astype(np.int64) > np.busday_count(days[:-1], days[1:])) & ~begins[1:]
+        if weekend.any() and np.is_busday(days).all():
+            return Step(unit="business", count=1)
+    return Step(unit="second", count=max(seconds, 1))
+
+
+def _most_common(values: np.ndarray) -> np.ndarray:
+    """The most common of the values, the smallest of several."""
+    distinct, count = np.unique(values, return_counts=True)
+    return distinct[np.argmax(count)]
+
+
+EVERY = {
+    "s": ("second", 1),
+    "m": ("second", MINUTE),
+    "h": ("second", HOUR),
+    "d": ("second", DAY),
+    "w": ("second", WEEK),
+    "mo": ("month", MONTH),
+    "q": ("month", 3),
+    "y": ("month", YEAR),
+    "b": ("business", 1),
+}
+"""The units of `--every`."""
+
+
+def step_of(every: str) -> Step:
+    """The interval that `--every` names.
+
+    Raises:
+        ArgumentError: if it is none.
+
+    >>> step_of("15m"), step_of("1q")
+    (Step(unit='second', count=900), Step(unit='month', count=3))
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})(s|mo|m|h|d|w|q|y|b)", every.strip().lower())
+    if found is not None:
+        unit, size = EVERY[found[2]]
+        with suppress(ValueError):
+            return Step(unit=unit, count=size * int(found[1]))  # type: ignore[arg-type]
+    expected, hint = "a number and s, m, h, d, w, mo, q, y or b (business days)", "for example --every 15m, or --every 1d"
+    raise ArgumentError.of("every", "is no interval", repr(every), expected, hint)
+
+
+def every_of(step: Step) -> str:
+    """How `--every` writes a step.
+
+    >>> every_of(Step(unit="second", count=5400)), every_of(Step(unit="month", count=12))
+    ('90m', '1y')
+    """
+    units = [(name, size) for name, (unit, size) in EVERY.items() if unit == step.unit and step.count % size == 0]
+    name, size = max(units, key=lambda u: u[1])
+    return f"{step.count // size}{name}"
+
+
+def windows(times: np.ndarray, step: Step) -> np.ndarray:
+    """The beginning of the window of one step in which each time lies, datetime64[us] [N].
+
+    Weeks begin on Mondays; months, quarters and years as in the calendar; others at midnight. A weekend belongs to the
+    business day that follows it.
+
+    >>> windows(np.array(["2001-01-07T10:20"], "datetime64[us]"), Step(unit="month", count=3))
+    array(['2001-01-01T00:00:00.000000'], dtype='datetime64[us]')
+    """
+    if step.unit == "month":
+        months = times.astype("datetime64[M]").astype(np.int64)
+        return (months // step.count * step.count).astype("datetime64[M]").astype("datetime64[us]")
+    if step.unit == "business":
+        first = np.datetime64("1969-12-29", "D")  # a Monday
+        days = np.busday_offset(times.astype("datetime64[D]"), 0, roll="forward")
+        count = np.busday_count(first, days) // step.count * step.count
+        return np.busday_offset(first, count).astype("datetime64[us]")
+    begin = np.datetime64("1970-01-05" if step.count % WEEK == 0 else "1970-01-01", "us")
+    width = np.timedelta64(step.count, "s")
+    return begin + (times - begin) // width * width
 
 
 def show_time(time: np.datetime64 | np.ndarray) -> str:

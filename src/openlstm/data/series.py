@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openlstm.data.grid import DAY, _count, add_steps, name_step, show_time
+from openlstm.data.grid import DAY, add_steps, count_words, name_step, show_time
 from openlstm.data.panel import Note
 from openlstm.data.table import Table, read_table
 from openlstm.errors import DataError
@@ -103,13 +103,13 @@ def from_arrays(
 def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np.ndarray, step: Step | None) -> Series:
     notes: list[Note] = []
     if len(times) < 3:
-        what, got = "is too short for a series", _count(len(times), "row")
+        what, got = "is too short for a series", count_words(len(times), "row")
         expected, hint = "at least 3", "give a longer table"
         raise DataError.of(table.name, what, got, expected, hint)
     order = np.argsort(times, kind="stable")
     if (order[1:] < order[:-1]).any():
         count = int((np.diff(times) < np.timedelta64(0)).sum())
-        text = f"the rows were not in the order of time ({_count(count, 'step')} back); they were sorted"
+        text = f"the rows were not in the order of time ({count_words(count, 'step')} back); they were sorted"
         notes.append(Note("order", count, text))
     times, values = times[order], values[order]
     _check_twice(table, time, times, order)
@@ -122,7 +122,7 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
     absent = np.setdiff1d(np.arange(len(grid)), places)
     if len(absent):
         are, s = ("is", "s") if len(absent) == 1 else ("are", "")
-        text = f"{_count(len(absent), 'step')} {are} absent from the table and count{s} as missing: {_where(grid, absent)}"
+        text = f"{count_words(len(absent), 'step')} {are} absent from the table and count{s} as missing: {_where(grid, absent)}"
         notes.append(Note("gaps", len(absent), text))
     missing = places[np.isnan(values)]
     if len(missing) == len(values):
@@ -131,7 +131,7 @@ def _regular(table: Table, time: str, target: str, times: np.ndarray, values: np
         raise DataError.of(f"{table.name}, column {target!r}", what, got, expected, hint)
     if len(missing):
         are = "is" if len(missing) == 1 else "are"
-        text = f"{_count(len(missing), 'value')} of {target} {are} missing: {_where(grid, missing)}"
+        text = f"{count_words(len(missing), 'value')} of {target} {are} missing: {_where(grid, missing)}"
         notes.append(Note("missing", len(missing), text))
     return Series(target, time, grid, full, step, tuple(notes))
 
@@ -141,7 +141,7 @@ def _check_twice(table: Table, time: str, times: np.ndarray, order: np.ndarray) 
     if len(twice):
         first, second = order[twice[0]], order[twice[0] + 1]
         what, expected = "the same time comes twice", "each time once"
-        got = f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {_count(len(twice), 'such row')} in all"
+        got = f"{show_time(times[twice[0]])}, also in {table.row(int(first))}; {count_words(len(twice), 'such row')} in all"
         hint = "keep one row for each time; a table of several series has to be filtered to one of them"
         raise DataError.of(f"{table.name}, {table.row(int(second))}, column {time!r}", what, got, expected, hint)
 
@@ -222,4 +222,4 @@ def _where(grid: np.ndarray, places: np.ndarray, most: int = 4) -> str:
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     words = [show_time(grid[r[0]]) + (f" to {show_time(grid[r[-1]])}" if len(r) > 1 else "") for r in runs[:most]]
     more = len(runs) - most
-    return ", ".join(words) + (f", and {_count(more, 'more run')}" if more > 0 else "")
+    return ", ".join(words) + (f", and {count_words(more, 'more run')}" if more > 0 else "")

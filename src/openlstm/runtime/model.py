@@ -249,6 +249,14 @@ class Model:
             raise DataError.of(f"column {panel.target!r}", what, got, expected, hint)
         if (beyond := np.flatnonzero(np.abs(panel.values) > LARGEST)).size:
             raise _beyond("Model.predict", "a number in values", float(panel.values[beyond[0]]))
+        if series.scale.anchor == "last" and (panel.history < series.window).any():  # older models know no shorter window
+            s = int(np.argmin(panel.history))
+            what, got = f"{panel.history[s]} values are too few", f"series {panel.name(s)}"
+            expected, hint = (
+                f"at least {series.window}, the window of the model",
+                "pass more of the past; mark what is unknown as NaN",
+            )
+            raise DataError.of("Model.predict", what, got, expected, hint)
         known = ~np.isnan(panel.pasts(series.window)).all(axis=1)
         if not known.all():
             s = int(np.argmin(known))

@@ -101,7 +101,7 @@ def fit(panel: Panel, setting: Setting) -> tuple[dict[str, Baseline], dict[str, 
 
 
 def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """The past before each row `at` [N] of the series `of` [N], the newest step last, float64 [N, T], NaN before its beginning."""
+    """The past before each row `at` [N] of the series `of` [N], the newest step last, float64 [N, T]; NaN before it begins."""
     begins = rows.begins[of]
     most = int(min((at - begins).max(initial=0), PAST))
     place = at[:, None] + np.arange(-most, 0)

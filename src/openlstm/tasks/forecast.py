@@ -16,6 +16,7 @@ import inspect
 import json
 import math
 import os
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,8 @@ from openlstm.tasks.examples import Examples
 from openlstm.tasks.metrics import seasonal_scale
 from openlstm.tasks.network import ForecastNet
 from openlstm.train import History, Options, progress, train
+from openlstm.train.progress import Training as Progress
+from openlstm.train.progress import clock_time
 
 QUANTILES = (0.1, 0.5, 0.9)
 """The median, and the 80 % band around it."""
@@ -167,25 +170,22 @@ class Forecaster:
         self.recipe_ = made = self._recipe(known)
         header = self._header(known, made)
         self.notes_ = [*(note.text for note in panel.notes), *made.tell(known, self.horizon)]
-        tell([f"note: {note}" for note in self.notes_], quiet)
         units = _units(known, made.period)
         everything = Examples(header, known, np.zeros(len(known), np.int64), units)
         first = Examples(header, known, made.validation, units) if made.validation.any() else everything
-        parts, kept = EPOCHS, None
-        if len(first.validation):
-            net, history = self._train(header, first, made, seed=self.seed + self.members, title="validation", quiet=quiet)
-            parts = max(history.best.number, math.ceil(EPOCHS / 4))
-            one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+        validated = len(first.validation) > 0
+        self.notes_.append(f"about {clock_time(self._seconds(header, everything, made, self.members + validated))} of training")
+        tell([f"note: {note}" for note in self.notes_], quiet)
+        one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+        with progress("training", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
+            parts, net = EPOCHS, ForecastNet(header, self.seed)
+            if validated:
+                net, history = self._train(header, first, self._options(made, self.seed + self.members), bar)
+                parts = max(history.best.number, math.ceil(EPOCHS / 4))
             kept = choice.choose(build(one, _tensors([net])), first, known, made.validation, baselines=self.baselines)
-        else:
-            one = build(header, _tensors([ForecastNet(header, 0)] * self.members))
-            kept = choice.choose(one, first, known, made.validation, baselines=self.baselines)
-        nets, self.histories_ = [], []
-        for member in range(self.members):
-            title = f"member {member + 1} of {self.members}"
-            net, history = self._train(header, everything, made, seed=self.seed + member, title=title, parts=parts, quiet=quiet)
-            nets.append(net)
-            self.histories_.append(history)
+            ways = [self._options(made, self.seed + member, parts) for member in range(self.members)]
+            found = [self._train(header, everything, way, bar) for way in ways]
+        nets, self.histories_ = [net for net, _ in found], [history for _, history in found]
         self.warnings_ = kept.warnings
         self.left_out_ = kept.left_out
         names = json.dumps(known.keys, ensure_ascii=False).encode()
@@ -245,7 +245,18 @@ class Forecaster:
         names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate")
         return replace(made, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
-    def _options(self, made: recipe.Recipe, seed: int, parts: int) -> Options:
+    def _seconds(self, header: Header, examples: Examples, made: recipe.Recipe, trainings: int) -> float:
+        """About how long so many trainings take, from three steps of a network that is thrown away."""
+        way = replace(self._options(made, self.seed, 1), least_batches=1, most_batches=1)
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            with torch_aside():
+                train(ForecastNet(header, 0), examples.loss(0), [torch.from_numpy(examples.train)], None, way)
+            times.append(time.perf_counter() - begin)
+        return min(times) * made.steps * trainings
+
+    def _options(self, made: recipe.Recipe, seed: int, parts: int = EPOCHS) -> Options:
         batches = max(1, made.steps // EPOCHS)
         return Options(
             epochs=parts,
@@ -258,22 +269,11 @@ class Forecaster:
             most_batches=batches,
         )
 
-    def _train(
-        self,
-        header: Header,
-        examples: Examples,
-        made: recipe.Recipe,
-        *,
-        seed: int,
-        title: str,
-        quiet: bool,
-        parts: int = EPOCHS,
-    ) -> tuple[ForecastNet, History]:
-        options = self._options(made, seed, parts)
-        net = ForecastNet(header, seed)
+    def _train(self, header: Header, examples: Examples, way: Options, bar: Progress) -> tuple[ForecastNet, History]:
+        net = ForecastNet(header, way.seed)
         validation = [torch.arange(len(examples.validation))] if len(examples.validation) else None
-        with progress(title, options.epochs, quiet=quiet) as bar, torch_aside():
-            history = train(net, examples.loss(seed), [torch.from_numpy(examples.train)], validation, options, [bar])
+        data = [torch.from_numpy(examples.train)]
+        history = train(net, examples.loss(way.seed), data, validation, way, [bar], [bar.step])
         return net.eval(), history
 
     def read(self, data: Any, *, form: Format | None = None, future_data: Any = None) -> Panel:
@@ -314,7 +314,7 @@ class Forecaster:
             "first": str(first),
             "last": str(last),
             "epochs": (1,) * self.members,
-            "validation_loss": (0.0,) * self.members,
+            "validation_loss": (),
             "init": "default" if self.cell.startswith("rnn") else self.init,
             "seed": self.seed,
             "learning_rate": made.learning_rate,

@@ -111,8 +111,8 @@ def train(
         model: any module; `loss` calls it.
         loss: see `Loss`.
         data: tensors of equal first size N; a batch is the same rows of each.
-        validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept. None:
-            the weights of the last epoch are kept.
+        validation: likewise; after each epoch the loss on all of it is measured, and the weights with the lowest are kept.
+            None: those of the last epoch are kept.
         options: defaults if None.
         callbacks: called with each `Epoch`.
         each_step: called with each `Step`, between the backward pass and the step of the optimizer; such is

@@ -1,0 +1,386 @@
+"""Any file or frame as a polars frame, of texts where the file holds no types; an error names file, row and column."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openlstm.data.panel import Note
+from openlstm.errors import ArgumentError, DataError, message, missing_extra
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SHOWN = 100  # characters of a cell in an error
+
+KINDS = {
+    **dict.fromkeys((".csv", ".tsv", ".txt"), "CSV"),
+    **dict.fromkeys((".parquet", ".pq"), "Parquet"),
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), "Arrow"),
+    ".xlsx": "Excel",
+}
+"""What a file holds, by the end of its name; `.gz` and `.zst` may follow."""
+
+DELIMITERS = ",;\t| "
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, the name of the file or frame it came from, and how it was read."""
+
+    frame: pl.DataFrame
+    name: str
+    header: int = 0  # the line of the header in a text file, whose columns are still text; 0 where there are no lines
+    kind: str = "CSV"
+    encoding: str | None = None
+    delimiter: str | None = None
+    notes: list[Note] = field(default_factory=list)
+
+    def row(self, index: int) -> str:
+        """How a reader finds a row: counted from 1 after the header, and the line in a text file, or the index of a frame.
+
+        >>> import polars as pl
+        >>> Table(pl.DataFrame({"a": ["one", "two\\nlines", "three"]}), "a.csv", header=1).row(2)
+        'row 3 (line 5)'
+        """
+        if self.kind == "frame":
+            return f"row {index + 1} (index {index})"
+        if not self.header:
+            return f"row {index + 1}"
+        texts = [column for column in self.frame.head(index) if column.dtype == _polars().String]
+        inside = sum(column.str.count_matches("\n", literal=True).sum() for column in texts)
+        return f"row {index + 1} (line {self.header + index + 1 + inside})"
+
+    def column(self, name: str) -> pl.Series:
+        """One column.
+
+        Raises:
+            DataError: if there is none of that name; near names are suggested.
+        """
+        columns = self.frame.columns
+        if name in columns:
+            return self.frame[name]
+        near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
+        near = [c for c in columns if c.lower() in near]
+        hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
+        raise DataError.of(self.name, f"there is no column {name!r}", repr(name), f"one of {short(', '.join(columns))}", hint)
+
+    def error(self, index: int, column: str, what: str, got: Any, expected: str, hint: str = "correct this cell") -> DataError:
+        """The error for one cell of the table."""
+        return DataError.of(f"{self.name}, {self.row(index)}, column {column!r}", what, short(repr(got)), expected, hint)
+
+    def wrong(self, column: str, what: str, got: str, expected: str, hint: str) -> DataError:
+        """The error for one column of the table."""
+        return DataError.of(f"{self.name}, column {column!r}", what, short(got), expected, hint)
+
+
+def short(text: str) -> str:
+    """A text cut to what an error shows of it."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def read_any(data: Any, encoding: str | None = None, delimiter: str | None = None, name: str = "the frame") -> Table:
+    """A file by its path, or a frame of pandas, polars or pyarrow, as a table.
+
+    Args:
+        name: what errors call a frame.
+
+    Raises:
+        DataError: if the file is missing, empty, malformed, of another kind, or has two columns of one name.
+        ArgumentError: for an encoding or a delimiter that is none, or anything but a path or a frame.
+        MissingExtraError: without the package that reads it.
+    """
+    table = _read_file(Path(data), encoding, delimiter) if isinstance(data, (str, os.PathLike)) else _read_frame(data, name)
+    if not table.frame.height:
+        what, got = "holds no rows", f"columns {short(', '.join(table.frame.columns))}"
+        expected, hint = "a header and at least one row", "check that the export was complete"
+        raise DataError.of(table.name, what, got, expected, hint)
+    return table
+
+
+def native_frame(columns: dict[str, np.ndarray], like: Any, *, zone: str | None = None, utc: bool = False) -> Any:
+    """Columns as a frame of the kind of `like`: pandas, polars or pyarrow; polars where `like` is a path.
+
+    Args:
+        columns: arrays of one length; datetime64 become datetimes.
+        zone: the time zone of the datetimes, and whether they are counted in `utc` or as clocks show them in it.
+
+    >>> native_frame({"y": np.array([1.0, 2.0])}, "a.csv").to_dict(as_series=False)
+    {'y': [1.0, 2.0]}
+    """
+    pl = _polars()
+    made = {}
+    for name, values in columns.items():
+        series = pl.Series(name, values.tolist() if values.dtype == object else values)
+        if zone is not None and values.dtype.kind == "M":
+            if utc:
+                series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+            else:
+                series = series.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        made[name] = series
+    frame = pl.DataFrame(made)
+    if isinstance(like, (str, os.PathLike)) or like is None:
+        return frame
+    module = type(like).__module__.split(".")[0]
+    if module == "pandas":
+        import pandas
+
+        return pandas.DataFrame({s.name: _to_pandas(s) for s in frame})
+    return frame.to_arrow() if module == "pyarrow" else frame
+
+
+def _to_pandas(series: pl.Series) -> Any:
+    """A column for pandas, without pyarrow."""
+    import pandas
+
+    pl = _polars()
+    if series.dtype == pl.String:
+        return pandas.Series(series.to_list())
+    zone = getattr(series.dtype, "time_zone", None)
+    values = pandas.Series(series.to_numpy())  # a zone is lost here, and what is left is UTC
+    return values.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else values
+
+
+def _polars() -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise missing_extra("reading a table", "polars", "data") from None
+    return polars
+
+
+@contextmanager
+def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
+    """Give errors of polars and of the system our form. A panic of polars is not an Exception."""
+    pl = _polars()
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, ValueError, TypeError) as e:
+        if isinstance(e, (DataError, ArgumentError)):
+            raise
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise kind(message(who, "cannot be read", short(reason), expected, hint)) from None
+
+
+def _read_frame(data: Any, who: str) -> Table:
+    """A frame through narwhals. An index of pandas that holds something becomes a column."""
+    pl = _polars()
+    try:
+        import narwhals
+    except ImportError:
+        raise missing_extra("reading a frame", "narwhals", "data") from None
+    module = type(data).__module__.split(".")[0]
+    if module == "pandas":
+        data = data.to_frame(data.name if data.name is not None else "value") if type(data).__name__ == "Series" else data
+        if data.index.names != [None] or type(data.index).__name__ in ("DatetimeIndex", "PeriodIndex"):
+            data = data.reset_index(names="time" if data.index.names == [None] else None)
+        data = data.set_axis([str(c) for c in data.columns], axis=1)
+    try:
+        frame = narwhals.from_native(data)
+    except TypeError:
+        got, expected = type(data).__name__, "a path, or a frame of pandas, polars or pyarrow"
+        raise ArgumentError.of("data", "is nothing that can be read", got, expected, "pass a path or a frame") from None
+    if isinstance(frame, narwhals.LazyFrame):
+        frame = frame.collect()
+    _refuse_twice(frame.columns, who, "rename one of them")
+    columns = []
+    for name in frame.columns:
+        column = frame[name]
+        if column.dtype == narwhals.Unknown:  # a period of pandas: its text is read as a date
+            columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
+        else:
+            with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
+                columns.append(column.to_polars().alias(name))
+    return Table(pl.DataFrame(columns), who, kind="frame")
+
+
+def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table:
+    pl = _polars()
+    name, suffixes = path.name, [s.lower() for s in path.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else None
+    kind = KINDS.get(suffixes[-1] if suffixes else "")
+    if not path.is_file():
+        what, got = "is not a file", "a folder" if path.is_dir() else "a device or a pipe"
+        if not path.exists():
+            what, got = "there is no such file", "nothing"
+        raise DataError.of(name, what, got, "a CSV, Parquet, Arrow or Excel file", "check the path")
+    if kind is None:
+        what, got = "is not a table that can be read", f"a file ending in {path.suffix!r}"
+        expected = ".csv, .tsv, .txt, .parquet, .arrow, .feather or .xlsx, or one of them and .gz or .zst"
+        raise DataError.of(name, what, got, expected, "convert it to CSV or Parquet")
+    with reading(name, f"a whole file of the kind {kind}", "open it in an editor and look at this place"):
+        content = _unpacked(path, packed)
+        if kind == "CSV":
+            return _read_csv(name, content, encoding, delimiter)
+        if kind == "Parquet":
+            return Table(pl.read_parquet(content), name, kind=kind)
+        if kind == "Arrow":
+            streamed = not content.startswith(b"ARROW1")
+            return Table((pl.read_ipc_stream if streamed else pl.read_ipc)(io.BytesIO(content)), name, kind=kind)
+        try:
+            import fastexcel
+        except ImportError:
+            raise missing_extra(f"reading {name}", "fastexcel", "excel") from None
+        try:
+            sheets = fastexcel.read_excel(content).sheet_names
+            frame = pl.read_excel(io.BytesIO(content), engine="calamine")
+        except fastexcel.FastExcelError as e:
+            raise ValueError(str(e)) from None
+    table = Table(_without_blank_end(frame), name, header=1, kind=kind)
+    if len(sheets) > 1:
+        table.notes.append(Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}"))
+    return table
+
+
+def _unpacked(path: Path, packed: str | None) -> bytes:
+    content = path.read_bytes()
+    if packed == ".gz":
+        import zlib
+
+        try:
+            return gzip.decompress(content)
+        except zlib.error as e:
+            raise ValueError(str(e)) from None
+    if packed == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise missing_extra(f"reading {path.name}", "zstandard", "data") from None
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(content) as stream:
+                return stream.read()
+        except zstandard.ZstdError as e:
+            raise ValueError(str(e)) from None
+    return content
+
+
+def _as_utf8(name: str, content: bytes, encoding: str | None, notes: list[Note]) -> tuple[bytes, str]:
+    """The bytes of a text in UTF-8, and in which encoding they were: as told, else UTF-8, UTF-16, at last cp1252."""
+    if encoding is not None:
+        try:
+            return content.decode(encoding).removeprefix("\ufeff").encode(), encoding
+        except LookupError:
+            expected, hint = "an encoding such as utf-8, utf-16, cp1252, latin-1", "correct --encoding"
+            raise ArgumentError.of(name, "there is no such encoding", repr(encoding), expected, hint) from None
+        except UnicodeError as e:
+            hint = "leave out --encoding, or name another one"
+            raise DataError.of(name, "is not written in this encoding", short(str(e)), encoding, hint) from None
+    if content.startswith(b"\xef\xbb\xbf"):
+        return content[3:], "utf-8"
+    zeros = content[:1000].count(0)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros:
+        found = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+        if zeros * 4 < len(content[:1000]):  # not every other byte of Western text
+            found = "utf-16" if found == "utf-16" else "none"
+        try:
+            return content.decode(found).encode(), found
+        except (UnicodeError, LookupError):
+            got, expected = f"{zeros} zero bytes in the first {len(content[:1000])}", "text"
+            raise DataError.of(name, "is not a text file", got, expected, "export it again as CSV in UTF-8") from None
+    try:
+        content.decode()
+        return content, "utf-8"
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        what, got = "is written in an encoding that was not found", f"bytes in line {line} that are no UTF-8"
+        raise DataError.of(name, what, got, "UTF-8, UTF-16 or cp1252", "name it: --encoding latin-1, for example") from None
+    notes.append(Note("encoding", 1, f"line {line} is not UTF-8; the file was read as cp1252 (--encoding names another one)"))
+    return text.encode(), "cp1252"
+
+
+def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | None) -> Table:
+    pl = _polars()
+    notes: list[Note] = []
+    content, encoding = _as_utf8(name, content, encoding, notes)
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):
+        raise ArgumentError.of(name, "is no delimiter", repr(delimiter), "one character, such as ';'", "correct --delimiter")
+    head = [(k, line) for k, line in enumerate(content[:100_000].decode(errors="ignore").splitlines(), 1) if line.strip()]
+    if not head:
+        what, got = "is empty", f"{len(content)} bytes in which nothing stands"
+        raise DataError.of(name, what, got, "a header and at least one row", "check that the export was complete")
+    if told := re.fullmatch(r'"?sep=(.)"?', head[0][1].strip()):  # what Excel writes
+        delimiter, head = delimiter or told[1], head[1:] or head
+    line, first = head[0]
+    found = delimiter or _find_delimiter([text for _, text in head[:100]])
+    if found == " " and b"  " in content and b'"' not in content:  # columns set apart by runs of spaces
+        content = re.sub(rb"(?m)^ | $", b"", re.sub(rb" +", b" ", content))
+    options: dict[str, Any] = {"infer_schema": False, "separator": found}
+    names = [n.strip() for n in next(csv.reader([first], delimiter=found), [])]
+    _refuse_twice([n for n in names if n], name, "rename one of them in the first line", names)
+    try:
+        frame = pl.read_csv(content, skip_rows=line - 1, **options)
+    except pl.exceptions.PolarsError:
+        _refuse_ragged(name, content, found, line)
+        raise
+    if content.count(found.encode()) != (frame.width - 1) * (frame.height + 1):  # or delimiters stand inside of quotes
+        _refuse_ragged(name, content, found, line)
+    frame = frame.rename({c: c.strip() for c in frame.columns})
+    return Table(_without_blank_end(frame), name, line, "CSV", encoding, found, notes)
+
+
+def _find_delimiter(lines: list[str]) -> str:
+    """The delimiter that stands equally often in all lines, outside of quotes; else the most frequent one of the header."""
+    bare = [re.sub(r'"[^"]*"', "", line.strip()) for line in lines]
+    steady = [d for d in DELIMITERS if bare[0].count(d) and all(b.count(d) == bare[0].count(d) for b in bare)]
+    if not steady and all(len(b.split()) == len(bare[0].split()) > 1 for b in bare) and not any(d in bare[0] for d in ",;\t|"):
+        return " "
+    return max((d for d in steady if d != " "), key=bare[0].count, default=None) or (
+        " " if steady else max(DELIMITERS[:-1], key=bare[0].count)
+    )
+
+
+def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> None:
+    """Refuse a text in which a line has more or fewer fields than the header."""
+    text = io.StringIO(content.decode(errors="replace"), newline="")
+    for _ in range(header - 1):
+        text.readline()
+    rows, before = csv.reader(text, delimiter=delimiter, strict=True), 0
+    width = 0
+    try:
+        for row in rows:
+            if not width:
+                width = len(row)
+            elif row and len(row) != width and any(cell.strip() for cell in row):
+                what, got = (
+                    "has too many fields" if len(row) > width else "has too few fields",
+                    f"{len(row)}: {delimiter.join(row)}",
+                )
+                hint = f"correct this line; a text that holds {delimiter!r} has to stand in quotes"
+                raise DataError.of(f"{name}, line {header + before}", what, short(got), f"{width}, as the header has", hint)
+            before = rows.line_num
+    except csv.Error as e:
+        who, hint = f"{name}, line {header + before}", "close the quotes, or leave them out"
+        raise DataError.of(who, "is not a line of a CSV file", str(e), "fields, each in quotes or in none", hint) from None
+
+
+def _refuse_twice(names: list[str], who: str, hint: str, places: list[str] | None = None) -> None:
+    """Refuse two columns of one name."""
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        where = " and ".join(str(k + 1) for k, name in enumerate(places or names) if name == twice)
+        what, got = f"several columns are called {short(repr(twice))}", f"columns {where}"
+        raise DataError.of(who, what, got, "a name for each column", hint)
+
+
+def _without_blank_end(frame: Any) -> Any:
+    """Without the lines at the end in which nothing stands, which editors and spreadsheets leave behind."""
+    last = frame.height
+    while last and all(value is None for value in frame.row(last - 1)):
+        last -= 1
+    return frame.head(last)
