@@ -206,7 +206,7 @@ up = [1.0, 2, 1, 2, 1, 2, 3, 3, 3]  # 2 is carried: errors of 1; zero has errors
         (
             {"LSTM": carried, "naive": carried},
             "",
-            "LSTM LOSES to naive: the error of naive is 0% smaller. --use naive serves naive.",
+            "LSTM is no better than naive: MASE 1.000 both. --use naive serves naive.",
         ),
         ({"LSTM": carried}, "", "LSTM: MASE 1.000. There is no baseline to compare it with."),
     ],

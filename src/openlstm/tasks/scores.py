@@ -116,13 +116,13 @@ class Evaluation:
         first = others[0]
         better = [s for s in others if self._error(s) <= error]
         if not better:
-            gain = 1 - error / self._error(first)
             said = f"{self.model} has a smaller error than every baseline: {self._said(own)}, "
-            said += f"{gain:.0%} smaller than {first.name}, the best of them."
+            said += f"{_less(error, self._error(first))} smaller than {first.name}, the best of them."
         else:
-            gain = 1 - self._error(first) / error if error else 0.0
             names = ", ".join(s.name for s in better[:3]) + (f" and {len(better) - 3} more" if len(better) > 3 else "")
-            said = f"{self.model} LOSES to {names}: the error of {first.name} is {gain:.0%} smaller."
+            said = f"{self.model} LOSES to {names}: the error of {first.name} is {_less(self._error(first), error)} smaller."
+            if self._error(first) == error:
+                said = f"{self.model} is no better than {names}: {self._said(own)} both."
         scored = len(self.panel) - len(self.unscored)
         if scored > 1:
             said += f" Its error is the smallest on {self.wins():,} of {scored:,} series."
@@ -219,7 +219,19 @@ def figure(value: float | None, metric: str = "mae") -> str:
         return "-"
     if metric in ("mase", "rmsse", "smape") and abs(value) < 1e4:
         return f"{value:.2f}" if metric == "smape" else f"{value:.3f}"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+    if 1e4 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _less(small: float, large: float) -> str:
+    """By how much the one is smaller than the other.
+
+    >>> _less(0.9, 1.0), _less(0.999, 1.0)
+    ('10%', '0.1%')
+    """
+    share = 1 - small / large if large else 0.0
+    return f"{share:.0%}" if share >= 0.0095 else f"{share:.1%}"
 
 
 def _mean(of: np.ndarray) -> float | None:

@@ -12,7 +12,7 @@ from openlstm.data.grid import name_step, show_time
 from openlstm.runtime.prediction import bands
 from openlstm.tasks.scores import BEST, Evaluation, figure
 
-NAMES = 22  # letters of a forecaster or series
+NAMES = 19  # letters of a forecaster or series
 
 
 def score_table(evaluation: Evaluation) -> RenderableType:
@@ -50,7 +50,7 @@ def _over_all(evaluation: Evaluation) -> Table:
     errors = ("mase", "rmsse") if scaled else ("mae", "rmse")
     table = _table(heading(evaluation), "forecaster", *(e.upper() for e in errors), "sMAPE", "CRPS")
     for share in shares:
-        table.add_column(f"in {share} %", justify="right")
+        table.add_column(f"in {share}%", justify="right")
     table.add_column("seconds", justify="right")
     for k, s in enumerate(evaluation.scores):
         style = "bold green" if k == 0 else "bold" if s.name == evaluation.model else None
@@ -65,7 +65,7 @@ def _worst(evaluation: Evaluation) -> Table:
     worst, metric = evaluation.worst(), evaluation.ranked_by
     head = f"The largest errors of {evaluation.model}" if len(worst) > 1 else f"{evaluation.model}"
     shares = shown_bands(evaluation.levels)[:1]
-    table = _table(f"\n{head}", "series", metric.upper(), *(f"in {share} %" for share in shares), "best there", metric.upper())
+    table = _table(f"\n{head}", "series", metric.upper(), *(f"in {share}%" for share in shares), "best there", metric.upper())
     names = [name for name in evaluation.forecasts if name != BEST]
     for s in worst:
         errors = np.array([evaluation.by_series[name][metric][s] for name in names])
@@ -109,7 +109,7 @@ def _short(name: str) -> str:
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1))
+    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in columns:
         table.add_column(name, justify="left" if name == "best there" else "right", no_wrap=True)
