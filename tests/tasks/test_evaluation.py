@@ -189,13 +189,13 @@ up = [1.0, 2, 1, 2, 1, 2, 3, 3, 3]  # 2 is carried: errors of 1; zero has errors
         (
             {"LSTM": carried, "zero": zero},
             "LSTM",
-            "LSTM has a smaller error than every baseline: MASE 1, 67% smaller than zero, the best of them.",
+            "LSTM has a smaller error than every baseline: MASE 1.000, 67% smaller than zero, the best of them.",
         ),
         (
             {"LSTM": zero, "naive": carried},
             "naive",
             "LSTM LOSES to naive: the error of naive is 67% smaller. "
-            "--use best serves what won on validation, naive: MASE 1 here.",
+            "--use best serves what won on validation, naive: MASE 1.000 here.",
         ),
         (
             {"LSTM": zero, "seasonal naive": carried},
@@ -206,9 +206,9 @@ up = [1.0, 2, 1, 2, 1, 2, 3, 3, 3]  # 2 is carried: errors of 1; zero has errors
         (
             {"LSTM": carried, "naive": carried},
             "",
-            "LSTM LOSES to naive: the error of naive is 0% smaller. --use naive serves naive.",
+            "LSTM is no better than naive: MASE 1.000 both. --use naive serves naive.",
         ),
-        ({"LSTM": carried}, "", "LSTM: MASE 1. There is no baseline to compare it with."),
+        ({"LSTM": carried}, "", "LSTM: MASE 1.000. There is no baseline to compare it with."),
     ],
 )
 def test_the_verdict_names_what_to_use(rules: dict, best: str, said: str) -> None:
@@ -218,7 +218,7 @@ def test_the_verdict_names_what_to_use(rules: dict, best: str, said: str) -> Non
 def test_the_verdict_on_many_series_counts_them() -> None:
     found = evaluate(model(6), months(up, [2.0, 1, 2, 1, 2, 1, 0, 0, 0], up))
     assert found.verdict() == (
-        "LSTM has a smaller error than every baseline: MASE 1, 50% smaller than zero, the best of them. "
+        "LSTM has a smaller error than every baseline: MASE 1.000, 50% smaller than zero, the best of them. "
         "Its error is the smallest on 2 of 3 series."
     )
 

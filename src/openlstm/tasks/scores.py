@@ -108,21 +108,21 @@ class Evaluation:
 
     def verdict(self) -> str:
         """In plain words, whether the model is worth more than its baselines, and what to use if it is not."""
-        own, metric = self.score(self.model), self.ranked_by.upper()
+        own = self.score(self.model)
         others = sorted((self.score(r) for r in self._rivals()), key=self._error)
         error = self._error(own)
         if not others:
-            return f"{self.model}: {metric} {error:.4g}. There is no baseline to compare it with."
+            return f"{self.model}: {self._said(own)}. There is no baseline to compare it with."
         first = others[0]
         better = [s for s in others if self._error(s) <= error]
         if not better:
-            gain = 1 - error / self._error(first)
-            said = f"{self.model} has a smaller error than every baseline: {metric} {error:.4g}, "
-            said += f"{gain:.0%} smaller than {first.name}, the best of them."
+            said = f"{self.model} has a smaller error than every baseline: {self._said(own)}, "
+            said += f"{_less(error, self._error(first))} smaller than {first.name}, the best of them."
         else:
-            gain = 1 - self._error(first) / error if error else 0.0
             names = ", ".join(s.name for s in better[:3]) + (f" and {len(better) - 3} more" if len(better) > 3 else "")
-            said = f"{self.model} LOSES to {names}: the error of {first.name} is {gain:.0%} smaller."
+            said = f"{self.model} LOSES to {names}: the error of {first.name} is {_less(self._error(first), error)} smaller."
+            if self._error(first) == error:
+                said = f"{self.model} is no better than {names}: {self._said(own)} both."
         scored = len(self.panel) - len(self.unscored)
         if scored > 1:
             said += f" Its error is the smallest on {self.wins():,} of {scored:,} series."
@@ -130,10 +130,10 @@ class Evaluation:
 
     def _instead(self, own: Score, first: Score, lost: bool) -> list[str]:
         """What to serve in the place of the model, one sentence or none."""
-        metric, inside = self.ranked_by.upper(), first.name not in self.outside
+        inside = first.name not in self.outside
         chosen = self.score(BEST) if BEST in self.forecasts else None
         if chosen is not None and self._error(chosen) < self._error(own):
-            return [f"--use best serves what won on validation, {chosen.source}: {metric} {self._error(chosen):.4g} here."]
+            return [f"--use best serves what won on validation, {chosen.source}: {self._said(chosen)} here."]
         if not lost:
             return []
         said = [] if chosen is None else [f"--use best ({chosen.source} won on validation) is no better here."]
@@ -201,9 +201,37 @@ class Evaluation:
         error = getattr(score, self.ranked_by)
         return np.inf if error is None else error
 
+    def _said(self, score: Score) -> str:
+        return f"{self.ranked_by.upper()} {figure(self._error(score), self.ranked_by)}"
+
     def _one(self, series: int) -> dict[str, Any]:
         numbers = {metric: float(of[series]) for metric, of in self.by_series[self.model].items()}
         return {"series": self.panel.name(series), **{k: v if np.isfinite(v) else None for k, v in numbers.items()}}
+
+
+def figure(value: float | None, metric: str = "mae") -> str:
+    """A metric for a table: three decimals where it has no unit, else four digits.
+
+    >>> figure(0.8, "mase"), figure(12.345, "smape"), figure(123456.0), figure(2.5e9), figure(None)
+    ('0.800', '12.35', '123,456', '2.5e+09', '-')
+    """
+    if value is None or not np.isfinite(value):
+        return "-"
+    if metric in ("mase", "rmsse", "smape") and abs(value) < 1e4:
+        return f"{value:.2f}" if metric == "smape" else f"{value:.3f}"
+    if 1e4 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _less(small: float, large: float) -> str:
+    """By how much the one is smaller than the other.
+
+    >>> _less(0.9, 1.0), _less(0.999, 1.0)
+    ('10%', '0.1%')
+    """
+    share = 1 - small / large if large else 0.0
+    return f"{share:.0%}" if share >= 0.0095 else f"{share:.1%}"
 
 
 def _mean(of: np.ndarray) -> float | None:

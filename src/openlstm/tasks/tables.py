@@ -1,0 +1,116 @@
+"""The tables of an evaluation for the terminal, at most 80 columns wide."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from openlstm.data.grid import name_step, show_time
+from openlstm.runtime.prediction import bands
+from openlstm.tasks.scores import BEST, Evaluation, figure
+
+NAMES = 19  # letters of a forecaster or series
+
+
+def score_table(evaluation: Evaluation) -> RenderableType:
+    """Every forecaster, the smallest error first; with many series the worst of them; what was left out; the verdict."""
+    lines = [f"{BEST} is {evaluation.sources[BEST]}."] if BEST in evaluation.forecasts else []
+    lines += [f"{name}: {reason}." for name, reason in evaluation.left_out.items()]
+    parts: list[RenderableType] = [
+        _over_all(evaluation),
+        *(Text(line, style="dim") for line in (*lines, *_counted(evaluation))),
+    ]
+    if len(evaluation.panel) > 1:
+        parts.append(_worst(evaluation))
+    return Group(*parts, Text(""), Text(evaluation.verdict(), style="bold"))
+
+
+def heading(evaluation: Evaluation) -> str:
+    """What was held out, in one line."""
+    panel, (first, last) = evaluation.panel, evaluation.span()
+    origins = int((evaluation.histories >= 0).sum(axis=0).max())
+    series = f"{len(panel):,} series, " if len(panel) > 1 else ""
+    refitted = ", refitted at each" if evaluation.refitted else ""
+    many = f"{origins} origin{'s' * (origins != 1)}{refitted}"
+    steps = name_step(panel.step, evaluation.horizon)
+    return f"{panel.target}: {series}{steps} ahead, {many}, {show_time(first)} to {show_time(last)}"
+
+
+def shown_bands(levels: tuple[float, ...]) -> list[int]:
+    """The shares of at most two bands for a table: the widest, and 80 % or else the narrowest."""
+    shares = [share for share, _, _ in bands(levels)]
+    return sorted({shares[0], 80 if 80 in shares else shares[-1]}) if shares else []
+
+
+def _over_all(evaluation: Evaluation) -> Table:
+    shares, scaled = shown_bands(evaluation.levels), evaluation.ranked_by == "mase"
+    errors = ("mase", "rmsse") if scaled else ("mae", "rmse")
+    table = _table(heading(evaluation), "forecaster", *(e.upper() for e in errors), "sMAPE", "CRPS")
+    for share in shares:
+        table.add_column(f"in {share}%", justify="right")
+    table.add_column("seconds", justify="right")
+    for k, s in enumerate(evaluation.scores):
+        style = "bold green" if k == 0 else "bold" if s.name == evaluation.model else None
+        measured = [figure(getattr(s, e), e) for e in (*errors, "smape", "crps")]
+        inside = [percent(s.coverage[share]) for share in shares]
+        seconds = "-" if s.seconds is None else "<0.1" if s.seconds < 0.05 else f"{s.seconds:,.1f}"
+        table.add_row(_short(s.name), *measured, *inside, seconds, style=style)
+    return table
+
+
+def _worst(evaluation: Evaluation) -> Table:
+    worst, metric = evaluation.worst(), evaluation.ranked_by
+    head = f"The largest errors of {evaluation.model}" if len(worst) > 1 else f"{evaluation.model}"
+    shares = shown_bands(evaluation.levels)[:1]
+    table = _table(f"\n{head}", "series", metric.upper(), *(f"in {share}%" for share in shares), "best there", metric.upper())
+    names = [name for name in evaluation.forecasts if name != BEST]
+    for s in worst:
+        errors = np.array([evaluation.by_series[name][metric][s] for name in names])
+        first = int(np.nanargmin(errors))
+        own = evaluation.by_series[evaluation.model]
+        inside = [percent(own[f"coverage_{share}"][s]) for share in shares]
+        table.add_row(
+            _short(evaluation.panel.name(s)),
+            figure(own[metric][s], metric),
+            *inside,
+            names[first],
+            figure(errors[first], metric),
+        )
+    return table
+
+
+def _counted(evaluation: Evaluation) -> list[str]:
+    """How many series count for nothing, and why."""
+    said = []
+    for names, why in (
+        (evaluation.unscaled, "whose past does not change from season to season count in no MASE and RMSSE"),
+        (evaluation.unscored, "have no known value to score"),
+    ):
+        if names and len(evaluation.panel) > 1:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            said.append(f"{len(names):,} of {len(evaluation.panel):,} series {why}: {'; '.join(names[:3])}{more}.")
+    return said
+
+
+def percent(share: float | None) -> str:
+    """A share for a table.
+
+    >>> percent(0.814), percent(None)
+    ('81 %', '-')
+    """
+    return "-" if share is None or not np.isfinite(share) else f"{share:.0%}".replace("%", " %")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAMES else f"{name[: NAMES - 1]}…"
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "best there" else "right", no_wrap=True)
+    return table
