@@ -25,6 +25,9 @@ bands and baselines. `upgrade` turns each older one into the newest.
 CONTEXT = 3
 """How many numbers the `direct` decoder reads of the window as a whole, see `runtime.window`."""
 
+COUNTS = "negative binomial"
+"""The distribution of counts: their values stay as they are, in spreads of the size of the window."""
+
 MOST = 2**27
 """So many numbers a file holds at most, in all its tensors: 512 MiB."""
 
@@ -74,9 +77,10 @@ class Step(_Part):
 class Scale(_Part):
     """How a window of values is measured, see `runtime.window.measure`."""
 
-    anchor: Literal["last", "season"] = "season"
+    anchor: Literal["last", "season", "zero", "all"] = "season"
     share: float = Field(default=0.001, ge=0, le=1)  # of the mean size of a window: its spread is at least that
-    floor: Size  # in the unit of the target: no spread is less
+    floor: Size  # in the unit of the target: no spread is less; with the anchor "all" it is the spread
+    center: float = Field(default=0.0, ge=-1e100, le=1e100)  # in the unit of the target, with the anchor "all"
 
 
 class Lag(_Part):
@@ -200,14 +204,17 @@ class Decoder(_Part):
     quantiles: tuple[float, ...] = Field(min_length=1, max_length=1000)
     width: int = Field(default=1, ge=1, le=2**12)  # of the hidden layer of `direct`
     distribution: Literal["normal", "student-t", "negative binomial"] | None = None  # of `recursive`
+    paths: int | None = Field(default=None, ge=1, le=10**5)  # of `recursive`: so many are drawn for each forecast
+    warmup: int | None = Field(default=None, ge=1, le=10**8)  # of `simulate`: steps of a window that were not trained on
 
     @model_validator(mode="after")
     def _ordered(self) -> Decoder:
         inside = all(0 < q < 1 for q in self.quantiles)
         if not inside or list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
             raise ValueError("quantiles must rise strictly inside (0, 1) and hold 0.5")
-        if (self.distribution is None) == (self.kind == "recursive"):
-            raise ValueError("a distribution belongs to the recursive decoder, and to no other")
+        for name, kind in (("distribution", "recursive"), ("paths", "recursive"), ("warmup", "simulate")):
+            if (getattr(self, name) is None) == (self.kind == kind):
+                raise ValueError(f"{name} belongs to the {kind} decoder, and to no other")
         return self
 
 
@@ -257,16 +264,29 @@ class Header(_Part):
     def _possible(self) -> Header:
         if sum(math.prod(shape) for _, shape in self.tensors().values()) > MOST:
             raise ValueError(f"more than {MOST} numbers in all tensors together")
+        series, decoder, anchor = self.series, self.decoder, self.series.scale.anchor
+        if (anchor == "all") != (decoder.kind == "simulate") or (anchor == "zero") != (decoder.distribution == COUNTS):
+            raise ValueError(f"the anchor {anchor!r} does not belong to this decoder")
+        if decoder.kind == "simulate" and (series.of("past") or series.lags or series.horizon != 1):
+            raise ValueError("simulate reads no past, no lags, and gives one step at a time")
+        if decoder.warmup is not None and decoder.warmup >= series.window:
+            raise ValueError("the warm-up is as long as a window")
+        if decoder.kind == "recursive" and not all(f.marked for f in series.of("past")):
+            raise ValueError("recursive reads columns of the past that are missing from the second step on: they are marked")
         if self.forecasters[0].name != "network" or len({f.name for f in self.forecasters}) < len(self.forecasters):
             raise ValueError("the network comes first among the forecasters, and none comes twice")
         return self
 
     @property
+    def of_target(self) -> int:
+        """How many inputs of the network are values of the target: the value and its mark, its lags."""
+        return 0 if self.decoder.kind == "simulate" else 2 + len(self.series.seasons)
+
+    @property
     def inputs(self) -> int:
-        """The input size of the network: the value and its mark, its lags, the calendar, the features."""
+        """The input size of the network: those of the target, the calendar, the features."""
         series = self.series
-        target = 0 if self.decoder.kind == "simulate" else 2 + len(series.seasons)
-        return target + 2 * len(series.calendar) + sum(f.inputs for f in series.features)
+        return self.of_target + 2 * len(series.calendar) + sum(f.inputs for f in series.features)
 
     @property
     def ahead(self) -> int:
@@ -317,7 +337,8 @@ class Header(_Part):
                 "skip.weight": (1, U),
             }
         rows = {"linear": K * Q, "simulate": Q}.get(self.decoder.kind) or (2 if self.decoder.distribution != "student-t" else 3)
-        return {"head.weight": (rows, H), "head.bias": (rows,)}
+        skip = {"skip.weight": (1, self.of_target)} if self.decoder.kind == "recursive" else {}
+        return {"head.weight": (rows, H), "head.bias": (rows,)} | skip
 
 
 def upgrade(raw: dict[str, Any]) -> dict[str, Any]:

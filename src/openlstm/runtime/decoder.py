@@ -14,9 +14,15 @@ Tensors = dict[str, np.ndarray]
 
 def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
     """All quantiles of all steps from h [N, H] alone: W h + b, [N, K, Q] in spreads."""
-    # row by row: a product of matrices may round a row differently in another batch
-    out = (h[:, None] @ weights["head.weight"].T)[:, 0] + weights["head.bias"]
-    return out.reshape(len(h), steps, -1)
+    return (each_row(h, weights["head.weight"]) + weights["head.bias"]).reshape(len(h), steps, -1)
+
+
+def each_row(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The product of each row of x [N, A] and a matrix [B, A], [N, B], row by row in float64.
+
+    A product of matrices may round a row differently in another batch.
+    """
+    return (x[:, None].astype(np.float64) @ weight.T)[:, 0]
 
 
 def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarray, middle: int) -> np.ndarray:
@@ -33,8 +39,7 @@ def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarr
     Returns:
         [N, K, Q] in spreads, rising along the last axis.
     """
-    both = np.concatenate([h, context], axis=1)[:, None]  # [N, 1, H + 3]
-    given = (both @ weights["head.weight"].T)[:, 0] + weights["head.bias"]
+    given = each_row(np.concatenate([h, context], axis=1), weights["head.weight"]) + weights["head.bias"]
     z = np.tanh(given.reshape(ahead.shape[0], ahead.shape[1], -1) + ahead @ weights["ahead.weight"].T)
     out = z @ weights["out.weight"].T + weights["out.bias"]  # [N, K, Q]
     return spread_out(out, (ahead @ weights["skip.weight"].T)[..., 0], middle)

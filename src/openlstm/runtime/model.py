@@ -1,4 +1,4 @@
-"""A forecaster loaded from its file, and its stream of single values: numpy and the engine, no torch.
+"""A forecaster loaded from its file: numpy and the engine, no torch.
 
 Legend: S series, T steps of the past, W steps of a window, K steps of the horizon, Q quantiles.
 """
@@ -9,22 +9,27 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm import model_file
-from openlstm.data.grid import add_steps, name_step
+from openlstm.data.grid import name_step
 from openlstm.data.panel import LARGEST, Panel
 from openlstm.errors import ArgumentError, DataError, ModelFileError, ShapeError, describe
 from openlstm.model_file import Header
-from openlstm.runtime import calibrate
+from openlstm.model_file.header import COUNTS
+from openlstm.runtime import calibrate, recursive
 from openlstm.runtime.baselines import Setting, restore
 from openlstm.runtime.decoder import decode
 from openlstm.runtime.network import Network
 from openlstm.runtime.prediction import Prediction
-from openlstm.runtime.window import Rows, measure, reach, rows, windows
+from openlstm.runtime.simulate import Simulation, simulate
+from openlstm.runtime.window import Rows, measure, rows, windows
+
+if TYPE_CHECKING:
+    from openlstm.runtime.stream import CarriedStream, Stream
 
 BLOCK = 4096
 """So many series go through the network at once."""
@@ -122,6 +127,9 @@ class Model:
         if use not in self.names:
             expected, hint = " or ".join(self.names), "fit keeps baselines beside the network unless told otherwise"
             raise ArgumentError.of("predict", "the model holds no such forecaster", f"use={use!r}", expected, hint)
+        if self.header.decoder.kind == "simulate":
+            what, expected = "a simulating model reads no values of its target", "a model that forecasts"
+            raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
         by_name = {one.name: one for one in self.header.forecasters}
         if use == "best":
             parts = [one for one in self.header.forecasters if one.weight > 0]
@@ -138,7 +146,7 @@ class Model:
             values = calibrate.apply(
                 self.tensors[f"calibration.{use}"].astype(np.float64), values, self.spread(panel), self.levels
             )
-        return values
+        return np.maximum(values, 0) if self.header.decoder.distribution == COUNTS else values
 
     @property
     def setting(self) -> Setting:
@@ -155,7 +163,7 @@ class Model:
 
     def raw(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
         """The quantiles of the networks before calibration, float64 [S, K, Q]."""
-        self._check(panel)
+        self.check(panel)
         series = self.header.series
         table = rows(series, panel)
         out = np.zeros((len(panel), series.horizon, len(self.levels)))
@@ -170,12 +178,12 @@ class Model:
     def run(self, table: Rows, at: np.ndarray, *, backend: str = "auto") -> np.ndarray:
         """The mean of the members' quantiles behind the windows that end before the rows `at` [N], float64 [N, K, Q]."""
         decoder, series = self.header.decoder, self.header.series
+        if decoder.paths is not None:
+            return recursive.quantiles(recursive.paths(self.members(backend), table, at, decoder.paths), self.levels)
         seen = windows(series, table, at)
         total = np.zeros((len(at), series.horizon, len(decoder.quantiles)))
         for member, network in enumerate(self.networks):
-            start = f"member.{member}."
-            own = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
-            embed = [own[f"embed.{k}"] for k, f in enumerate(series.features) if f.categories is not None]
+            own, embed = self.weights(member)
             roles = [f.role for f in series.features if f.categories is not None]
             x = np.concatenate([seen.x, *(table_[seen.codes[..., k]] for k, table_ in enumerate(embed))], axis=-1)
             known = [table_ for table_, role in zip(embed, roles, strict=True) if role == "future"]
@@ -184,6 +192,21 @@ class Model:
             total += decode(decoder, own, y[-1], seen.context, ahead)
         out = seen.anchor[:, None, None] + seen.spread[:, None, None] * (total / len(self.networks))
         return np.sort(out, axis=-1)  # averaged quantiles of the linear decoder may cross by a hair
+
+    def weights(self, member: int) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """The tensors of one member by their names in it, and the tables of its embeddings."""
+        start = f"member.{member}."
+        own = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
+        return own, [own[f"embed.{k}"] for k, f in enumerate(self.header.series.features) if f.categories is not None]
+
+    def members(self, backend: str = "auto") -> list[recursive.Member]:
+        """The networks of a recursive model with their heads."""
+        out = []
+        for k, network in enumerate(self.networks):
+            own, tables = self.weights(k)
+            wide = {name: a.astype(np.float64) for name, a in own.items() if name.startswith(("head", "skip"))}
+            out.append(recursive.Member(self.header, k, network, wide, tuple(tables), backend))
+        return out
 
     def panel(
         self,
@@ -236,19 +259,63 @@ class Model:
         counts = [int(np.searchsorted(panel.times(s), last.get(key, none), side="right")) for s, key in enumerate(panel.keys)]
         return np.array(counts, dtype=np.int64)
 
-    def stream(self, values: ArrayLike | None = None, *, start: str | np.datetime64 | None = None) -> Stream:
-        """A stream that takes one value at a time and gives the forecast after it; `values` are what was seen before."""
-        return Stream(self, values, start)
+    def stream(self, values: ArrayLike | None = None, *, start: str | np.datetime64 | None = None) -> Stream | CarriedStream:
+        """A stream that takes one value at a time and gives the forecast after it; `values` are what was seen before.
 
-    def _check(self, panel: Panel) -> None:
+        Of a recursive model it is a `CarriedStream`, which costs one step of the network for each value.
+        """
+        from openlstm.runtime.stream import CarriedStream, Stream
+
+        if self.header.decoder.kind == "simulate":
+            what, hint = "a simulating model reads no values of its target", "model.simulate(data), with its covariates"
+            raise ArgumentError.of("Model.stream", what, "a simulating model", "a model that forecasts", hint)
+        return (Stream if self.header.decoder.paths is None else CarriedStream)(self, values, start)
+
+    def simulate(self, data: Any, *, backend: str = "auto") -> Simulation:
+        """The target of every step of `data` from its covariates, of a model of the decoder `simulate`; values of the target
+        are not looked at.
+
+        Args:
+            data: a `Panel`, or a path or a frame with the columns of the training.
+
+        Raises:
+            ArgumentError: for a model of another decoder.
+            DataError: if a covariate is missing where the model has never seen it missing.
+        """
+        if self.header.decoder.kind != "simulate":
+            what, got = "the model reads the past of its target", f"a {self.header.decoder.kind} model"
+            hint = "model.predict(data), or fit with decoder='simulate'"
+            raise ArgumentError.of("Model.simulate", what, got, "a simulating model", hint)
+        panel = self.panel(data)
+        self._check_step(panel)
+        return simulate(self, panel, backend=backend)
+
+    def paths(self, data: Any, count: int, *, start: str | np.datetime64 | None = None, backend: str = "auto") -> np.ndarray:
+        """Sample paths of a recursive model behind each series, float64 [S, count, K]; their quantiles are the forecast before
+        its calibration. The arguments are those of `predict`.
+
+        Raises:
+            ArgumentError: for a model of another decoder.
+        """
+        if self.header.decoder.paths is None:
+            what, got = "only a recursive model draws paths", f"a {self.header.decoder.kind} model"
+            raise ArgumentError.of("Model.paths", what, got, "a recursive model", "fit with decoder='recursive'")
+        if not 1 <= count <= 10**6:
+            hint = "leave it near 200; more paths make smoother quantiles"
+            raise ArgumentError.of("Model.paths", "so many paths cannot be drawn", f"count={count}", "1 to 1,000,000", hint)
+        panel = self.panel(data, start=start)
+        self.check(panel)
+        table = rows(self.header.series, panel)
+        return recursive.paths(self.members(backend), table, table.begins + panel.history, count)
+
+    def check(self, panel: Panel) -> None:
         """Refuse another interval, values that are too large, and a window without a known value."""
+        self._check_step(panel)
         series = self.header.series
-        if panel.step != series.step:
-            what, got = "has another interval than the model", name_step(panel.step)
-            expected, hint = name_step(series.step), "give data of the model's interval, or fit a model to these"
-            raise DataError.of(f"column {panel.target!r}", what, got, expected, hint)
         if (beyond := np.flatnonzero(np.abs(panel.values) > LARGEST)).size:
-            raise _beyond("Model.predict", "a number in values", float(panel.values[beyond[0]]))
+            raise too_large("Model.predict", "a number in values", float(panel.values[beyond[0]]))
+        if self.header.decoder.distribution == COUNTS:
+            recursive.check_counts(panel)
         if series.scale.anchor == "last" and (panel.history < series.window).any():  # older models know no shorter window
             s = int(np.argmin(panel.history))
             what, got = f"{panel.history[s]} values are too few", f"series {panel.name(s)}"
@@ -264,66 +331,11 @@ class Model:
             expected, hint = "at least one known value", "pass a past that holds a measurement in the window of the model"
             raise DataError.of("Model.predict", what, got, expected, hint)
 
-
-class Stream:
-    """The past of one series, as far as the model reads it.
-
-    The inputs of a window are measured from the window itself, so every new value changes all of them: the window is run
-    again, and `push` gives the same bits as `Model.predict` on the same values. (`Network.run` carries a state from step to
-    step, for models whose inputs stay as they are.)
-
-    Nothing else is kept: `values` and `start` are the whole state, and `model.stream(stream.values, start=stream.start)`
-    takes it up again.
-    """
-
-    def __init__(self, model: Model, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
-        if model.header.series.features:
-            names = ", ".join(f.name for f in model.header.series.features)
-            what, hint = "a stream of values has no place for covariates", "predict with a frame that holds them"
-            raise ArgumentError.of("Model.stream", what, f"a model that reads {names}", "a model of the target alone", hint)
-        seen = np.asarray([] if values is None else values, dtype=np.float64)
-        if seen.ndim != 1:
-            what, got = "values has the wrong number of axes", f"values: {describe(seen)}"
-            raise ShapeError.of("Model.stream", what, got, "[T]", "one stream per series")
-        if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
-            raise _beyond("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
-        self._model, self._most = model, reach(model.header.series)
-        self._values, self._start = np.zeros(0), None if start is None else np.datetime64(start).astype("datetime64[us]")
-        self._keep(seen)
-
-    @property
-    def values(self) -> np.ndarray:
-        """The values seen so far, as many as the model reads at most, float64, NaN where missing."""
-        return self._values.copy()
-
-    @property
-    def start(self) -> np.datetime64 | None:
-        """The time of the first of `values`; None if it was not given."""
-        return self._start
-
-    def push(self, value: float) -> Prediction | None:
-        """Take the next value (NaN if it is missing) and forecast what follows; None until the window is full.
-
-        Raises:
-            DataError: if the value is beyond 1e100, or no value of the window is known; the stream stays as it was.
-        """
-        if abs(value) > LARGEST:
-            raise _beyond("Stream.push", "the value", float(value))
-        before = self._values, self._start
-        self._keep(np.append(self._values, float(value)))
-        if len(self._values) < self._model.window:
-            return None
-        try:
-            return self._model.predict(self._values, start=self._start)
-        except Exception:
-            self._values, self._start = before
-            raise
-
-    def _keep(self, values: np.ndarray) -> None:
-        left = max(0, len(values) - self._most)
-        self._values = values[left:].copy()
-        if self._start is not None and left:
-            self._start = add_steps(self._start, self._model.header.series.step, np.array([left]))[0]
+    def _check_step(self, panel: Panel) -> None:
+        if panel.step != self.header.series.step:
+            what, got = "has another interval than the model", name_step(panel.step)
+            expected, hint = name_step(self.header.series.step), "give data of the model's interval, or fit a model to these"
+            raise DataError.of(f"column {panel.target!r}", what, got, expected, hint)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -346,7 +358,8 @@ def build(header: Header, tensors: dict[str, np.ndarray]) -> Model:
     return Model(header, tensors, tuple(networks))
 
 
-def _beyond(who: str, what: str, value: float) -> DataError:
+def too_large(who: str, what: str, value: float) -> DataError:
+    """The error for a number beyond 1e100."""
     expected, hint = (
         f"numbers of at most {LARGEST:g} in size, NaN where missing",
         "replace it, mark it as NaN, or take another unit",

@@ -64,8 +64,11 @@ def reach(series: Series) -> int:
     return series.window + max((lag.season * (lag.back + 1) for lag in series.lags), default=0)
 
 
-def rows(series: Series, panel: Panel) -> Rows:
+def rows(series: Series, panel: Panel, *, every: bool = False) -> Rows:
     """The rows of a panel.
+
+    Args:
+        every: all its steps are read, not only those of the last windows.
 
     Raises:
         DataError: if a covariate of the model is not there, is missing where the model has never seen it missing, or is not
@@ -87,7 +90,7 @@ def rows(series: Series, panel: Panel) -> Rows:
         else:
             full[at] = column.values
         missing = np.isnan(full)
-        _check_known(series, feature, panel, missing, begins)
+        _check_known(series, feature, panel, missing, begins, every)
         if feature.categories is None:
             plain.append(np.where(missing, 0, (full - feature.mean) / feature.deviation).clip(-MOST, MOST))
         else:
@@ -121,7 +124,7 @@ def windows(series: Series, rows: Rows, at: np.ndarray) -> Window:
         nearer = next((lags[near] for near in reversed(lags) if near.season == lag.season), next(iter(lags.values()), 0.0))
         lags[lag] = np.where(absent, nearer, found)
         ahead += [lags[lag], absent]
-    plain, codes = _known_ahead(series)
+    plain, codes, _ = columns(series, "future")
     future = at[:, None] + step  # [N, K]
     known = [np.stack(ahead, axis=-1), rows.plain[future][..., plain]]
     size, known_share = np.nanmean(np.abs(values), axis=1), 1 - missing.mean(axis=1)
@@ -144,12 +147,17 @@ def measure(values: np.ndarray, scale: Scale, period: int) -> tuple[np.ndarray, 
         anchor = mean of the known values of the last season     ("season"; the last known value where that is empty)
         spread = max(standard deviation of the known values, share * their mean size, floor)
 
-    With the anchor "last", of models of older versions, the anchor is the last known value, and the deviation is that of the
-    values with each gap filled with the last known one.
+    With the anchor "zero", of counts, the spread is max(their mean size, floor). With "all" anchor and spread are those of the
+    training part, whatever the window holds. With "last", of models of older versions, the anchor is the last known value, and
+    the deviation is that of the values with each gap filled with the last known one.
 
     >>> measure(np.array([[1.0, np.nan, 3.0, 5.0]]), Scale(floor=0.1), 2)
     (array([4.]), array([1.63299316]))
     """
+    if scale.anchor == "all":
+        return np.full(len(values), scale.center), np.full(len(values), scale.floor)
+    if scale.anchor == "zero":
+        return np.zeros(len(values)), np.maximum(np.nanmean(np.abs(values), axis=1), scale.floor)
     filled = carry(values)
     anchor = filled[:, -1].copy()
     if scale.anchor == "last":
@@ -193,18 +201,17 @@ def _calendar(series: Series, panel: Panel, begins: np.ndarray, sizes: np.ndarra
     return out
 
 
-def _known_ahead(series: Series) -> tuple[list[int], list[int]]:
-    """Which of the plain inputs, and which of the categories, are known ahead."""
-    plain = list(range(2 * len(series.calendar)))
-    at = len(plain)
-    for feature in (f for f in series.features if f.categories is None):
-        plain += range(at, at + 1 + feature.marked) if feature.role == "future" else ()
-        at += 1 + feature.marked
-    for feature in (f for f in series.features if f.categories is not None and f.marked):
-        plain += [at] if feature.role == "future" else []
-        at += 1
+def columns(series: Series, role: str) -> tuple[list[int], list[int], np.ndarray]:
+    """Which of the plain inputs are of a role (the calendar is known ahead, as "future"), which of the categories, and what
+    the plain ones are where nothing is known: 0, or 1 of a mark.
+    """
+    numbers = [f for f in series.features if f.categories is None]
     categories = [f for f in series.features if f.categories is not None]
-    return plain, [k for k, f in enumerate(categories) if f.role == "future"]
+    table = [("future", False)] * (2 * len(series.calendar))
+    table += [one for f in numbers for one in ((f.role, False), (f.role, True))[: 1 + f.marked]]
+    table += [(f.role, True) for f in categories if f.marked]
+    plain = [k for k, (own, _) in enumerate(table) if own == role]
+    return plain, [k for k, f in enumerate(categories) if f.role == role], np.array([table[k][1] for k in plain], np.float32)
 
 
 def _column(feature: Feature, panel: Panel) -> Covariate:
@@ -220,18 +227,19 @@ def _column(feature: Feature, panel: Panel) -> Covariate:
     return found
 
 
-def _check_known(series: Series, feature: Feature, panel: Panel, missing: np.ndarray, begins: np.ndarray) -> None:
-    """A covariate has to be there in every step that a forecast reads, unless the model has learned what missing means."""
+def _check_known(series: Series, feature: Feature, panel: Panel, missing: np.ndarray, begins: np.ndarray, every: bool) -> None:
+    """A covariate has to be there in every step that is read, unless the model has learned what missing means."""
     if feature.marked:
         return
     ahead = series.horizon if feature.role == "future" else 0
     for s in range(len(panel)):
         first, origin = int(begins[s]), int(begins[s] + panel.history[s])
-        absent = np.flatnonzero(missing[max(first, origin - series.window) : origin + ahead])
+        start, stop = (first, first + int(panel.lengths[s])) if every else (max(first, origin - series.window), origin + ahead)
+        absent = np.flatnonzero(missing[start:stop])
         if len(absent):
-            step = max(first, origin - series.window) + int(absent[0]) - first
+            step = start + int(absent[0]) - first
             time = show_time(add_steps(panel.starts[s], panel.step, np.array([step]))[0])
-            behind = step >= panel.history[s]
+            behind = step >= panel.history[s] and not every
             what = f"{feature.name!r} is not known far enough ahead" if behind else f"{feature.name!r} is missing"
             expected = (
                 f"a value at each of the {series.horizon} steps of the horizon"

@@ -25,7 +25,7 @@ from openlstm.runtime.model import load
 from openlstm.tasks.evaluation import evaluate
 from openlstm.tasks.examples import example_windows
 from openlstm.tasks.forecast import like
-from openlstm.tasks.network import network, quantile_loss
+from openlstm.tasks.network import mean_error, network
 
 NOISE = 64  # series of noise where there are no data
 
@@ -55,7 +55,7 @@ def forecaster(
     series, notes = header.series, []
     if header.network.members > 1:
         notes.append(f"The first of {header.network.members} members is shown; they differ in their seed alone.")
-    loss = quantile_loss(header.decoder.quantiles)
+    loss = mean_error(header)
     if panel is None:
         if series.features:
             names = ", ".join(f.name for f in series.features)
@@ -82,7 +82,7 @@ def inputs(header: Header) -> tuple[str, ...]:
     series = header.series
     numbers = [f for f in series.features if f.categories is None]
     categories = [f for f in series.features if f.categories is not None]
-    names = ["value", "missing", *(f"value {season} steps before" for season in series.seasons)]
+    names = ["value", "missing", *(f"value {season} steps before" for season in series.seasons)][: header.of_target]
     names += [f"{cycle} ({wave})" for cycle in series.calendar for wave in ("sine", "cosine")]
     names += [name for f in numbers for name in (f.name, f"{f.name} missing")[: 1 + f.marked]]
     names += [f"{f.name} missing" for f in categories if f.marked]

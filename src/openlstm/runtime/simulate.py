@@ -1,0 +1,107 @@
+"""`simulate`: the target of every step from the covariates of the same step and those before it, never from its own past.
+
+    h_t = recurrent layers over what is known of the steps 1 .. t of a series, from zeros
+    quantiles of y_t = center + deviation * decoder(h_t)
+
+Legend: S series, T steps of one series, N steps of all series together, Q quantiles, H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openlstm.data.grid import show_times
+from openlstm.data.panel import Panel
+from openlstm.errors import ModelFileError
+from openlstm.runtime import calibrate
+from openlstm.runtime.decoder import each_row, spread_out
+from openlstm.runtime.prediction import Prediction
+from openlstm.runtime.window import rows
+
+if TYPE_CHECKING:
+    from openlstm.runtime.model import Model
+
+NUMBERS = 2**24
+"""So many numbers go into the network at once, about."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The quantiles of every step of a panel, one series after the other as in it.
+
+    values: float64 [N, Q] in the unit of the target, rising along the last axis; also where the target is missing.
+    warmup: so many steps of each series come before the network has read enough: it was not trained to be right there.
+    """
+
+    panel: Panel
+    levels: tuple[float, ...]
+    values: np.ndarray
+    source: str
+    warmup: int
+
+    @property
+    def median(self) -> np.ndarray:
+        """float64 [N]."""
+        return self.values[:, self.levels.index(0.5)]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """One array [N] for each column: the ids, the time, `forecast`, `lower_80`, `upper_80` and other quantiles."""
+        panel = self.panel
+        keys = tuple(panel.keys[s] for s in np.repeat(np.arange(len(panel)), panel.lengths))
+        times = np.concatenate([panel.times(s) for s in range(len(panel))] or [np.zeros(0, "datetime64[us]")])
+        flat = Prediction(
+            panel.target, panel.time, panel.ids, keys, times[:, None], self.levels, self.values[:, None], self.source
+        )
+        return flat.columns()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict for each step of each series."""
+        columns = {name: a.tolist() for name, a in self.columns().items()}
+        columns[self.panel.time] = show_times(self.columns()[self.panel.time])
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def simulate(model: Model, panel: Panel, *, calibrated: bool = True, backend: str = "auto") -> Simulation:
+    """Every step of a panel; a series does not depend on the others, nor a step on what comes after it.
+
+    Raises:
+        DataError: if a covariate is missing where the model has never seen it missing.
+        ModelFileError: if the weights are such that the result is not finite.
+    """
+    header = model.header
+    table = rows(header.series, panel, every=True)
+    values = np.zeros((len(panel.values), len(model.levels)))
+    longest = np.argsort(-panel.lengths, kind="stable")
+    wide = max(header.inputs, header.network.hidden_size)
+    while len(longest):
+        each = max(1, NUMBERS // (wide * max(int(panel.lengths[longest[0]]), 1)))
+        part, longest = longest[:each], longest[each:]
+        steps = np.arange(int(panel.lengths[part[0]]))
+        inside = steps < panel.lengths[part, None]  # [B, T]; behind its end a series is not read
+        place = np.where(inside, table.begins[part, None] + steps, 0)
+        plain, codes = table.plain[place], table.codes[place]
+        found = np.mean([_member(model, k, plain, codes, backend) for k in range(len(model.networks))], axis=0)
+        values[(panel.offsets[part, None] + steps)[inside]] = found[inside]
+    scale = header.series.scale
+    values = scale.center + scale.floor * values
+    if not np.isfinite(values).all():
+        what, got = "the simulation is not finite", "weights that are too large"
+        raise ModelFileError.of("Model.simulate", what, got, "finite numbers", "fit the model again")
+    if calibrated and header.forecasters[0].enough:
+        shift = model.tensors["calibration.network"].astype(np.float64)
+        values = calibrate.apply(shift, values[:, None], np.full(len(values), scale.floor), model.levels)[:, 0]
+    return Simulation(panel, model.levels, values, model.source("network"), header.decoder.warmup or 0)
+
+
+def _member(model: Model, number: int, plain: np.ndarray, codes: np.ndarray, backend: str) -> np.ndarray:
+    """The quantiles of one network in spreads, float64 [B, T, Q]."""
+    weights, tables = model.weights(number)
+    x = np.concatenate([plain, *(t[codes[..., k]] for k, t in enumerate(tables))], axis=-1, dtype=np.float32)
+    y, _ = model.networks[number].run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [T, B, H]
+    h = y.swapaxes(0, 1)
+    out = each_row(h.reshape(-1, h.shape[-1]), weights["head.weight"].astype(np.float64)) + weights["head.bias"]
+    out = out.reshape(*h.shape[:2], -1)
+    return spread_out(out, np.zeros(h.shape[:2]), model.levels.index(0.5))
