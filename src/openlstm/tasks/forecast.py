@@ -51,6 +51,8 @@ QUANTILES = (0.1, 0.5, 0.9)
 EPOCHS = 20
 """A training is told and validated in so many parts."""
 
+LONGEST_PERIOD = 10**6
+
 LONGEST_WIDTH = 16  # of the embedding of a category
 
 
@@ -227,6 +229,9 @@ class Forecaster:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
                 raise ArgumentError.of("Forecaster", what, got, "1, 2, 3, ...", f"pass a {name} above zero")
+        if self.period is not None and self.period > LONGEST_PERIOD:
+            what, got = "period is not what a model file can hold", f"period={self.period}"
+            raise ArgumentError.of("Forecaster", what, got, f"at most {LONGEST_PERIOD}", "pass another period")
         if self.cell not in BY_NAME:
             what, expected = f"unknown cell {self.cell!r}", ", ".join(BY_NAME)
             raise ArgumentError.of("Forecaster", what, repr(self.cell), expected, "use cell='lstm'")
@@ -288,11 +293,11 @@ class Forecaster:
 
     def _header(self, known: Panel, made: recipe.Recipe) -> Header:
         """All that is known before the training; how it went is filled in afterwards."""
-        sizes = [float(np.nanmean(np.abs(p))) for s in range(len(known)) if not np.isnan(p := known.past(s)).all()]
-        moving = [size for size in sizes if size > 0]
-        spread = [float(np.nanstd(known.past(s))) for s in range(len(known)) if not np.isnan(known.past(s)).all()]
-        if spread and 0 < max(spread) < SMALLEST:
-            what, got = "the values differ by too little to compute with", f"a deviation of {max(spread):.3g}"
+        pasts = [p for s in range(len(known)) if not np.isnan(p := known.past(s)).all()]
+        moving = [size for p in pasts if (size := float(np.nanmean(np.abs(p)))) > 0]
+        widest = max((float(np.nanmax(p) - np.nanmin(p)) for p in pasts), default=0.0)
+        if 0 < widest < SMALLEST:
+            what, got = "the values differ by too little to compute with", f"all within {widest:.3g}"
             raise DataError.of("fit", what, got, f"at least {SMALLEST:g}", "take another unit")
         first, last = known.starts.min(), _last_times(known).max().astype("datetime64[us]")
         series = {
