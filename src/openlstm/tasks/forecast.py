@@ -51,6 +51,9 @@ QUANTILES = (0.1, 0.5, 0.9)
 EPOCHS = 20
 """A training is told and validated in so many parts."""
 
+WORSE = 1.1
+"""A validation loss is clearly worse from this multiple of the best on."""
+
 LONGEST_PERIOD = 10**6
 
 LONGEST_WIDTH = 16  # of the embedding of a category
@@ -183,7 +186,7 @@ class Forecaster:
             parts, net = EPOCHS, ForecastNet(header, self.seed)
             if validated:
                 net, history = self._train(header, first, self._options(made, self.seed + self.members), bar)
-                parts = max(history.best.number, math.ceil(EPOCHS / 4))
+                parts = _length(history)
             kept = choice.choose(build(one, _tensors([net])), first, known, made.validation, baselines=self.baselines)
             ways = [self._options(made, self.seed + member, parts) for member in range(self.members)]
             found = [self._train(header, everything, way, bar) for way in ways]
@@ -377,6 +380,14 @@ def like(header: Header, **changed: Any) -> Forecaster:
         "seed": training.seed,
     }
     return Forecaster(series.horizon, **{**same, **changed})
+
+
+def _length(history: History) -> int:
+    """How many epochs to train: all of them, unless the last ones made the validation loss clearly worse."""
+    losses = [e.validation_loss for e in history.epochs]
+    if np.mean(losses[-3:]) <= WORSE * history.best.validation_loss:
+        return len(losses)
+    return max(history.best.number, math.ceil(len(losses) / 4))
 
 
 def _as_parts(parts: dict[str, Any]) -> dict[str, Any]:
