@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 import openlstm
-from openlstm.train import Options
 
 # Three years of a daily measurement: a week's rhythm, a year's rhythm, noise, and a few days on which nobody measured.
 random = np.random.default_rng(0)
@@ -17,15 +16,16 @@ values[random.integers(0, len(t), 40)] = math.nan
 rows = [f"{day},{'' if math.isnan(v) else round(float(v), 3)}" for day, v in zip(days, values, strict=True)]
 Path("measured.csv").write_text("\n".join(["day,load", *rows]) + "\n")
 
-forecaster = openlstm.Forecaster(horizon=28, members=1, hidden_size=32, options=Options(epochs=15))
-forecaster.fit("measured.csv", time="day", target="load", holdout=84)
+forecaster = openlstm.Forecaster(horizon=28, time="day", target="load", members=1, hidden_size=32, steps=200)
+forecaster.fit("measured.csv", holdout=84)
 result = forecaster.evaluate()  # on the last 84 days, which training never saw
 for score in result.scores:
     print(f"{score.name:<28} MASE {score.mase:.2f}  RMSE {score.rmse:.2f}")
-print(result.verdict("LSTM"))
-assert result.score("LSTM").mae < result.score("naive").mae
+print(result.verdict())
+assert result.score("LSTM").mase < result.score("naive").mase
 
 forecaster.save("load.safetensors")
 model = openlstm.load("load.safetensors")  # numpy and the engine; no torch needed from here on
-forecast = model.predict(values)
-print(f"tomorrow: {forecast.median[0]:.1f}, with 80 % between {forecast.lower[0]:.1f} and {forecast.upper[0]:.1f}")
+forecast = model.predict(values, start=days[0])
+lower, upper = forecast.bands[80]
+print(f"tomorrow: {forecast.median[0, 0]:.1f}, with 80 % between {lower[0, 0]:.1f} and {upper[0, 0]:.1f}")

@@ -16,7 +16,7 @@ from openlstm.engine.threads import torch_aside
 from openlstm.errors import missing_extra
 
 HORIZON, HELD_OUT = 52, 104  # weeks
-MEMBERS, EPOCHS = 3, 40
+MEMBERS, FORECAST_STEPS = 2, 500
 LAG, STEPS, ARMS = 120, 1000, ("rnn", "lstm", "lstm-chrono")
 FILES = {
     "forecast.png": "the picture",
@@ -64,27 +64,27 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
 
 def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     """Weekly CO2 at Mauna Loa, 1958-2001 (public domain), as it ships inside statsmodels."""
-    from openlstm.data import read_series
     from openlstm.tasks.forecast import Forecaster
-    from openlstm.tasks.scoring import evaluate
-    from openlstm.tasks.show import draw, score_table
-    from openlstm.train import Options
+    from openlstm.tasks.pictures import plot, save
+    from openlstm.tasks.tables import score_table
 
     out.rule("[bold]1  Forecasting: CO2 in the air over Mauna Loa, weekly, in ppm", align="left")
-    series = read_series(str(files("statsmodels.datasets.co2") / "co2.csv"), "date", "co2")
-    for note in series.notes:
+    path = str(files("statsmodels.datasets.co2") / "co2.csv")
+    lstm = Forecaster(HORIZON, time="date", target="co2", members=MEMBERS, steps=FORECAST_STEPS, seed=seed)
+    panel = lstm.read(path)
+    for note in panel.notes:
         out.print(f"note: {note.text}", style="dim", highlight=False, soft_wrap=True, markup=False)
-    options = Options(seed=seed, epochs=EPOCHS)
-    rnn = Forecaster(HORIZON, cell="rnn_tanh", members=MEMBERS, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
-    lstm = Forecaster(HORIZON, members=MEMBERS, options=options).fit(series, holdout=HELD_OUT, quiet=quiet)
+    rnn = Forecaster(**{**lstm.get_params(), "cell": "rnn_tanh", "baselines": False})
+    rnn.fit(panel, holdout=HELD_OUT, quiet=quiet)
+    lstm.fit(panel, holdout=HELD_OUT, quiet=quiet)
     lstm.save(folder / "model.safetensors")
-    with Console(stderr=True, quiet=quiet).status("scoring ...") as status:
-        models = {"vanilla RNN": rnn.model_, "LSTM": lstm.model_}
-        evaluation = evaluate(models, series, lambda who: status.update(f"scoring {who} ..."))
-        draw(evaluation, "LSTM", folder / "forecast.png", others=("seasonal naive",))
+    with Console(stderr=True, quiet=quiet).status("scoring ..."):
+        evaluation, other = lstm.evaluate(), rnn.evaluate()
+        save(plot(panel, lstm.predict(), evaluation=evaluation), folder / "forecast.png")
     out.print(score_table(evaluation))
-    out.print(evaluation.verdict("LSTM"), highlight=False, markup=False)
-    return {"notes": [n._asdict() for n in series.notes], **evaluation.to_dict()}
+    vanilla = other.score(rnn.model_.name).mase
+    out.print(f"The same with a vanilla RNN in place of the LSTM: MASE {vanilla:.3f}.", highlight=False, markup=False)
+    return {"notes": [n._asdict() for n in panel.notes], "vanilla_rnn": {"mase": vanilla}, **evaluation.to_dict()}
 
 
 def _latch(seed: int, quiet: bool, out: Console) -> dict[str, Any]:

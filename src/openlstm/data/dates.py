@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from openlstm.data.files import Table, reading
-from openlstm.data.numbers import known_text
+from openlstm.data.numbers import MOST, known_text
 from openlstm.data.panel import Note
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, OpenLSTMError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -112,8 +112,6 @@ def holds_dates(column: pl.Series, time_format: str | None = None) -> str | None
     """Whether a column reads as dates: "dates" by type or text, "digits" where they may be numbers too, None if not."""
     import polars as pl
 
-    from openlstm.errors import OpenLSTMError
-
     if column.dtype in (pl.Date, pl.Datetime):
         return "dates"
     some = column.drop_nulls().head(100).alias("")
@@ -123,11 +121,13 @@ def holds_dates(column: pl.Series, time_format: str | None = None) -> str | None
     if text and not (numbers := some.cast(pl.String).cast(pl.Float64, strict=False)).null_count() and not _whole(numbers):
         return None
     digits = not text or some.cast(pl.String).str.contains(r"^\s*\d+(\.0*)?\s*$").all()
+    cells = known_text(some if text else some.cast(pl.Int64))
     try:
-        read_times(Table(some.to_frame(), ""), "", time_format)
-    except OpenLSTMError as e:
-        ambiguous = "more than one way" in str(e) or "two digits" in str(e)
-        return "dates" if ambiguous and not digits else None
+        read = _Reader(Table(cells.to_frame(), ""), "", cells).read(cells, time_format)[0]
+    except OpenLSTMError:  # such as dates that can be read in two ways
+        return None if digits else "dates"
+    if read.null_count() > (0 if digits else len(read) * (1 - MOST)):
+        return None
     return "digits" if digits else "dates"
 
 
@@ -152,6 +152,8 @@ class _Reader:
             if (read := _since_1970(text)) is not None:
                 return self.epoch(read, text)
         bare, offset = self.without_offset(text.str.replace(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)", "$1 $2"))
+        if bare.str.contains(r"^\d{4}-\d\d-\d\d \d\d:\d\d").any():  # some leave out seconds, or midnight, where they are zero
+            bare = bare.str.replace(r"^(\d{4}-\d\d-\d\d)$", "$1 00:00").str.replace(r"^(.{10} \d\d:\d\d)$", "$1:00")
         read = self.guess(_named_parts(bare))
         return (read, None) if offset is None else (read - offset, "UTC")
 

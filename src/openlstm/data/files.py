@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,8 @@ def read_any(data: Any, encoding: str | None = None, delimiter: str | None = Non
         ArgumentError: for an encoding or a delimiter that is none, or anything but a path or a frame.
         MissingExtraError: without the package that reads it.
     """
+    if isinstance(data, Table):
+        return data
     table = _read_file(Path(data), encoding, delimiter) if isinstance(data, (str, os.PathLike)) else _read_frame(data, name)
     if not table.frame.height:
         what, got = "holds no rows", f"columns {short(', '.join(table.frame.columns))}"
@@ -194,15 +197,32 @@ def _read_frame(data: Any, who: str) -> Table:
     if isinstance(frame, narwhals.LazyFrame):
         frame = frame.collect()
     _refuse_twice(frame.columns, who, "rename one of them")
-    columns = []
+    columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
         if column.dtype == narwhals.Unknown:  # a period of pandas: its text is read as a date
             columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
-                columns.append(column.to_polars().alias(name))
+                columns.append((_from_pandas(column) if plain else column.to_polars()).alias(name))
     return Table(pl.DataFrame(columns), who, kind="frame")
+
+
+def _from_pandas(column: Any) -> pl.Series:
+    """A column of pandas without pyarrow, through which polars would go."""
+    import narwhals as nw
+
+    pl, native = _polars(), column.to_native()
+    if isinstance(column.dtype, nw.Datetime):
+        zone = column.dtype.time_zone
+        if zone is None:
+            return pl.Series(native.to_numpy())
+        times = pl.Series(native.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()).dt.replace_time_zone("UTC")
+        return times if re.match(r"UTC|[+-]", zone) else times.dt.convert_time_zone(zone)
+    if column.dtype.is_numeric():
+        return pl.Series(native.to_numpy(dtype=float, na_value=np.nan))
+    cells = pl.Series(native.astype(object).where(native.notna(), None).tolist(), strict=True)
+    return cells.cast(pl.Categorical) if isinstance(column.dtype, nw.Categorical) else cells
 
 
 def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table:
@@ -219,7 +239,7 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
         what, got = "is not a table that can be read", f"a file ending in {path.suffix!r}"
         expected = ".csv, .tsv, .txt, .parquet, .arrow, .feather or .xlsx, or one of them and .gz or .zst"
         raise DataError.of(name, what, got, expected, "convert it to CSV or Parquet")
-    with reading(name, f"a whole file of the kind {kind}", "open it in an editor and look at this place"):
+    with reading(name, f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"):
         content = _unpacked(path, packed)
         if kind == "CSV":
             return _read_csv(name, content, encoding, delimiter)
@@ -257,11 +277,17 @@ def _unpacked(path: Path, packed: str | None) -> bytes:
             import zstandard
         except ImportError:
             raise missing_extra(f"reading {path.name}", "zstandard", "data") from None
+        whole = []
         try:
-            with zstandard.ZstdDecompressor().stream_reader(content) as stream:
-                return stream.read()
+            while content:  # a file may hold several frames
+                part = zstandard.ZstdDecompressor().decompressobj()
+                whole.append(part.decompress(content))
+                if not part.eof:
+                    raise EOFError("the compressed file ended before its end was reached")
+                content = part.unused_data
         except zstandard.ZstdError as e:
             raise ValueError(str(e)) from None
+        return b"".join(whole)
     return content
 
 

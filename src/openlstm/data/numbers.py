@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A", ".", "-", "?")
 """The texts that stand for a missing number or date."""
 
+MOST = 0.8
+"""Where so many of the texts in a column are numbers (or dates), it is a column of them, and the others are wrong."""
+
 CURRENCY = "[$€£¥₹₽₩₺]"
 SPACES = "[ \u00a0\u202f'’]"  # what may stand between thousands beside the mark
 PLAIN = r"[+-]?(?:\d+(?:\{mark}\d*)?|\{mark}\d+)(?:[eE][+-]?\d+)?"
@@ -65,17 +68,15 @@ def known_text(column: pl.Series) -> pl.Series:
     return text.set(text.is_in(MISSING), None)
 
 
-def holds_numbers(column: pl.Series, decimal: str | None = None) -> bool:
-    """Whether a column is one of numbers: by its type, or because every text in it reads as one; not where all is missing."""
+def holds_numbers(column: pl.Series, decimal: str | None = None, most: float = MOST) -> bool:
+    """Whether a column is one of numbers: by its type, or because most texts in it read as one; not where all is missing."""
     import polars as pl
 
     if column.dtype == pl.String:
-        text = known_text(column)
-        if not text.count():
+        known = known_text(column).drop_nulls()
+        if not len(known) or not _settle(known.head(100), decimal)[0].count():
             return False
-        if not _settle(text.drop_nulls().head(100), decimal)[0].null_count():
-            return not _settle(text, decimal)[0].null_count() - text.null_count()
-        return False
+        return _settle(known, decimal)[0].count() >= most * len(known)
     return (column.dtype.is_numeric() or column.dtype == pl.Boolean) and column.count() > 0
 
 

@@ -107,15 +107,15 @@ def read(
     if np.isnan(rows.values).all():
         raise no_value(table, str(columns.target), len(rows))
     rows = in_one_zone(rows, form, every or step)
-    static = tuple(_one_value(rows, c) for c in rows.covariates if c.role == "static")
+    static = tuple(one_value(rows, c) for c in rows.covariates if c.role == "static")
     if every:
         rows = resampled(rows, every, form.aggregate)
-    _refuse_twice(rows)
-    step = step or every or _found_step(rows)
-    return Reading(_on_grid(rows, step, static), table, columns)
+    refuse_twice(rows)
+    step = step or every or found_step(rows)
+    return Reading(on_grid(rows, step, static), table, columns)
 
 
-def _one_value(rows: Rows, covariate: Covariate) -> Covariate:
+def one_value(rows: Rows, covariate: Covariate) -> Covariate:
     """A static covariate as one value for each series."""
     first = np.flatnonzero(rows.begins)
     known = ~np.isnan(covariate.values)
@@ -134,7 +134,7 @@ def _one_value(rows: Rows, covariate: Covariate) -> Covariate:
     return Covariate(covariate.name, "static", values, covariate.categories)
 
 
-def _refuse_twice(rows: Rows) -> None:
+def refuse_twice(rows: Rows) -> None:
     """Refuse a time that comes twice in a series: the hour of a clock change, several series, or just twice."""
     twice = np.flatnonzero((rows.times[1:] == rows.times[:-1]) & ~rows.begins[1:])
     if not len(twice):
@@ -194,7 +194,8 @@ def _columns_apart(rows: Rows) -> tuple[str, ...]:
     return ()
 
 
-def _found_step(rows: Rows) -> Step:
+def found_step(rows: Rows) -> Step:
+    """The sampling interval of the rows, in order; refused where it cannot be told."""
     step = find_step(rows.times, rows.begins)
     if step is not None:
         return step
@@ -206,7 +207,7 @@ def _found_step(rows: Rows) -> Step:
     raise DataError.of(rows.who, what, got, expected, "correct the dates")
 
 
-def _on_grid(rows: Rows, step: Step, static: tuple[Covariate, ...]) -> Panel:
+def on_grid(rows: Rows, step: Step, static: tuple[Covariate, ...]) -> Panel:
     """The rows, in order, as a panel."""
     first = np.flatnonzero(rows.begins)
     keys = tuple(rows.keys[s] for s in rows.series[first])

@@ -22,60 +22,57 @@ def autoregression(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """
     out = np.full((len(past), horizon), np.nan)
     for rows, unit, block in blocks(past, period, MOST_LAGS * min(past.shape[1], 1000)):
-        out[rows] = (_block(block, horizon, period) * unit).T
+        most = min(MOST_LAGS, period + 2 if period > 9 else 10)
+        caps = np.minimum((~np.isnan(block.y)).sum(0) // 4, most)
+        for cap in np.unique(caps):
+            at = np.flatnonzero(caps == cap)
+            out[rows[at]] = (_block(block.only(at), horizon, period, int(cap)) * unit[at]).T
     return out
 
 
-def _block(block: Block, horizon: int, period: int) -> np.ndarray:
-    y, (steps, width) = block.y, block.y.shape
-    known = ~np.isnan(y)
+def _block(block: Block, horizon: int, period: int, most: int) -> np.ndarray:
+    """The forecasts [K, R] of orders up to `most`."""
+    steps, width = block.y.shape
+    known = ~np.isnan(block.y)
     n = known.sum(0)
-    low, high = np.nanmin(y, axis=0), np.nanmax(y, axis=0)
+    centre = total(np.where(known, block.y, 0.0)) / n
+    y = block.y - centre
     season = np.zeros((period, width))
     at = np.flatnonzero(seasonal(block, period))
     if len(at):
         season[:, at] = seasons(y[:, at], period, False)
-    centre = total(np.where(known, y, 0.0)) / n
     place = (np.arange(steps + horizon) - steps) % period
-    plain, flat = y - centre, y - centre - season[place[:steps]]
-    best = np.full(width, np.inf)
-    lags = MOST_LAGS + max(period, 1)
-    weights, constant, out_season = np.zeros((width, lags)), np.zeros(width), np.zeros((period, width))
-    for x, gap in ((flat, 0), (flat, 1)) + (((plain, period),) if 1 < period < steps else ()):
-        extra = (period - 1) * (season != 0).any(0) if gap < 2 else np.zeros(width, int)
-        aicc, phi, mean = _fit(x[gap:] - x[: steps - gap] if gap else x, block.first, n, extra + (gap > 0), period)
-        better = aicc < best
-        best[better] = aicc[better]
+    best, lags = np.full(width, np.inf), most + period
+    weights, constant, taken = np.zeros((width, lags)), np.full(width, np.nan), np.zeros((period, width))
+    for gap in (0, 1, period) if 1 < period < steps else (0, 1):
+        out = season if gap < 2 else np.zeros_like(season)
+        x = y - out[place[:steps]]
+        aicc, phi, mean = _fit(x[gap:] - x[: steps - gap] if gap else x, n, (out != 0).sum(0) + (gap > 0), most)
         full = np.zeros((width, lags))
         full[:, : phi.shape[1]] = phi
         if gap:  # (1 - phi(B)) (1 - B^gap)
             full[:, gap - 1] += 1
             full[:, gap : gap + phi.shape[1]] -= phi
-        weights[better] = full[better]
+        better = aicc < best
+        best[better], weights[better], taken[:, better] = aicc[better], full[better], out[:, better]
         constant[better] = (mean * (1 - phi.sum(1)))[better]
-        out_season[:, better] = season[:, better] if gap < 2 else 0.0
-    x = y - centre - out_season[place[:steps]]
-    start = x[block.first, np.arange(width)]
-    series = np.concatenate([np.tile(start, (lags, 1)), x, np.full((horizon, width), np.nan)])
-    unknown = np.isnan(series)
-    series[: -horizon or None][unknown[: -horizon or None] & (np.arange(lags + steps)[:, None] < lags + block.first)] = 0.0
-    early = np.arange(len(series))[:, None] < lags + block.first
-    series = np.where(early, start, series)
-    reach = (high - low) * (1 + np.arange(1, horizon + 1)[:, None] / n)
-    for t in np.flatnonzero(unknown.any(1)):
-        # newest first, as the weights
-        guess = constant + (weights * series[t - lags : t][::-1].T).sum(1)
-        guess = np.clip(guess, low - centre - 2 * (high - low), high - centre + 2 * (high - low)) if t < lags + steps else guess
-        series[t] = np.where(unknown[t] & ~early[t], guess, series[t])
-    ahead = series[lags + steps :] + centre + out_season[place[steps:]]
-    return np.clip(ahead, low - reach, high + reach)
+    x = y - taken[place[:steps]]
+    low, high = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+    t = np.arange(-lags, steps + horizon)
+    x = np.concatenate([np.full((lags, width), np.nan), x, np.full((horizon, width), np.nan)])
+    x = np.where(t[:, None] < block.first, x[lags + block.first, np.arange(width)], x)
+    for i in np.flatnonzero(np.isnan(x).any(1)):
+        reach = (high - low) * (1 + max(t[i] - steps, 0) / n)
+        guess = constant + (weights * x[i - lags : i][::-1].T).sum(1)  # the newest first, as the weights
+        x[i] = np.where(np.isnan(x[i]), np.clip(guess, low - reach, high + reach), x[i])
+    return x[lags + steps :] + centre + taken[place[steps:]]
 
 
-def _fit(z: np.ndarray, first: np.ndarray, n: np.ndarray, extra: np.ndarray, period: int) -> tuple[np.ndarray, ...]:
+def _fit(z: np.ndarray, n: np.ndarray, extra: np.ndarray, most: int) -> tuple[np.ndarray, ...]:
     """AICc [R], weights [R, L] and mean [R] of the best order for z [T, R]."""
     known = ~np.isnan(z)
     width = z.shape[1]
-    most = max(0, min(MOST_LAGS, len(z) // 4, period + 2 if period > 9 else 10))
+    most = max(min(most, len(z) - 1), 0)
     mean = total(np.where(known, z, 0.0)) / np.maximum(known.sum(0), 1)
     z = np.where(known, z - mean, 0.0)
     stack = np.stack([z[most - i : len(z) - i] for i in range(most + 1)], axis=-1)  # [T', R, L + 1]

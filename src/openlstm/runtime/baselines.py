@@ -93,7 +93,9 @@ class SeasonalNaive(Baseline):
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
         m = setting.period
-        before = np.full((len(past), -past.shape[1] % m or m * (not past.shape[1])), np.nan)
+        if np.isnan(past).all():
+            return Naive().forecast(past, setting)
+        before = np.full((len(past), -past.shape[1] % m), np.nan)
         by_season = np.concatenate([before, past], axis=1).reshape(len(past), -1, m)
         last = carry(by_season.transpose(0, 2, 1))[..., -1]  # [S, m]
         last = np.where(np.isnan(last), Naive().forecast(past, setting)[:, :1], last)
@@ -149,6 +151,8 @@ class Drift(Baseline):
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
         known = ~np.isnan(past)
+        if not known.any():
+            return Naive().forecast(past, setting)
         first, last = np.argmax(known, axis=1), past.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
         ends = carry(past)[:, [0, -1]]
         growth = (ends[:, 1] - ends[:, 0]) / np.maximum(last - first, 1)
@@ -240,7 +244,8 @@ class LinearWindow(Baseline):
     @classmethod
     def fit(cls, past: np.ndarray, setting: Setting) -> Self:
         """Alpha is chosen on the last twelfth (at least two horizons), then all of it is used."""
-        window, horizon, _ = setting.window, setting.horizon, setting.period
+        window, horizon = setting.window, setting.horizon
+        _enough(past, 2)
         if window > cls.MOST_STEPS:
             raise Unfit(f"would take too long: window {window} (at most {cls.MOST_STEPS})")
         steps = past.shape[1]
@@ -268,6 +273,8 @@ class LinearWindow(Baseline):
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]; a series that never moved stays where it is."""
         window = len(self.weights)
+        if np.isnan(past).all():
+            return Naive().forecast(past, setting)
         before = np.full((len(past), max(window - past.shape[1], 0)), np.nan)
         newest = np.concatenate([before, past[:, max(past.shape[1] - window, 0) :]], axis=1)
         x, anchor, spread = _scaled(newest, _step(past))
@@ -296,7 +303,7 @@ def _enough(past: np.ndarray, least: int) -> None:
 
 def _or_naive(forecast: np.ndarray, past: np.ndarray, setting: Setting) -> np.ndarray:
     """The last known value where there is no finite forecast."""
-    return np.where(np.isfinite(forecast).all(1)[:, None], forecast, Naive().forecast(past, setting))
+    return np.where(np.isfinite(forecast).all(axis=1, keepdims=True), forecast, Naive().forecast(past, setting))
 
 
 def _step(past: np.ndarray) -> np.ndarray:
@@ -307,7 +314,10 @@ def _step(past: np.ndarray) -> np.ndarray:
 
 
 def _scaled(windows: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows [N, W] from their last known value, in units of their spread, at least a step of the series; anchors, spreads [N]."""
+    """Windows [N, W] seen from their last known value, in units of their spread; these values and spreads [N].
+
+    The spread is at least a step of the series, so that a window that hardly moves is not blown up.
+    """
     x = carry(windows)
     anchor, spread = x[:, -1], np.maximum(x.std(axis=1), step)
     return (x - anchor[:, None]) / np.where(spread > 0, spread, 1.0)[:, None], anchor, spread
@@ -315,7 +325,7 @@ def _scaled(windows: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _pairs(past: np.ndarray, setting: Setting, first: int, last: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Scaled windows and what follows each, fully known, within steps `first` to `last`; evenly thinned to `most`."""
-    window, horizon, _ = setting.window, setting.horizon, setting.period
+    window, horizon = setting.window, setting.horizon
     begin = np.argmax(~np.isnan(past), axis=1)
     low, high = np.maximum(first, begin + window), last - horizon  # [S], origins
     count = np.maximum(high - low + 1, 0)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 MOST_STEPS = 3000
-"""The newest steps that are looked at: so many, or as many as make `SEASONS` seasons, but at least `FEWEST_STEPS`."""
+"""The newest steps that are looked at, at most; of those as many as make `SEASONS` seasons, but at least `FEWEST_STEPS`."""
 SEASONS, FEWEST_STEPS = 8, 500
-BLOCK = 512
+BLOCK = 1024
 """Series of one block."""
 NUMBERS = 3_000_000
 """Numbers of one block, at most: so much memory is taken, a few times over."""
@@ -52,9 +52,11 @@ def blocks(past: np.ndarray, period: int, numbers: int) -> Iterator[tuple[np.nda
     past = past[:, -min(max(FEWEST_STEPS, SEASONS * period), MOST_STEPS) :]
     known = ~np.isnan(past)
     some = np.flatnonzero(known.any(1))
+    if not len(some):
+        return
     first = np.argmax(known, axis=1)
     some = some[np.argsort(first[some], kind="stable")]
-    size = max(1, min(BLOCK, NUMBERS // numbers))
+    size = max(1, min(BLOCK, NUMBERS // max(numbers, 4 * past.shape[1])))
     for at in range(0, len(some), size):
         rows = some[at : at + size]
         y = past[rows, first[rows[0]] :].T  # [T, R]
@@ -68,7 +70,7 @@ def blocks(past: np.ndarray, period: int, numbers: int) -> Iterator[tuple[np.nda
 
 def total(x: np.ndarray) -> np.ndarray:
     """The sum over the first axis in the order of time, so that zeros in front change nothing, to the bit."""
-    return np.cumsum(x, axis=0)[-1]
+    return np.cumsum(x, axis=0)[-1:].sum(0)
 
 
 def seasons(y: np.ndarray, period: int, product: bool) -> np.ndarray:

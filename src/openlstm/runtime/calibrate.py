@@ -112,8 +112,8 @@ def warning(correction: Correction, levels: Sequence[float]) -> str | None:
     >>> warning(c, [0.1, 0.5, 0.9])
     'too few validation errors for the quantiles 0.1, 0.9: 6 of at least 9; the true values may lie beyond them more often'
     """
-    short = np.flatnonzero(~correction.enough.all(0))
-    if not len(short):
+    short = np.flatnonzero(~correction.enough.all(0)).tolist()
+    if not short:
         return None
     names = ", ".join(f"{levels[q]:g}" for q in short)
     word = "quantile" if len(short) == 1 else "quantiles"

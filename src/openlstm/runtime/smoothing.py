@@ -46,7 +46,7 @@ class Form(NamedTuple):
     def grid(self) -> np.ndarray:
         """Where the search begins, [C, P]."""
         alphas = (0.1, 0.4, 0.8) if self.trend else (0.03, 0.1, 0.3, 0.6, 0.95)
-        betas = (0.02, 0.2) if self.trend else (0.0,)
+        betas = (0.05, 0.3) if self.trend else (0.0,)
         gammas = (0.02, 0.2) if self.season > 1 else (0.0,)
         return np.array([[a, b, g, 0.93 if self.damped else 1.0, 0.0, 0.0] for a, b, g in product(alphas, betas, gammas)])
 

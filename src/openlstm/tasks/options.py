@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from openlstm.errors import ArgumentError
@@ -84,7 +83,7 @@ def split(names: list[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for text in names or () for name in text.split(",") if name.strip())
 
 
-def _read_config(context: click.Context, _: Any, path: Path | None) -> Path | None:
+def _read_config(context: typer.Context, _: typer.CallbackParam, path: Path | None) -> Path | None:
     """Take the options of a YAML file as the defaults of a command; what is given on the command line counts."""
     if path is None:
         return None
@@ -103,7 +102,7 @@ def _read_config(context: click.Context, _: Any, path: Path | None) -> Path | No
     if not isinstance(found, dict):
         what, expected = "holds no options", "one `name: value` a line, as `horizon: 12`"
         raise ArgumentError.of(str(path), what, type(found).__name__, expected, "see the .yml file that fit writes")
-    options = {p.name: p for p in context.command.params if p.name != "config" and isinstance(p, click.Option)}
+    options = {p.name: p for p in context.command.params if p.name != "config" and p.param_type_name == "option"}
     taken: Options = {}
     for key, value in found.items():
         name = str(key).replace("-", "_")
