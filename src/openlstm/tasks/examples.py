@@ -93,7 +93,7 @@ def table_of(header: Header, panel: Panel) -> Rows:
     """The rows of a panel as its decoder reads them."""
     if header.decoder.distribution == COUNTS:
         check_counts(panel)
-    return rows(header.series, panel)
+    return rows(header.series, panel, every=header.decoder.kind == "simulate")
 
 
 def least(history: int, header: Header) -> int:
