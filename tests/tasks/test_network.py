@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tests.tasks import drawn
 
-from openlstm.runtime import recursive, simulate
+from openlstm.runtime import recursive
 from openlstm.runtime.model import Model
 from openlstm.runtime.window import rows, windows
 from openlstm.tasks.examples import batch, example_windows
@@ -65,7 +66,7 @@ def test_recursive_gives_the_same_distributions_in_numpy(kind: str, shape: dict,
 def test_simulate_is_the_same_in_numpy_and_does_not_cross(shape: dict, features: bool) -> None:
     model = drawn.model(drawn.header("simulate", features=features, **shape))
     panel = drawn.panel(model.header)
-    found = simulate.simulate(model, panel)
+    found = model.simulate(panel)
     table = rows(model.header.series, panel)
     for s in range(len(panel)):
         part = slice(int(table.begins[s]), int(table.begins[s] + panel.lengths[s]))
@@ -93,15 +94,12 @@ def test_direct_and_recursive_begin_at_the_value_of_a_season_before() -> None:
 
 
 def density(kind: str, y: float, given: list[float]) -> float:
-    from scipy import stats
-
     mean, scale = given[:2]
     if kind == "normal":
-        return float(stats.norm(mean, scale).logpdf(y))
+        return float(stats.norm.logpdf(y, mean, scale))
     if kind == "student-t":
-        return float(stats.t(given[2], mean, scale).logpdf(y))
-    r = 1 / scale
-    return float(stats.nbinom(r, r / (r + mean)).logpmf(y))
+        return float(stats.t.logpdf(y, given[2], mean, scale))
+    return float(stats.nbinom.logpmf(y, 1 / scale, 1 / (1 + scale * mean)))
 
 
 @pytest.mark.parametrize("kind", drawn.DISTRIBUTIONS)

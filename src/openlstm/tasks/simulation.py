@@ -16,7 +16,7 @@ from openlstm.model_file import Forecaster
 from openlstm.runtime import calibrate
 from openlstm.runtime.model import Model
 from openlstm.runtime.prediction import bands
-from openlstm.runtime.simulate import Simulation, simulate
+from openlstm.runtime.simulate import Simulation
 from openlstm.tasks import metrics
 from openlstm.tasks.choice import Choice
 
@@ -83,7 +83,7 @@ def choose(model: Model, panel: Panel, validation: np.ndarray, units: np.ndarray
     if not len(late):
         text = "no series is long enough for validation: bands are not calibrated"
         return Choice((Forecaster(name="network", weight=1.0),), {}, (text,), {})
-    found, truth = simulate(model, panel, calibrated=False).values[late], panel.values[late]
+    found, truth = model.simulated(panel)[late], panel.values[late]
     scale = np.full(len(truth), model.header.series.scale.floor)
     correction = calibrate.correct(truth[:, None], found[:, None], scale, model.levels)
     error = np.abs(truth - found[:, model.levels.index(0.5)]) / np.repeat(units, panel.lengths)[late]
