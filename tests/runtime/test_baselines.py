@@ -11,7 +11,6 @@ from openlstm.runtime.baselines import BY_NAME, LinearWindow, Setting, Unfit, re
 NAN = np.nan
 SETTING = Setting(horizon=6, period=6, window=12)
 NAMES = list(BY_NAME)
-ADDITIVE = [n for n in NAMES if n not in ("ets", "damped_ets", "theta")]
 
 
 def wave(n: int, period: int = 6, slope: float = 0.25) -> np.ndarray:
@@ -154,9 +153,9 @@ def test_no_baseline_knows_the_unit(name: str) -> None:
     """A power of two changes no bit; a penalty in squares of the unit would favour metres over millimetres."""
     past = panel()
     want = ask(name, past)
-    for unit in (2.0**-60, 2.0**10, 2.0**60):
+    for unit in (2.0**-60, 2.0**60):
         assert (ask(name, unit * past) / unit == want).all(), unit
-    for unit in (1e-90, 1e-3, 1e6, 1e90):
+    for unit in (1e-90, 1e6):
         np.testing.assert_allclose(ask(name, unit * past) / unit, want, rtol=1e-6, err_msg=str(unit))
 
 

@@ -241,6 +241,20 @@ def wall_clock(times: np.ndarray, zone: str) -> np.ndarray:
     return times + np.array(shifts, dtype="timedelta64[us]")[where]
 
 
+def in_zone(times: np.ndarray, zone: str) -> list[str]:
+    """Times in UTC as texts in a zone, with their distance to UTC.
+
+    >>> in_zone(np.array(["2024-10-27T00:00", "2024-10-27T01:00"], "datetime64[us]"), "Europe/Berlin")
+    ['2024-10-27 02:00+02:00', '2024-10-27 02:00+01:00']
+    """
+    there = wall_clock(times, zone)
+    minutes = ((there - times) // np.timedelta64(1, "m")).astype(int)
+    ends = [f"{'-' if m < 0 else '+'}{abs(m) // 60:02d}:{abs(m) % 60:02d}" for m in minutes.tolist()]
+    texts = show_times(there)
+    midnight = "" if not texts or " " in texts[0] else " 00:00"
+    return [f"{text}{midnight}{end}" for text, end in zip(texts, ends, strict=True)]
+
+
 def phase(times: np.ndarray, cycle: str) -> np.ndarray:
     """Where in the day, the week or the year a time lies, from 0 to below 1: `hour`, `weekday`, `yearday` or `month`.
 

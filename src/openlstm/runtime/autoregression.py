@@ -19,6 +19,9 @@ def autoregression(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     It is one of the values themselves, a season that is not by chance taken out, of their steps, or of their changes from one
     season to the next. Missing values before the end are predicted first. A forecast goes no further beyond what was seen than
     the range of it, for each length of the past.
+
+    >>> autoregression(np.arange(20.0)[None] % 3 + 1, 4, 1).round(3).tolist()
+    [[3.0, 1.0, 2.0, 3.0]]
     """
     out = np.full((len(past), horizon), np.nan)
     for rows, unit, block in blocks(past, period, MOST_LAGS * min(past.shape[1], 1000)):

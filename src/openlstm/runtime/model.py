@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,10 +116,14 @@ class Model:
 
     def candidates(self, panel: Panel, *, backend: str = "auto") -> dict[str, Prediction]:
         """The forecasts of everyone in the model, by their names in a table."""
-        return {
-            name: Prediction.after(panel, self.levels, self.quantiles(panel, use=use, backend=backend), self.source(use))
-            for use, name in self.names.items()
-        }
+        single: dict[str, np.ndarray] = {}
+        found = {}
+        for use, name in self.names.items():
+            begin = time.perf_counter()
+            single[use] = self._mean(single) if use == "best" else self.quantiles(panel, use=use, backend=backend)
+            values = self._calibrated(use, single[use], panel) if use == "best" else single[use]
+            found[name] = Prediction.after(panel, self.levels, values, self.source(use), time.perf_counter() - begin)
+        return found
 
     def quantiles(self, panel: Panel, *, use: str = "network", backend: str = "auto") -> np.ndarray:
         """As `predict`, of a panel: float64 [S, K, Q], rising along the last axis."""
@@ -128,11 +133,10 @@ class Model:
         if self.header.decoder.kind == "simulate":
             what, expected = "a simulating model reads no values of its target", "a model that forecasts"
             raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
-        by_name = {one.name: one for one in self.header.forecasters}
+        self.check(panel)
         if use == "best":
-            parts = [one for one in self.header.forecasters if one.weight > 0]
-            total = sum(one.weight * self.quantiles(panel, use=one.name, backend=backend) for one in parts)
-            values = np.asarray(total) / sum(one.weight for one in parts)
+            parts = [one.name for one in self.header.forecasters if one.weight > 0]
+            values = self._mean({name: self.quantiles(panel, use=name, backend=backend) for name in parts})
         elif use == "network":
             values = self.raw(panel, backend=backend)
         else:
@@ -140,10 +144,17 @@ class Model:
             arrays = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
             point = restore(use, arrays).forecast(panel.pasts(), self.setting)  # [S, K]
             values = np.repeat(point[..., None], len(self.levels), axis=-1)
-        if by_name[use].enough:
-            values = calibrate.apply(
-                self.tensors[f"calibration.{use}"].astype(np.float64), values, self.spread(panel), self.levels
-            )
+        return self._calibrated(use, values, panel)
+
+    def _mean(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """The mean of quantiles by the weights that won on validation."""
+        weights = {one.name: one.weight for one in self.header.forecasters if one.weight > 0}
+        return np.asarray(sum(weight * found[name] for name, weight in weights.items())) / sum(weights.values())
+
+    def _calibrated(self, use: str, values: np.ndarray, panel: Panel) -> np.ndarray:
+        if next(one for one in self.header.forecasters if one.name == use).enough:
+            shift = self.tensors[f"calibration.{use}"].astype(np.float64)
+            values = calibrate.apply(shift, values, self.spread(panel), self.levels)
         return np.maximum(values, 0) if self.header.decoder.distribution == COUNTS else values
 
     @property
@@ -161,7 +172,6 @@ class Model:
 
     def raw(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
         """The quantiles of the networks before calibration, float64 [S, K, Q]."""
-        self.check(panel)
         series = self.header.series
         table = rows(series, panel)
         out = np.zeros((len(panel), series.horizon, len(self.levels)))

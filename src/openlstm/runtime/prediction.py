@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from openlstm.data.grid import show_times
+from openlstm.data.grid import in_zone, show_times
 from openlstm.data.panel import Panel
 
 
@@ -23,6 +23,7 @@ class Prediction:
     values: float64 [S, K, Q] in the unit of the target, rising along the last axis.
     source: whose forecast it is: "LSTM", "seasonal naive", "0.6 LSTM + 0.4 ETS".
     seconds: how long it took, where that was measured.
+    zone: in which the times, counted in UTC, are shown; None where they are what clocks show.
 
     >>> from openlstm.model_file import Step
     >>> panel = Panel.of([[1.0, 2.0]], "2001-01-01", Step(unit="month", count=1))
@@ -40,6 +41,7 @@ class Prediction:
     values: np.ndarray
     source: str
     seconds: float | None = None
+    zone: str | None = None
 
     @classmethod
     def after(
@@ -47,7 +49,8 @@ class Prediction:
     ) -> Prediction:
         """The prediction of `values` [S, K, Q] behind the past of a panel."""
         times = panel.future_times(values.shape[1])
-        return cls(panel.target, panel.time, panel.ids, panel.keys, times, levels, values, source, seconds)
+        zone = panel.zone if panel.utc else None
+        return cls(panel.target, panel.time, panel.ids, panel.keys, times, levels, values, source, seconds, zone)
 
     @property
     def median(self) -> np.ndarray:
@@ -77,10 +80,21 @@ class Prediction:
         return out
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain dict for each step of each series."""
+        """One plain dict for each step of each series; times with their distance to UTC where they are known in a zone."""
         columns = {name: a.tolist() for name, a in self.columns().items()}
-        columns[self.time] = show_times(self.times.reshape(-1))
+        times = self.times.reshape(-1)
+        columns[self.time] = show_times(times) if self.zone is None else in_zone(times, self.zone)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def frame(self, like: Any = None) -> Any:
+        """The columns as a frame of the kind of `like`: of pandas, polars or pyarrow; of polars if None.
+
+        Raises:
+            MissingExtraError: without polars.
+        """
+        from openlstm.data.files import native_frame
+
+        return native_frame(self.columns(), like, zone=self.zone, utc=self.zone is not None)
 
 
 def bands(levels: tuple[float, ...]) -> list[tuple[int, int, int]]:

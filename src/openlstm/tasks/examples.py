@@ -27,7 +27,8 @@ class Examples:
     """Windows of a panel of which the last `validation` [S] known steps of each series are not trained on.
 
     A batch holds series in equal shares, of each a window that ends anywhere in its training part; so a long series does not
-    drown the short ones. Each window counts by its spread over the mean seasonal change of its series, as MASE counts it.
+    drown the short ones. Each window counts by the root of its spread over the mean seasonal change of its series: MASE would
+    count it by the whole of that, and then a few series decide.
 
     train: int64, the numbers of the series that can be trained on. validation: int64 [N], rows of the first target; where the
         targets are those of the window (`simulate`), the rows behind it.
@@ -78,7 +79,7 @@ class Examples:
             else:
                 at, of = self.validation[chosen.numpy()], self.of[chosen.numpy()]
             given, y, spread = batch(self.header, self.rows, at, learn=net.training)
-            weight = torch.from_numpy((spread / self.units[of]).clip(0.02, 20)).float()[:, None]
+            weight = torch.from_numpy(np.sqrt((spread / self.units[of]).clip(0.02, 20))).float()[:, None]
             return error(self.header, net(*given), y, weight)
 
         return loss

@@ -53,6 +53,8 @@ NEEDED = ("horizon", "members", "paths")
 EPOCHS = 20
 """A training is told and validated in so many parts."""
 
+LONGEST_PERIOD = 10**6
+
 
 class Forecaster:
     """A forecaster of one or many series, of `members` networks whose forecasts are averaged.
@@ -258,6 +260,9 @@ class Forecaster:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
                 raise ArgumentError.of("Forecaster", what, got, "1, 2, 3, ...", f"pass a {name} above zero")
+        if self.period is not None and self.period > LONGEST_PERIOD:
+            what, got = "period is not what a model file can hold", f"period={self.period}"
+            raise ArgumentError.of("Forecaster", what, got, f"at most {LONGEST_PERIOD}", "pass another period")
         if self.cell not in BY_NAME:
             what, expected = f"unknown cell {self.cell!r}", ", ".join(BY_NAME)
             raise ArgumentError.of("Forecaster", what, repr(self.cell), expected, "use cell='lstm'")

@@ -110,9 +110,9 @@ def _decoder(asked: Any, made: Recipe) -> dict[str, Any]:
 def _scale(asked: Any, known: Panel, trained: Panel) -> Scale:
     """How values are measured; what `simulate` takes off and divides by is that of the training part of all series."""
     pasts = [past for s in range(len(known)) if not np.isnan(past := known.past(s)).all()]
-    most = max((float(np.nanstd(past)) for past in pasts), default=0.0)
-    if 0 < most < SMALLEST:
-        what, got = "the values differ by too little to compute with", f"a deviation of {most:.3g}"
+    widest = max((float(np.nanmax(past) - np.nanmin(past)) for past in pasts), default=0.0)
+    if 0 < widest < SMALLEST:
+        what, got = "the values differ by too little to compute with", f"all within {widest:.3g}"
         raise DataError.of("fit", what, got, f"at least {SMALLEST:g}", "take another unit")
     if asked.distribution == COUNTS:
         return Scale(anchor="zero", floor=LEAST_COUNT)

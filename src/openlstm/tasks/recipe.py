@@ -61,14 +61,14 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
 
     - season m: as given, or as the sampling interval suggests
     - window: max(2 m + K / 2, 2 K); a week of hours where a day is the season; 96 steps where the series are long enough
-    - lags: the same place in the last two seasons, and a week before where a day is the season
+    - lags: the same place in the last three seasons, and a week before where a day is the season
     - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
     - size: 64 units, 32 where fewer than 1,000 steps are known
 
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
-    >>> recipe.window, recipe.lags, recipe.validation.tolist()
-    (30, (Lag(season=12, back=0), Lag(season=12, back=1)), [24])
+    >>> recipe.window, len(recipe.lags), recipe.validation.tolist()
+    (30, 3, [24])
     """
     step = panel.step
     m = period or guess_period(step)
@@ -76,7 +76,7 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     long = int(np.median(panel.history))
     second = week if step.count < DAY and m * step.count == DAY and long >= 3 * week else 0
     W = max(2 * m + horizon // 2 if m > 1 else 2, 2 * horizon, second, min(LONG, long // 4))
-    lags = (Lag(season=m), Lag(season=m, back=1)) if m > 1 else ()
+    lags = tuple(Lag(season=m, back=back) for back in range(3)) if m > 1 else ()
     lags += (Lag(season=second),) if second else ()
     known = int(panel.history.sum())
     return Recipe(
