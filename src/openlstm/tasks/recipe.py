@@ -5,7 +5,7 @@ Legend: S series, N known steps of all of them, m steps of a season, K steps of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from openlstm.data.panel import Panel
 from openlstm.model_file import Lag, Step
 
 YEARS = 2  # so many have to be seen before the place in the year is an input
+LONGEST = 400  # steps of a window of `simulate`, unless asked for
 LONG = 96  # steps of a window of long series, where neither season nor horizon asks for more
 
 
@@ -36,6 +37,12 @@ class Recipe:
     steps: int
     learning_rate: float
     validation: np.ndarray
+
+    def simulating(self, panel: Panel, window: int | None = None) -> Recipe:
+        """The same for `simulate`: windows of a year (400 steps at most), no lags, smaller batches of many targets each."""
+        year = min(round(1 / panel.step.years()), LONGEST)
+        W = window or max(self.window, min(year, int(np.median(panel.history)) // 3))
+        return replace(self, window=W, lags=(), batch_size=min(self.batch_size, 64))
 
     def tell(self, panel: Panel, horizon: int) -> list[str]:
         """What was chosen and why, a line each."""
