@@ -69,9 +69,10 @@ class Table:
         Raises:
             DataError: if there is none of that name; near names are suggested.
         """
-        columns = self.frame.columns
-        if name in columns:
-            return self.frame[name]
+        try:
+            return self.frame.get_column(name)
+        except _polars().exceptions.ColumnNotFoundError:
+            columns = self.frame.columns
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
