@@ -190,6 +190,8 @@ def _read_frame(data: Any, who: str) -> Table:
         if data.index.names != [None] or type(data.index).__name__ in ("DatetimeIndex", "PeriodIndex"):
             data = data.reset_index(names="time" if data.index.names == [None] else None)
         data = data.set_axis([str(c) for c in data.columns], axis=1)
+    if module in ("pandas", "pyarrow"):  # others hold no name twice
+        _refuse_twice(list(data.columns if module == "pandas" else data.column_names), who, "rename one of them")
     try:
         frame = narwhals.from_native(data)
     except TypeError:
@@ -197,7 +199,6 @@ def _read_frame(data: Any, who: str) -> Table:
         raise ArgumentError.of("data", "is nothing that can be read", got, expected, "pass a path or a frame") from None
     if isinstance(frame, narwhals.LazyFrame):
         frame = frame.collect()
-    _refuse_twice(frame.columns, who, "rename one of them")
     columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
@@ -337,7 +338,8 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
         content = content.replace(b"\r", b"\n")
     if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):
         raise ArgumentError.of(name, "is no delimiter", repr(delimiter), "one character, such as ';'", "correct --delimiter")
-    head = [(k, line) for k, line in enumerate(content[:100_000].decode(errors="ignore").splitlines(), 1) if line.strip()]
+    lines = content[: max(100_000, content.find(b"\n", 100_000))].decode(errors="ignore").split("\n")
+    head = [(k, line) for k, line in enumerate(lines, 1) if line.strip()]
     if not head:
         what, got = "is empty", f"{len(content)} bytes in which nothing stands"
         raise DataError.of(name, what, got, "a header and at least one row", "check that the export was complete")
@@ -350,8 +352,10 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     options: dict[str, Any] = {"infer_schema": False, "separator": found}
     names = [n.strip() for n in next(csv.reader([first], delimiter=found), [])]
     _refuse_twice([n for n in names if n], name, "rename one of them in the first line", names)
+    for _ in range(line - 1):
+        content = content[content.index(b"\n") + 1 :]
     try:
-        frame = pl.read_csv(content, skip_rows=line - 1, **options)
+        frame = pl.read_csv(content, **options)
     except pl.exceptions.PolarsError:
         _refuse_ragged(name, content, found, line)
         raise
@@ -375,8 +379,6 @@ def _find_delimiter(lines: list[str]) -> str:
 def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> None:
     """Refuse a text in which a line has more or fewer fields than the header."""
     text = io.StringIO(content.decode(errors="replace"), newline="")
-    for _ in range(header - 1):
-        text.readline()
     rows, before = csv.reader(text, delimiter=delimiter, strict=True), 0
     width = 0
     try:
@@ -384,10 +386,8 @@ def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> No
             if not width:
                 width = len(row)
             elif row and len(row) != width and any(cell.strip() for cell in row):
-                what, got = (
-                    "has too many fields" if len(row) > width else "has too few fields",
-                    f"{len(row)}: {delimiter.join(row)}",
-                )
+                what = "has too many fields" if len(row) > width else "has too few fields"
+                got = f"{len(row)}: {delimiter.join(row)}"
                 hint = f"correct this line; a text that holds {delimiter!r} has to stand in quotes"
                 raise DataError.of(f"{name}, line {header + before}", what, short(got), f"{width}, as the header has", hint)
             before = rows.line_num
