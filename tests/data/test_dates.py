@@ -129,7 +129,11 @@ def test_counts_since_1970_are_noted() -> None:
 
 
 def test_an_unreadable_date_names_its_row() -> None:
-    for cells, got in ((["2001-03-04", "2001-02-30"], "'2001-02-30'"), ([20010304, 20011304], "20011304"), (["2001", None], None)):
+    for cells, got in (
+        (["2001-03-04", "2001-02-30"], "'2001-02-30'"),
+        ([20010304, 20011304], "20011304"),
+        (["2001", None], None),
+    ):
         fails(
             lambda cells=cells: times(cells),
             f"a.parquet, row 2, column 't': is not a date that can be read\n  got       {got}\n"
@@ -189,7 +193,9 @@ def test_a_day_above_twelve_anywhere_settles_the_order(order: str) -> None:
         times([d.strftime(order) for d in days[:12]])
 
 
-@pytest.mark.parametrize("written", ["0099-12-31", "201-03-04", "1.3.201", "99", "2001-W54-1", "1990Q5", "12:30", "2001-03-04T25:00"])
+@pytest.mark.parametrize(
+    "written", ["0099-12-31", "201-03-04", "1.3.201", "99", "2001-W54-1", "1990Q5", "12:30", "2001-03-04T25:00"]
+)
 def test_what_is_mistyped_is_no_date(written: str) -> None:
     with pytest.raises(DataError, match="row 2, column 't': is not a date that can be read"):
         times(["2001-03-04", written, "2001-03-05"])
@@ -249,7 +255,9 @@ def test_columns_of_the_wrong_kind_are_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("cells", [[1.5, 2.5], ["a", "b"], ["1.5", "2"], [1, 2], ["store 1"], [None], [True], [12345, 12346], ["0"]])
+@pytest.mark.parametrize(
+    "cells", [[1.5, 2.5], ["a", "b"], ["1.5", "2"], [1, 2], ["store 1"], [None], [True], [12345, 12346], ["0"]]
+)
 def test_what_is_no_date_is_not_taken_for_one(cells: list[Any]) -> None:
     assert holds_dates(pl.Series(cells)) is None
 

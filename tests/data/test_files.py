@@ -278,7 +278,12 @@ def test_a_panic_of_polars_is_an_error_of_ours(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("package", "name", "extra"),
-    [("polars", "a.csv", "data"), ("zstandard", "a.csv.zst", "data"), ("fastexcel", "A.XLSX", "excel"), ("narwhals", "", "data")],
+    [
+        ("polars", "a.csv", "data"),
+        ("zstandard", "a.csv.zst", "data"),
+        ("fastexcel", "A.XLSX", "excel"),
+        ("narwhals", "", "data"),
+    ],
 )
 def test_a_package_that_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str, extra: str

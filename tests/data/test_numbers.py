@@ -55,7 +55,10 @@ def test_numbers_are_read_as_people_write_them(written: list[str], read: list[fl
     assert holds_numbers(table.frame["y"])
 
 
-@given(st.lists(st.floats(-1e6, 1e6).map(lambda v: round(v, 2)), min_size=1, max_size=20), st.sampled_from([",.", ".,", " ,", "'."]))
+@given(
+    st.lists(st.floats(-1e6, 1e6).map(lambda v: round(v, 2)), min_size=1, max_size=20),
+    st.sampled_from([",.", ".,", " ,", "'."]),
+)
 def test_what_is_written_with_two_decimals_is_read_back(values: list[float], marks: str) -> None:
     swap = str.maketrans({",": marks[0], ".": marks[1]})
     texts = [f"{v:,.2f}".translate(swap) for v in values]
@@ -122,7 +125,8 @@ def test_a_long_cell_is_cut_in_an_error() -> None:
 def test_columns_of_the_wrong_kind_are_refused() -> None:
     fails(
         lambda: read_numbers(column(date(2001, 3, 4)), "y"),
-        "a.csv, column 'y': is not a column of numbers\n  got       Date\n  expected  numbers\n  hint      choose another column",
+        "a.csv, column 'y': is not a column of numbers\n  got       Date\n  expected  numbers\n"
+        "  hint      choose another column",
     )
     assert read_numbers(column(True, False), "y").tolist() == [1, 0]
     assert np.isnan(read_numbers(column(None, None), "y")).all()

@@ -202,7 +202,7 @@ def _read_frame(data: Any, who: str) -> Table:
     columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
-        if column.dtype == narwhals.Unknown:  # a period of pandas: its text is read as a date
+        if str(getattr(column.to_native(), "dtype", "")).startswith("period"):  # of pandas: its text is read as a date
             columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
@@ -215,9 +215,8 @@ def _from_pandas(column: Any) -> pl.Series:
     import narwhals as nw
 
     pl, native = _polars(), column.to_native()
-    if isinstance(column.dtype, nw.Datetime):
-        zone = column.dtype.time_zone
-        if zone is None:
+    if str(native.dtype).startswith("datetime64"):
+        if (zone := str(getattr(native.dtype, "tz", ""))) == "":
             return pl.Series(native.to_numpy())
         times = pl.Series(native.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()).dt.replace_time_zone("UTC")
         return times if re.match(r"UTC|[+-]", zone) else times.dt.convert_time_zone(zone)
