@@ -69,9 +69,10 @@ class Table:
         Raises:
             DataError: if there is none of that name; near names are suggested.
         """
-        columns = self.frame.columns
-        if name in columns:
-            return self.frame[name]
+        try:
+            return self.frame.get_column(name)
+        except _polars().exceptions.ColumnNotFoundError:
+            columns = self.frame.columns
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
@@ -189,6 +190,8 @@ def _read_frame(data: Any, who: str) -> Table:
         if data.index.names != [None] or type(data.index).__name__ in ("DatetimeIndex", "PeriodIndex"):
             data = data.reset_index(names="time" if data.index.names == [None] else None)
         data = data.set_axis([str(c) for c in data.columns], axis=1)
+    if module in ("pandas", "pyarrow"):  # others hold no name twice
+        _refuse_twice(list(data.columns if module == "pandas" else data.column_names), who, "rename one of them")
     try:
         frame = narwhals.from_native(data)
     except TypeError:
@@ -196,11 +199,10 @@ def _read_frame(data: Any, who: str) -> Table:
         raise ArgumentError.of("data", "is nothing that can be read", got, expected, "pass a path or a frame") from None
     if isinstance(frame, narwhals.LazyFrame):
         frame = frame.collect()
-    _refuse_twice(frame.columns, who, "rename one of them")
     columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
-        if column.dtype == narwhals.Unknown:  # a period of pandas: its text is read as a date
+        if str(getattr(column.to_native(), "dtype", "")).startswith("period"):  # of pandas: its text is read as a date
             columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
@@ -213,9 +215,8 @@ def _from_pandas(column: Any) -> pl.Series:
     import narwhals as nw
 
     pl, native = _polars(), column.to_native()
-    if isinstance(column.dtype, nw.Datetime):
-        zone = column.dtype.time_zone
-        if zone is None:
+    if str(native.dtype).startswith("datetime64"):
+        if (zone := str(getattr(native.dtype, "tz", ""))) == "":
             return pl.Series(native.to_numpy())
         times = pl.Series(native.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()).dt.replace_time_zone("UTC")
         return times if re.match(r"UTC|[+-]", zone) else times.dt.convert_time_zone(zone)
@@ -336,7 +337,8 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
         content = content.replace(b"\r", b"\n")
     if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):
         raise ArgumentError.of(name, "is no delimiter", repr(delimiter), "one character, such as ';'", "correct --delimiter")
-    head = [(k, line) for k, line in enumerate(content[:100_000].decode(errors="ignore").splitlines(), 1) if line.strip()]
+    lines = content[: max(100_000, content.find(b"\n", 100_000))].decode(errors="ignore").split("\n")
+    head = [(k, line) for k, line in enumerate(lines, 1) if line.strip()]
     if not head:
         what, got = "is empty", f"{len(content)} bytes in which nothing stands"
         raise DataError.of(name, what, got, "a header and at least one row", "check that the export was complete")
@@ -349,8 +351,10 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     options: dict[str, Any] = {"infer_schema": False, "separator": found}
     names = [n.strip() for n in next(csv.reader([first], delimiter=found), [])]
     _refuse_twice([n for n in names if n], name, "rename one of them in the first line", names)
+    for _ in range(line - 1):
+        content = content[content.index(b"\n") + 1 :]
     try:
-        frame = pl.read_csv(content, skip_rows=line - 1, **options)
+        frame = pl.read_csv(content, **options)
     except pl.exceptions.PolarsError:
         _refuse_ragged(name, content, found, line)
         raise
@@ -374,8 +378,6 @@ def _find_delimiter(lines: list[str]) -> str:
 def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> None:
     """Refuse a text in which a line has more or fewer fields than the header."""
     text = io.StringIO(content.decode(errors="replace"), newline="")
-    for _ in range(header - 1):
-        text.readline()
     rows, before = csv.reader(text, delimiter=delimiter, strict=True), 0
     width = 0
     try:
@@ -383,10 +385,8 @@ def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> No
             if not width:
                 width = len(row)
             elif row and len(row) != width and any(cell.strip() for cell in row):
-                what, got = (
-                    "has too many fields" if len(row) > width else "has too few fields",
-                    f"{len(row)}: {delimiter.join(row)}",
-                )
+                what = "has too many fields" if len(row) > width else "has too few fields"
+                got = f"{len(row)}: {delimiter.join(row)}"
                 hint = f"correct this line; a text that holds {delimiter!r} has to stand in quotes"
                 raise DataError.of(f"{name}, line {header + before}", what, short(got), f"{width}, as the header has", hint)
             before = rows.line_num

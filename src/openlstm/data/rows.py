@@ -373,6 +373,6 @@ def resampled(rows: Rows, step: Step, how: str) -> Rows:
     words = f"{rows.columns.target} by the {how}" + (
         ", other numbers by the mean, categories by the last" if covariates else ""
     )
-    text = f"resampled to {name_step(step)}, {words}: {count_words(len(rows), 'row')} became {len(first):,}"
+    text = f"resampled to {name_step(step)}, {words}: {len(rows):,} rows became {len(first):,}"
     rows.notes.append(Note("resampled", len(first), text))
     return replace(rows.take(first), times=windowed[first], values=out[0], covariates=covariates)
