@@ -15,6 +15,7 @@ from openlstm.model_file import Lag, Step
 
 YEARS = 2  # so many have to be seen before the place in the year is an input
 LONGEST = 400  # steps of a window of `simulate`, unless asked for
+MANY = 5000  # known steps of all series together, from which on the network is large
 LONG = 96  # steps of a window of long series, where neither season nor horizon asks for more
 
 
@@ -63,7 +64,7 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     - window: max(2 m + K / 2, 2 K); a week of hours where a day is the season; 96 steps where the series are long enough
     - lags: the same place in the last three seasons, and a week before where a day is the season
     - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
-    - size: 64 units, 32 where fewer than 1,000 steps are known
+    - size: 64 units, 500 steps of 256 windows; where fewer than 5,000 steps are known 32 units, 600 steps of 64 windows
 
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
@@ -84,12 +85,12 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
         window=window or W,
         lags=lags,
         calendar=_calendar(panel.step, long),
-        hidden_size=64 if known >= 1000 else 32,
+        hidden_size=64 if known >= MANY else 32,
         num_layers=1,
         width=24,
-        batch_size=256 if known >= 5000 else 64,
-        steps=500 if known >= 1000 else 300,
-        learning_rate=3e-3,
+        batch_size=256 if known >= MANY else 64,
+        steps=500 if known >= MANY else 600,
+        learning_rate=3e-3 if known >= MANY else 1e-2,
         validation=_validation(panel.history, horizon, m),
     )
 
