@@ -354,6 +354,8 @@ def test_an_error_in_a_frame_names_the_row_and_its_index() -> None:
         "the frame, row 2 (index 1), column 'y': is not a finite number\n  got       'x'\n"
         "  expected  a number, or nothing where it is missing\n  hint      correct this cell",
     )
+    with pytest.raises(DataError, match=r"row 2 \(index 1\), column 'y': is not a finite number\n  got       'x'"):
+        read_numbers(read_any(pd.DataFrame({"y": [1.5, "x", None]})), "y")
     fails(
         lambda: read_any(pd.DataFrame([[1, 2]], columns=["y", "y"])),
         "the frame: several columns are called 'y'\n  got       columns 1 and 2\n  expected  a name for each column\n"

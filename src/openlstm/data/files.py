@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openlstm.data.panel import Note
-from openlstm.errors import ArgumentError, DataError, message, missing_extra
+from openlstm.errors import ArgumentError, DataError, OpenLSTMError, message, missing_extra
 
 if TYPE_CHECKING:
     import polars as pl
@@ -166,14 +166,15 @@ def _polars() -> Any:
 
 @contextmanager
 def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
-    """Give errors of polars and of the system our form. A panic of polars is not an Exception."""
+    """Give whatever a library raises on a damaged file our form. A panic of polars is not an Exception."""
     pl = _polars()
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, ValueError, TypeError) as e:
-        if isinstance(e, (DataError, ArgumentError)):
-            raise
+    except OpenLSTMError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = re.sub(r"Id\(\d+\)", "Id", reason)  # of a thread of polars, another one each time
         raise kind(message(who, "cannot be read", short(reason), expected, hint)) from None
 
 
@@ -199,11 +200,14 @@ def _read_frame(data: Any, who: str) -> Table:
         raise ArgumentError.of("data", "is nothing that can be read", got, expected, "pass a path or a frame") from None
     if isinstance(frame, narwhals.LazyFrame):
         frame = frame.collect()
-    columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
+    columns: list[pl.Series] = []
+    plain = module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
-        if str(getattr(column.to_native(), "dtype", "")).startswith("period"):  # of pandas: its text is read as a date
-            columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
+        kind = str(column.to_native().dtype) if module == "pandas" else ""
+        if kind.startswith("period") or kind == "object" and len({type(v) for v in column.drop_nulls().to_list()}) > 1:
+            cells = column.to_native()  # periods, or several types: their texts are read
+            columns.append(pl.Series(name, cells.astype(object).map(str).where(cells.notna(), None).tolist(), pl.String))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
                 columns.append((_from_pandas(column) if plain else column.to_polars()).alias(name))
@@ -240,24 +244,26 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
         what, got = "is not a table that can be read", f"a file ending in {path.suffix!r}"
         expected = ".csv, .tsv, .txt, .parquet, .arrow, .feather or .xlsx, or one of them and .gz or .zst"
         raise DataError.of(name, what, got, expected, "convert it to CSV or Parquet")
-    with reading(name, f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"):
+    expected, hint = f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"
+    with reading(name, expected, hint):
         content = _unpacked(path, packed)
-        if kind == "CSV":
-            return _read_csv(name, content, encoding, delimiter)
+    if kind == "CSV":
+        return _read_csv(name, content, encoding, delimiter)
+    sheets: list[str] = []
+    with reading(name, expected, hint):
         if kind == "Parquet":
-            return Table(pl.read_parquet(content), name, kind=kind)
-        if kind == "Arrow":
-            streamed = not content.startswith(b"ARROW1")
-            return Table((pl.read_ipc_stream if streamed else pl.read_ipc)(io.BytesIO(content)), name, kind=kind)
-        try:
-            import fastexcel
-        except ImportError:
-            raise missing_extra(f"reading {name}", "fastexcel", "excel") from None
-        try:
+            frame = pl.read_parquet(content)
+        elif kind == "Arrow":
+            frame = (pl.read_ipc if content.startswith(b"ARROW1") else pl.read_ipc_stream)(io.BytesIO(content))
+        else:
+            try:
+                import fastexcel
+            except ImportError:
+                raise missing_extra(f"reading {name}", "fastexcel", "excel") from None
             sheets = fastexcel.read_excel(content).sheet_names
             frame = pl.read_excel(io.BytesIO(content), engine="calamine")
-        except fastexcel.FastExcelError as e:
-            raise ValueError(str(e)) from None
+    if kind != "Excel":
+        return Table(frame, name, kind=kind)
     table = Table(_without_blank_end(frame), name, header=1, kind=kind)
     if len(sheets) > 1:
         table.notes.append(Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}"))
@@ -267,27 +273,19 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
 def _unpacked(path: Path, packed: str | None) -> bytes:
     content = path.read_bytes()
     if packed == ".gz":
-        import zlib
-
-        try:
-            return gzip.decompress(content)
-        except zlib.error as e:
-            raise ValueError(str(e)) from None
+        return gzip.decompress(content)
     if packed == ".zst":
         try:
             import zstandard
         except ImportError:
             raise missing_extra(f"reading {path.name}", "zstandard", "data") from None
         whole = []
-        try:
-            while content:  # a file may hold several frames
-                part = zstandard.ZstdDecompressor().decompressobj()
-                whole.append(part.decompress(content))
-                if not part.eof:
-                    raise EOFError("the compressed file ended before its end was reached")
-                content = part.unused_data
-        except zstandard.ZstdError as e:
-            raise ValueError(str(e)) from None
+        while content:  # a file may hold several frames
+            part = zstandard.ZstdDecompressor().decompressobj()
+            whole.append(part.decompress(content))
+            if not part.eof:
+                raise EOFError("the compressed file ended before its end was reached")
+            content = part.unused_data
         return b"".join(whole)
     return content
 
@@ -333,8 +331,8 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     pl = _polars()
     notes: list[Note] = []
     content, encoding = _as_utf8(name, content, encoding, notes)
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
+    if content.count(b"\r") > content.count(b"\r\n"):  # lines that end as they did on old machines
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):
         raise ArgumentError.of(name, "is no delimiter", repr(delimiter), "one character, such as ';'", "correct --delimiter")
     lines = content[: max(100_000, content.find(b"\n", 100_000))].decode(errors="ignore").split("\n")
@@ -353,11 +351,12 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     _refuse_twice([n for n in names if n], name, "rename one of them in the first line", names)
     for _ in range(line - 1):
         content = content[content.index(b"\n") + 1 :]
-    try:
-        frame = pl.read_csv(content, **options)
-    except pl.exceptions.PolarsError:
-        _refuse_ragged(name, content, found, line)
-        raise
+    with reading(name, "a whole file of the kind CSV", "open it in an editor and look at this place"):
+        try:
+            frame = pl.read_csv(content, **options)
+        except pl.exceptions.PolarsError:
+            _refuse_ragged(name, content, found, line)
+            raise
     if content.count(found.encode()) != (frame.width - 1) * (frame.height + 1):  # or delimiters stand inside of quotes
         _refuse_ragged(name, content, found, line)
     frame = frame.rename({c: c.strip() for c in frame.columns})
