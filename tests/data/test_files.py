@@ -348,6 +348,12 @@ def test_a_frame_comes_back_in_the_kind_that_came_in(kind: str, zone: str | None
     assert (shown == times + np.timedelta64(2 if utc else 0, "h")).all()
 
 
+def test_a_midnight_that_the_clocks_leave_out_is_the_hour_at_which_the_day_begins() -> None:
+    days = np.array(["2018-11-03", "2018-11-04", "2018-11-05"], "datetime64[us]")
+    out = native_frame({"t": days}, "a.csv", zone="America/Sao_Paulo")["t"]
+    assert out.dt.to_string("%d %H").to_list() == ["03 00", "04 01", "05 00"]
+
+
 def test_an_error_in_a_frame_names_the_row_and_its_index() -> None:
     fails(
         lambda: read_numbers(read_any(pl.DataFrame({"y": ["1", "x"]})), "y"),

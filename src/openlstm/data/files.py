@@ -59,7 +59,7 @@ class Table:
             return f"row {index + 1} (index {index})"
         if not self.header:
             return f"row {index + 1}"
-        texts = [column for column in self.frame.head(index) if column.dtype == _polars().String]
+        texts = self.frame.head(index).select(_polars().selectors.string())
         inside = sum(column.str.count_matches("\n", literal=True).sum() for column in texts)
         return f"row {index + 1} (line {self.header + index + 1 + inside})"
 
@@ -124,18 +124,14 @@ def native_frame(columns: dict[str, np.ndarray], like: Any, *, zone: str | None 
     {'y': [1.0, 2.0]}
     """
     pl = _polars()
-    made = {}
-    for name, values in columns.items():
-        series = pl.Series(name, values.tolist() if values.dtype == object else values)
-        if zone is not None and values.dtype.kind == "M":
-            if utc:
-                series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-            else:
-                series = series.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        made[name] = series
-    frame = pl.DataFrame(made)
-    if isinstance(like, (str, os.PathLike)) or like is None:
-        return frame
+    frame = pl.DataFrame({name: v.tolist() if v.dtype == object else v for name, v in columns.items()})
+    times = pl.selectors.datetime().dt
+    if zone is not None and utc:
+        frame = frame.with_columns(times.replace_time_zone("UTC").dt.convert_time_zone(zone))
+    elif zone is not None:  # a midnight that the clocks leave out becomes the hour at which the day begins
+        later = times.offset_by("1h").dt
+        told = {"ambiguous": "earliest", "non_existent": "null"}
+        frame = frame.with_columns(times.replace_time_zone(zone, **told).fill_null(later.replace_time_zone(zone, **told)))
     module = type(like).__module__.split(".")[0]
     if module == "pandas":
         import pandas
@@ -148,11 +144,10 @@ def _to_pandas(series: pl.Series) -> Any:
     """A column for pandas, without pyarrow."""
     import pandas
 
-    pl = _polars()
-    if series.dtype == pl.String:
+    if series.dtype == _polars().String:
         return pandas.Series(series.to_list())
-    zone = getattr(series.dtype, "time_zone", None)
     values = pandas.Series(series.to_numpy())  # a zone is lost here, and what is left is UTC
+    zone = getattr(series.dtype, "time_zone", None)
     return values.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else values
 
 
@@ -207,7 +202,8 @@ def _read_frame(data: Any, who: str) -> Table:
         kind = str(column.to_native().dtype) if module == "pandas" else ""
         if kind.startswith("period") or kind == "object" and len({type(v) for v in column.drop_nulls().to_list()}) > 1:
             cells = column.to_native()  # periods, or several types: their texts are read
-            columns.append(pl.Series(name, cells.astype(object).map(str).where(cells.notna(), None).tolist(), pl.String))
+            texts = [str(v) if known else None for v, known in zip(cells, cells.notna(), strict=True)]
+            columns.append(pl.Series(name, texts, pl.String))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
                 columns.append((_from_pandas(column) if plain else column.to_polars()).alias(name))
@@ -216,8 +212,6 @@ def _read_frame(data: Any, who: str) -> Table:
 
 def _from_pandas(column: Any) -> pl.Series:
     """A column of pandas without pyarrow, through which polars would go."""
-    import narwhals as nw
-
     pl, native = _polars(), column.to_native()
     if str(native.dtype).startswith("datetime64"):
         if (zone := str(getattr(native.dtype, "tz", ""))) == "":
@@ -227,7 +221,7 @@ def _from_pandas(column: Any) -> pl.Series:
     if column.dtype.is_numeric():
         return pl.Series(native.to_numpy(dtype=float, na_value=np.nan))
     cells = pl.Series(native.astype(object).where(native.notna(), None).tolist(), strict=True)
-    return cells.cast(pl.Categorical) if isinstance(column.dtype, nw.Categorical) else cells
+    return cells.cast(pl.Categorical) if str(native.dtype) == "category" else cells
 
 
 def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table:
@@ -264,10 +258,8 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
             frame = pl.read_excel(io.BytesIO(content), engine="calamine")
     if kind != "Excel":
         return Table(frame, name, kind=kind)
-    table = Table(_without_blank_end(frame), name, header=1, kind=kind)
-    if len(sheets) > 1:
-        table.notes.append(Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}"))
-    return table
+    note = Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}")
+    return Table(_without_blank_end(frame), name, header=1, kind=kind, notes=[note] if len(sheets) > 1 else [])
 
 
 def _unpacked(path: Path, packed: str | None) -> bytes:
@@ -303,11 +295,10 @@ def _as_utf8(name: str, content: bytes, encoding: str | None, notes: list[Note])
             raise DataError.of(name, "is not written in this encoding", short(str(e)), encoding, hint) from None
     if content.startswith(b"\xef\xbb\xbf"):
         return content[3:], "utf-8"
-    zeros = content[:1000].count(0)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros:
-        found = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-        if zeros * 4 < len(content[:1000]):  # not every other byte of Western text
-            found = "utf-16" if found == "utf-16" else "none"
+    zeros, marked = content[:1000].count(0), content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or zeros:
+        found = "utf-16" if marked else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+        found = found if marked or zeros * 4 > len(content[:1000]) else "none"  # every other byte of Western text
         try:
             return content.decode(found).encode(), found
         except (UnicodeError, LookupError):
@@ -369,9 +360,7 @@ def _find_delimiter(lines: list[str]) -> str:
     steady = [d for d in DELIMITERS if bare[0].count(d) and all(b.count(d) == bare[0].count(d) for b in bare)]
     if not steady and all(len(b.split()) == len(bare[0].split()) > 1 for b in bare) and not any(d in bare[0] for d in ",;\t|"):
         return " "
-    return max((d for d in steady if d != " "), key=bare[0].count, default=None) or (
-        " " if steady else max(DELIMITERS[:-1], key=bare[0].count)
-    )
+    return max([d for d in steady if d != " "] or steady or DELIMITERS[:-1], key=bare[0].count)
 
 
 def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> None:
@@ -405,7 +394,6 @@ def _refuse_twice(names: list[str], who: str, hint: str, places: list[str] | Non
 
 def _without_blank_end(frame: Any) -> Any:
     """Without the lines at the end in which nothing stands, which editors and spreadsheets leave behind."""
-    last = frame.height
-    while last and all(value is None for value in frame.row(last - 1)):
-        last -= 1
-    return frame.head(last)
+    while frame.height and all(value is None for value in frame.row(-1)):
+        frame = frame.head(-1)
+    return frame
