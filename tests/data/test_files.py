@@ -348,12 +348,20 @@ def test_a_frame_comes_back_in_the_kind_that_came_in(kind: str, zone: str | None
     assert (shown == times + np.timedelta64(2 if utc else 0, "h")).all()
 
 
+def test_a_midnight_that_the_clocks_leave_out_is_the_hour_at_which_the_day_begins() -> None:
+    days = np.array(["2018-11-03", "2018-11-04", "2018-11-05"], "datetime64[us]")
+    out = native_frame({"t": days}, "a.csv", zone="America/Sao_Paulo")["t"]
+    assert out.dt.to_string("%d %H").to_list() == ["03 00", "04 01", "05 00"]
+
+
 def test_an_error_in_a_frame_names_the_row_and_its_index() -> None:
     fails(
         lambda: read_numbers(read_any(pl.DataFrame({"y": ["1", "x"]})), "y"),
         "the frame, row 2 (index 1), column 'y': is not a finite number\n  got       'x'\n"
         "  expected  a number, or nothing where it is missing\n  hint      correct this cell",
     )
+    with pytest.raises(DataError, match=r"row 2 \(index 1\), column 'y': is not a finite number\n  got       'x'"):
+        read_numbers(read_any(pd.DataFrame({"y": [1.5, "x", None]})), "y")
     fails(
         lambda: read_any(pd.DataFrame([[1, 2]], columns=["y", "y"])),
         "the frame: several columns are called 'y'\n  got       columns 1 and 2\n  expected  a name for each column\n"

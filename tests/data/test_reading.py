@@ -86,7 +86,7 @@ def test_times_that_are_no_grid_are_refused_with_their_row(tmp_path: Path) -> No
         "a.csv, row 4 (line 5), column 't': the same time comes twice\n"
         "  got       2001-01-02, also in row 2 (line 3); 1 such row in all\n"
         "  expected  each time once\n"
-        "  hint      keep one row for each time, or make one of them: --every 1d --aggregate mean, for example",
+        "  hint      keep one row for each time, or make one of them: --every 1d --aggregate mean",
     )
     refuses(
         "20010106,1\n20010113,2\n20010120,3\n20010126,4\n20010203,5\n",
@@ -492,6 +492,15 @@ def test_categories_of_both_tables_are_one_list() -> None:
     ahead = pl.DataFrame({"day": days(6)[[4]], "promo": ["w"]})
     promo = read_panel(with_covariates(), columns, future_data=ahead).covariate("promo")
     assert promo.categories == ("w", "x", "z") and promo.values[[0, 1, 4]].tolist() == [1, 2, 0]
+
+
+def test_the_future_is_told_in_the_zone_of_the_past() -> None:
+    ahead = pl.DataFrame({"day": ["2001-01-05T00:00:00Z"], "price": [50.0]})
+    fails(
+        lambda: read_panel(with_covariates(), COVARIATES, future_data=ahead),
+        "the frame of the future, column 'day': has a time zone, and the first table has none\n"
+        "  got       UTC beside local times\n  expected  times of one kind in both\n  hint      write both tables in UTC",
+    )
 
 
 def test_a_series_of_the_future_without_a_past_is_refused() -> None:

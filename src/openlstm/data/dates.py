@@ -125,7 +125,7 @@ def holds_dates(column: pl.Series, time_format: str | None = None) -> str | None
     if text and not (numbers := some.cast(pl.String).cast(pl.Float64, strict=False)).null_count() and not _whole(numbers):
         return None
     digits = not text or some.cast(pl.String).str.contains(r"^\s*\d+(\.0*)?\s*$").all()
-    cells = known_text(some if text else some.cast(pl.Int64))
+    cells = known_text(some if text else some.cast(pl.Int64)).unique(maintain_order=True)
     try:
         read = _Reader(Table(cells.to_frame(), ""), "", cells).read(cells, time_format)[0]
     except OpenLSTMError:  # such as dates that can be read in two ways
