@@ -229,7 +229,8 @@ class Model:
         Args:
             data, start: see `predict`.
             future_data: a path or frame with the covariates known ahead, for the steps behind the past.
-            options: how the table is written where it differs from that of the training: the fields of `data.Format`.
+            options: how the table is written where it differs from that of the training: the fields of
+                `data.Format`, and `time` and `target` for columns of other names.
         """
         series = self.header.series
         if isinstance(data, (np.ndarray, list, tuple)):
@@ -250,8 +251,10 @@ class Model:
         roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
         own = series.form.model_dump()
         wide = own.pop("wide")
-        columns = Columns(series.time, None if wide else series.target, () if wide else series.ids, **roles, wide=wide)
-        form = Format(**{**own, **{name: value for name, value in (options or {}).items() if value is not None}})
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}
+        columns = Columns(named["time"], None if wide else named["target"], () if wide else series.ids, **roles, wide=wide)
+        form = Format(**{**own, **given})
         categories = {f.name: f.categories for f in series.features if f.categories is not None}
         return read_panel(data, columns, form, step=series.step, categories=categories, future_data=future_data)
 

@@ -16,7 +16,7 @@ from openlstm.model_file import Lag, Step
 YEARS = 2  # so many have to be seen before the place in the year is an input
 LONGEST = 400  # steps of a window of `simulate`, unless asked for
 MANY = 5000  # known steps of all series together, from which on the network is large
-LONG = 96  # steps of a window of long series, where neither season nor horizon asks for more
+LEAST, LONG = 8, 48  # steps of a window, and of a window of long series where neither season nor horizon asks for more
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,22 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     """Window, size and training from the amount of data.
 
     - season m: as given, or as the sampling interval suggests
-    - window: max(2 m + K / 2, 2 K); a week of hours where a day is the season; 96 steps where the series are long enough
+    - window: max(2 m, K, 8), or a sixth of the series up to 48 steps; lags reach further back
     - lags: the same place in the last three seasons, and a week before where a day is the season
     - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
-    - size: 64 units, 500 steps of 256 windows; where fewer than 5,000 steps are known 32 units, 600 steps of 64 windows
+    - size: 64 units, 500 to 1,000 steps of 256 windows; where fewer than 5,000 steps are known 32 units, 600 steps of 64
 
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
     >>> recipe.window, len(recipe.lags), recipe.validation.tolist()
-    (30, 3, [24])
+    (24, 3, [24])
     """
     step = panel.step
     m = period or guess_period(step)
     week = WEEK // step.count if step.unit == "second" and WEEK % step.count == 0 else 0
     long = int(np.median(panel.history))
     second = week if step.count < DAY and m * step.count == DAY and long >= 3 * week else 0
-    W = max(2 * m + horizon // 2 if m > 1 else 2, 2 * horizon, second, min(LONG, long // 4))
+    W = max(2 * m if m > 1 else 1, horizon, LEAST, min(LONG, long // 6))
     lags = tuple(Lag(season=m, back=back) for back in range(3)) if m > 1 else ()
     lags += (Lag(season=second),) if second else ()
     known = int(panel.history.sum())
@@ -89,7 +89,7 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
         num_layers=1,
         width=24,
         batch_size=256 if known >= MANY else 64,
-        steps=500 if known >= MANY else 600,
+        steps=int(np.clip(known // 150, 500, 1000)) if known >= MANY else 600,
         learning_rate=3e-3 if known >= MANY else 1e-2,
         validation=_validation(panel.history, horizon, m),
     )
