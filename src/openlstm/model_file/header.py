@@ -306,7 +306,7 @@ class Header(_Part):
     def _check_forecasters(self) -> None:
         names = [one.name for one in self.forecasters]
         if names[0] != "network" or len(set(names)) < len(names) or "best" in names[:-1]:
-            raise ValueError("the network comes first among the forecasters, best comes last, and none comes twice")
+            raise ValueError("of the forecasters the network comes first, best last, and none twice")
         if names[-1] == "best" and self.forecasters[-1].weight or not any(one.weight for one in self.forecasters):
             raise ValueError("best has no weight of its own, and the others have some")
         if any(len(one.enough) not in (0, len(self.decoder.quantiles)) for one in self.forecasters):
