@@ -430,40 +430,43 @@ def test_the_file_is_synced_before_it_gets_its_name(path: Path, monkeypatch: pyt
 
 
 NOT_NAMES = [
-    ('{"a": [["a"], ["b"]]}', "other things than lists of texts"),
-    ("[[1], [2]]", "other things than lists of texts"),
-    ("[[null], [NaN]]", "other things than lists of texts"),
-    ('"[[], []]"', "0 lists of 1 texts"),
-    ('[["a"]]', "1 lists of 1 texts"),
-    ('[["a"], ["b"], ["c"]]', "3 lists of 3 texts"),
-    ("[]", "0 lists of 0 texts"),
-    ("", "0 lists of 0 texts"),
-    ("[[" + '"a", ' * 201 + '"a"], []]', "2 lists of 202 texts"),
-    ('["a", "b"]', "0 lists of 2 texts"),
-    ('["a", [], []]', "lists within lists"),
-    ('[[["a"]]]', "lists within lists"),
-    ('[["a"], ["b"]', "a text that is not JSON"),
-    ('[["a"] ["b"]]', "a text that is not JSON"),
-    ('[["a", "b], [c"', "1 lists of 2 texts"),
-    ('[["a], ["b"]]', "other things than lists of texts"),
-    ('[["\\x"], ["b"]]', "a text that is not JSON"),
-    (b'[["\xff"], ["b"]]', "a text that is not JSON"),
-    ('[["a"], ["b"]]'.encode("utf-16"), "other things than lists of texts"),
+    '{"a": [["a"], ["b"]]}',
+    "[[1], [2]]",
+    "[[null], [NaN]]",
+    '"[[], []]"',
+    '[["a"]]',
+    '[["a"], ["b"], ["c"]]',
+    "[]",
+    "",
+    "[[" + '"a", ' * 100 + '"a"], []]',
+    '["a", "b"]',
+    '["a", [], []]',
+    '[[["a"]], ["b"]]',
+    '[["a"], ["b"]',
+    '[["a"] ["b"]]',
+    '[["a"], ["b",]]',
+    '[["a", "b], [c"',
+    '[["a], ["b"]]',
+    '[["\\x"], ["b"]]',
+    '[["\n"], ["b"]]',
+    b'[["\xff"], ["b"]]',
+    '[["a"], ["b"]]'.encode("utf-16"),
 ]
 
 
-@pytest.mark.parametrize(("names", "got"), NOT_NAMES, ids=[str(k) for k in range(len(NOT_NAMES))])
-def test_the_names_of_the_series_are_a_list_of_lists_of_texts(path: Path, names: str | bytes, got: str) -> None:
+@pytest.mark.parametrize("names", NOT_NAMES, ids=range(len(NOT_NAMES)))
+def test_the_names_of_the_series_are_a_list_of_lists_of_texts(path: Path, names: str | bytes) -> None:
     h, good = model_file.read(path)
     t = {**good, **series(names)}
-    h = h.model_copy(update={"training": h.training.model_copy(update={"name_bytes": len(t["series.names"])})})
+    size = len(t["series.names"])
+    h = h.model_copy(update={"training": h.training.model_copy(update={"name_bytes": size})})
     raw = json.loads(h.model_dump_json())
     raw["checksum"] = model_file.checksum(raw, t)
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        f"m.safetensors: does not hold the names of its series\n  got       {got}\n"
+        f"m.safetensors: does not hold the names of its series\n  got       {size} bytes of something else\n"
         "  expected  a JSON list of 2 lists of texts\n  hint      fit the model again"
     )
     with pytest.raises(ModelFileError, match="does not hold the names of its series"):  # nor is it written

@@ -36,8 +36,9 @@ times its bytes."""
 FIRST, LAST = (int(np.datetime64(time, "us").astype(np.int64)) for time in ("0001-01-01", "9999-12-31T23:59:59.999999"))
 """The times that a file can name, in microseconds since 1970."""
 
-MOST_IDS = 100
-"""So many texts name one series at most."""
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+KEYS = rb"\[(?:%s(?:, ?%s){0,99}+)?+\]" % (_STRING, _STRING)
+"""The names of one series as they are written in JSON, at most 100."""
 
 
 def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.ndarray]) -> Header:
@@ -235,27 +236,22 @@ def _check_content(path: Path, header: Header, tensors: dict[str, np.ndarray]) -
     count = header.training.series
     if not count:
         return
-    if (got := _no_names(tensors["series.names"].tobytes(), count)) is not None:
-        expected = f"a JSON list of {count} lists of texts"
-        raise _error(path, "does not hold the names of its series", got, expected, "fit the model again")
+    if not _are_names(names := tensors["series.names"].tobytes(), count):
+        what, got = "does not hold the names of its series", f"{len(names)} bytes of something else"
+        raise _error(path, what, got, f"a JSON list of {count} lists of texts", "fit the model again")
     if not ((tensors["series.last"] >= FIRST) & (tensors["series.last"] <= LAST)).all():
         what, expected = "tensor series.last holds what is no time", "microseconds since 1970, of the years 1 to 9999"
         raise _error(path, what, f"int64[{count}]", expected, "fit the model again")
 
 
-def _no_names(text: bytes, count: int) -> str | None:
-    """Why a text is not the names of so many series; None if it is. What is not one is found before it takes memory."""
-    rest, texts = re.subn(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', b"", text, flags=re.DOTALL)
-    if rest.translate(None, b"[], "):
-        return "other things than lists of texts"
-    if rest.count(b"[") != count + 1 or texts > MOST_IDS * count:
-        return f"{max(rest.count(b'[') - 1, 0)} lists of {texts} texts"
+def _are_names(text: bytes, count: int) -> bool:
+    """Whether a text is JSON: a list of so many lists of texts. It takes no memory before its form is known to be right."""
+    if not re.fullmatch(rb"\[%s(?:, ?%s){%d}+\]" % (KEYS, KEYS, count - 1), text, re.DOTALL):
+        return False
     try:
-        names = json.loads(text.decode())
-    except ValueError:
-        return "a text that is not JSON"
-    right = isinstance(names, list) and len(names) == count and all(isinstance(key, list) for key in names)
-    return None if right and not any(isinstance(one, list) for key in names for one in key) else "lists within lists"
+        return len(json.loads(text.decode())) == count
+    except ValueError:  # a text that is no UTF-8, or a character in it that JSON has not
+        return False
 
 
 def _check_finite(path: Path, tensors: dict[str, np.ndarray]) -> None:
