@@ -27,8 +27,10 @@ from openlstm import _array as A
 from openlstm import cells, reference, weights
 from openlstm.call import Call
 from openlstm.cells import GRU, LSTM, Cell
+from openlstm.data.panel import Panel
 from openlstm.engine import native, threads
 from openlstm.engine.backends import cpu
+from openlstm.model_file import Step
 from openlstm.noise import Noise
 from openlstm.reference import State, Weights
 
@@ -451,6 +453,11 @@ def python(code: str, **environment: str) -> str:
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def daily(*series: Any, start: str = "2001-01-01") -> Panel:
+    """A panel of daily series, NaN where missing."""
+    return Panel.of(list(series), start, Step(unit="second", count=86400))
 
 
 def to_numpy(a: Any) -> np.ndarray:

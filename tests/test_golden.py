@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.support import daily
 
 import openlstm
 from openlstm import cells, model_file
+from openlstm.data.panel import Covariate, Panel
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))
 
 
+def known(values: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values])
+
+
+def panel(then: dict[str, Any], model: openlstm.Model) -> Panel:
+    """The panel of a file of version 4."""
+    series, K = [known(one) for one in then["series"]], model.horizon
+    features = {f.name: f for f in model.header.series.features}
+    covariates = tuple(
+        Covariate(name, features[name].role, known(values), features[name].categories)
+        for name, values in then["covariates"].items()
+    )
+    made = replace(daily(*series, start=then["start"]), keys=tuple((k,) for k in then["keys"]), covariates=covariates)
+    return replace(made, history=made.lengths - K)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_file_of_an_older_version_gives_its_forecast(path: Path) -> None:
-    then = json.loads(path.with_suffix(".json").read_text())
-    values = np.array([np.nan if v is None else v for v in then["values"]])
-    np.testing.assert_allclose(openlstm.load(path).predict(values).values[0], then["quantiles"], rtol=1e-6)
+    then, model = json.loads(path.with_suffix(".json").read_text()), openlstm.load(path)
+    if "values" in then:
+        found, wanted = model.predict(known(then["values"])).values[0], then["quantiles"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        return
+    assert then["quantiles"].keys() == model.names.keys()
+    for use, wanted in then["quantiles"].items():
+        np.testing.assert_allclose(model.predict(panel(then, model), use=use).values, wanted, rtol=1e-6)
+
+
+def test_a_file_of_version_4_holds_more_than_a_network() -> None:
+    """A covariate, a category, baselines, calibration, and up to where each series was seen."""
+    path = next(p for p in FILES if p.stem == "forecast_direct_v4")
+    model, then = openlstm.load(path), json.loads(path.with_suffix(".json").read_text())
+    assert [(f.name, f.categories, f.marked) for f in model.header.series.features] == [
+        ("price", None, True),
+        ("weather", ("sun", "rain", "snow"), False),
+    ]
+    assert list(model.names) == ["network", "seasonal_naive", "linear_window", "best"]
+    assert all(one.enough for one in model.header.forecasters)
+    assert model.source("best") == "0.5 LSTM + 0.2 seasonal naive + 0.3 linear window"
+    assert model.seen(panel(then, model)).tolist() == [67, 47]
+    assert model.seen(replace(panel(then, model), keys=(("b",), ("c",)))).tolist() == [47, 0]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,12 @@ from safetensors.numpy import save, save_file
 
 from openlstm import cells, model_file
 from openlstm.errors import ModelFileError
-from openlstm.model_file import Head, Header, Network, Series, Step, Training
+from openlstm.model_file import Decoder, Feature, Forecaster, Header, Lag, Network, Scale, Series, Step, Training
+from openlstm.runtime.model import build, load
 
-NETWORK = {"cell": "lstm", "input_size": 2, "hidden_size": 3, "num_layers": 2, "members": 2}
+NETWORK = {"cell": "lstm", "hidden_size": 3, "num_layers": 2, "members": 2}
+NAMES = [["a"], ['b, "c" [1]']]
+"""Of the series: with what has a meaning of its own in JSON."""
 
 
 def header(**network: Any) -> Header:
@@ -27,15 +30,27 @@ def header(**network: Any) -> Header:
         series=Series(
             time="date",
             target="co2",
+            ids=("shop",),
             step=Step(unit="second", count=604800),
             period=52,
             window=104,
             horizon=4,
-            scale=2.5,
-            seasonal_error=1.3,
+            scale=Scale(floor=2.5),
+            calendar=("yearday",),
+            lags=(Lag(season=52), Lag(season=52, back=1)),
+            features=(
+                Feature(name="price", role="future", mean=2.0, deviation=0.5, marked=True),
+                Feature(name="region", role="static", categories=("n", "s"), width=2),
+            ),
         ),
         network=Network(**{**NETWORK, **network}),
-        head=Head(quantiles=(0.1, 0.5, 0.9)),
+        decoder=Decoder(quantiles=(0.1, 0.5, 0.9), width=5),
+        forecasters=(
+            Forecaster(name="network", weight=0.75, error=0.8, enough=(True, True, False)),
+            Forecaster(name="naive", weight=0.25, error=1.1),
+            Forecaster(name="linear_window", arrays=(("weights", (104, 4)), ("bias", (4,)))),
+            Forecaster(name="best", enough=(True, True, True)),
+        ),
         training=Training(
             first="2000-01-01T00:00:00.000000",
             last="2001-01-01T00:00:00.000000",
@@ -46,13 +61,23 @@ def header(**network: Any) -> Header:
             batch_size=64,
             weight_decay=0.01,
             clip=1.0,
+            series=2,
+            name_bytes=len(json.dumps(NAMES)),
         ),
     )
 
 
 def tensors(h: Header, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in h.tensors().items()}
+    floats = {name: shape for name, (kind, shape) in h.tensors().items() if kind == "float32"}
+    return {**{name: rng.standard_normal(shape).astype(np.float32) for name, shape in floats.items()}, **series()}
+
+
+def series(names: str | bytes | None = None, last: tuple[int, ...] = (0, 10**15)) -> dict[str, np.ndarray]:
+    """The tensors that say which series the model has seen, and until when."""
+    text = json.dumps(NAMES) if names is None else names
+    text = text.encode() if isinstance(text, str) else text
+    return {"series.names": np.frombuffer(text, np.uint8), "series.last": np.array(last, np.int64)}
 
 
 @pytest.fixture
@@ -88,7 +113,7 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str
     assert read == written
     assert read.model_copy(update={"checksum": ""}) == h
     assert back.keys() == t.keys()
-    assert all((back[name] == t[name]).all() and back[name].dtype == np.float32 for name in t)
+    assert all((back[name] == t[name]).all() and back[name].dtype == t[name].dtype for name in t)
 
 
 def has_option(cell: str, name: str) -> bool:
@@ -105,9 +130,11 @@ def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
 
 
 def test_a_header_that_was_read_is_written_in_the_newest_version(tmp_path: Path) -> None:
-    old, t = model_file.read(Path(__file__).parent / "golden" / "forecast_lstm_v1.safetensors")
+    golden = Path(__file__).parent / "golden" / "forecast_lstm_v1.safetensors"
+    old, t = model_file.read(golden)
     new = model_file.write(tmp_path / "m.safetensors", old, t)
-    assert (old.version, new.version) == (1, model_file.VERSION)
+    assert (json.loads(text_of(golden))["version"], json.loads(text_of(tmp_path / "m.safetensors"))["version"]) == (1, 4)
+    assert (old.version, new.version) == (model_file.VERSION, model_file.VERSION)
     again, back = model_file.read(tmp_path / "m.safetensors")
     assert again == new and again.network == old.network and back.keys() == t.keys()
 
@@ -122,14 +149,54 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_header_names_every_tensor_and_its_shape() -> None:
     h = header(num_layers=1, members=1)
+    inputs = 3 + 2 + 2 + 2  # value, mark, season before; sine and cosine; price and mark; region
+    ahead = 1 + 2 * 2 + 2 + 2  # place, two lags and marks; sine and cosine; price and mark
     assert h.tensors() == {
-        "member.0.recurrent.weight_ih_l0": (12, 2),
-        "member.0.recurrent.weight_hh_l0": (12, 3),
-        "member.0.recurrent.bias_ih_l0": (12,),
-        "member.0.recurrent.bias_hh_l0": (12,),
-        "member.0.head.weight": (12, 3),
-        "member.0.head.bias": (12,),
+        "member.0.recurrent.weight_ih_l0": ("float32", (12, inputs)),
+        "member.0.recurrent.weight_hh_l0": ("float32", (12, 3)),
+        "member.0.recurrent.bias_ih_l0": ("float32", (12,)),
+        "member.0.recurrent.bias_hh_l0": ("float32", (12,)),
+        "member.0.embed.1": ("float32", (3, 2)),
+        "member.0.head.weight": ("float32", (4 * 5, 3 + 3)),
+        "member.0.head.bias": ("float32", (4 * 5,)),
+        "member.0.ahead.weight": ("float32", (5, ahead)),
+        "member.0.out.weight": ("float32", (3, 5)),
+        "member.0.out.bias": ("float32", (3,)),
+        "member.0.skip.weight": ("float32", (1, ahead)),
+        "calibration.network": ("float32", (4, 3)),
+        "calibration.best": ("float32", (4, 3)),
+        "baseline.linear_window.weights": ("float32", (104, 4)),
+        "baseline.linear_window.bias": ("float32", (4,)),
+        "series.names": ("uint8", (len(json.dumps(NAMES)),)),
+        "series.last": ("int64", (2,)),
     }
+
+
+@pytest.mark.parametrize(
+    ("decoder", "shapes"),
+    [
+        ({"kind": "linear"}, {"head.weight": (12, 3), "head.bias": (12,)}),
+        (
+            {"kind": "recursive", "distribution": "student-t", "paths": 50},
+            {"head.weight": (3, 3), "head.bias": (3,), "skip.weight": (1, 3)},
+        ),
+        (
+            {"kind": "recursive", "distribution": "normal", "paths": 50},
+            {"head.weight": (2, 3), "head.bias": (2,), "skip.weight": (1, 3)},
+        ),
+        ({"kind": "simulate", "warmup": 7}, {"head.weight": (3, 3), "head.bias": (3,)}),
+    ],
+    ids=lambda d: "-".join(map(str, d.values())) if "kind" in d else "",
+)
+def test_each_decoder_has_tensors_of_its_own(decoder: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    raw = json.loads(header(members=1).model_dump_json())
+    raw["decoder"] = {"quantiles": [0.1, 0.5, 0.9], **decoder}
+    if decoder["kind"] == "simulate":
+        raw["series"] |= {"horizon": 1, "lags": [], "scale": {"anchor": "all", "floor": 2.5}}
+    own = Header.model_validate_json(json.dumps(raw)).tensors()
+    start = "member.0."
+    found = {name.removeprefix(start): shape for name, (_, shape) in own.items() if name.startswith(start)}
+    assert {name: shape for name, shape in found.items() if not name.startswith(("recurrent", "embed"))} == shapes
 
 
 def test_any_flipped_byte_is_found(path: Path) -> None:
@@ -212,13 +279,30 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
-    rewrite(path, {"version": 4, "library": "7.0", "new": {}})
+    rewrite(path, {"version": 5, "library": "7.0", "new": {}})
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 4\n"
-        "  expected  header version 3 or older\n  hint      install a newer openlstm"
+        "m.safetensors: was written by a newer openlstm (7.0)\n  got       header version 5\n"
+        "  expected  header version 4 or older\n  hint      install a newer openlstm"
     )
+
+
+SERIES = json.loads(header().series.model_dump_json())
+FORECASTERS = [json.loads(one.model_dump_json()) for one in header().forecasters]
+TRAINED = json.loads(header().training.model_dump_json())
+QUANTILES = "decoder: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"
+ORDER = "header: Value error, of the forecasters the network comes first, best last, and none twice"
+WEIGHTS = "header: Value error, best has no weight of its own, and the others have some"
+KEY = "String should match pattern '^[a-z][a-z0-9_]{0,99}$'"
+
+
+def features(**changed: Any) -> dict[str, Any]:
+    return {"series": {**SERIES, "features": [{**SERIES["features"][0], **changed}, *SERIES["features"][1:]]}}
+
+
+def forecasters(number: int, **changed: Any) -> dict[str, Any]:
+    return {"forecasters": [{**one, **changed} if k == number else one for k, one in enumerate(FORECASTERS)]}
 
 
 @pytest.mark.parametrize(
@@ -226,9 +310,23 @@ def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
     [
         ({"extra": 1}, "extra: Extra inputs are not permitted"),
         ({"task": "label"}, "task: Input should be 'forecast'"),
-        ({"version": 0}, "version: Input should be 1, 2 or 3"),
+        ({"version": 0}, "version: Input should be 4"),
+        ({"version": True}, "version: Input should be 4"),
         ({"library": 1}, "library: Input should be a valid string"),
-        ({"head": {"quantiles": [0.9, 0.5]}}, "head: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"),
+        ({"decoder": {"quantiles": [0.9, 0.5]}}, QUANTILES),
+        ({"decoder": {"quantiles": [0.1, 0.9]}}, QUANTILES),
+        (
+            {"decoder": {"quantiles": [0.5], "kind": "nearest"}},
+            "decoder.kind: Input should be 'linear', 'direct', 'recursive' or 'simulate'",
+        ),
+        (
+            {"decoder": {"quantiles": [0.5], "paths": 9}},
+            "decoder: Value error, paths belongs to the recursive decoder, and to no other",
+        ),
+        (
+            {"decoder": {"quantiles": [0.5], "kind": "simulate", "warmup": 3}},
+            "header: Value error, the anchor 'season' does not belong to this decoder",
+        ),
         ({"network": {**NETWORK, "cell": "nas"}}, "network: Value error, unknown cell 'nas'"),
         ({"network": {**NETWORK, "cell": 3}}, "network.cell: Input should be a valid string"),
         ({"network": {**NETWORK, "cell": "gru", "clip": 1.0}}, "network: Value error, gru has no clip"),
@@ -238,7 +336,35 @@ def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
             {"network": {**NETWORK, "cells_per_gate": 2}},
             "network: Value error, hidden_size is not a multiple of cells_per_gate",
         ),
-        ({"head": {"quantiles": [0.1, 0.9]}}, "head: Value error, quantiles must rise strictly inside (0, 1) and hold 0.5"),
+        ({"network": {**NETWORK, "input_size": 2}}, "network.input_size: Extra inputs are not permitted"),
+        ({"series": {**SERIES, "calendar": ["hour", "hour"]}}, "series: Value error, the calendar holds something twice"),
+        ({"series": {**SERIES, "features": 2 * SERIES["features"]}}, "series: Value error, two features of one name"),
+        (features(role="now"), "series.features.0.role: Input should be 'future', 'past' or 'static'"),
+        (
+            features(deviation=0.0),
+            "series.features.0.deviation: Value error, is not a size between 1e-200 and 1e101",
+        ),
+        (features(mean="1"), "series.features.0.mean: Input should be a valid number"),
+        ({"forecasters": []}, "forecasters: Tuple should have at least 1 item after validation, not 0"),
+        ({"forecasters": FORECASTERS[1:]}, ORDER),
+        ({"forecasters": FORECASTERS[::-1]}, ORDER),
+        ({"forecasters": [*FORECASTERS[:2], *FORECASTERS[1:]]}, ORDER),
+        ({"forecasters": [FORECASTERS[0], FORECASTERS[3], FORECASTERS[1]]}, ORDER),
+        (forecasters(3, weight=0.5), WEIGHTS),
+        ({"forecasters": [{**one, "weight": 0.0} for one in FORECASTERS]}, WEIGHTS),
+        (forecasters(0, weight=-0.5), "forecasters.0.weight: Input should be greater than or equal to 0"),
+        (
+            forecasters(0, enough=[True]),
+            "header: Value error, enough says of each quantile whether it is calibrated, or nothing",
+        ),
+        (forecasters(1, name="naive.of"), f"forecasters.1.name: {KEY}"),
+        (forecasters(2, arrays=[["weights.bias", [4]]]), f"forecasters.2.arrays.0.0: {KEY}"),
+        (forecasters(2, arrays=[["bias", [0]]]), "forecasters.2.arrays.0.1.0: Input should be greater than or equal to 1"),
+        (
+            forecasters(2, arrays=[["bias", [1] * 5]]),
+            "forecasters.2.arrays.0.1: Tuple should have at most 4 items after validation, not 5",
+        ),
+        ({"training": {**TRAINED, "series": -1}}, "training.series: Input should be greater than or equal to 0"),
     ],
 )
 def test_every_value_is_held_against_the_schema(path: Path, change: dict[str, Any], got: str) -> None:
@@ -246,7 +372,7 @@ def test_every_value_is_held_against_the_schema(path: Path, change: dict[str, An
     with pytest.raises(ModelFileError) as e:
         model_file.read(path)
     assert str(e.value) == (
-        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 3\n"
+        f"m.safetensors: its header is not one of openlstm's\n  got       {got}\n  expected  the closed schema of version 4\n"
         "  hint      the file was made or changed by another program; fit the model again"
     )
 
@@ -260,18 +386,24 @@ def test_a_header_cannot_be_changed_without_its_checksum(path: Path) -> None:
 def test_tensors_must_be_those_the_header_names(tmp_path: Path) -> None:
     h, good = header(), tensors(header())
     name = "member.1.head.bias"
+    size = len(good[name])
     bad: list[tuple[dict[str, np.ndarray], str, str]] = [
-        ({k: v for k, v in good.items() if k != name}, "no such tensor", "float32[12]"),
+        ({k: v for k, v in good.items() if k != name}, "no such tensor", f"float32[{size}]"),
         ({**good, "zzz": np.zeros(1, np.float32)}, "float32[1]", "no such tensor"),
-        ({**good, name: good[name][:5]}, "float32[5]", "float32[12]"),
-        ({**good, name: good[name].astype(np.float64)}, "float64[12]", "float32[12]"),
+        ({**good, name: good[name][:5]}, "float32[5]", f"float32[{size}]"),
+        ({**good, name: good[name].astype(np.float64)}, f"float64[{size}]", f"float32[{size}]"),
+        ({**good, "calibration.best": np.zeros((3, 4), np.float32)}, "float32[3, 4]", "float32[4, 3]"),
+        ({**good, "series.last": np.zeros(3, np.int64)}, "int64[3]", "int64[2]"),
+        ({**good, "series.last": np.zeros(2, np.uint8)}, "uint8[2]", "int64[2]"),
     ]
     for content, got, expected in bad:
         with pytest.raises(ModelFileError) as e:
             model_file.write(tmp_path / "m", h, content)
         assert f"does not fit the header\n  got       {got}\n  expected  {expected}\n  hint" in str(e.value)
-    with pytest.raises(ModelFileError, match=f"tensor {name} holds a value that is not finite"):
-        model_file.write(tmp_path / "m", h, {**good, name: np.full(12, np.nan, np.float32)})
+    for broken in (name, "calibration.network", "baseline.linear_window.weights"):
+        for value in (np.nan, np.inf):
+            with pytest.raises(ModelFileError, match=f"tensor {broken} holds a value that is not finite"):
+                model_file.write(tmp_path / "m", h, {**good, broken: np.full_like(good[broken], value)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,3 +427,106 @@ def test_the_file_is_synced_before_it_gets_its_name(path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
     model_file.write(path, header(), tensors(header()))
     assert calls == ["sync", "rename", "sync"]  # the content, the name, the folder
+
+
+NOT_NAMES = [
+    '{"a": [["a"], ["b"]]}',
+    "[[1], [2]]",
+    "[[null], [NaN]]",
+    '"[[], []]"',
+    '[["a"]]',
+    '[["a"], ["b"], ["c"]]',
+    "[]",
+    "",
+    "[[" + '"a", ' * 100 + '"a"], []]',
+    '["a", "b"]',
+    '["a", [], []]',
+    '[[["a"]], ["b"]]',
+    '[["a"], ["b"]',
+    '[["a"] ["b"]]',
+    '[["a"], ["b",]]',
+    '[["a", "b], [c"',
+    '[["a], ["b"]]',
+    '[["\\x"], ["b"]]',
+    '[["\n"], ["b"]]',
+    b'[["\xff"], ["b"]]',
+    '[["a"], ["b"]]'.encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("names", NOT_NAMES, ids=range(len(NOT_NAMES)))
+def test_the_names_of_the_series_are_a_list_of_lists_of_texts(path: Path, names: str | bytes) -> None:
+    h, good = model_file.read(path)
+    t = {**good, **series(names)}
+    size = len(t["series.names"])
+    h = h.model_copy(update={"training": h.training.model_copy(update={"name_bytes": size})})
+    raw = json.loads(h.model_dump_json())
+    raw["checksum"] = model_file.checksum(raw, t)
+    path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
+    with pytest.raises(ModelFileError) as e:
+        model_file.read(path)
+    assert str(e.value) == (
+        f"m.safetensors: does not hold the names of its series\n  got       {size} bytes of something else\n"
+        "  expected  a JSON list of 2 lists of texts\n  hint      fit the model again"
+    )
+    with pytest.raises(ModelFileError, match="does not hold the names of its series"):  # nor is it written
+        model_file.write(path, h, t)
+
+
+@pytest.mark.parametrize("last", [-(2**63), -(10**17), 10**18])
+def test_a_series_was_seen_until_a_time_of_the_calendar(path: Path, last: int) -> None:
+    with pytest.raises(ModelFileError) as e:
+        model_file.write(path, header(), {**tensors(header()), **series(last=(0, last))})
+    assert str(e.value) == (
+        "m.safetensors: tensor series.last holds what is no time\n  got       int64[2]\n"
+        "  expected  microseconds since 1970, of the years 1 to 9999\n  hint      fit the model again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            forecasters(1, name="oracle"),
+            "m.safetensors: holds a forecaster that is not known\n  got       oracle\n  expected  network, naive, ",
+        ),
+        (
+            forecasters(1, arrays=[["bias", [4]]]),
+            "m.safetensors: the arrays of naive are others\n  got       bias[4]\n  expected  no array\n",
+        ),
+        (forecasters(0, arrays=[["bias", [4]]]), "m.safetensors: the arrays of network are others\n  got       bias[4]\n"),
+        (forecasters(3, arrays=[["bias", [4]]]), "m.safetensors: the arrays of best are others\n  got       bias[4]\n"),
+        (
+            forecasters(2, arrays=[["bias", [4]], ["weights", [104, 3]]]),
+            "m.safetensors: the arrays of linear_window are others\n  got       bias[4], weights[104, 3]\n"
+            "  expected  weights[104, 4], bias[4]\n",
+        ),
+        (forecasters(2, arrays=[]), "m.safetensors: the arrays of linear_window are others\n  got       no array\n"),
+        (
+            forecasters(2, arrays=[["bias", [4]], ["bias", [4]], ["weights", [104, 4]]]),
+            "m.safetensors: the arrays of linear_window are others\n  got       bias[4], bias[4], weights[104, 4]\n",
+        ),
+    ],
+)
+def test_a_baseline_is_one_that_is_known_with_the_arrays_it_has(path: Path, change: dict[str, Any], words: str) -> None:
+    """When the file is loaded, not when the baseline is asked."""
+    raw = {**json.loads(header().model_dump_json()), **change}
+    h = Header.model_validate_json(json.dumps(raw))
+    model_file.write(path, h, tensors(h))
+    with pytest.raises(ModelFileError) as e:
+        load(path)
+    assert str(e.value).startswith(words)
+    with pytest.raises(ModelFileError, match="^model: "):
+        build(h, tensors(h))
+
+
+def test_a_limit_of_the_schema_is_a_limit_of_the_reader(path: Path) -> None:
+    """What the schema takes in names, the reader takes as a header: nothing is written that cannot be read."""
+    most = [f"{'n' * 990}{k}" for k in range(600)]
+    raw = json.loads(header().model_dump_json())
+    raw["series"]["features"][1]["categories"] = most
+    with pytest.raises(ValueError, match="names and categories take more than 524288 characters"):
+        Header.model_validate_json(json.dumps(raw))
+    raw["series"]["features"][1]["categories"] = most[:520]
+    h = Header.model_validate_json(json.dumps(raw))
+    assert model_file.write(path, h, tensors(h)) == model_file.read(path)[0]

@@ -15,17 +15,16 @@ import torch
 from tests.browser.chrome import DESKTOP, MISSING, PHONE, Page, chrome
 from tests.explain.lecture import computed, figure
 from tests.insight import char_model
+from tests.support import daily
 from torch import nn
 
 import openlstm
 from openlstm import lab
-from openlstm.data import from_arrays
 from openlstm.explain import page as lecture_page
 from openlstm.insight.report import Report
 from openlstm.lab import picture
 from openlstm.tasks import xray as look
 from openlstm.tasks.forecast import Forecaster
-from openlstm.train import Options
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
@@ -33,9 +32,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=s
 def forecast_report() -> Report:
     """A forecaster of a daily series with a week in it."""
     t = np.arange(260)
-    series = from_arrays(np.datetime64("2001-01-01") + t, np.sin(2 * np.pi * t / 7) + 0.01 * t)
-    made = Forecaster(7, members=1, hidden_size=12, options=Options(epochs=4)).fit(series, quiet=True)
-    return look.forecaster(made.model_.header, made.tensors_, series, name="daily.safetensors")
+    panel = daily(np.sin(2 * np.pi * t / 7) + 0.01 * t)
+    made = Forecaster(7, members=1, hidden_size=12, steps=100).fit(panel, quiet=True)
+    return look.forecaster(made.model_.header, made.tensors_, panel, name="daily.safetensors")
 
 
 def text_report() -> Report:

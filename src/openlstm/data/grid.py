@@ -237,7 +237,8 @@ def wall_clock(times: np.ndarray, zone: str) -> np.ndarray:
     # clocks change at whole quarters of an hour
     quarters, where = np.unique(times.astype("datetime64[s]").astype(np.int64) // 900, return_inverse=True)
     there = ZoneInfo(zone)
-    shifts = [datetime.fromtimestamp(int(q) * 900, UTC).astimezone(there).utcoffset() for q in quarters]
+    able = np.clip(quarters, -68_880_000, 281_500_000)  # a datetime has years from 1 to 9999, and so has its zone
+    shifts = [datetime.fromtimestamp(int(q) * 900, UTC).astimezone(there).utcoffset() for q in able]
     return times + np.array(shifts, dtype="timedelta64[us]")[where]
 
 

@@ -16,3 +16,4 @@ from openlstm.model_file.header import Scale as Scale
 from openlstm.model_file.header import Series as Series
 from openlstm.model_file.header import Step as Step
 from openlstm.model_file.header import Training as Training
+from openlstm.model_file.header import upgrade as upgrade

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -28,9 +29,16 @@ KEY = "openlstm"
 KINDS = {"F32": "float32", "U8": "uint8", "I64": "int64"}
 """The types of elements that a model file may hold, by their names in safetensors."""
 
-INDEX, TEXT = 2**22, 2**18
+INDEX, TEXT = 2**22, 2**20
 """So many bytes the index of the tensors takes at most, and in it our own header: in memory, a list read from JSON takes twenty
 times its bytes."""
+
+FIRST, LAST = (int(np.datetime64(time, "us").astype(np.int64)) for time in ("0001-01-01", "9999-12-31T23:59:59.999999"))
+"""The times that a file can name, in microseconds since 1970."""
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+KEYS = rb"\[(?:%s(?:, ?%s){0,99}+)?+\]" % (_STRING, _STRING)
+"""The names of one series as they are written in JSON, at most 100."""
 
 
 def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.ndarray]) -> Header:
@@ -123,7 +131,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
         dtype, shape = kinds[name]
         found = np.fromfile(file, dtype.newbyteorder("<"), math.prod(shape))
         tensors[name] = found.astype(dtype, copy=False).reshape(shape)
-    _check_finite(path, tensors)
+    _check_content(path, header, tensors)
     return header, tensors
 
 
@@ -220,7 +228,30 @@ def _digest(raw: dict[str, Any], tensors: Iterable[tuple[str, np.dtype, tuple[in
 
 def _check_tensors(path: Path, header: Header, tensors: dict[str, np.ndarray]) -> None:
     _check_index(path, header, {name: f"{a.dtype}{list(a.shape)}" for name, a in tensors.items()})
+    _check_content(path, header, tensors)
+
+
+def _check_content(path: Path, header: Header, tensors: dict[str, np.ndarray]) -> None:
     _check_finite(path, tensors)
+    count = header.training.series
+    if not count:
+        return
+    if not _are_names(names := tensors["series.names"].tobytes(), count):
+        what, got = "does not hold the names of its series", f"{len(names)} bytes of something else"
+        raise _error(path, what, got, f"a JSON list of {count} lists of texts", "fit the model again")
+    if not ((tensors["series.last"] >= FIRST) & (tensors["series.last"] <= LAST)).all():
+        what, expected = "tensor series.last holds what is no time", "microseconds since 1970, of the years 1 to 9999"
+        raise _error(path, what, f"int64[{count}]", expected, "fit the model again")
+
+
+def _are_names(text: bytes, count: int) -> bool:
+    """Whether a text is JSON: a list of so many lists of texts. It takes no memory before its form is known to be right."""
+    if not re.fullmatch(rb"\[%s(?:, ?%s){%d}+\]" % (KEYS, KEYS, count - 1), text, re.DOTALL):
+        return False
+    try:
+        return len(json.loads(text.decode())) == count
+    except ValueError:  # a text that is no UTF-8, or a character in it that JSON has not
+        return False
 
 
 def _check_finite(path: Path, tensors: dict[str, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ Legend: I input size, H hidden size, L layers, G gates of a cell.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import fields, replace
@@ -31,6 +32,12 @@ COUNTS = "negative binomial"
 MOST = 2**27
 """So many numbers a file holds at most, in all its tensors: 512 MiB."""
 
+MOST_AT_ONCE = 2**25
+"""So many numbers the forecast of one series takes at most, of what the network reads or of what it gives."""
+
+MOST_TEXT = 2**19
+"""So many characters the part `series` takes at most, whose names and categories are the user's."""
+
 
 def _a_time(text: str) -> str:
     if not re.fullmatch(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text, re.ASCII):
@@ -46,8 +53,10 @@ def _a_size(value: float) -> float:
 
 
 Name = Annotated[str, Field(max_length=1000)]
+Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")]  # part of the name of a tensor
 Time = Annotated[str, AfterValidator(_a_time)]
 Size = Annotated[float, AfterValidator(_a_size)]  # in the unit of the target, whose values are within 1e100
+Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=4)]
 """What several parts are made of."""
 
 
@@ -98,8 +107,8 @@ class Feature(_Part):
 
     name: Name
     role: Literal["future", "past", "static"]
-    mean: float = 0.0
-    deviation: float = Field(default=1.0, gt=0)
+    mean: float = Field(default=0.0, ge=-1e100, le=1e100)
+    deviation: Size = 1.0
     categories: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=10**4)
     width: int = Field(default=1, ge=1, le=64)  # of the embedding
     marked: bool = False
@@ -136,10 +145,10 @@ class Series(_Part):
     zone: Name | None = None
     form: Form = Form()
     period: int = Field(ge=1, le=10**6)  # steps in a season
-    window: int = Field(ge=1, le=10**8)  # steps the network reads
+    window: int = Field(ge=1, le=10**6)  # steps the network reads
     horizon: int = Field(ge=1, le=10**8)  # steps it forecasts
     scale: Scale
-    calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = ()
+    calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = Field(default=(), max_length=4)
     lags: tuple[Lag, ...] = Field(default=(), max_length=10)
     features: tuple[Feature, ...] = Field(default=(), max_length=1000)
 
@@ -147,9 +156,20 @@ class Series(_Part):
     def _possible(self) -> Series:
         if self.horizon * self.step.years() > 5000:
             raise ValueError("the horizon is longer than 5000 years")
+        if self.reach * self.step.years() > 100_000:
+            raise ValueError("the window and its lags are longer than 100000 years")
         if len({f.name for f in self.features}) < len(self.features):
             raise ValueError("two features of one name")
+        if len(set(self.calendar)) < len(self.calendar):
+            raise ValueError("the calendar holds something twice")
+        if len(json.dumps(self.model_dump(mode="json"))) > MOST_TEXT:
+            raise ValueError(f"names and categories take more than {MOST_TEXT} characters")
         return self
+
+    @property
+    def reach(self) -> int:
+        """How many steps before its origin a window looks at."""
+        return self.window + max((lag.season * (lag.back + 1) for lag in self.lags), default=0)
 
     @property
     def seasons(self) -> tuple[int, ...]:
@@ -221,11 +241,12 @@ class Decoder(_Part):
 class Forecaster(_Part):
     """One of those that can be asked: the network itself, or a baseline that is kept beside it."""
 
-    name: Name  # "network", or a key of runtime.baselines.BY_NAME
+    name: Key  # "network", a key of runtime.baselines.BY_NAME, or "best": the mean by weight of the others
     weight: float = Field(default=0.0, ge=0, le=1)  # in the forecast that won on validation
     error: float | None = None  # MASE on validation
-    enough: tuple[bool, ...] = ()  # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
-    arrays: tuple[tuple[Name, tuple[Annotated[int, Field(ge=0, le=MOST)], ...]], ...] = Field(default=(), max_length=20)
+    # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
+    enough: tuple[bool, ...] = Field(default=(), max_length=1000)
+    arrays: tuple[tuple[Key, Shape], ...] = Field(default=(), max_length=20)
 
 
 class Training(_Part):
@@ -262,6 +283,9 @@ class Header(_Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Header:
+        embeddings = sum(f.categories is not None for f in self.series.features)
+        if self.network.members * (self.network.num_layers + embeddings) > 1000:
+            raise ValueError("more than 1000 layers and embeddings in all members together")
         if sum(math.prod(shape) for _, shape in self.tensors().values()) > MOST:
             raise ValueError(f"more than {MOST} numbers in all tensors together")
         series, decoder, anchor = self.series, self.decoder, self.series.scale.anchor
@@ -273,9 +297,20 @@ class Header(_Part):
             raise ValueError("the warm-up is as long as a window")
         if decoder.kind == "recursive" and not all(f.marked for f in series.of("past")):
             raise ValueError("recursive reads columns of the past that are missing from the second step on: they are marked")
-        if self.forecasters[0].name != "network" or len({f.name for f in self.forecasters}) < len(self.forecasters):
-            raise ValueError("the network comes first among the forecasters, and none comes twice")
+        steps, widest = series.horizon, max(self.ahead, len(decoder.quantiles), decoder.paths or 1)
+        if max((series.reach + steps) * max(self.inputs, self.network.hidden_size), steps * widest) > MOST_AT_ONCE:
+            raise ValueError(f"the forecast of one series takes more than {MOST_AT_ONCE} numbers")
+        self._check_forecasters()
         return self
+
+    def _check_forecasters(self) -> None:
+        names = [one.name for one in self.forecasters]
+        if names[0] != "network" or len(set(names)) < len(names) or "best" in names[:-1]:
+            raise ValueError("of the forecasters the network comes first, best last, and none twice")
+        if names[-1] == "best" and self.forecasters[-1].weight or not any(one.weight for one in self.forecasters):
+            raise ValueError("best has no weight of its own, and the others have some")
+        if any(len(one.enough) not in (0, len(self.decoder.quantiles)) for one in self.forecasters):
+            raise ValueError("enough says of each quantile whether it is calibrated, or nothing")
 
     @property
     def of_target(self) -> int:
@@ -343,8 +378,9 @@ class Header(_Part):
 
 def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
     """A header of any older version as one of the newest; what is no header of ours is left for the schema to refuse."""
-    version = raw.get("version", VERSION)
-    if version not in (1, 2, 3) or not all(isinstance(raw.get(part), dict) for part in ("series", "network", "head")):
+    version = raw.get("version")
+    older = type(version) is int and version in (1, 2, 3)  # True is not 1
+    if not older or not all(isinstance(raw.get(part), dict) for part in ("series", "network", "head")):
         return raw
     series, network, head = ({**raw[part]} for part in ("series", "network", "head"))
     series.pop("seasonal_error", None)

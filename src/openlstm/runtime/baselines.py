@@ -52,6 +52,11 @@ class Baseline(ABC):
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """The K steps behind each past."""
 
+    @classmethod
+    def shapes(cls, setting: Setting) -> dict[str, tuple[int, ...]]:
+        """The shapes of its `arrays`."""
+        return {}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What a model file keeps of it, float64; see `restore`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -240,6 +245,11 @@ class LinearWindow(Baseline):
     ALPHAS: ClassVar[tuple[float, ...]] = tuple(10.0**k for k in range(-2, 5))
     MOST_PAIRS: ClassVar[int] = 10_000
     MOST_STEPS: ClassVar[int] = 2000  # of a window: a matrix is that size squared
+
+    @classmethod
+    def shapes(cls, setting: Setting) -> dict[str, tuple[int, ...]]:
+        """A map from the window to the horizon."""
+        return {"weights": (setting.window, setting.horizon), "bias": (setting.horizon,)}
 
     @classmethod
     def fit(cls, past: np.ndarray, setting: Setting) -> Self:

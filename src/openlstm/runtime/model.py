@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +23,7 @@ from openlstm.errors import ArgumentError, DataError, ModelFileError, ShapeError
 from openlstm.model_file import Header
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime import calibrate, recursive
-from openlstm.runtime.baselines import Setting, restore
+from openlstm.runtime.baselines import BY_NAME, Setting, restore
 from openlstm.runtime.decoder import decode
 from openlstm.runtime.network import Network
 from openlstm.runtime.prediction import Prediction
@@ -366,11 +367,28 @@ def load(path: str | os.PathLike[str]) -> Model:
         ModelFileError: if the file is missing, truncated, damaged, foreign or from a newer version.
     """
     header, tensors = model_file.read(path)
-    return build(header, tensors)
+    return build(header, tensors, Path(path).name)
 
 
-def build(header: Header, tensors: dict[str, np.ndarray]) -> Model:
-    """The model of a header and the tensors it names."""
+def build(header: Header, tensors: dict[str, np.ndarray], name: str = "model") -> Model:
+    """The model of a header and the tensors it names; an error calls it `name`.
+
+    Raises:
+        ModelFileError: if it holds a baseline that is not known, or one whose arrays are others.
+    """
+    setting = Setting(header.series.horizon, header.series.period, header.series.window)
+    for one in header.forecasters:
+        kind = BY_NAME.get(one.name)
+        if kind is None and one.name not in ("network", "best"):
+            expected, hint = ", ".join(("network", *BY_NAME, "best")), "install the openlstm that wrote it, or fit again"
+            raise ModelFileError.of(name, "holds a forecaster that is not known", one.name, expected, hint)
+        wanted = kind.shapes(setting) if kind else {}
+        if sorted(one.arrays) != sorted(wanted.items()):
+            got, expected = (
+                ", ".join(f"{array}{list(shape)}" for array, shape in arrays[:5]) or "no array"
+                for arrays in (one.arrays, tuple(wanted.items()))
+            )
+            raise ModelFileError.of(name, f"the arrays of {one.name} are others", got, expected, "fit the model again")
     networks = []
     for member in range(header.network.members):
         start = f"member.{member}.recurrent."

@@ -61,7 +61,7 @@ class Window(NamedTuple):
 
 def reach(series: Series) -> int:
     """How many steps before its origin a window looks at."""
-    return series.window + max((lag.season * (lag.back + 1) for lag in series.lags), default=0)
+    return series.reach
 
 
 def rows(series: Series, panel: Panel, *, every: bool = False) -> Rows:
