@@ -49,6 +49,14 @@ def test_lines_without_a_terminal() -> None:
     ]
 
 
+def test_a_member_without_validation_has_no_best_loss() -> None:
+    out, clock = io.StringIO(), Clock()
+    with progress("fit", 1, members=2, console=Console(file=out), clock=clock) as show:
+        show(Epoch(1, 0.5, 0.25, True, 1.0, 32))
+        show(Epoch(1, 0.5, float("nan"), True, 1.0, 32))
+    assert out.getvalue().splitlines()[-1] == "fit: 2 members, 2 epochs in 0:00, best val 0.25"
+
+
 @given(st.floats(0.001, 30.0), st.integers(1, 30))
 def test_a_log_is_neither_silent_nor_flooded(seconds: float, epochs: int) -> None:
     out, clock, said = io.StringIO(), Clock(), [100.0]

@@ -70,10 +70,11 @@ class Training:
 
     def end(self) -> str:
         """What it came to."""
-        run, low, high = self.run + self.finished, min(self.best), max(self.best)
-        each = f"{low:.3g}" if len(self.best) == 1 else f"{low:.3g} to {high:.3g}"
+        run, known = self.run + self.finished, [loss for loss in self.best if loss < float("inf")]  # validated ones
+        each = " to ".join(dict.fromkeys(f"{loss:.3g}" for loss in (min(known), max(known)))) if known else ""
         members = f"{len(self.best)} members, " if len(self.best) > 1 else ""
-        return f"{members}{run} epoch{'s' * (run != 1)} in {clock_time(self.clock() - self.begin)}, best val {each}"
+        best = f", best val {each}" if each else ""
+        return f"{members}{run} epoch{'s' * (run != 1)} in {clock_time(self.clock() - self.begin)}{best}"
 
 
 @contextmanager
