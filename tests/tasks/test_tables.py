@@ -1,16 +1,18 @@
-"""The tables of an evaluation fit into a terminal and show what was found."""
+"""The tables of an evaluation and of a model file fit into a terminal and show what was found."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 from tests.tasks.fake import Fake, carried, months, zero
 
+from openlstm.model_file import Decoder, Feature, Forecaster, Header, Lag, Network, Scale, Series, Step, Training
 from openlstm.tasks.evaluation import Evaluation, evaluate
-from openlstm.tasks.tables import score_table
+from openlstm.tasks.tables import header_table, score_table
 
 
 def text(evaluation: Evaluation, width: int = 80) -> list[str]:
@@ -54,3 +56,49 @@ def test_many_series_name_the_worst_and_what_does_not_count() -> None:
     )
     assert "1 of 3 series have no known value to score: series=2." in lines
     assert [line.split() for line in lines if "series=" in line[:9]] == [["series=0", "2.000", "0", "%", "LSTM", "2.000"]]
+
+
+def test_what_a_model_file_holds_is_told_in_80_columns() -> None:
+    series = {"time": "date", "target": "sales", "ids": ("store",), "step": Step(unit="second", count=86400), "period": 7}
+    series |= {"window": 14, "horizon": 7, "scale": Scale(floor=0.1), "lags": (Lag(season=7), Lag(season=7, back=1))}
+    price = Feature(name="price", role="future", mean=5.0)
+    training = {"first": "2022-01-01", "last": "2023-11-05T00:00:00", "seed": 3, "epochs": (1,), "validation_loss": ()}
+    training |= {"learning_rate": 0.01, "batch_size": 8, "weight_decay": 0.0, "clip": 1.0, "series": 20, "name_bytes": 5}
+    header = Header(
+        library="0.1.0",
+        task="forecast",
+        series=Series(**series, features=(price,)),
+        network=Network(cell="lstm", hidden_size=8, num_layers=1, members=1),
+        decoder=Decoder(quantiles=(0.1, 0.5, 0.9)),
+        forecasters=(
+            Forecaster(name="network", weight=0.75, error=0.5, enough=(True, True, True)),
+            Forecaster(name="ets", weight=0.25, error=0.625, enough=(False, True, False)),
+            Forecaster(name="best", error=0.4),
+        ),
+        training=Training(**training),
+    )
+    out = io.StringIO()
+    Console(file=out, width=80).print(header_table(header, {"a": np.zeros((2, 3))}, Path("folder/m.safetensors")))
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "m.safetensors",
+        "forecasts   sales, 7 days ahead",
+        "series      20, named by store",
+        "time        date",
+        "future      price",
+        "window      14 days; season 7",
+        "lags        7, 14 steps before",
+        "network     1 x lstm, 1 x 8 units, decoder direct",
+        "quantiles   0.1, 0.5, 0.9",
+        "trained on  2022-01-01 to 2023-11-05, seed 3, init default",
+        "numbers     6 in 1 tensors",
+        "written by  openlstm 0.1.0, header version 4",
+        "",
+        "Who can be asked",
+        "",
+        " --use    weight in best  validation MASE  bands calibrated",
+        " ───────────────────────────────────────────────────────────",
+        " network            0.75            0.500               yes",
+        " ets                0.25            0.625   too few windows",
+        " best                  -            0.400                 -",
+        "",
+    ]

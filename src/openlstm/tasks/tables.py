@@ -1,6 +1,8 @@
-"""The tables of an evaluation for the terminal, at most 80 columns wide."""
+"""The tables of an evaluation and of a model file for the terminal, at most 80 columns wide."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from rich import box
@@ -9,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from openlstm.data.grid import name_step, show_time
+from openlstm.model_file import Header
 from openlstm.tasks.scores import BEST, Evaluation, figure, percent, shown_bands
 
 NAMES = 19  # letters of a forecaster or series
@@ -25,6 +28,38 @@ def score_table(evaluation: Evaluation) -> RenderableType:
     if len(evaluation.panel) > 1:
         parts.append(_worst(evaluation))
     return Group(*parts, Text(""), Text(evaluation.verdict(), style="bold"))
+
+
+def header_table(header: Header, tensors: dict[str, np.ndarray], path: Path) -> RenderableType:
+    """What a model file holds: what it forecasts, from which columns, its network, who else can be asked."""
+    series, net, decoder, training = header.series, header.network, header.decoder, header.training
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    columns = {role: ", ".join(f.name for f in series.of(role)) for role in ("future", "past", "static")}
+    lags = [f"{lag.season * (lag.back + 1)}" for lag in series.lags]
+    first, last = (show_time(np.datetime64(time)) for time in (training.first, training.last))
+    told = {
+        "forecasts": f"{series.target}, {name_step(series.step, series.horizon)} ahead",
+        "series": f"{training.series:,}" + (f", named by {', '.join(series.ids)}" if series.ids else ""),
+        "time": series.time + (f", in {series.zone}" if series.zone else ""),
+        **columns,
+        "calendar": ", ".join(series.calendar),
+        "window": f"{name_step(series.step, series.window)}; season {series.period}",
+        "lags": f"{', '.join(lags)} steps before" if lags else "",
+        "network": f"{net.members} x {net.cell}, {net.num_layers} x {net.hidden_size} units, decoder {decoder.kind}",
+        "quantiles": ", ".join(f"{q:g}" for q in decoder.quantiles),
+        "trained on": f"{first} to {last}, seed {training.seed}, init {training.init}",
+        "numbers": f"{sum(a.size for a in tensors.values()):,} in {len(tensors):,} tensors",
+        "written by": f"openlstm {header.library}, header version {header.version}",
+    }
+    for name, value in told.items():
+        if value:
+            facts.add_row(name, Text(value))
+    asked = _table("\nWho can be asked", "--use", "weight in best", "validation MASE", "bands calibrated")
+    for one in header.forecasters:
+        calibrated = "-" if not one.enough else "yes" if all(one.enough) else "too few windows"
+        weight = f"{one.weight:.2f}" if one.weight else "-"
+        asked.add_row(_short(one.name), weight, figure(one.error, "mase"), calibrated)
+    return Group(Text(path.name, style="bold"), facts, asked)
 
 
 def heading(evaluation: Evaluation) -> str:
