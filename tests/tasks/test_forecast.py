@@ -17,6 +17,8 @@ from openlstm import Forecaster
 from openlstm.data import Covariate, Panel
 from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Header, Step
+from openlstm.tasks.examples import example_windows
+from openlstm.tasks.xray import inputs
 
 DAY = Step(unit="second", count=86400)
 SMALL: dict[str, Any] = {"members": 1, "hidden_size": 4, "steps": 20, "batch_size": 16}
@@ -108,6 +110,24 @@ def test_columns_known_ahead_are_used(tmp_path: Path) -> None:
     again = openlstm.load(tmp_path / "m.safetensors").predict(panel)
     assert (again.values == with_them.predict().values).all()
     assert again.median.shape == (4, 7)
+
+
+def test_a_table_without_rows_of_the_future_can_be_trained_on_and_looked_at() -> None:
+    panel = priced()
+    ends = np.arange(len(panel.values)) % 200 < 186  # of 200 steps of each series the last 14 are the future
+    cut = tuple(c if c.role == "static" else replace(c, values=c.values[ends]) for c in panel.covariates)
+    panel = replace(panel, offsets=np.arange(5) * 186, values=panel.values[ends], covariates=cut)
+    model = Forecaster(7, **SMALL, baselines=False).fit(panel, quiet=True).model_
+    with pytest.raises(DataError, match="'price' is not known far enough ahead"):
+        model.predict(panel)
+    windows = example_windows(model.header, panel)
+    assert windows[0].shape[-1] == len(inputs(model.header)) and {"price", "weather"} <= set(inputs(model.header))
+
+
+def test_use_takes_the_names_of_the_table(fitted: Forecaster) -> None:
+    said = fitted.predict(use="linear window")
+    assert said.source == "linear window"
+    np.testing.assert_array_equal(said.values, fitted.predict(use="linear_window").values)
 
 
 def test_the_scale_comes_from_the_training_part_only() -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,7 +90,8 @@ class Model:
             data: a `Panel`; a path or a frame of pandas, polars or pyarrow with the columns of the training; or floats [T] or
                 [S, T] in the unit of the target, in time order on the model's sampling interval, NaN where missing. No more
                 than the window, and the lags before it, are read by the network.
-            use: "network", "best" (what won on validation, a weighted mean included), or the name of a baseline.
+            use: "network", "best" (what won on validation, a weighted mean included), or a baseline, by its name in the file
+                ("linear_window") or in a table ("linear window").
             start: the time of the first of the values, where `data` is an array; without it the times of the forecast are
                 not known (NaT), and a model that reads the calendar refuses.
             backend: "auto", "cpu" or "reference".
@@ -105,6 +106,7 @@ class Model:
             ModelFileError: if the weights are such that the forecast is not finite.
         """
         panel = self.panel(data, start=start)
+        use = {title: name for name, title in self.names.items()}.get(use, use)  # as a table calls it
         values = self.quantiles(panel, use=use, backend=backend)
         return Prediction.after(panel, self.levels, values, self.source(use))
 

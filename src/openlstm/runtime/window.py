@@ -64,11 +64,12 @@ def reach(series: Series) -> int:
     return series.reach
 
 
-def rows(series: Series, panel: Panel, *, every: bool = False) -> Rows:
+def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = True) -> Rows:
     """The rows of a panel.
 
     Args:
         every: all its steps are read, not only those of the last windows.
+        ahead: the steps behind the past are read too; where it trains they are not.
 
     Raises:
         DataError: if a covariate of the model is not there, is missing where the model has never seen it missing, or is not
@@ -90,7 +91,7 @@ def rows(series: Series, panel: Panel, *, every: bool = False) -> Rows:
         else:
             full[at] = column.values
         missing = np.isnan(full)
-        _check_known(series, feature, panel, missing, begins, every)
+        _check_known(feature, panel, missing, begins, (series.window, series.horizon if ahead else 0), every)
         if feature.categories is None:
             plain.append(np.where(missing, 0, (full - feature.mean) / feature.deviation).clip(-MOST, MOST))
         else:
@@ -227,14 +228,21 @@ def _column(feature: Feature, panel: Panel) -> Covariate:
     return found
 
 
-def _check_known(series: Series, feature: Feature, panel: Panel, missing: np.ndarray, begins: np.ndarray, every: bool) -> None:
-    """A covariate has to be there in every step that is read, unless the model has learned what missing means."""
+def _check_known(
+    feature: Feature, panel: Panel, missing: np.ndarray, begins: np.ndarray, around: tuple[int, int], every: bool
+) -> None:
+    """A covariate has to be there in every step that is read, unless the model has learned what missing means.
+
+    Args:
+        around: how many steps are read before the origin, and behind it of what is known ahead.
+    """
     if feature.marked:
         return
-    ahead = series.horizon if feature.role == "future" else 0
+    before, horizon = around
+    ahead = horizon if feature.role == "future" else 0
     for s in range(len(panel)):
         first, origin = int(begins[s]), int(begins[s] + panel.history[s])
-        start, stop = (first, first + int(panel.lengths[s])) if every else (max(first, origin - series.window), origin + ahead)
+        start, stop = (first, first + int(panel.lengths[s])) if every else (max(first, origin - before), origin + ahead)
         absent = np.flatnonzero(missing[start:stop])
         if len(absent):
             step = start + int(absent[0]) - first
@@ -242,7 +250,7 @@ def _check_known(series: Series, feature: Feature, panel: Panel, missing: np.nda
             behind = step >= panel.history[s] and not every
             what = f"{feature.name!r} is not known far enough ahead" if behind else f"{feature.name!r} is missing"
             expected = (
-                f"a value at each of the {series.horizon} steps of the horizon"
+                f"a value at each of the {horizon} steps of the horizon"
                 if behind
                 else "a value, as in all rows of the training"
             )

@@ -94,7 +94,7 @@ def table_of(header: Header, panel: Panel) -> Rows:
     """The rows of a panel as its decoder reads them."""
     if header.decoder.distribution == COUNTS:
         check_counts(panel)
-    return rows(header.series, panel, every=header.decoder.kind == "simulate")
+    return rows(header.series, panel, every=header.decoder.kind == "simulate", ahead=False)
 
 
 def least(history: int, header: Header) -> int:

@@ -80,15 +80,14 @@ def forecaster(
 
 
 def inputs(header: Header) -> tuple[str, ...]:
-    """The names of the inputs of the network, in their order, [I]."""
+    """The names of what stands in x, in their order; the embeddings of categories come in beside it."""
     series = header.series
     numbers = [f for f in series.features if f.categories is None]
     categories = [f for f in series.features if f.categories is not None]
     names = ["value", "missing", *(f"value {season} steps before" for season in series.seasons)][: header.of_target]
     names += [f"{cycle} ({wave})" for cycle in series.calendar for wave in ("sine", "cosine")]
     names += [name for f in numbers for name in (f.name, f"{f.name} missing")[: 1 + f.marked]]
-    names += [f"{f.name} missing" for f in categories if f.marked]
-    return (*names, *(f"{f.name} {k + 1}" for f in categories for k in range(f.width)))
+    return (*names, *(f"{f.name} missing" for f in categories if f.marked))
 
 
 def apply(report: Report, header: Header, panel: Panel, path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
