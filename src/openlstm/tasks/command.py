@@ -135,7 +135,8 @@ def fit_forecast(
         _print_scores(evaluation)
     else:
         say("Nothing was held out, so there is no score: fit once with --holdout to get one.")
-    say(f"Saved {output}, and its options in {beside}. Next: openlstm predict {output} {data}")
+    ahead = f" --future-data {future_data or 'FILE'}" if forecaster.model_.header.series.of("future") else ""
+    say(f"Saved {output}, and its options in {beside}. Next: openlstm predict {output} {data}{ahead}")
 
 
 FITTED = (
@@ -362,13 +363,14 @@ def _print_scores(evaluation: Any) -> None:
     from openlstm.tasks.tables import score_table
 
     Console().print(score_table(evaluation))
-    Console().print(evaluation.verdict(), highlight=False, markup=False)
 
 
 def _draw(path: Path, model: Any, panel: Any, use: str, evaluation: Any = None) -> None:
-    from openlstm.tasks.pictures import plot, save
+    from openlstm.tasks.pictures import plot, plot_evaluation, save
 
-    save(plot(panel, model.predict(panel, use=use), evaluation=evaluation), path)
+    if evaluation is not None:
+        return save(plot_evaluation(evaluation), path, evaluation)
+    save(plot(panel, model.predict(panel, use=use)), path)
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:

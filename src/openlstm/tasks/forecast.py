@@ -202,7 +202,7 @@ class Forecaster:
         self.notes_.append(f"about {clock_time(self._seconds(header, everything, made, self.members + validated))} of training")
         tell([f"note: {note}" for note in self.notes_], quiet)
         one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
-        with progress("training", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
+        with progress("fit", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
             parts, net = EPOCHS, make(header, self.seed)
             if validated:
                 net, history = self._train(header, first, self._options(made, self.seed + self.members), bar)
