@@ -32,6 +32,8 @@ PUBLIC = [
     "load",
     "Model",
     "Forecaster",
+    "Panel",
+    "read_panel",
     "set_num_threads",
     "get_num_threads",
     "set_workspace_limit",

@@ -9,8 +9,9 @@
     cells, recur                   the definition of every cell; one cell over one sequence, on numpy or torch arrays
     Weights, State, Noise          what `recur` takes beside x
     errors                         every exception raised on purpose, to be caught
-    load, Model                    a model file, its predictions and its stream, without torch
-    Forecaster                     fit, predict, evaluate, save: one series out of a table
+    load, Model                    a model file: its forecasts, those of the baselines in it, its stream; without torch
+    Forecaster                     fit, predict, evaluate, save: one or many series of a table, with what is known beside them
+    read_panel, Panel              a file or a frame as series of equal steps, and what there is to say about it
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
 
 Names and submodules are imported on first use: `import openlstm` alone loads neither torch nor a plot library.
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm import cells as cells
     from openlstm import errors as errors
     from openlstm import nn as nn
+    from openlstm.data import Panel as Panel
+    from openlstm.data import read_panel as read_panel
     from openlstm.engine import recur as recur
     from openlstm.engine.config import show_config as show_config
     from openlstm.engine.threads import get_num_threads as get_num_threads
@@ -62,6 +65,7 @@ _HOMES = {
     "noise": "Noise",
     "runtime": "load Model",
     "tasks.forecast": "Forecaster",
+    "data": "Panel read_panel",
     "engine.threads": "set_num_threads get_num_threads",
     "engine.workspace": "set_workspace_limit",
     "engine.config": "show_config",
