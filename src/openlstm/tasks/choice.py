@@ -5,6 +5,7 @@ Legend: N validation windows, T steps of the past, K steps of the horizon, Q qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from openlstm.tasks.examples import Examples
 
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
+
+FEW = 10
+"""From so many validation windows side by side on, one forecaster alone can win."""
 
 CLEARLY = 0.9
 """One forecaster alone is taken only if its error is below this part of the best mean's: a mean is the safer choice."""
@@ -67,10 +71,11 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     unit = examples.units[of][:, None]
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
     order = ["network", *(name for name in kept if name in found)]
-    weights = weigh({name: found[name] for name in order}, error)
+    apart = int((validation // setting.horizon).sum())  # windows that share no target
+    weights = weigh({name: found[name] for name in order}, error, alone=apart >= FEW)
     out, warnings = [], []
     for name in order:
-        correction = calibrate.correct(truth, found[name], scale, model.levels)
+        correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
         found[name] = calibrate.apply(correction.shift, found[name], scale, model.levels)
         tensors[f"calibration.{name}"] = correction.shift.astype(np.float32)
         enough = tuple(bool(e) for e in correction.enough.all(0))
@@ -82,7 +87,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
             warnings.append(warning)
     if len(order) > 1:
         mean = np.asarray(sum(weight * found[name] for name, weight in weights.items()))
-        correction = calibrate.correct(truth, mean, scale, model.levels)
+        correction = calibrate.correct(truth, mean, scale, model.levels, windows=apart)
         tensors["calibration.best"] = correction.shift.astype(np.float32)
         enough = tuple(bool(e) for e in correction.enough.all(0))
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
@@ -108,19 +113,24 @@ def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.where(place >= begins[:, None], rows.values[np.maximum(place, 0)], np.nan)
 
 
-def weigh(found: dict[str, np.ndarray], error) -> dict[str, float]:  # noqa: ANN001
+def weigh(found: dict[str, np.ndarray], error: Callable[[np.ndarray], float], *, alone: bool = True) -> dict[str, float]:
     """The weights of the mean with the smallest validation error: of one forecaster, or of the best two to five.
 
-    In a mean each one's weight falls with its error. `error` takes quantiles [N, K, Q].
+    In a mean each one's weight falls with its error.
+
+    Args:
+        found: quantiles [N, K, Q] of each.
+        error: of such quantiles.
+        alone: whether fewer than five may be taken, or one alone.
     """
     errors = {name: error(values) for name, values in found.items()}
     order = sorted((name for name in found if np.isfinite(errors[name])), key=errors.__getitem__)
     tried: list[tuple[float, dict[str, float]]] = []
-    for count in range(2, min(len(order), 5) + 1):
+    for count in range(2 if alone else min(len(order), 5), min(len(order), 5) + 1):
         inverse = {name: 1 / max(errors[name], 1e-9) for name in order[:count]}
         weights = {name: v / sum(inverse.values()) for name, v in inverse.items()}
         tried.append((error(np.asarray(sum(w * found[n] for n, w in weights.items()))), weights))
     if not tried:
         return {order[0] if order else next(iter(found)): 1.0}
     best, weights = min(tried, key=lambda one: one[0])
-    return {order[0]: 1.0} if errors[order[0]] < CLEARLY * best else weights
+    return {order[0]: 1.0} if alone and errors[order[0]] < CLEARLY * best else weights
