@@ -15,11 +15,11 @@ import pytest
 
 import openlstm
 from openlstm import cli
-from openlstm.data import read_series, read_table
+from openlstm.data import Columns, read_panel
 from openlstm.engine import native
 from openlstm.errors import source
 
-FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2"]
+FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--steps", "20", "--batch-size", "16"]
 
 
 def write(path: Path, n: int = 150) -> Path:
@@ -70,13 +70,12 @@ def test_fit_says_what_it_read_and_how_it_compares(place: Path, capsys: pytest.C
         capsys, "fit", "forecast", place / "a.csv", "--time", "date", "--target", "sales", *FIT, "-o", place / "n.safetensors"
     )
     assert ran.status == 0
-    assert "sales in a.csv: 150 days, 2001-01-01 to 2001-05-30\n" in ran.err
     assert "note: 2 values of sales are missing: 2001-01-31 to 2001-02-01\n" in ran.err
-    assert "LSTM 1 of 1" in ran.err
+    assert "note: 1 series, 136 steps, one each day; season 7\n" in ran.err and "training" in ran.err
     for text in (
-        "sales: 2001-05-17 to 2001-05-30, 14 days held out, 2 origins",
+        "sales: 7 days ahead, 2 origins, 2001-05-17 to 2001-05-30",
         "seasonal naive + drift",
-        "ridge window",
+        "linear window",
         "ETS",
         "LSTM",
         "Saved",
@@ -103,10 +102,9 @@ def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.
     )
     assert ran.status == 0
     found = json.loads(ran.out)
-    assert found["split"] == {"train": 122, "known": 136, "total": 150}
-    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 30
-    assert [s["name"] for s in found["evaluation"]["scores"]][-1] == "LSTM"
-    assert found["notes"][0]["count"] == 2
+    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 34
+    assert {"LSTM", "best", "naive"} <= {s["name"] for s in found["evaluation"]["scores"]}
+    assert found["notes"][0].startswith("2 values of sales are missing") and found["config"] == str(place / "j.yml")
 
 
 def test_holdout_0_trains_on_everything_and_says_that_there_is_no_score(
@@ -131,7 +129,7 @@ def test_holdout_0_trains_on_everything_and_says_that_there_is_no_score(
     assert ran.status == 0 and "Nothing was held out" in ran.out
     assert openlstm.load(place / "z.safetensors").header.training.last.startswith("2001-05-30")
     ran = Ran(capsys, "evaluate", place / "z.safetensors", place / "a.csv")
-    assert ran.status == 1 and "there is nothing to evaluate on: the model has seen every row" in ran.err
+    assert ran.status == 1 and "there is nothing to evaluate on:" in ran.err
 
 
 def test_predict_writes_a_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +160,8 @@ def test_every_output_gives_the_numbers_of_the_model(
     model = openlstm.load(place / "m.safetensors")
     table = pl.read_csv(place / "a.csv").with_columns(level + unit * pl.col("sales"))
     table.write_csv(place / "level.csv")
-    expected = np.array(model.predict(table["sales"].fill_null(float("nan")).to_numpy()))
+    made = model.predict(table["sales"].fill_null(float("nan")).to_numpy(), start="2001-01-01")
+    expected = np.array([made.median[0], *(a[0] for a in made.bands[80])])
     assert len(np.unique(expected[0])) == 7 and np.isfinite(expected).all()
     command = ("predict", place / "m.safetensors", place / "level.csv")
     for name in ("level-out.csv", "level-out.parquet"):
@@ -173,8 +172,8 @@ def test_every_output_gives_the_numbers_of_the_model(
     written = {
         "stdout": np.array([[float(v) for v in line] for line in lines]).T,
         "json": np.array([[row[name] for name in columns] for row in rows]).T,
-        "csv": np.array([read_table(place / "level-out.csv").numbers(name) for name in columns]),
-        "parquet": np.array([read_table(place / "level-out.parquet").numbers(name) for name in columns]),
+        "csv": np.array([read_panel(place / "level-out.csv", Columns("date", name)).values for name in columns]),
+        "parquet": np.array([read_panel(place / "level-out.parquet", Columns("date", name)).values for name in columns]),
     }
     for name, values in written.items():
         assert (values == expected).all(), name
@@ -189,8 +188,8 @@ def test_the_dates_of_a_forecast_can_be_read_back(place: Path, capsys: pytest.Ca
     assert Ran(capsys, *fit, "--horizon", 30, "-o", place / "hours.safetensors").status == 0
     out = place / f"hours-out{ending}"
     assert Ran(capsys, "predict", place / "hours.safetensors", place / "hours.csv", "-o", out).status == 0
-    read = read_series(out, "date", "forecast")
-    assert (read.times == t[-1] + np.arange(1, 31) * np.timedelta64(1, "h")).all() and not read.notes
+    read = read_panel(out, Columns("date", "forecast"))
+    assert (read.times(0) == t[-1] + np.arange(1, 31) * np.timedelta64(1, "h")).all() and not read.notes
 
 
 @pytest.mark.parametrize("power", [100, 101, 154, 200, 300])
@@ -236,7 +235,7 @@ def test_what_the_system_refuses_is_told_in_our_form(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("openlstm.data.read_series", fail)
+    monkeypatch.setattr("openlstm.data.read_panel", fail)
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv")
     assert ran.status == 1 and ran.out == "" and ran.err.startswith(first) and "\n  hint      " in ran.err
 
@@ -245,7 +244,7 @@ def test_a_fault_of_ours_is_not_hidden(place: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("openlstm.data.read_series", fail)
+    monkeypatch.setattr("openlstm.data.read_panel", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         cli.main(["predict", str(place / "m.safetensors"), str(place / "a.csv")])
 
@@ -272,8 +271,8 @@ def test_evaluate_prints_the_errors_and_the_verdict(place: Path, capsys: pytest.
     ran = Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv")
     assert ran.status == 0 and "LSTM" in ran.out and ("LOSES" in ran.out or "smaller error than every baseline" in ran.out)
     found = json.loads(Ran(capsys, "evaluate", place / "m.safetensors", place / "a.csv", "--json").out)
-    assert found["held_out"]["first"] == "2001-05-17" and found["held_out"]["origins"] == ["2001-05-17", "2001-05-24"]
-    assert set(found["verdict"]) == {"LSTM"}
+    assert found["held_out"]["first"] == "2001-05-17" and found["held_out"]["origins"] == 2
+    assert "LSTM" in found["verdict"]
 
 
 def test_errors_are_printed_once_without_traceback(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +367,7 @@ def test_every_output_is_tried_before_the_work(
         pytest.skip("no such folder here")
     monkeypatch.chdir(place)
     Path("file").touch()
-    for work in ("data.read_series", "lab.run", "explain.page.compute", "demo._co2"):
+    for work in ("data.read_panel", "lab.run", "explain.page.compute", "demo._co2"):
         monkeypatch.setattr(f"openlstm.{work}", lambda *_, **__: pytest.fail("worked before the output was tried"))
     ran = Ran(capsys, *command[:-1], Path(folder) / command[-1])
     assert ran.status == 1 and ran.out == ""
@@ -419,7 +418,7 @@ def test_wrong_usage_exits_with_status_2(command: list[str], capsys: pytest.Capt
 def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "--help")
     assert ran.status == 0
-    for command in ("fit", "predict", "evaluate", "xray", "demo", "explain", "lab", "doctor"):
+    for command in ("check", "fit", "predict", "evaluate", "inspect", "xray", "demo", "explain", "lab", "doctor"):
         assert f"\n  {command} " in ran.out
     assert Ran(capsys, "--version").out == f"{openlstm.__version__}\n"
     for command in (

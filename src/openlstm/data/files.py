@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openlstm.data.panel import Note
-from openlstm.errors import ArgumentError, DataError, message, missing_extra
+from openlstm.errors import ArgumentError, DataError, OpenLSTMError, message, missing_extra
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,7 +59,7 @@ class Table:
             return f"row {index + 1} (index {index})"
         if not self.header:
             return f"row {index + 1}"
-        texts = [column for column in self.frame.head(index) if column.dtype == _polars().String]
+        texts = self.frame.head(index).select(_polars().selectors.string())
         inside = sum(column.str.count_matches("\n", literal=True).sum() for column in texts)
         return f"row {index + 1} (line {self.header + index + 1 + inside})"
 
@@ -69,9 +69,10 @@ class Table:
         Raises:
             DataError: if there is none of that name; near names are suggested.
         """
-        columns = self.frame.columns
-        if name in columns:
-            return self.frame[name]
+        try:
+            return self.frame.get_column(name)
+        except _polars().exceptions.ColumnNotFoundError:
+            columns = self.frame.columns
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
         hint = f"did you mean {' or '.join(repr(c) for c in near)}?" if near else "name one of the columns above"
@@ -123,18 +124,14 @@ def native_frame(columns: dict[str, np.ndarray], like: Any, *, zone: str | None 
     {'y': [1.0, 2.0]}
     """
     pl = _polars()
-    made = {}
-    for name, values in columns.items():
-        series = pl.Series(name, values.tolist() if values.dtype == object else values)
-        if zone is not None and values.dtype.kind == "M":
-            if utc:
-                series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-            else:
-                series = series.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        made[name] = series
-    frame = pl.DataFrame(made)
-    if isinstance(like, (str, os.PathLike)) or like is None:
-        return frame
+    frame = pl.DataFrame({name: v.tolist() if v.dtype == object else v for name, v in columns.items()})
+    times = pl.selectors.datetime().dt
+    if zone is not None and utc:
+        frame = frame.with_columns(times.replace_time_zone("UTC").dt.convert_time_zone(zone))
+    elif zone is not None:  # a midnight that the clocks leave out becomes the hour at which the day begins
+        later = times.offset_by("1h").dt
+        told = {"ambiguous": "earliest", "non_existent": "null"}
+        frame = frame.with_columns(times.replace_time_zone(zone, **told).fill_null(later.replace_time_zone(zone, **told)))
     module = type(like).__module__.split(".")[0]
     if module == "pandas":
         import pandas
@@ -147,11 +144,10 @@ def _to_pandas(series: pl.Series) -> Any:
     """A column for pandas, without pyarrow."""
     import pandas
 
-    pl = _polars()
-    if series.dtype == pl.String:
+    if series.dtype == _polars().String:
         return pandas.Series(series.to_list())
-    zone = getattr(series.dtype, "time_zone", None)
     values = pandas.Series(series.to_numpy())  # a zone is lost here, and what is left is UTC
+    zone = getattr(series.dtype, "time_zone", None)
     return values.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else values
 
 
@@ -165,14 +161,15 @@ def _polars() -> Any:
 
 @contextmanager
 def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
-    """Give errors of polars and of the system our form. A panic of polars is not an Exception."""
+    """Give whatever a library raises on a damaged file our form. A panic of polars is not an Exception."""
     pl = _polars()
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, ValueError, TypeError) as e:
-        if isinstance(e, (DataError, ArgumentError)):
-            raise
+    except OpenLSTMError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = re.sub(r"Id\(\d+\)", "Id", reason)  # of a thread of polars, another one each time
         raise kind(message(who, "cannot be read", short(reason), expected, hint)) from None
 
 
@@ -189,6 +186,8 @@ def _read_frame(data: Any, who: str) -> Table:
         if data.index.names != [None] or type(data.index).__name__ in ("DatetimeIndex", "PeriodIndex"):
             data = data.reset_index(names="time" if data.index.names == [None] else None)
         data = data.set_axis([str(c) for c in data.columns], axis=1)
+    if module in ("pandas", "pyarrow"):  # others hold no name twice
+        _refuse_twice(list(data.columns if module == "pandas" else data.column_names), who, "rename one of them")
     try:
         frame = narwhals.from_native(data)
     except TypeError:
@@ -196,12 +195,15 @@ def _read_frame(data: Any, who: str) -> Table:
         raise ArgumentError.of("data", "is nothing that can be read", got, expected, "pass a path or a frame") from None
     if isinstance(frame, narwhals.LazyFrame):
         frame = frame.collect()
-    _refuse_twice(frame.columns, who, "rename one of them")
-    columns, plain = [], module == "pandas" and find_spec("pyarrow") is None
+    columns: list[pl.Series] = []
+    plain = module == "pandas" and find_spec("pyarrow") is None
     for name in frame.columns:
         column = frame[name]
-        if column.dtype == narwhals.Unknown:  # a period of pandas: its text is read as a date
-            columns.append(pl.Series(name, [None if str(v) == "NaT" else str(v) for v in column.to_list()]))
+        kind = str(column.to_native().dtype) if module == "pandas" else ""
+        if kind.startswith("period") or kind == "object" and len({type(v) for v in column.drop_nulls().to_list()}) > 1:
+            cells = column.to_native()  # periods, or several types: their texts are read
+            texts = [str(v) if known else None for v, known in zip(cells, cells.notna(), strict=True)]
+            columns.append(pl.Series(name, texts, pl.String))
         else:
             with reading(f"{who}, column {name!r}", "numbers, texts or dates, of one type", "convert this column"):
                 columns.append((_from_pandas(column) if plain else column.to_polars()).alias(name))
@@ -210,19 +212,16 @@ def _read_frame(data: Any, who: str) -> Table:
 
 def _from_pandas(column: Any) -> pl.Series:
     """A column of pandas without pyarrow, through which polars would go."""
-    import narwhals as nw
-
     pl, native = _polars(), column.to_native()
-    if isinstance(column.dtype, nw.Datetime):
-        zone = column.dtype.time_zone
-        if zone is None:
+    if str(native.dtype).startswith("datetime64"):
+        if (zone := str(getattr(native.dtype, "tz", ""))) == "":
             return pl.Series(native.to_numpy())
         times = pl.Series(native.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()).dt.replace_time_zone("UTC")
         return times if re.match(r"UTC|[+-]", zone) else times.dt.convert_time_zone(zone)
     if column.dtype.is_numeric():
         return pl.Series(native.to_numpy(dtype=float, na_value=np.nan))
     cells = pl.Series(native.astype(object).where(native.notna(), None).tolist(), strict=True)
-    return cells.cast(pl.Categorical) if isinstance(column.dtype, nw.Categorical) else cells
+    return cells.cast(pl.Categorical) if str(native.dtype) == "category" else cells
 
 
 def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table:
@@ -239,54 +238,46 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
         what, got = "is not a table that can be read", f"a file ending in {path.suffix!r}"
         expected = ".csv, .tsv, .txt, .parquet, .arrow, .feather or .xlsx, or one of them and .gz or .zst"
         raise DataError.of(name, what, got, expected, "convert it to CSV or Parquet")
-    with reading(name, f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"):
+    expected, hint = f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"
+    with reading(name, expected, hint):
         content = _unpacked(path, packed)
-        if kind == "CSV":
-            return _read_csv(name, content, encoding, delimiter)
+    if kind == "CSV":
+        return _read_csv(name, content, encoding, delimiter)
+    sheets: list[str] = []
+    with reading(name, expected, hint):
         if kind == "Parquet":
-            return Table(pl.read_parquet(content), name, kind=kind)
-        if kind == "Arrow":
-            streamed = not content.startswith(b"ARROW1")
-            return Table((pl.read_ipc_stream if streamed else pl.read_ipc)(io.BytesIO(content)), name, kind=kind)
-        try:
-            import fastexcel
-        except ImportError:
-            raise missing_extra(f"reading {name}", "fastexcel", "excel") from None
-        try:
+            frame = pl.read_parquet(content)
+        elif kind == "Arrow":
+            frame = (pl.read_ipc if content.startswith(b"ARROW1") else pl.read_ipc_stream)(io.BytesIO(content))
+        else:
+            try:
+                import fastexcel
+            except ImportError:
+                raise missing_extra(f"reading {name}", "fastexcel", "excel") from None
             sheets = fastexcel.read_excel(content).sheet_names
             frame = pl.read_excel(io.BytesIO(content), engine="calamine")
-        except fastexcel.FastExcelError as e:
-            raise ValueError(str(e)) from None
-    table = Table(_without_blank_end(frame), name, header=1, kind=kind)
-    if len(sheets) > 1:
-        table.notes.append(Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}"))
-    return table
+    if kind != "Excel":
+        return Table(frame, name, kind=kind)
+    note = Note("sheet", len(sheets), f"the first sheet of {len(sheets)} was read: {sheets[0]}")
+    return Table(_without_blank_end(frame), name, header=1, kind=kind, notes=[note] if len(sheets) > 1 else [])
 
 
 def _unpacked(path: Path, packed: str | None) -> bytes:
     content = path.read_bytes()
     if packed == ".gz":
-        import zlib
-
-        try:
-            return gzip.decompress(content)
-        except zlib.error as e:
-            raise ValueError(str(e)) from None
+        return gzip.decompress(content)
     if packed == ".zst":
         try:
             import zstandard
         except ImportError:
             raise missing_extra(f"reading {path.name}", "zstandard", "data") from None
         whole = []
-        try:
-            while content:  # a file may hold several frames
-                part = zstandard.ZstdDecompressor().decompressobj()
-                whole.append(part.decompress(content))
-                if not part.eof:
-                    raise EOFError("the compressed file ended before its end was reached")
-                content = part.unused_data
-        except zstandard.ZstdError as e:
-            raise ValueError(str(e)) from None
+        while content:  # a file may hold several frames
+            part = zstandard.ZstdDecompressor().decompressobj()
+            whole.append(part.decompress(content))
+            if not part.eof:
+                raise EOFError("the compressed file ended before its end was reached")
+            content = part.unused_data
         return b"".join(whole)
     return content
 
@@ -304,11 +295,10 @@ def _as_utf8(name: str, content: bytes, encoding: str | None, notes: list[Note])
             raise DataError.of(name, "is not written in this encoding", short(str(e)), encoding, hint) from None
     if content.startswith(b"\xef\xbb\xbf"):
         return content[3:], "utf-8"
-    zeros = content[:1000].count(0)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros:
-        found = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-        if zeros * 4 < len(content[:1000]):  # not every other byte of Western text
-            found = "utf-16" if found == "utf-16" else "none"
+    zeros, marked = content[:1000].count(0), content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or zeros:
+        found = "utf-16" if marked else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+        found = found if marked or zeros * 4 > len(content[:1000]) else "none"  # every other byte of Western text
         try:
             return content.decode(found).encode(), found
         except (UnicodeError, LookupError):
@@ -332,11 +322,12 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     pl = _polars()
     notes: list[Note] = []
     content, encoding = _as_utf8(name, content, encoding, notes)
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
+    if content.count(b"\r") > content.count(b"\r\n"):  # lines that end as they did on old machines
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):
         raise ArgumentError.of(name, "is no delimiter", repr(delimiter), "one character, such as ';'", "correct --delimiter")
-    head = [(k, line) for k, line in enumerate(content[:100_000].decode(errors="ignore").splitlines(), 1) if line.strip()]
+    lines = content[: max(100_000, content.find(b"\n", 100_000))].decode(errors="ignore").split("\n")
+    head = [(k, line) for k, line in enumerate(lines, 1) if line.strip()]
     if not head:
         what, got = "is empty", f"{len(content)} bytes in which nothing stands"
         raise DataError.of(name, what, got, "a header and at least one row", "check that the export was complete")
@@ -349,11 +340,14 @@ def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | 
     options: dict[str, Any] = {"infer_schema": False, "separator": found}
     names = [n.strip() for n in next(csv.reader([first], delimiter=found), [])]
     _refuse_twice([n for n in names if n], name, "rename one of them in the first line", names)
-    try:
-        frame = pl.read_csv(content, skip_rows=line - 1, **options)
-    except pl.exceptions.PolarsError:
-        _refuse_ragged(name, content, found, line)
-        raise
+    for _ in range(line - 1):
+        content = content[content.index(b"\n") + 1 :]
+    with reading(name, "a whole file of the kind CSV", "open it in an editor and look at this place"):
+        try:
+            frame = pl.read_csv(content, **options)
+        except pl.exceptions.PolarsError:
+            _refuse_ragged(name, content, found, line)
+            raise
     if content.count(found.encode()) != (frame.width - 1) * (frame.height + 1):  # or delimiters stand inside of quotes
         _refuse_ragged(name, content, found, line)
     frame = frame.rename({c: c.strip() for c in frame.columns})
@@ -366,16 +360,12 @@ def _find_delimiter(lines: list[str]) -> str:
     steady = [d for d in DELIMITERS if bare[0].count(d) and all(b.count(d) == bare[0].count(d) for b in bare)]
     if not steady and all(len(b.split()) == len(bare[0].split()) > 1 for b in bare) and not any(d in bare[0] for d in ",;\t|"):
         return " "
-    return max((d for d in steady if d != " "), key=bare[0].count, default=None) or (
-        " " if steady else max(DELIMITERS[:-1], key=bare[0].count)
-    )
+    return max([d for d in steady if d != " "] or steady or DELIMITERS[:-1], key=bare[0].count)
 
 
 def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> None:
     """Refuse a text in which a line has more or fewer fields than the header."""
     text = io.StringIO(content.decode(errors="replace"), newline="")
-    for _ in range(header - 1):
-        text.readline()
     rows, before = csv.reader(text, delimiter=delimiter, strict=True), 0
     width = 0
     try:
@@ -383,10 +373,8 @@ def _refuse_ragged(name: str, content: bytes, delimiter: str, header: int) -> No
             if not width:
                 width = len(row)
             elif row and len(row) != width and any(cell.strip() for cell in row):
-                what, got = (
-                    "has too many fields" if len(row) > width else "has too few fields",
-                    f"{len(row)}: {delimiter.join(row)}",
-                )
+                what = "has too many fields" if len(row) > width else "has too few fields"
+                got = f"{len(row)}: {delimiter.join(row)}"
                 hint = f"correct this line; a text that holds {delimiter!r} has to stand in quotes"
                 raise DataError.of(f"{name}, line {header + before}", what, short(got), f"{width}, as the header has", hint)
             before = rows.line_num
@@ -406,7 +394,6 @@ def _refuse_twice(names: list[str], who: str, hint: str, places: list[str] | Non
 
 def _without_blank_end(frame: Any) -> Any:
     """Without the lines at the end in which nothing stands, which editors and spreadsheets leave behind."""
-    last = frame.height
-    while last and all(value is None for value in frame.row(last - 1)):
-        last -= 1
-    return frame.head(last)
+    while frame.height and all(value is None for value in frame.row(-1)):
+        frame = frame.head(-1)
+    return frame

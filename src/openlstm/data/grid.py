@@ -105,7 +105,7 @@ def count_steps(start: np.ndarray, step: Step, times: np.ndarray) -> np.ndarray:
 def find_step(times: np.ndarray, begins: np.ndarray) -> Step | None:
     """The most common distance of series of times one after the other: calendar months if it is 28 days or more, else seconds.
 
-    Daily times are business days where none of them is a Saturday or a Sunday and a series goes over a weekend.
+    Daily times are business days where none of them is a Saturday or a Sunday, and a Monday follows on a Friday.
 
     Args:
         times: datetime64[us] [N], rising in each series.
@@ -132,7 +132,7 @@ def find_step(times: np.ndarray, begins: np.ndarray) -> Step | None:
             return Step(unit="month", count=int(months))
     if seconds == DAY:
         days = times.astype("datetime64[D]")
-        weekend = (np.diff(days).astype(np.int64) > np.busday_count(days[:-1], days[1:])) & ~begins[1:]
+        weekend = (np.diff(days).astype(np.int64) == 3) & (np.busday_count(days[:-1], days[1:]) == 1) & ~begins[1:]
         if weekend.any() and np.is_busday(days).all():
             return Step(unit="business", count=1)
     return Step(unit="second", count=max(seconds, 1))

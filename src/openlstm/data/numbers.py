@@ -41,21 +41,24 @@ def read_numbers(table: Table, name: str, decimal: str | None = None) -> np.ndar
     if decimal not in (None, ".", ","):
         raise ArgumentError.of("decimal", "is no decimal mark", repr(decimal), "'.' or ','", "correct --decimal")
     column = table.column(name)
-    if column.dtype == pl.Null or column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        numbers, text = column.cast(pl.Float64, strict=False), column
-    elif isinstance(column.dtype, (pl.String, pl.Categorical, pl.Enum)):
-        text = known_text(column)
-        numbers = _as_written(table, name, text, decimal)
-    else:
+    text = isinstance(column.dtype, (pl.String, pl.Categorical, pl.Enum))
+    if not (text or column.dtype == pl.Null or column.dtype.is_numeric() or column.dtype == pl.Boolean):
         what, got, hint = "is not a column of numbers", str(column.dtype), "choose another column"
         raise table.wrong(name, what, got, "numbers", hint)
-    wrong = (numbers.is_null() & text.is_not_null()) | numbers.is_infinite().fill_null(False)
+    numbers = column.cast(pl.Float64, strict=False)
+    if text and (decimal == "," or numbers.null_count() > column.null_count()):
+        cells = known_text(column)
+        numbers = _as_written(table, name, cells, decimal)
+        wrong = (numbers.is_null() & cells.is_not_null()).to_numpy()
+    else:
+        wrong = np.zeros(len(numbers), bool)
+    out = numbers.to_numpy().astype(np.float64)  # null becomes NaN
+    wrong |= np.isinf(out)
     if wrong.any():
-        at = int(wrong.arg_max() or 0)
+        at = int(wrong.argmax())
         raise table.error(at, name, "is not a finite number", column[at], "a number, or nothing where it is missing")
-    out = numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
-    if (beyond := np.flatnonzero(np.abs(out) > LARGEST)).size:
-        at, expected = int(beyond[0]), f"at most {LARGEST:g} in size"
+    if (np.abs(out) > LARGEST).any():
+        at, expected = int((np.abs(out) > LARGEST).argmax()), f"at most {LARGEST:g} in size"
         raise table.error(at, name, "is too large to compute with", column[at], expected, "take another unit")
     return out
 

@@ -148,7 +148,11 @@ def refuse_twice(rows: Rows) -> None:
             "times in UTC, or a time zone that tells them apart",
         )
         raise rows.error(second, what, got, expected, f"name the zone of these times: --zone {zone}")
-    hint = "keep one row for each time, or make one of them: --every 1d --aggregate mean, for example"
+    step = find_step(
+        rows.times[keep := np.append(True, np.diff(rows.times) != np.timedelta64(0)) | rows.begins], rows.begins[keep]
+    )
+    every = every_of(step) if step else "1d"
+    hint = f"keep one row for each time, or make one of them: --every {every} --aggregate mean"
     if apart := _columns_apart(rows):
         hint = f"a table of several series has to say which column names them: --series {','.join(apart)}"
     raise rows.error(second, "the same time comes twice", got, "each time once", hint)
@@ -312,7 +316,8 @@ def _refuse_longer(rows: Rows, step: Step, places: np.ndarray) -> None:
     common = int(apart[np.argmax(count)]) if len(apart) else 1
     if common > 1:
         what, got = f"has a longer interval than {name_step(step)}", f"most rows are {name_step(step, common)} apart"
-        hint = "give data of that interval, or fit a model to these"
+        told = any(note.kind == "resampled" for note in rows.notes)
+        hint = "choose a longer --every" if told else "give data of that interval, or fit a model to these"
         raise DataError.of(rows.who, what, got, f"most rows {name_step(step)} apart", hint)
 
 

@@ -229,8 +229,9 @@ def _ahead(table: Table, first: Rows, form: Format, categories: Mapping[str, tup
     """The rows of the second table; without ids they hold for every series."""
     columns = first.columns
     times = read_times(table, str(columns.time), form.time_format, form.zone)
-    if (times.zone is None) != (first.zone is None) and first.utc:
-        what, got = "has no time zone, and the first table has one", f"times as clocks show them, beside {first.zone}"
+    if (times.zone is None) != (first.zone is None):
+        what = f"has {'no' if times.zone is None else 'a'} time zone, and the first table has {'one' if first.zone else 'none'}"
+        got = f"{times.zone or 'local times'} beside {first.zone or 'local times'}"
         raise table.wrong(str(columns.time), what, got, "times of one kind in both", "write both tables in UTC")
     height, ids = table.frame.height, () if columns.wide else columns.ids
     rows = np.arange(height)
@@ -373,6 +374,6 @@ def resampled(rows: Rows, step: Step, how: str) -> Rows:
     words = f"{rows.columns.target} by the {how}" + (
         ", other numbers by the mean, categories by the last" if covariates else ""
     )
-    text = f"resampled to {name_step(step)}, {words}: {count_words(len(rows), 'row')} became {len(first):,}"
+    text = f"resampled to {name_step(step)}, {words}: {len(rows):,} rows became {len(first):,}"
     rows.notes.append(Note("resampled", len(first), text))
     return replace(rows.take(first), times=windowed[first], values=out[0], covariates=covariates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ try:
 
     from openlstm.insight.display import INK, SERIES, SOFT, Chart, Display, powers
     from openlstm.insight.report.page import environment, figures, made
-    from openlstm.tasks.show import save as save_picture
+    from openlstm.tasks.pictures import save as save_picture
 except ModuleNotFoundError as error:
     raise missing_extra("openlstm lab -o", str(error.name), "report") from error
 
@@ -104,7 +105,7 @@ def save(result: Result, path: Path) -> None:
     shown = display(result)
     many = f"{len(result.seeds)} seeds" if len(result.seeds) > 1 else "one seed"
     below = f"{result.task.size_name} {result.size}, H = {result.hidden}, {many}. {shown.finding}"
-    save_picture(shown, below, path)
+    save_picture(replace(shown, finding=below), path)
 
 
 def _draw(result: Result, panel: Panel, names: float, width: float) -> Chart:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,10 +28,8 @@ from openlstm.runtime.decoder import decode
 from openlstm.runtime.network import Network
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.simulate import Simulation, simulate
+from openlstm.runtime.stream import CarriedStream, Stream, too_large
 from openlstm.runtime.window import Rows, measure, rows, windows
-
-if TYPE_CHECKING:
-    from openlstm.runtime.stream import CarriedStream, Stream
 
 BLOCK = 4096
 """So many series go through the network at once."""
@@ -211,7 +209,7 @@ class Model:
         return own, [own[f"embed.{k}"] for k, f in enumerate(self.header.series.features) if f.categories is not None]
 
     def members(self, backend: str = "auto") -> list[recursive.Member]:
-        """The networks of a recursive model with their heads."""
+        """The networks of a recursive or a simulating model with their heads."""
         out = []
         for k, network in enumerate(self.networks):
             own, tables = self.weights(k)
@@ -232,7 +230,8 @@ class Model:
         Args:
             data, start: see `predict`.
             future_data: a path or frame with the covariates known ahead, for the steps behind the past.
-            options: how the table is written where it differs from that of the training: the fields of `data.Format`.
+            options: how the table is written where it differs from that of the training: the fields of
+                `data.Format`, and `time` and `target` for columns of other names.
         """
         series = self.header.series
         if isinstance(data, (np.ndarray, list, tuple)):
@@ -253,8 +252,10 @@ class Model:
         roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
         own = series.form.model_dump()
         wide = own.pop("wide")
-        columns = Columns(series.time, None if wide else series.target, () if wide else series.ids, **roles, wide=wide)
-        form = Format(**{**own, **{name: value for name, value in (options or {}).items() if value is not None}})
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}
+        columns = Columns(named["time"], None if wide else named["target"], () if wide else series.ids, **roles, wide=wide)
+        form = Format(**{**own, **given})
         categories = {f.name: f.categories for f in series.features if f.categories is not None}
         return read_panel(data, columns, form, step=series.step, categories=categories, future_data=future_data)
 
@@ -275,8 +276,6 @@ class Model:
 
         Of a recursive model it is a `CarriedStream`, which costs one step of the network for each value.
         """
-        from openlstm.runtime.stream import CarriedStream, Stream
-
         if self.header.decoder.kind == "simulate":
             what, hint = "a simulating model reads no values of its target", "model.simulate(data), with its covariates"
             raise ArgumentError.of("Model.stream", what, "a simulating model", "a model that forecasts", hint)
@@ -299,7 +298,19 @@ class Model:
             raise ArgumentError.of("Model.simulate", what, got, "a simulating model", hint)
         panel = self.panel(data)
         self._check_step(panel)
-        return simulate(self, panel, backend=backend)
+        values, scale = self.simulated(panel, backend=backend), self.header.series.scale
+        if self.header.forecasters[0].enough:
+            shift = self.tensors["calibration.network"].astype(np.float64)
+            values = calibrate.apply(shift, values[:, None], np.full(len(values), scale.floor), self.levels)[:, 0]
+        return Simulation(panel, self.levels, values, self.source("network"), self.header.decoder.warmup or 0)
+
+    def simulated(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
+        """The quantiles of every step of a panel before calibration, float64 [N, Q]."""
+        values = simulate(self.members(backend), panel)
+        if not np.isfinite(values).all():
+            what, got = "the simulation is not finite", "weights that are too large"
+            raise ModelFileError.of("Model.simulate", what, got, "finite numbers", "fit the model again")
+        return values
 
     def paths(self, data: Any, count: int, *, start: str | np.datetime64 | None = None, backend: str = "auto") -> np.ndarray:
         """Sample paths of a recursive model behind each series, float64 [S, count, K]; their quantiles are the forecast before
@@ -384,12 +395,3 @@ def build(header: Header, tensors: dict[str, np.ndarray], name: str = "model") -
         layers = {name.removeprefix(start): a for name, a in tensors.items() if name.startswith(start)}
         networks.append(Network.collect(header.network.recurrence(), layers, header.network.num_layers))
     return Model(header, tensors, tuple(networks))
-
-
-def too_large(who: str, what: str, value: float) -> DataError:
-    """The error for a number beyond 1e100."""
-    expected, hint = (
-        f"numbers of at most {LARGEST:g} in size, NaN where missing",
-        "replace it, mark it as NaN, or take another unit",
-    )
-    return DataError.of(who, f"{what} is infinite or too large", repr(value), expected, hint)

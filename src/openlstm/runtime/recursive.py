@@ -142,7 +142,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a recursive model with its head."""
+    """One network of a recursive or a simulating model, and its head in float64."""
 
     header: Header
     number: int

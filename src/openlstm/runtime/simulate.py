@@ -9,20 +9,16 @@ Legend: S series, T steps of one series, N steps of all series together, Q quant
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from openlstm.data.grid import show_times
 from openlstm.data.panel import Panel
-from openlstm.errors import ModelFileError
-from openlstm.runtime import calibrate
 from openlstm.runtime.decoder import each_row, spread_out
 from openlstm.runtime.prediction import Prediction
+from openlstm.runtime.recursive import Member
 from openlstm.runtime.window import rows
-
-if TYPE_CHECKING:
-    from openlstm.runtime.model import Model
 
 NUMBERS = 2**24
 """So many numbers go into the network at once, about."""
@@ -64,16 +60,17 @@ class Simulation:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def simulate(model: Model, panel: Panel, *, calibrated: bool = True, backend: str = "auto") -> Simulation:
-    """Every step of a panel; a series does not depend on the others, nor a step on what comes after it.
+def simulate(members: list[Member], panel: Panel) -> np.ndarray:
+    """The quantiles of every step of a panel in the unit of the target, the mean of the members, float64 [N, Q].
+
+    A series does not depend on the others, nor a step on what comes after it.
 
     Raises:
         DataError: if a covariate is missing where the model has never seen it missing.
-        ModelFileError: if the weights are such that the result is not finite.
     """
-    header = model.header
+    header = members[0].header
     table = rows(header.series, panel, every=True)
-    values = np.zeros((len(panel.values), len(model.levels)))
+    values = np.zeros((len(panel.values), len(header.decoder.quantiles)))
     longest = np.argsort(-panel.lengths, kind="stable")
     wide = max(header.inputs, header.network.hidden_size)
     while len(longest):
@@ -82,26 +79,16 @@ def simulate(model: Model, panel: Panel, *, calibrated: bool = True, backend: st
         steps = np.arange(int(panel.lengths[part[0]]))
         inside = steps < panel.lengths[part, None]  # [B, T]; behind its end a series is not read
         place = np.where(inside, table.begins[part, None] + steps, 0)
-        plain, codes = table.plain[place], table.codes[place]
-        found = np.mean([_member(model, k, plain, codes, backend) for k in range(len(model.networks))], axis=0)
+        found = np.mean([_quantiles(member, table.plain[place], table.codes[place]) for member in members], axis=0)
         values[(panel.offsets[part, None] + steps)[inside]] = found[inside]
-    scale = header.series.scale
-    values = scale.center + scale.floor * values
-    if not np.isfinite(values).all():
-        what, got = "the simulation is not finite", "weights that are too large"
-        raise ModelFileError.of("Model.simulate", what, got, "finite numbers", "fit the model again")
-    if calibrated and header.forecasters[0].enough:
-        shift = model.tensors["calibration.network"].astype(np.float64)
-        values = calibrate.apply(shift, values[:, None], np.full(len(values), scale.floor), model.levels)[:, 0]
-    return Simulation(panel, model.levels, values, model.source("network"), header.decoder.warmup or 0)
+    return header.series.scale.center + header.series.scale.floor * values
 
 
-def _member(model: Model, number: int, plain: np.ndarray, codes: np.ndarray, backend: str) -> np.ndarray:
+def _quantiles(member: Member, plain: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The quantiles of one network in spreads, float64 [B, T, Q]."""
-    weights, tables = model.weights(number)
-    x = np.concatenate([plain, *(t[codes[..., k]] for k, t in enumerate(tables))], axis=-1, dtype=np.float32)
-    y, _ = model.networks[number].run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [T, B, H]
+    x = np.concatenate([plain, *(t[codes[..., k]] for k, t in enumerate(member.tables))], axis=-1, dtype=np.float32)
+    y, _ = member.network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=member.backend)  # [T, B, H]
     h = y.swapaxes(0, 1)
-    out = each_row(h.reshape(-1, h.shape[-1]), weights["head.weight"].astype(np.float64)) + weights["head.bias"]
-    out = out.reshape(*h.shape[:2], -1)
-    return spread_out(out, np.zeros(h.shape[:2]), model.levels.index(0.5))
+    out = each_row(h.reshape(-1, h.shape[-1]), member.weights["head.weight"]) + member.weights["head.bias"]
+    middle = member.header.decoder.quantiles.index(0.5)
+    return spread_out(out.reshape(*h.shape[:2], -1), np.zeros(h.shape[:2]), middle)

@@ -5,14 +5,15 @@ Legend: W steps of a window, K steps of the horizon, Q quantiles, I input size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm.data.grid import add_steps
 from openlstm.data.panel import LARGEST, Panel
-from openlstm.errors import ArgumentError, ShapeError, describe
+from openlstm.errors import ArgumentError, DataError, ShapeError, describe
 from openlstm.runtime import calibrate, recursive
-from openlstm.runtime.model import Model, too_large
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.recursive import Begun, Draws, Scaled
 from openlstm.runtime.window import Rows, reach, rows
@@ -29,7 +30,7 @@ class Stream:
     takes it up again.
     """
 
-    def __init__(self, model: Model, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
+    def __init__(self, model: Any, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
         if model.header.series.features:
             names = ", ".join(f.name for f in model.header.series.features)
             what, hint = "a stream of values has no place for covariates", "predict with a frame that holds them"
@@ -88,7 +89,7 @@ class CarriedStream(Stream):
     horizon: warm up again where a stream runs much longer, or where the level of the series has changed.
     """
 
-    def __init__(self, model: Model, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
+    def __init__(self, model: Any, values: ArrayLike | None = None, start: str | np.datetime64 | None = None) -> None:
         self._members, self._pushed, self._begun = model.members(), 0, list[Begun]()
         super().__init__(model, values, start)
         if len(self._values) >= model.window:
@@ -182,3 +183,12 @@ class CarriedStream(Stream):
         if not 1 <= horizon <= self._model.horizon:
             what, hint = "forecasts no further than its model", "fit a model of a longer horizon"
             raise ArgumentError.of("Stream.push", what, f"horizon={horizon}", f"1 to {self._model.horizon}", hint)
+
+
+def too_large(who: str, what: str, value: float) -> DataError:
+    """The error for a number beyond 1e100."""
+    expected, hint = (
+        f"numbers of at most {LARGEST:g} in size, NaN where missing",
+        "replace it, mark it as NaN, or take another unit",
+    )
+    return DataError.of(who, f"{what} is infinite or too large", repr(value), expected, hint)

@@ -20,7 +20,7 @@ from openlstm.tasks.examples import Examples
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
 
-CLEARLY = 0.97
+CLEARLY = 0.9
 """One forecaster alone is taken only if its error is below this part of the best mean's: a mean is the safer choice."""
 
 
@@ -109,14 +109,14 @@ def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def weigh(found: dict[str, np.ndarray], error) -> dict[str, float]:  # noqa: ANN001
-    """The weights of the mean with the smallest validation error: of one forecaster, or of the best two or three.
+    """The weights of the mean with the smallest validation error: of one forecaster, or of the best two to five.
 
     In a mean each one's weight falls with its error. `error` takes quantiles [N, K, Q].
     """
     errors = {name: error(values) for name, values in found.items()}
     order = sorted((name for name in found if np.isfinite(errors[name])), key=errors.__getitem__)
     tried: list[tuple[float, dict[str, float]]] = []
-    for count in range(2, min(len(order), 4) + 1):
+    for count in range(2, min(len(order), 5) + 1):
         inverse = {name: 1 / max(errors[name], 1e-9) for name in order[:count]}
         weights = {name: v / sum(inverse.values()) for name, v in inverse.items()}
         tried.append((error(np.asarray(sum(w * found[n] for n, w in weights.items()))), weights))

@@ -14,7 +14,7 @@ from rich.console import Console
 from openlstm._files import writable, write_whole
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
 from openlstm.errors import ArgumentError
-from openlstm.tasks.options import COLUMNS, FORMAT, Config, Options, split, with_options, write_config
+from openlstm.tasks.options import COLUMNS, FORMAT, NAMES, Config, Options, split, with_options, write_config
 
 TABLE = "A CSV, Parquet, Arrow or Excel file."
 Data = Annotated[Path, typer.Argument(metavar="DATA", help=TABLE, show_default=False)]
@@ -158,10 +158,11 @@ FITTED = (
 """The options of `fit forecast` that the constructor of `Forecaster` takes under the same names."""
 
 
-@with_options(form=FORMAT)
+@with_options(names=NAMES, form=FORMAT)
 def predict(
     model: ModelPath,
     data: Data,
+    names: Options,
     form: Options,
     future_data: FutureData = None,
     use: Use = "network",
@@ -182,7 +183,7 @@ def predict(
         if place is not None:
             writable(place, kinds, inputs)
     loaded = load(model)
-    panel = loaded.panel(data, future_data=future_data, options=form)
+    panel = loaded.panel(data, future_data=future_data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
     prediction = loaded.predict(panel, use=use)
     tell([f"forecast of: {prediction.source}"], quiet)
@@ -200,10 +201,11 @@ def predict(
         print(_as_csv(rows), end="")
 
 
-@with_options(form=FORMAT)
+@with_options(names=NAMES, form=FORMAT)
 def evaluate(
     model: ModelPath,
     data: Data,
+    names: Options,
     form: Options,
     origins: Annotated[
         int | None, integer(1, "So many forecasts of each series, one horizon apart. Without it all unseen.")
@@ -234,7 +236,7 @@ def evaluate(
         if place is not None:
             writable(place, kinds, (data, model))
     loaded = load(model)
-    panel = loaded.panel(data, options=form)
+    panel = loaded.panel(data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
     again = _again(loaded) if refit else None
     with status("scoring ...", quiet) as show:
@@ -270,9 +272,10 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
     Console().print(header_table(header, tensors, model))
 
 
-@with_options(form=FORMAT)
+@with_options(names=NAMES, form=FORMAT)
 def xray(
     model: ModelPath,
+    names: Options,
     form: Options,
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help=f"{TABLE} Noise if left out.", show_default=False)
@@ -306,7 +309,7 @@ def xray(
     from openlstm.tasks import xray as look
 
     loaded = load(model)
-    panel = None if data is None else loaded.panel(data, options=form)
+    panel = None if data is None else loaded.panel(data, options=names | form)
     if panel is not None:
         tell([f"note: {note.text}" for note in panel.notes], quiet)
     with status("looking ...", quiet), torch_aside():

@@ -17,14 +17,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-import openlstm
 from openlstm import model_file
 from openlstm._terminal import tell
 from openlstm.cells import BY_NAME
@@ -32,15 +31,16 @@ from openlstm.data import Columns, Format, read_panel
 from openlstm.data.panel import Panel
 from openlstm.engine.threads import torch_aside
 from openlstm.errors import ArgumentError, DataError
-from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training
+from openlstm.model_file import Header
 from openlstm.runtime.model import Model, build
 from openlstm.runtime.prediction import Prediction
-from openlstm.runtime.window import SMALLEST
-from openlstm.tasks import choice, recipe
+from openlstm.runtime.simulate import Simulation
+from openlstm.tasks import choice, outline, recipe, simulation
 from openlstm.tasks.evaluation import Evaluation, evaluate
 from openlstm.tasks.examples import Examples
-from openlstm.tasks.metrics import seasonal_scale
-from openlstm.tasks.network import ForecastNet
+from openlstm.tasks.groups import held_out
+from openlstm.tasks.network import Net, make
+from openlstm.tasks.simulation import Efficiency
 from openlstm.train import History, Options, progress, train
 from openlstm.train.progress import Training as Progress
 from openlstm.train.progress import clock_time
@@ -48,10 +48,15 @@ from openlstm.train.progress import clock_time
 QUANTILES = (0.1, 0.5, 0.9)
 """The median, and the 80 % band around it."""
 
+NEEDED = ("horizon", "members", "paths")
+
 EPOCHS = 20
 """A training is told and validated in so many parts."""
 
-LONGEST_WIDTH = 16  # of the embedding of a category
+WORSE = 1.1
+"""A validation loss is clearly worse from this multiple of the best on."""
+
+LONGEST_PERIOD = 10**6
 
 
 class Forecaster:
@@ -70,6 +75,11 @@ class Forecaster:
         window: steps the network reads.
         cell: a name from `cells.BY_NAME`: "lstm", "gru", "rnn_tanh", "peephole", ...
         hidden_size, num_layers: units of each layer, and layers on top of each other.
+        decoder: "direct" forecasts all steps at once; "recursive" the distribution of one after the other, and draws paths;
+            "simulate" tells the target from the `future` and `static` columns of the same steps, never from its own past.
+        distribution: of "recursive": "normal" (if None), "student-t", or "negative binomial" for counts.
+        paths: of "recursive": so many are drawn for each forecast.
+        warmup: of "simulate": steps at the beginning of a window that are not trained on; half of it if None.
         members: networks that differ in their seed alone.
         quantiles: what is forecast, 0.5 among them.
         baselines: keep the baselines in the model, and weigh them against the network on validation windows.
@@ -79,7 +89,7 @@ class Forecaster:
         seed: member k takes the seed `seed + k`. The same seed gives the same model on the same machine.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `panel_` (all that was read), `known_` (what was not held out),
-    `recipe_`, `histories_`, `notes_`, `warnings_`.
+    `recipe_`, `histories_`, `notes_`, `warnings_`, `held_out_` (bool [S], the series that were not trained on).
 
     >>> from openlstm.model_file import Step
     >>> t = np.arange(120)
@@ -106,6 +116,10 @@ class Forecaster:
         cell: str = "lstm",
         hidden_size: int | None = None,
         num_layers: int | None = None,
+        decoder: str = "direct",
+        distribution: str | None = None,
+        paths: int = 200,
+        warmup: int | None = None,
         members: int = 3,
         quantiles: tuple[float, ...] = QUANTILES,
         baselines: bool = True,
@@ -143,13 +157,22 @@ class Forecaster:
         return f"Forecaster({', '.join(f'{n}={v!r}' for n, v in changed.items())})"
 
     def fit(
-        self, data: Any, *, holdout: int = 0, form: Format | None = None, future_data: Any = None, quiet: bool = False
+        self,
+        data: Any,
+        *,
+        holdout: int = 0,
+        groups: str | Sequence[bool] | None = None,
+        form: Format | None = None,
+        future_data: Any = None,
+        quiet: bool = False,
     ) -> Forecaster:
-        """Train on all but the last `holdout` steps of each series.
+        """Train on all but the last `holdout` steps of each series, and on none of the series that are held out.
 
         Args:
             data: a path, a frame of pandas, polars or pyarrow, or a `Panel`.
             holdout: steps at the end of each series that are not looked at, for `evaluate`.
+            groups: a column that names a group of series, one of `series` or `static`: of its groups one in five is held out,
+                drawn with the seed; or for each series whether it is held out.
             form: how the file is written, where that is not found by itself.
             future_data: a path or frame with the covariates known ahead, for the steps behind the past.
             quiet: show no progress (it goes to standard error).
@@ -160,7 +183,9 @@ class Forecaster:
         """
         self._check()
         self.panel_ = panel = self.read(data, form=form, future_data=future_data)
-        self.known_ = known = panel.at(np.maximum(panel.history - holdout, 0)) if holdout else panel
+        self.held_out_ = held_out(panel, groups, self.seed)
+        known = panel.only(~self.held_out_) if self.held_out_.any() else panel
+        self.known_ = known = known.at(np.maximum(known.history - holdout, 0)) if holdout else known
         if not (panel.history > holdout).any():
             what, got = (
                 "every step of every series is held out",
@@ -168,9 +193,9 @@ class Forecaster:
             )
             raise DataError.of("fit", what, got, "steps to train on", "give longer series, or a smaller --holdout or --horizon")
         self.recipe_ = made = self._recipe(known)
-        header = self._header(known, made)
+        header = outline.header(self, known, made)
         self.notes_ = [*(note.text for note in panel.notes), *made.tell(known, self.horizon)]
-        units = _units(known, made.period)
+        units = outline.units(header, known)
         everything = Examples(header, known, np.zeros(len(known), np.int64), units)
         first = Examples(header, known, made.validation, units) if made.validation.any() else everything
         validated = len(first.validation) > 0
@@ -178,11 +203,15 @@ class Forecaster:
         tell([f"note: {note}" for note in self.notes_], quiet)
         one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
         with progress("training", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
-            parts, net = EPOCHS, ForecastNet(header, self.seed)
+            parts, net = EPOCHS, make(header, self.seed)
             if validated:
                 net, history = self._train(header, first, self._options(made, self.seed + self.members), bar)
-                parts = max(history.best.number, math.ceil(EPOCHS / 4))
-            kept = choice.choose(build(one, _tensors([net])), first, known, made.validation, baselines=self.baselines)
+                parts = _length(history)
+            judged = build(one, _tensors([net]))
+            if self.decoder == "simulate":
+                kept = simulation.choose(judged, known, made.validation, units)
+            else:
+                kept = choice.choose(judged, first, known, made.validation, baselines=self.baselines)
             ways = [self._options(made, self.seed + member, parts) for member in range(self.members)]
             found = [self._train(header, everything, way, bar) for way in ways]
         nets, self.histories_ = [net for net, _ in found], [history for _, history in found]
@@ -193,7 +222,7 @@ class Forecaster:
             **_tensors(nets),
             **kept.tensors,
             "series.names": np.frombuffer(names, np.uint8),
-            "series.last": _last_times(known),
+            "series.last": outline.last_times(known),
         }
         how = {
             "epochs": tuple(h.best.number for h in self.histories_),
@@ -201,7 +230,7 @@ class Forecaster:
             "name_bytes": len(names),
         }
         training = header.training.model_copy(update=how)
-        self.header_ = self._valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
+        self.header_ = outline.valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
         self.model_ = build(self.header_, self.tensors_)
         return self
 
@@ -209,10 +238,17 @@ class Forecaster:
         """Forecast the steps after the past of `data`; of the data it was fitted to, held-out steps included, if None."""
         return self._fitted().predict(self.panel_ if data is None else data, use=use)
 
-    def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
-        """Score it beside its baselines on the steps of `data` it has not seen; see `tasks.evaluation.evaluate`."""
+    def simulate(self, data: Any = None) -> Simulation:
+        """Every step of `data` from its covariates, of the decoder `simulate`; of the data it was fitted to if None."""
+        return self._fitted().simulate(self.panel_ if data is None else data)
+
+    def evaluate(self, data: Any = None, **options: Any) -> Evaluation | Efficiency:
+        """Score it on the steps of `data` it has not seen: beside its baselines, see `tasks.evaluation.evaluate`; what it
+        simulates by NSE and KGE, see `tasks.simulation.evaluate`.
+        """
         model = self._fitted()
-        return evaluate(model, self.panel_ if data is None else model.panel(data), **options)
+        panel = self.panel_ if data is None else model.panel(data)
+        return simulation.evaluate(model, panel) if self.decoder == "simulate" else evaluate(model, panel, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all."""
@@ -220,16 +256,20 @@ class Forecaster:
 
     def _check(self) -> None:
         """Refuse what no training can be made of, before the data are read."""
-        for name in ("horizon", "period", "window", "hidden_size", "num_layers", "members", "steps", "batch_size"):
+        for name in (*NEEDED, "period", "window", "hidden_size", "num_layers", "steps", "batch_size", "warmup"):
             value = getattr(self, name)
-            if value is None and name not in ("horizon", "members"):
+            if value is None and name not in NEEDED:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 what, got = f"{name} must be a whole number of at least 1", f"{name}={value!r}"
                 raise ArgumentError.of("Forecaster", what, got, "1, 2, 3, ...", f"pass a {name} above zero")
+        if self.period is not None and self.period > LONGEST_PERIOD:
+            what, got = "period is not what a model file can hold", f"period={self.period}"
+            raise ArgumentError.of("Forecaster", what, got, f"at most {LONGEST_PERIOD}", "pass another period")
         if self.cell not in BY_NAME:
             what, expected = f"unknown cell {self.cell!r}", ", ".join(BY_NAME)
             raise ArgumentError.of("Forecaster", what, repr(self.cell), expected, "use cell='lstm'")
+        outline.check_decoder(self)
         if self.size != "auto":
             what, hint = "size is chosen from the data, or part by part", "size='auto', or hidden_size, window, steps, ..."
             raise ArgumentError.of("Forecaster", what, f"size={self.size!r}", "'auto'", hint)
@@ -242,6 +282,7 @@ class Forecaster:
 
     def _recipe(self, known: Panel) -> recipe.Recipe:
         made = recipe.choose(known, self.horizon, period=self.period, window=self.window)
+        made = made.simulating(known, self.window) if self.decoder == "simulate" else made
         names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate")
         return replace(made, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
@@ -252,7 +293,7 @@ class Forecaster:
         for _ in range(3):
             begin = time.perf_counter()
             with torch_aside():
-                train(ForecastNet(header, 0), examples.loss(0), [torch.from_numpy(examples.train)], None, way)
+                train(make(header, 0), examples.loss(0), [torch.from_numpy(examples.train)], None, way)
             times.append(time.perf_counter() - begin)
         return min(times) * made.steps * trainings
 
@@ -269,8 +310,8 @@ class Forecaster:
             most_batches=batches,
         )
 
-    def _train(self, header: Header, examples: Examples, way: Options, bar: Progress) -> tuple[ForecastNet, History]:
-        net = ForecastNet(header, way.seed)
+    def _train(self, header: Header, examples: Examples, way: Options, bar: Progress) -> tuple[Net, History]:
+        net = make(header, way.seed)
         validation = [torch.arange(len(examples.validation))] if len(examples.validation) else None
         data = [torch.from_numpy(examples.train)]
         history = train(net, examples.loss(way.seed), data, validation, way, [bar], [bar.step])
@@ -285,66 +326,6 @@ class Forecaster:
         ids, future, past, static = (tuple(c) for c in (self.series, self.future, self.past, self.static))
         columns = Columns(self.time, self.target, ids, future, past, static, self.wide)
         return read_panel(data, columns, self.form_, future_data=future_data)
-
-    def _header(self, known: Panel, made: recipe.Recipe) -> Header:
-        """All that is known before the training; how it went is filled in afterwards."""
-        sizes = [float(np.nanmean(np.abs(p))) for s in range(len(known)) if not np.isnan(p := known.past(s)).all()]
-        moving = [size for size in sizes if size > 0]
-        spread = [float(np.nanstd(known.past(s))) for s in range(len(known)) if not np.isnan(known.past(s)).all()]
-        if spread and 0 < max(spread) < SMALLEST:
-            what, got = "the values differ by too little to compute with", f"a deviation of {max(spread):.3g}"
-            raise DataError.of("fit", what, got, f"at least {SMALLEST:g}", "take another unit")
-        first, last = known.starts.min(), _last_times(known).max().astype("datetime64[us]")
-        series = {
-            "time": known.time,
-            "target": known.target,
-            "ids": known.ids,
-            "step": known.step,
-            "zone": known.zone,
-            "form": Form(**vars(self.form_), wide=self.wide),
-            "period": made.period,
-            "window": made.window,
-            "horizon": self.horizon,
-            "scale": Scale(floor=1e-3 * min(moving, default=1.0)),
-            "calendar": made.calendar,
-            "lags": made.lags,
-            "features": _features(known.at(np.maximum(known.history - made.validation, 0))),
-        }
-        training = {
-            "first": str(first),
-            "last": str(last),
-            "epochs": (1,) * self.members,
-            "validation_loss": (),
-            "init": "default" if self.cell.startswith("rnn") else self.init,
-            "seed": self.seed,
-            "learning_rate": made.learning_rate,
-            "batch_size": made.batch_size,
-            "weight_decay": self.weight_decay,
-            "clip": Options.clip,
-        }
-        shape = {"hidden_size": made.hidden_size, "num_layers": made.num_layers, "members": self.members}
-        return self._valid(
-            {
-                "library": openlstm.__version__,
-                "task": "forecast",
-                "series": series,
-                "network": {"cell": self.cell, **shape},
-                "decoder": {"kind": "direct", "quantiles": tuple(self.quantiles), "width": made.width},
-                "training": training,
-            }
-        )
-
-    def _valid(self, parts: dict[str, Any]) -> Header:
-        try:
-            return Header(**{**parts, "decoder": Decoder.model_validate(parts["decoder"])} | _as_parts(parts))
-        except ValidationError as e:
-            first = e.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            what, got, expected = f"{name} is not what a model file can hold", f"{name}={first['input']!r}", first["msg"]
-            if not name:  # what is wrong is not one number alone
-                what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
-            hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
-            raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 
     def _fitted(self) -> Model:
         if "model_" not in vars(self):
@@ -363,6 +344,10 @@ def like(header: Header, **changed: Any) -> Forecaster:
         "hidden_size": shape.hidden_size,
         "num_layers": shape.num_layers,
         "members": shape.members,
+        "decoder": "direct" if header.decoder.kind == "linear" else header.decoder.kind,
+        "distribution": header.decoder.distribution,
+        "paths": header.decoder.paths or 200,
+        "warmup": header.decoder.warmup,
         "quantiles": header.decoder.quantiles,
         "baselines": len(header.forecasters) > 1,
         "init": training.init,
@@ -374,49 +359,17 @@ def like(header: Header, **changed: Any) -> Forecaster:
     return Forecaster(series.horizon, **{**same, **changed})
 
 
-def _as_parts(parts: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a header as their classes."""
-    kinds = {"series": model_file.Series, "network": Network, "training": Training}
-    return {name: kind.model_validate(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
+def _length(history: History) -> int:
+    """How many epochs to train: all of them, unless the last ones made the validation loss clearly worse."""
+    losses = [e.validation_loss for e in history.epochs]
+    if np.mean(losses[-3:]) <= WORSE * history.best.validation_loss:
+        return len(losses)
+    return max(history.best.number, math.ceil(len(losses) / 4))
 
 
-def _tensors(nets: list[ForecastNet]) -> dict[str, np.ndarray]:
+def _tensors(nets: list[Net]) -> dict[str, np.ndarray]:
     return {
         f"member.{k}.{name}": value.detach().cpu().numpy().copy()
         for k, net in enumerate(nets)
         for name, value in net.state_dict().items()
     }
-
-
-def _last_times(known: Panel) -> np.ndarray:
-    """The time of the last known step of each series, int64 [S] in microseconds since 1970; its start where it has no past."""
-    return np.array([known.times(s)[max(int(n) - 1, 0)].astype(np.int64) for s, n in enumerate(known.history)], dtype=np.int64)
-
-
-def _units(known: Panel, period: int) -> np.ndarray:
-    """The mean seasonal change of each series, the unit of its errors, float64 [S]; where there is none, its deviation."""
-    past = known.pasts(4096)
-    unit = seasonal_scale(past, period)
-    for other in (seasonal_scale(past, 1), np.array([np.nanstd(p) if (~np.isnan(p)).any() else np.nan for p in past])):
-        unit = np.where(np.isfinite(unit) & (unit > 0), unit, other)
-    typical = np.nanmedian(unit[unit > 0]) if (unit > 0).any() else 1.0
-    return np.where(np.isfinite(unit) & (unit > 0), unit, typical)
-
-
-def _features(panel: Panel) -> tuple[Feature, ...]:
-    """The covariates of a panel as the network reads them, scaled by what is known in it."""
-    out = []
-    for c in panel.covariates:
-        values = c.values
-        if c.role != "static":
-            steps = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)
-            values = values[steps < np.repeat(panel.history, panel.lengths)]
-        marked = bool(np.isnan(values).any())
-        if c.categories is not None:
-            width = min(LONGEST_WIDTH, math.ceil(len(c.categories) ** 0.5) + 1)
-            out.append(Feature(name=c.name, role=c.role, categories=c.categories, width=width, marked=marked))
-            continue
-        known = values[~np.isnan(values)]
-        mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
-        out.append(Feature(name=c.name, role=c.role, mean=mean, deviation=deviation or 1.0, marked=marked))
-    return tuple(out)

@@ -116,7 +116,10 @@ class StepNet(nn.Module):
         return torch.cat([mean, scale, nn.functional.softplus(out[..., 2:]) + 2], -1)
 
 
-def make(header: Header, seed: int) -> ForecastNet | StepNet:
+Net = ForecastNet | StepNet
+
+
+def make(header: Header, seed: int) -> Net:
     """The network of a header before its first step of training."""
     return (ForecastNet if header.decoder.kind in ("linear", "direct") else StepNet)(header, seed)
 
@@ -157,7 +160,7 @@ def _spread_out(out: Tensor, base: Tensor, middle: int) -> Tensor:
     return torch.cat([below, median, above], -1)
 
 
-def network(header: Header, tensors: dict[str, np.ndarray] | None = None, member: int = 0) -> ForecastNet | StepNet:
+def network(header: Header, tensors: dict[str, np.ndarray] | None = None, member: int = 0) -> Net:
     """One member of a model file as a torch module: as it was trained, or without tensors as it was before its first step."""
     net = make(header, header.training.seed + member)
     if tensors is not None:

@@ -31,6 +31,10 @@ COLUMNS: dict[str, Any] = {
     "static": _names("Columns with one value for each series.", "--static"),
     "wide": Annotated[bool, typer.Option("--wide", help="Every column but the dates is a series of its own.")],
 }
+NAMES = {
+    "time": _text("The column of dates, if not the one of the training.", "--time", metavar="COLUMN"),
+    "target": _text("The column of numbers, if not the one of the training.", "--target", metavar="COLUMN"),
+}
 FORMAT: dict[str, Any] = {
     "time_format": _text("How dates are written, as in strftime, e.g. '%d/%m/%Y'."),
     "zone": _text("The time zone of local times, e.g. Europe/Berlin."),

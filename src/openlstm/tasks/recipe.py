@@ -5,7 +5,7 @@ Legend: S series, N known steps of all of them, m steps of a season, K steps of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from openlstm.data.panel import Panel
 from openlstm.model_file import Lag, Step
 
 YEARS = 2  # so many have to be seen before the place in the year is an input
-LONG = 96  # steps of a window of long series, where neither season nor horizon asks for more
+LONGEST = 400  # steps of a window of `simulate`, unless asked for
+MANY = 5000  # known steps of all series together, from which on the network is large
+LEAST, LONG = 8, 48  # steps of a window, and of a window of long series where neither season nor horizon asks for more
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Recipe:
     learning_rate: float
     validation: np.ndarray
 
+    def simulating(self, panel: Panel, window: int | None = None) -> Recipe:
+        """The same for `simulate`: windows of a year (400 steps at most), no lags, smaller batches of many targets each."""
+        year = min(round(1 / panel.step.years()), LONGEST)
+        W = window or max(self.window, min(year, int(np.median(panel.history)) // 3))
+        return replace(self, window=W, lags=(), batch_size=min(self.batch_size, 64))
+
     def tell(self, panel: Panel, horizon: int) -> list[str]:
         """What was chosen and why, a line each."""
         known, S = int(panel.history.sum()), len(panel)
@@ -53,23 +61,23 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     """Window, size and training from the amount of data.
 
     - season m: as given, or as the sampling interval suggests
-    - window: max(2 m + K / 2, 2 K); a week of hours where a day is the season; 96 steps where the series are long enough
-    - lags: the same place in the last two seasons, and a week before where a day is the season
+    - window: max(2 m, K, 8), or a sixth of the series up to 48 steps; lags reach further back
+    - lags: the same place in the last three seasons, and a week before where a day is the season
     - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
-    - size: 64 units, 32 where fewer than 1,000 steps are known
+    - size: 64 units, 500 to 1,000 steps of 256 windows; where fewer than 5,000 steps are known 32 units, 600 steps of 64
 
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
-    >>> recipe.window, recipe.lags, recipe.validation.tolist()
-    (30, (Lag(season=12, back=0), Lag(season=12, back=1)), [24])
+    >>> recipe.window, len(recipe.lags), recipe.validation.tolist()
+    (24, 3, [24])
     """
     step = panel.step
     m = period or guess_period(step)
     week = WEEK // step.count if step.unit == "second" and WEEK % step.count == 0 else 0
     long = int(np.median(panel.history))
     second = week if step.count < DAY and m * step.count == DAY and long >= 3 * week else 0
-    W = max(2 * m + horizon // 2 if m > 1 else 2, 2 * horizon, second, min(LONG, long // 4))
-    lags = (Lag(season=m), Lag(season=m, back=1)) if m > 1 else ()
+    W = max(2 * m if m > 1 else 1, horizon, LEAST, min(LONG, long // 6))
+    lags = tuple(Lag(season=m, back=back) for back in range(3)) if m > 1 else ()
     lags += (Lag(season=second),) if second else ()
     known = int(panel.history.sum())
     return Recipe(
@@ -77,12 +85,12 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
         window=window or W,
         lags=lags,
         calendar=_calendar(panel.step, long),
-        hidden_size=64 if known >= 1000 else 32,
+        hidden_size=64 if known >= MANY else 32,
         num_layers=1,
         width=24,
-        batch_size=256 if known >= 5000 else 64,
-        steps=500 if known >= 1000 else 300,
-        learning_rate=3e-3,
+        batch_size=256 if known >= MANY else 64,
+        steps=int(np.clip(known // 150, 500, 1000)) if known >= MANY else 600,
+        learning_rate=3e-3 if known >= MANY else 1e-2,
         validation=_validation(panel.history, horizon, m),
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from openlstm.data.grid import show_time
+from openlstm.data.grid import add_steps, show_time
 from openlstm.data.panel import Panel
 from openlstm.errors import missing_extra
 from openlstm.runtime.prediction import bands
@@ -167,8 +167,13 @@ class Evaluation:
 
     def span(self) -> tuple[np.datetime64, np.datetime64]:
         """The first and the last time that is scored, over all series."""
-        some = [self.panel.times(s)[self.rows.at[self.rows.series == s]] for s in np.unique(self.rows.series)]
-        return min(t.min() for t in some), max(t.max() for t in some)
+        series, first = np.unique(self.rows.series, return_index=True)
+        last = np.append(first[1:], len(self.truth)) - 1  # the rows of a series rise
+        start, at = self.panel.starts[series], self.rows.at
+        begin, end = (
+            [add_steps(t, self.panel.step, n) for t, n in zip(start, at[rows], strict=True)] for rows in (first, last)
+        )
+        return np.min(begin), np.max(end)
 
     def columns(self) -> dict[str, np.ndarray]:
         """One array for each column, one row for each series and forecaster: the ids, `forecaster`, and every metric."""
@@ -222,6 +227,21 @@ def figure(value: float | None, metric: str = "mae") -> str:
     if 1e4 <= abs(value) < 1e6:
         return f"{value:,.0f}"
     return f"{value:.4g}" if 1e-4 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """A share for a table.
+
+    >>> percent(0.814), percent(None)
+    ('81 %', '-')
+    """
+    return "-" if share is None or not np.isfinite(share) else f"{share:.0%}".replace("%", " %")
+
+
+def shown_bands(levels: tuple[float, ...]) -> list[int]:
+    """The shares of at most two bands for a table: the widest, and 80 % or else the narrowest."""
+    shares = [share for share, _, _ in bands(levels)]
+    return sorted({shares[0], 80 if 80 in shares else shares[-1]}) if shares else []
 
 
 def _less(small: float, large: float) -> str:

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from openlstm.data.grid import name_step, show_time
-from openlstm.runtime.prediction import bands
-from openlstm.tasks.scores import BEST, Evaluation, figure
+from openlstm.tasks.scores import BEST, Evaluation, figure, percent, shown_bands
 
 NAMES = 19  # letters of a forecaster or series
 
@@ -37,12 +36,6 @@ def heading(evaluation: Evaluation) -> str:
     many = f"{origins} origin{'s' * (origins != 1)}{refitted}"
     steps = name_step(panel.step, evaluation.horizon)
     return f"{panel.target}: {series}{steps} ahead, {many}, {show_time(first)} to {show_time(last)}"
-
-
-def shown_bands(levels: tuple[float, ...]) -> list[int]:
-    """The shares of at most two bands for a table: the widest, and 80 % or else the narrowest."""
-    shares = [share for share, _, _ in bands(levels)]
-    return sorted({shares[0], 80 if 80 in shares else shares[-1]}) if shares else []
 
 
 def _over_all(evaluation: Evaluation) -> Table:
@@ -93,15 +86,6 @@ def _counted(evaluation: Evaluation) -> list[str]:
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
             said.append(f"{len(names):,} of {len(evaluation.panel):,} series {why}: {'; '.join(names[:3])}{more}.")
     return said
-
-
-def percent(share: float | None) -> str:
-    """A share for a table.
-
-    >>> percent(0.814), percent(None)
-    ('81 %', '-')
-    """
-    return "-" if share is None or not np.isfinite(share) else f"{share:.0%}".replace("%", " %")
 
 
 def _short(name: str) -> str:

@@ -21,6 +21,7 @@ from openlstm.errors import ArgumentError
 from openlstm.insight.report import Report
 from openlstm.insight.xray import xray
 from openlstm.model_file import Header
+from openlstm.model_file.header import COUNTS
 from openlstm.runtime.model import load
 from openlstm.tasks.evaluation import evaluate
 from openlstm.tasks.examples import example_windows
@@ -62,6 +63,7 @@ def forecaster(
             what, hint = "the model reads covariates, and noise has none", "openlstm xray MODEL DATA"
             raise ArgumentError.of("xray", what, f"no DATA, and a model that reads {names}", "DATA", hint)
         noise = np.random.default_rng(0).standard_normal((NOISE, series.window + series.horizon))
+        noise = np.rint(np.exp(noise)) if header.decoder.distribution == COUNTS else noise
         given = example_windows(header, Panel.of(list(noise), "2001-01-01", series.step), NOISE)
         lag = lag if lag is not None else min(series.period, series.window - 1)
         report = xray(net, given[:-1], lag=lag, before=before, features=inputs(header), name=name)
