@@ -5,7 +5,6 @@ Legend: N validation windows, T steps of the past, K steps of the horizon, Q qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +20,7 @@ from openlstm.tasks.examples import Examples
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
 
-FEW = 10
-"""From so many validation windows side by side on, one forecaster alone can win."""
-
-CLEARLY = 0.9
-"""One forecaster alone is taken only if its error is below this part of the best mean's: a mean is the safer choice."""
+POWER, SMALLEST_WEIGHT = 6, 0.02
 
 
 class Choice(NamedTuple):
@@ -72,7 +67,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
     order = ["network", *(name for name in kept if name in found)]
     apart = int((validation // setting.horizon).sum())  # windows that share no target
-    weights = weigh({name: found[name] for name in order}, error, alone=apart >= FEW)
+    weights = weigh({name: error(found[name]) for name in order})
     out, warnings = [], []
     for name in order:
         correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
@@ -113,24 +108,17 @@ def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.where(place >= begins[:, None], rows.values[np.maximum(place, 0)], np.nan)
 
 
-def weigh(found: dict[str, np.ndarray], error: Callable[[np.ndarray], float], *, alone: bool = True) -> dict[str, float]:
-    """The weights of the mean with the smallest validation error: of one forecaster, or of the best two to five.
+def weigh(errors: dict[str, float]) -> dict[str, float]:
+    """The weights of the mean that `best` is: error to the power of -6, and nothing below two percent.
 
-    In a mean each one's weight falls with its error.
+    One that is far better than the others stands nearly alone; where the errors are close, it is a mean of many, which is the
+    safer choice.
 
-    Args:
-        found: quantiles [N, K, Q] of each.
-        error: of such quantiles.
-        alone: whether fewer than five may be taken, or one alone.
+    >>> {name: round(w, 2) for name, w in weigh({"network": 1.0, "ets": 1.1, "naive": 3.0}).items()}
+    {'network': 0.64, 'ets': 0.36}
     """
-    errors = {name: error(values) for name, values in found.items()}
-    order = sorted((name for name in found if np.isfinite(errors[name])), key=errors.__getitem__)
-    tried: list[tuple[float, dict[str, float]]] = []
-    for count in range(2 if alone else min(len(order), 5), min(len(order), 5) + 1):
-        inverse = {name: 1 / max(errors[name], 1e-9) for name in order[:count]}
-        weights = {name: v / sum(inverse.values()) for name, v in inverse.items()}
-        tried.append((error(np.asarray(sum(w * found[n] for n, w in weights.items()))), weights))
-    if not tried:
-        return {order[0] if order else next(iter(found)): 1.0}
-    best, weights = min(tried, key=lambda one: one[0])
-    return {order[0]: 1.0} if alone and errors[order[0]] < CLEARLY * best else weights
+    known = {name: max(e, 1e-9) for name, e in errors.items() if np.isfinite(e)} or {next(iter(errors)): 1.0}
+    least = min(known.values())
+    raw = {name: (e / least) ** -POWER for name, e in known.items()}
+    kept = {name: w for name, w in raw.items() if w / sum(raw.values()) >= SMALLEST_WEIGHT}
+    return {name: w / sum(kept.values()) for name, w in kept.items()}

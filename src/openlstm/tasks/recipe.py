@@ -71,7 +71,7 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
     >>> recipe.window, len(recipe.lags), recipe.validation.tolist()
-    (24, 3, [24])
+    (24, 3, [30])
     """
     step = panel.step
     m = period or guess_period(step)
