@@ -20,7 +20,10 @@ from openlstm.tasks.examples import Examples
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
 
-POWER, SMALLEST_WEIGHT = 6, 0.02
+POWER, SMALLEST_WEIGHT = 4, 0.02
+
+FEW = 10
+"""With fewer validation windows side by side, baselines are also scored on earlier windows."""
 
 
 class Choice(NamedTuple):
@@ -67,7 +70,10 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
     order = ["network", *(name for name in kept if name in found)]
     apart = int((validation // setting.horizon).sum())  # windows that share no target
-    weights = weigh({name: error(found[name]) for name in order})
+    errors = {name: error(found[name]) for name in order}
+    if apart < FEW:
+        errors = _with_earlier(errors, early, examples, panel.history - validation, setting)
+    weights = weigh(errors)
     out, warnings = [], []
     for name in order:
         correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
@@ -87,6 +93,29 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         enough = tuple(bool(e) for e in correction.enough.all(0))
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
     return Choice(tuple(out), {n: t for n, t in tensors.items()}, tuple(warnings), left_out)
+
+
+def _with_earlier(
+    errors: dict[str, float], fitted: dict[str, Baseline], examples: Examples, cut: np.ndarray, setting: Setting
+) -> dict[str, float]:
+    """Errors over the validation windows and over earlier ones, from the first third of each series to its `cut` [S].
+
+    The network has been trained on those: its error there is taken to be to the mean of the baselines what it is on validation.
+    """
+    begins, K = examples.rows.begins, setting.horizon
+    at = [b + np.arange(max(c // 3, setting.period + 2), c - K + 1, max(1, K // 2)) for b, c in zip(begins, cut, strict=True)]
+    of = np.repeat(np.arange(len(begins)), [len(a) for a in at])
+    rows_at = np.concatenate([*at, np.zeros(0, np.int64)]).astype(np.int64)
+    names = [name for name in errors if name in fitted]
+    if not len(rows_at) or not names:
+        return errors
+    truth = examples.rows.values[rows_at[:, None] + np.arange(K)]
+    unit, past = examples.units[of][:, None], pasts(examples.rows, rows_at, of)
+    share = lambda e: float(np.nanmean(np.abs(e - truth) / unit))  # noqa: E731
+    early = {name: share(fitted[name].forecast(past, setting)) for name in names}
+    mean = lambda e: float(np.exp(np.mean([np.log(max(e[name], 1e-9)) for name in names])))  # noqa: E731
+    early["network"] = errors["network"] * mean(early) / mean(errors)
+    return {name: (e + early[name]) / 2 for name, e in errors.items() if name in early}
 
 
 def fit(panel: Panel, setting: Setting) -> tuple[dict[str, Baseline], dict[str, str]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from openlstm.data.grid import name_step, show_time
+from openlstm.model_file import Header
 from openlstm.tasks.scores import BEST, Evaluation, figure, percent, shown_bands
+from openlstm.tasks.simulation import Efficiency
 
 NAMES = 19  # letters of a forecaster or series
 
@@ -98,3 +103,55 @@ def _table(title: str, first: str, *columns: str) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name == "best there" else "right", no_wrap=True)
     return table
+
+
+def efficiency_table(found: Efficiency) -> RenderableType:
+    """NSE, KGE and the share inside the widest band: the median over the series, and the worst of them."""
+    shares = list(found.coverage)[:1]
+    table = _table(
+        f"{found.simulation.panel.target}: {len(found.nse):,} series", "series", "NSE", "KGE", *(f"in {s}%" for s in shares)
+    )
+    scored = np.flatnonzero(found.steps > 0)
+    worst = scored[np.argsort(found.nse[scored], kind="stable")][:5]
+    show = lambda v, form: "-" if np.isnan(v) else format(v, form)  # noqa: E731
+    over = lambda a: float(np.nanmedian(a[scored])) if (~np.isnan(a[scored])).any() else np.nan  # noqa: E731
+    bands_ = [found.coverage[s] for s in shares]
+    table.add_row(
+        "median",
+        show(over(found.nse), ".3f"),
+        show(over(found.kge), ".3f"),
+        *(show(over(b), ".0%") for b in bands_),
+        style="bold",
+    )
+    for s in worst if len(scored) > 1 else []:
+        numbers = (show(found.nse[s], ".3f"), show(found.kge[s], ".3f"), *(show(b[s], ".0%") for b in bands_))
+        table.add_row(escape(found.simulation.panel.name(int(s))), *numbers)
+    return table
+
+
+def header_table(header: Header, tensors: dict[str, np.ndarray], path: Path) -> RenderableType:
+    """What a model file holds, in words."""
+    series, shape, training, decoder = header.series, header.network, header.training, header.decoder
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    cell = f"{shape.num_layers} x {shape.hidden_size} {shape.cell}, {shape.members} member{'s' * (shape.members != 1)}"
+    numbers = sum(a.size for name, a in tensors.items() if name.startswith("member."))
+    lines = {
+        "file": f"{path.name}: version {header.version}, written by openlstm {header.library}",
+        "forecasts": f"{series.target}, {name_step(series.step, series.horizon)} ahead, from windows of {series.window}",
+        "series": f"{training.series:,} seen, named by {', '.join(series.ids)}" if series.ids else "one",
+        "time": series.time + (f", zone {series.zone}" if series.zone else ""),
+        "quantiles": ", ".join(f"{q:g}" for q in decoder.quantiles),
+        "network": f"{cell}, {numbers:,} numbers; {decoder.kind} decoder",
+        "reads": ", ".join([*series.calendar, *(f"{f.name} ({f.role})" for f in series.features)]) or "the target alone",
+        "trained on": f"{training.first[:10]} to {training.last[:10]}, seed {training.seed}, {training.init}",
+    }
+    for name, text in lines.items():
+        table.add_row(name, escape(text))
+    told = _table("\nValidation", "forecaster", "MASE", "weight in best", "bands")
+    for one in header.forecasters:
+        error = "-" if one.error is None else f"{one.error:.3f}"
+        banded = "-" if not one.enough else "calibrated" if all(one.enough) else "too few windows"
+        told.add_row(one.name, error, f"{one.weight:.2f}" if one.weight else "-", banded)
+    return Group(table, told)
