@@ -61,8 +61,8 @@ model = openlstm.load({str(model)!r})
 values = np.arange(80.0)
 stream = model.stream(values[:-1], start="2001-01-01")
 found = {{use: model.predict(values, use=use, start="2001-01-01").median for use in model.names}}
-same = bool((stream.push(values[-1]).median == found["network"]).all())
-print(len(found) > 5, same, bool(np.isfinite([*found.values()]).all()))
+same = (stream.push(values[-1]).median == found["network"]).all()
+print(len(found) > 5, bool(same), bool(np.isfinite([*found.values()]).all()))
 """
     done = base(code)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True True True", "")

@@ -32,6 +32,7 @@ fit_app = typer.Typer(**described(FIT, "Train a model on a table and save it."),
 app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
 add(fit_app, command.fit_forecast, "forecast")
+add(fit_app, command.fit_simulate, "simulate")
 for _command in (command.check, command.predict, command.evaluate, command.inspect, command.xray):
     add(app, _command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,9 +12,11 @@ import pytest
 
 import openlstm
 from openlstm import cli, model_file
+from openlstm.model_file import Header
 from openlstm.tasks import xray as look
+from openlstm.tasks.forecast import Forecaster, like
 
-FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--epochs", "2", "-q"]
+FIT = ["--horizon", "7", "--members", "1", "--hidden-size", "8", "--steps", "40", "-q"]
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +28,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values[[60, 61]] = np.nan
     frame = pl.DataFrame({"date": np.datetime64("2001-01-01", "D") + t, "sales": values})
     frame.with_columns(pl.col("sales").fill_nan(None)).write_csv(folder / "a.csv")
-    frame[:20].write_csv(folder / "short.csv")
+    frame[:8].write_csv(folder / "short.csv")
     fit = ["fit", "forecast", str(folder / "a.csv"), "--time", "date", "--target", "sales", *FIT]
     assert cli.main([*fit, "-o", str(folder / "m.safetensors")]) == 0
     assert cli.main([*fit, "--init", "chrono=14", "-o", str(folder / "c.safetensors")]) == 0
     return folder
+
+
+def quick(header: Header, **changed: Any) -> Forecaster:
+    """The forecaster that is trained again, for a moment only."""
+    return like(header, **{**changed, "steps": 20})
 
 
 class Ran:
@@ -105,7 +113,7 @@ def test_a_lag_beyond_the_window_is_told_in_the_report(place: Path, capsys: pyte
 def test_apply_trains_with_the_advice_and_writes_a_new_model_beside_the_old(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(look, "EPOCHS", 1)
+    monkeypatch.setattr(look, "like", quick)
     command = ("xray", place / "m.safetensors", place / "a.csv", "--lag", 29, "--apply", "--json", "-q")
     found = json.loads(Ran(capsys, *command).out)
     if found["word"] == "blocked":
@@ -117,14 +125,13 @@ def test_apply_trains_with_the_advice_and_writes_a_new_model_beside_the_old(
         assert found["advised"] is None
 
 
-def test_apply_writes_what_is_advised(place: Path) -> None:
+def test_apply_writes_what_is_advised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an advice that is given, so that it does not hang on what this small network is."""
     from types import SimpleNamespace
 
-    from openlstm.data import read_series
-
+    monkeypatch.setattr(look, "like", quick)
     header, _ = model_file.read(place / "m.safetensors")
-    series = read_series(place / "a.csv", "date", "sales")
+    series = openlstm.load(place / "m.safetensors").panel(place / "a.csv")
     report = SimpleNamespace(advice=SimpleNamespace(best=SimpleNamespace(flag="forget-bias=2")))
     done = look.apply(report, header, series, place / "m.safetensors", quiet=True)  # type: ignore[arg-type]
     assert done is not None and Path(done["model"]).name == "m-forget-bias-2.safetensors"
@@ -139,7 +146,7 @@ def test_apply_writes_what_is_advised(place: Path) -> None:
     [
         (["no.safetensors", "a.csv"], "there is no such file"),
         (["a.csv", "a.csv"], "cannot be read: truncated, damaged, or not a safetensors file"),
-        (["m.safetensors", "short.csv"], "no window of the series holds a known value and a known target"),
+        (["m.safetensors", "short.csv"], "no window holds a known value and a known target"),
         (["m.safetensors", "a.csv", "--target", "sale"], "there is no column 'sale'"),
         (["m.safetensors", "a.csv", "-o", "no/report.html"], "its folder does not exist"),
         (["m.safetensors", "a.csv", "-o", "report.pdf"], "has an unknown file extension"),

@@ -329,9 +329,9 @@ def test_columns_are_found_where_that_leaves_no_doubt(tmp_path: Path) -> None:
     ("text", "error"),
     [
         (
-            "a,b,y\n2001-01-01,2001-01-02,1\n",
-            "a.csv: has several columns that read as dates\n  got       a, b\n  expected  one of them as the time\n"
-            "  hint      name it: --time a",
+            "made,day,y\n2001-01-01,2001-01-02,1\n",
+            "a.csv: has several columns that read as dates\n  got       made, day\n  expected  one of them as the time\n"
+            "  hint      name it: --time day",
         ),
         (
             "a,b,y\n1,x,1\n",

@@ -14,7 +14,7 @@ from tests.tasks import drawn
 from openlstm.data.panel import Panel
 from openlstm.errors import ArgumentError, DataError
 from openlstm.runtime import Network, recursive
-from openlstm.runtime.model import Model
+from openlstm.runtime.model import Model, build
 from openlstm.runtime.recursive import Draws, Scaled
 from openlstm.runtime.stream import CarriedStream
 from openlstm.runtime.window import rows
@@ -196,6 +196,15 @@ def test_a_push_is_one_step_of_each_network(monkeypatch: pytest.MonkeyPatch) -> 
     found = stream.push(3.0, horizon=4)
     assert found is not None and found.values.shape == (1, 4, 4)
     assert ran == [(1, 1)] * 2 + [(1, 6)] * 6  # three more steps of the paths of each member
+
+
+def test_each_push_draws_anew() -> None:
+    """A network of zeros says the same after every value; what is drawn from it differs."""
+    head = drawn.header("normal", features=False)
+    still = build(head, {n: np.zeros(shape, np.float32) for n, (_, shape) in head.tensors().items()})
+    stream = stream_of(still, counts(15))
+    found = [stream.push(4.0) for _ in range(3)]
+    assert len({one.values.tobytes() for one in found if one is not None}) == 3
 
 
 def test_a_stream_says_when_and_goes_on_where_it_was_after_a_wrong_value() -> None:

@@ -305,7 +305,7 @@ def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytes
         def _possible(self) -> Limited:
             raise ValueError("more than 9 numbers")
 
-    monkeypatch.setattr("openlstm.tasks.forecast.Header", Limited)
+    monkeypatch.setattr("openlstm.tasks.outline.Header", Limited)
     monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
     fails(
         ArgumentError,

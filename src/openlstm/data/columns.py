@@ -137,7 +137,8 @@ def _find_time(table: Table, columns: Columns, form: Format) -> str:
         got, hint = short(", ".join(left)) or "no other column", "name it: --time NAME"
         raise DataError.of(table.name, "has no column that reads as dates", got, "a column of dates", hint)
     what, expected = "has several columns that read as dates", "one of them as the time"
-    raise DataError.of(table.name, what, short(", ".join(found)), expected, f"name it: --time {_word(found[0])}")
+    likely = next((name for name in found if re.search("date|time|year|day|month", name.lower())), found[0])
+    raise DataError.of(table.name, what, short(", ".join(found)), expected, f"name it: --time {_word(likely)}")
 
 
 def _find_target(table: Table, columns: Columns, form: Format) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CLOCKS = ("", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
 DATES = (
     ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
-    + ("%d %B %Y", "%B %d, %Y", "%d-%B-%Y", "%d. %B %Y", "%d%B%Y", "%Y-%B-%d")  # %B reads Jan and January
+    + ("%d %B %Y", "%B %d, %Y", "%d-%B-%Y", "%B-%d-%Y", "%d. %B %Y", "%d%B%Y", "%Y-%B-%d")  # %B reads Jan and January
     + ("%y-%m-%d", "%y/%m/%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y", "%m-%d-%y", "%d-%B-%y", "%d %B %y")
 )
 MONTHS = ("%Y-%m", "%Y/%m", "%m/%Y", "%m.%Y", "%m-%Y", "%B %Y", "%B-%Y", "%Y %B", "%Y-%B", "%YM%m", "%B-%y", "%B %y")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,9 @@ def needed(level: float) -> int:
     return math.ceil(round(1 / min(level, 1 - level), 9)) - 1
 
 
-def correct(truth: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> Correction:
+def correct(
+    truth: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: Sequence[float], *, windows: int | None = None
+) -> Correction:
     """Learn the correction from windows that the model was not fitted to.
 
     For a level q above the median the shift is the error (truth - quantile) / scale of rank ceil((n + 1) q) among n, below it
@@ -52,6 +55,8 @@ def correct(truth: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels:
         quantiles: [n, K, Q], rising.
         scale: [n], the scale of each window's series; windows without one (0, NaN) are left out.
         levels: the Q levels.
+        windows: so many of the windows share no target. Errors that overlap say less than their number: each quantile is then
+            further from the median, as Student's t with so many values is wider than the normal distribution.
 
     Source: Vovk, Gammerman & Shafer 2005; Romano, Patterson & Candes 2019 (conformalized quantile regression), each end alone.
 
@@ -74,7 +79,34 @@ def correct(truth: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels:
                 exact = round((len(e) + 1) * level, 9)  # 10 * 0.9 is not quite 9
                 rank = math.ceil(exact) if level > 0.5 else math.floor(exact)
                 shift[k, q] = e[min(max(rank, 1), len(e)) - 1]
+    if windows is not None:
+        middle = int(np.argmin(np.abs(np.asarray(levels) - 0.5)))
+        from_median = (quantiles[usable] - quantiles[usable][..., middle : middle + 1]) / scale[usable, None, None]
+        away = (from_median.mean(0) if usable.any() else 0.0) + shift
+        shift = shift + away * [widening(level, windows) - 1 for level in levels]
     return Correction(shift, count, count >= [needed(level) for level in levels])
+
+
+def widening(level: float, count: int) -> float:
+    """How much further a new value's quantile lies from the mean if mean and deviation come from `count` values only.
+
+    The quantile of Student's t with count - 1 degrees of freedom times sqrt(1 + 1 / count), over that of the normal
+    distribution; 1 for the median.
+
+    Source: Fisher & Cornish 1960, for the quantile of t.
+
+    >>> [round(widening(0.9, n), 2) for n in (2, 3, 5, 10, 1000)]
+    [2.94, 1.7, 1.31, 1.13, 1.0]
+    """
+    z, n = NormalDist().inv_cdf(level), max(count, 2)
+    if abs(level - 0.5) < 1e-9:
+        return 1.0
+    v = n - 1
+    if v <= 2:
+        t = math.tan(math.pi * (level - 0.5)) if v == 1 else (2 * level - 1) / math.sqrt(2 * level * (1 - level))
+    else:
+        t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    return t / z * math.sqrt(1 + 1 / n)
 
 
 def correct_points(truth: np.ndarray, points: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> Correction:

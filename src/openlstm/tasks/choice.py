@@ -20,8 +20,10 @@ from openlstm.tasks.examples import Examples
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
 
-CLEARLY = 0.9
-"""One forecaster alone is taken only if its error is below this part of the best mean's: a mean is the safer choice."""
+POWER, SMALLEST_WEIGHT = 4, 0.02
+
+FEW = 10
+"""With fewer validation windows side by side, baselines are also scored on earlier windows."""
 
 
 class Choice(NamedTuple):
@@ -67,10 +69,14 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     unit = examples.units[of][:, None]
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
     order = ["network", *(name for name in kept if name in found)]
-    weights = weigh({name: found[name] for name in order}, error)
+    apart = int((validation // setting.horizon).sum())  # windows that share no target
+    errors = {name: error(found[name]) for name in order}
+    if apart < FEW:
+        errors = _with_earlier(errors, early, examples, panel.history - validation, setting)
+    weights = weigh(errors)
     out, warnings = [], []
     for name in order:
-        correction = calibrate.correct(truth, found[name], scale, model.levels)
+        correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
         found[name] = calibrate.apply(correction.shift, found[name], scale, model.levels)
         tensors[f"calibration.{name}"] = correction.shift.astype(np.float32)
         enough = tuple(bool(e) for e in correction.enough.all(0))
@@ -82,11 +88,34 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
             warnings.append(warning)
     if len(order) > 1:
         mean = np.asarray(sum(weight * found[name] for name, weight in weights.items()))
-        correction = calibrate.correct(truth, mean, scale, model.levels)
+        correction = calibrate.correct(truth, mean, scale, model.levels, windows=apart)
         tensors["calibration.best"] = correction.shift.astype(np.float32)
         enough = tuple(bool(e) for e in correction.enough.all(0))
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
     return Choice(tuple(out), {n: t for n, t in tensors.items()}, tuple(warnings), left_out)
+
+
+def _with_earlier(
+    errors: dict[str, float], fitted: dict[str, Baseline], examples: Examples, cut: np.ndarray, setting: Setting
+) -> dict[str, float]:
+    """Errors over the validation windows and over earlier ones, from the first third of each series to its `cut` [S].
+
+    The network has been trained on those: its error there is taken to be to the mean of the baselines what it is on validation.
+    """
+    begins, K = examples.rows.begins, setting.horizon
+    at = [b + np.arange(max(c // 3, setting.period + 2), c - K + 1, max(1, K // 2)) for b, c in zip(begins, cut, strict=True)]
+    of = np.repeat(np.arange(len(begins)), [len(a) for a in at])
+    rows_at = np.concatenate([*at, np.zeros(0, np.int64)]).astype(np.int64)
+    names = [name for name in errors if name in fitted]
+    if not len(rows_at) or not names:
+        return errors
+    truth = examples.rows.values[rows_at[:, None] + np.arange(K)]
+    unit, past = examples.units[of][:, None], pasts(examples.rows, rows_at, of)
+    share = lambda e: float(np.nanmean(np.abs(e - truth) / unit))  # noqa: E731
+    early = {name: share(fitted[name].forecast(past, setting)) for name in names}
+    mean = lambda e: float(np.exp(np.mean([np.log(max(e[name], 1e-9)) for name in names])))  # noqa: E731
+    early["network"] = errors["network"] * mean(early) / mean(errors)
+    return {name: (e + early[name]) / 2 for name, e in errors.items() if name in early}
 
 
 def fit(panel: Panel, setting: Setting) -> tuple[dict[str, Baseline], dict[str, str]]:
@@ -108,19 +137,17 @@ def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.where(place >= begins[:, None], rows.values[np.maximum(place, 0)], np.nan)
 
 
-def weigh(found: dict[str, np.ndarray], error) -> dict[str, float]:  # noqa: ANN001
-    """The weights of the mean with the smallest validation error: of one forecaster, or of the best two to five.
+def weigh(errors: dict[str, float]) -> dict[str, float]:
+    """The weights of the mean that `best` is: error to the power of -6, and nothing below two percent.
 
-    In a mean each one's weight falls with its error. `error` takes quantiles [N, K, Q].
+    One that is far better than the others stands nearly alone; where the errors are close, it is a mean of many, which is the
+    safer choice.
+
+    >>> {name: round(w, 2) for name, w in weigh({"network": 1.0, "ets": 1.1, "naive": 3.0}).items()}
+    {'network': 0.64, 'ets': 0.36}
     """
-    errors = {name: error(values) for name, values in found.items()}
-    order = sorted((name for name in found if np.isfinite(errors[name])), key=errors.__getitem__)
-    tried: list[tuple[float, dict[str, float]]] = []
-    for count in range(2, min(len(order), 5) + 1):
-        inverse = {name: 1 / max(errors[name], 1e-9) for name in order[:count]}
-        weights = {name: v / sum(inverse.values()) for name, v in inverse.items()}
-        tried.append((error(np.asarray(sum(w * found[n] for n, w in weights.items()))), weights))
-    if not tried:
-        return {order[0] if order else next(iter(found)): 1.0}
-    best, weights = min(tried, key=lambda one: one[0])
-    return {order[0]: 1.0} if errors[order[0]] < CLEARLY * best else weights
+    known = {name: max(e, 1e-9) for name, e in errors.items() if np.isfinite(e)} or {next(iter(errors)): 1.0}
+    least = min(known.values())
+    raw = {name: (e / least) ** -POWER for name, e in known.items()}
+    kept = {name: w for name, w in raw.items() if w / sum(raw.values()) >= SMALLEST_WEIGHT}
+    return {name: w / sum(kept.values()) for name, w in kept.items()}

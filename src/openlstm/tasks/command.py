@@ -76,6 +76,13 @@ def fit_forecast(
     hidden_size: Annotated[int | None, integer(1, "Units of each layer.")] = None,
     num_layers: Annotated[int | None, integer(1, "Recurrent layers on top of each other.")] = None,
     members: Annotated[int, integer(1, "Networks whose forecasts are averaged.")] = 3,
+    decoder: Annotated[
+        str, typer.Option(help="direct (all steps at once) or recursive (one after the other, as a distribution).")
+    ] = "direct",
+    distribution: Annotated[
+        str | None,
+        typer.Option(help="Of recursive: normal, student-t, or 'negative binomial' for counts.", show_default=False),
+    ] = None,
     quantiles: Annotated[str, typer.Option(help="What is forecast, 0.5 among them.")] = "0.1,0.5,0.9",
     baselines: Annotated[bool, typer.Option(help="Keep the baselines in the model file.")] = True,
     init: Annotated[
@@ -115,7 +122,8 @@ def fit_forecast(
     forecaster.fit(panel, holdout=holdout, quiet=quiet)
     forecaster.save(output)
     write_config(beside, {**place, **chosen, **form, "holdout": holdout})
-    evaluation = forecaster.evaluate() if holdout else None
+    with status("scoring ...", quiet):
+        evaluation = forecaster.evaluate() if holdout else None
     if plot is not None:
         _draw(plot, forecaster.model_, panel, "network", evaluation)
     for warning in forecaster.warnings_:
@@ -139,6 +147,56 @@ def fit_forecast(
     say(f"Saved {output}, and its options in {beside}. Next: openlstm predict {output} {data}{ahead}")
 
 
+@with_options(columns=COLUMNS, form=FORMAT)
+def fit_simulate(
+    data: Data,
+    output: Annotated[Path, output_option("Where the model file goes.")],
+    columns: Options,
+    form: Options,
+    holdout: Annotated[int, integer(0, "Steps at the end of each series that are kept for scoring.")] = 0,
+    split_by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Hold out one in five groups of series by this column.", show_default=False),
+    ] = None,
+    window: Annotated[int | None, integer(1, "Steps the network reads.")] = None,
+    warmup: Annotated[int | None, integer(1, "Steps at the beginning of a window that are not trained on.")] = None,
+    cell: Annotated[str, typer.Option(help="lstm, gru, rnn_tanh, peephole, cifg, ...")] = "lstm",
+    hidden_size: Annotated[int | None, integer(1, "Units of each layer.")] = None,
+    members: Annotated[int, integer(1, "Networks whose results are averaged.")] = 3,
+    steps: Annotated[int | None, integer(1, "Steps of the optimiser for each member.")] = None,
+    seed: Annotated[int, integer(0, "The same seed gives the same model.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network that tells a target from other columns of the same step, never from its own past.
+
+    Example:
+      openlstm fit simulate basins.csv --series basin --target flow --future rain,temp \\
+          --static area --split-by basin --output model.safetensors
+    """
+    writable(output, (".safetensors",), (data,))
+    from openlstm.tasks.forecast import Forecaster
+    from openlstm.tasks.tables import efficiency_table
+
+    names = {n: split(columns[n]) for n in ("series", "future", "past", "static")}
+    place = {"time": columns["time"], "target": columns["target"], "wide": bool(columns["wide"]), **names}
+    sizes = {"window": window, "warmup": warmup, "hidden_size": hidden_size, "members": members, "steps": steps}
+    forecaster = Forecaster(decoder="simulate", cell=cell, seed=seed, **place, **sizes)
+    forecaster.fit(data, holdout=holdout, groups=split_by, form=_format(form), quiet=quiet)
+    forecaster.save(output)
+    for warning in forecaster.warnings_:
+        tell([f"warning: {warning}"])
+    scores = forecaster.efficiency() if holdout or split_by else None
+    if as_json:
+        found = None if scores is None else scores.to_dict()
+        return print_json({"model": str(output), "notes": forecaster.notes_, "evaluation": found})
+    if scores is None:
+        say("Nothing was held out, so there is no score: fit once with --holdout or --split-by to get one.")
+    else:
+        Console().print(efficiency_table(scores))
+    say(f"Saved {output}. Next: openlstm predict {output} {data}")
+
+
 FITTED = (
     "horizon",
     "period",
@@ -148,6 +206,8 @@ FITTED = (
     "hidden_size",
     "num_layers",
     "members",
+    "decoder",
+    "distribution",
     "quantiles",
     "baselines",
     "init",
@@ -186,7 +246,8 @@ def predict(
     loaded = load(model)
     panel = loaded.panel(data, future_data=future_data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
-    prediction = loaded.predict(panel, use=use)
+    simulates = loaded.header.decoder.kind == "simulate"
+    prediction = loaded.simulate(panel) if simulates else loaded.predict(panel, use=use)
     tell([f"forecast of: {prediction.source}"], quiet)
     if plot is not None:
         _draw(plot, loaded, panel, use)
@@ -239,6 +300,13 @@ def evaluate(
     loaded = load(model)
     panel = loaded.panel(data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
+    if loaded.header.decoder.kind == "simulate":
+        from openlstm.tasks import simulation, tables
+
+        told = simulation.evaluate(loaded, panel)
+        return (
+            print_json({"model": str(model), **told.to_dict()}) if as_json else Console().print(tables.efficiency_table(told))
+        )
     again = _again(loaded) if refit else None
     with status("scoring ...", quiet) as show:
         found = scoring.evaluate(

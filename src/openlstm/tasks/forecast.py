@@ -130,9 +130,13 @@ class Forecaster:
         weight_decay: float = 0.01,
         seed: int = 0,
     ) -> None:
-        for name, value in locals().items():
-            if name != "self":
-                setattr(self, name, value)
+        self.horizon, self.time, self.target, self.series = horizon, time, target, series
+        self.future, self.past, self.static, self.wide = future, past, static, wide
+        self.period, self.size, self.window, self.cell = period, size, window, cell
+        self.hidden_size, self.num_layers, self.members = hidden_size, num_layers, members
+        self.decoder, self.distribution, self.paths, self.warmup = decoder, distribution, paths, warmup
+        self.quantiles, self.baselines, self.init, self.steps = quantiles, baselines, init, steps
+        self.batch_size, self.learning_rate, self.weight_decay, self.seed = batch_size, learning_rate, weight_decay, seed
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor by name, as scikit-learn asks for them."""
@@ -242,13 +246,15 @@ class Forecaster:
         """Every step of `data` from its covariates, of the decoder `simulate`; of the data it was fitted to if None."""
         return self._fitted().simulate(self.panel_ if data is None else data)
 
-    def evaluate(self, data: Any = None, **options: Any) -> Evaluation | Efficiency:
-        """Score it on the steps of `data` it has not seen: beside its baselines, see `tasks.evaluation.evaluate`; what it
-        simulates by NSE and KGE, see `tasks.simulation.evaluate`.
-        """
+    def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
+        """Score it beside its baselines on the steps of `data` it has not seen; see `tasks.evaluation.evaluate`."""
         model = self._fitted()
-        panel = self.panel_ if data is None else model.panel(data)
-        return simulation.evaluate(model, panel) if self.decoder == "simulate" else evaluate(model, panel, **options)
+        return evaluate(model, self.panel_ if data is None else model.panel(data), **options)
+
+    def efficiency(self, data: Any = None) -> Efficiency:
+        """NSE and KGE of what it simulates, on the steps of `data` it has not seen; see `tasks.simulation.evaluate`."""
+        model = self._fitted()
+        return simulation.evaluate(model, self.panel_ if data is None else model.panel(data))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all."""

@@ -15,6 +15,7 @@ from openlstm.model_file import Lag, Step
 
 YEARS = 2  # so many have to be seen before the place in the year is an input
 LONGEST = 400  # steps of a window of `simulate`, unless asked for
+WINDOWS = 30  # of validation, side by side, that are wanted of all series together
 MANY = 5000  # known steps of all series together, from which on the network is large
 LEAST, LONG = 8, 48  # steps of a window, and of a window of long series where neither season nor horizon asks for more
 
@@ -63,13 +64,14 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
     - season m: as given, or as the sampling interval suggests
     - window: max(2 m, K, 8), or a sixth of the series up to 48 steps; lags reach further back
     - lags: the same place in the last three seasons, and a week before where a day is the season
-    - validation: of each series the last twelfth, at least two horizons; one horizon, or nothing, of a short one
+    - validation: two horizons of each series; of fewer than fifteen series more, up to a quarter of each; one horizon, or
+      nothing, of a short one
     - size: 64 units, 500 to 1,000 steps of 256 windows; where fewer than 5,000 steps are known 32 units, 600 steps of 64
 
     >>> from openlstm.model_file import Step
     >>> recipe = choose(Panel.of([[1.0] * 120], "2001-01-01", Step(unit="month", count=1)), 12)
     >>> recipe.window, len(recipe.lags), recipe.validation.tolist()
-    (24, 3, [24])
+    (24, 3, [30])
     """
     step = panel.step
     m = period or guess_period(step)
@@ -96,11 +98,12 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
 
 
 def _validation(history: np.ndarray, horizon: int, period: int) -> np.ndarray:
-    """How many steps at the end of each series choose and calibrate, int64 [S]."""
+    """How many steps at the end of each series choose and calibrate, int64 [S]: the fewer series, the more of each."""
+    windows = max(2, -(-WINDOWS // max(len(history), 1)))
     enough = lambda left: left >= horizon + max(period + 2, 3)  # noqa: E731
-    whole = np.maximum(2 * horizon, history // 12)
+    part = np.minimum(windows * horizon, np.maximum(history // 4, 2 * horizon))
     short = np.where(enough(history - horizon), horizon, 0)
-    return np.where(enough(history - whole) & (history - whole >= 2 * whole), whole, short)
+    return np.where(enough(history - part) & (history >= 3 * part), part, short)
 
 
 def _calendar(step: Step, long: int) -> tuple[str, ...]:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from openlstm.data.grid import name_step, show_time
 from openlstm.model_file import Header
 from openlstm.tasks.scores import BEST, Evaluation, figure, percent, shown_bands
+from openlstm.tasks.simulation import Efficiency
 
 NAMES = 19  # letters of a forecaster or series
 
@@ -35,10 +37,11 @@ def header_table(header: Header, tensors: dict[str, np.ndarray], path: Path) -> 
     series, net, decoder, training = header.series, header.network, header.decoder, header.training
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     columns = {role: ", ".join(f.name for f in series.of(role)) for role in ("future", "past", "static")}
+    ahead = "from other columns" if decoder.kind == "simulate" else f"{name_step(series.step, series.horizon)} ahead"
     lags = [f"{lag.season * (lag.back + 1)}" for lag in series.lags]
     first, last = (show_time(np.datetime64(time)) for time in (training.first, training.last))
     told = {
-        "forecasts": f"{series.target}, {name_step(series.step, series.horizon)} ahead",
+        "forecasts": f"{series.target}, {ahead}",
         "series": f"{training.series:,}" + (f", named by {', '.join(series.ids)}" if series.ids else ""),
         "time": series.time + (f", in {series.zone}" if series.zone else ""),
         **columns,
@@ -132,4 +135,28 @@ def _table(title: str, first: str, *columns: str) -> Table:
     table.add_column(first, no_wrap=True)
     for name in columns:
         table.add_column(name, justify="left" if name == "best there" else "right", no_wrap=True)
+    return table
+
+
+def efficiency_table(found: Efficiency) -> RenderableType:
+    """NSE, KGE and the share inside the widest band: the median over the series, and the worst of them."""
+    shares = list(found.coverage)[:1]
+    table = _table(
+        f"{found.simulation.panel.target}: {len(found.nse):,} series", "series", "NSE", "KGE", *(f"in {s}%" for s in shares)
+    )
+    scored = np.flatnonzero(found.steps > 0)
+    worst = scored[np.argsort(found.nse[scored], kind="stable")][:5]
+    show = lambda v, form: "-" if np.isnan(v) else format(v, form)  # noqa: E731
+    over = lambda a: float(np.nanmedian(a[scored])) if (~np.isnan(a[scored])).any() else np.nan  # noqa: E731
+    bands_ = [found.coverage[s] for s in shares]
+    table.add_row(
+        "median",
+        show(over(found.nse), ".3f"),
+        show(over(found.kge), ".3f"),
+        *(show(over(b), ".0%") for b in bands_),
+        style="bold",
+    )
+    for s in worst if len(scored) > 1 else []:
+        numbers = (show(found.nse[s], ".3f"), show(found.kge[s], ".3f"), *(show(b[s], ".0%") for b in bands_))
+        table.add_row(escape(found.simulation.panel.name(int(s))), *numbers)
     return table
