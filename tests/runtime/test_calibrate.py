@@ -27,7 +27,7 @@ def test_a_band_holds_its_share_of_new_data(n: int) -> None:
     shares = []
     for seed in range(2, 32):
         c = correct(*windows(n, 3, seed), LEVELS)
-        q = apply(c, new[1], new[2], LEVELS)
+        q = apply(c.shift, new[1], new[2], LEVELS)
         shares.append([((q[..., lo] <= new[0]) & (new[0] <= q[..., hi])).mean() for lo, hi in ((1, 3), (0, 4))])
     for share, promised in zip(np.mean(shares, axis=0), (0.8, 0.9), strict=True):
         assert promised - 0.012 <= share <= promised + 2 / (n + 1) + 0.012
@@ -62,7 +62,7 @@ def test_missing_truths_and_series_without_scale_are_left_out() -> None:
     scale = np.concatenate([np.ones(20), [0.0, NAN]])
     a, b = correct(errors, np.zeros((19, 1, 5)), np.ones(19), LEVELS), correct(more, np.zeros((22, 1, 5)), scale, LEVELS)
     assert (a.shift == b.shift).all() and (b.count == 19).all()
-    got = apply(a, np.zeros((3, 1, 5)), np.array([1.0, 0.0, NAN]), LEVELS)
+    got = apply(a.shift, np.zeros((3, 1, 5)), np.array([1.0, 0.0, NAN]), LEVELS)
     assert np.isfinite(got).all() and (got[1:] == 0).all() and (got[0] != 0).any()
 
 
@@ -99,7 +99,7 @@ def test_corrected_quantiles_rise_and_keep_the_median(levels: tuple[float, ...])
     rng = np.random.default_rng(0)
     q = np.sort(rng.standard_normal((60, 4, len(levels))), axis=-1)
     c = correct(3 * rng.standard_normal((60, 4)), q, rng.uniform(0.5, 2, 60), levels)
-    got = apply(c, q, np.full(60, 3.0), levels)
+    got = apply(c.shift, q, np.full(60, 3.0), levels)
     assert (np.diff(got) >= 0).all() and np.isfinite(got).all()
     if 0.5 in levels:
         middle = levels.index(0.5)
@@ -112,8 +112,8 @@ def test_the_unit_of_a_series_changes_no_band() -> None:
     unit = 2.0 ** np.random.default_rng(0).integers(-20, 20, 50)
     got = correct(truth * unit[:, None], q * unit[:, None, None], scale * unit, LEVELS)
     assert (got.shift == want.shift).all()
-    moved = apply(got, q * unit[:, None, None], scale * unit, LEVELS)
-    assert (moved == apply(want, q, scale, LEVELS) * unit[:, None, None]).all()
+    moved = apply(got.shift, q * unit[:, None, None], scale * unit, LEVELS)
+    assert (moved == apply(want.shift, q, scale, LEVELS) * unit[:, None, None]).all()
 
 
 def test_bands_around_single_values() -> None:

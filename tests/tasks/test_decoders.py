@@ -16,7 +16,7 @@ from openlstm.errors import ArgumentError, DataError
 from openlstm.tasks.examples import Examples, table_of
 from openlstm.tasks.forecast import like
 from openlstm.tasks.groups import held_out
-from openlstm.tasks.simulation import Efficiency, evaluate
+from openlstm.tasks.simulation import evaluate
 
 WEEK = np.array([0.0, 1, 3, 2, 1, -2, -3])
 SMALL = {"members": 1, "hidden_size": 16, "baselines": False}
@@ -59,7 +59,7 @@ def test_the_recursive_decoder_learns(kind: str, tmp_path: Path) -> None:
     naive = np.abs(values[:, -7:] - values[:, [172]]).mean(axis=1)
     found = forecaster.predict(known)
     assert (np.abs(found.median - values[:, -7:]).mean(axis=1) < 0.7 * naive).all()
-    score = forecaster.evaluate().score("LSTM")  # type: ignore[union-attr]
+    score = forecaster.evaluate().score("LSTM")
     assert 0.6 <= (score.coverage[80] or 0) <= 1.0
     forecaster.save(tmp_path / "m.safetensors")
     again = openlstm.load(tmp_path / "m.safetensors")
@@ -78,8 +78,7 @@ def test_the_recursive_decoder_learns(kind: str, tmp_path: Path) -> None:
 def test_simulate_learns_what_remembers_and_tells_series_it_has_not_seen(tmp_path: Path) -> None:
     panel = basins()
     forecaster = Forecaster(decoder="simulate", window=60, steps=150, **SMALL).fit(panel, holdout=100, quiet=True)
-    found = forecaster.evaluate()
-    assert isinstance(found, Efficiency)
+    found = forecaster.efficiency()
     assert found.steps.tolist() == [100] * 5
     assert (found.nse > 0.6).all()
     assert (found.kge > 0.4).all()
@@ -99,8 +98,7 @@ def test_a_group_that_is_held_out_is_scored_and_was_not_seen() -> None:
     forecaster = Forecaster(decoder="simulate", window=60, steps=100, **SMALL).fit(panel, groups="region", quiet=True)
     held = forecaster.held_out_
     assert held.tolist() in ([True] * 3 + [False] * 2, [False] * 3 + [True] * 2)
-    found = forecaster.evaluate()
-    assert isinstance(found, Efficiency)
+    found = forecaster.efficiency()
     assert found.steps.tolist() == [370 if h else 0 for h in held]  # behind the warm-up
     assert (found.nse[held] > 0).all()  # better than their mean, which the model does not know
     assert np.isnan(found.nse[~held]).all()

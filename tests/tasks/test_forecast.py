@@ -174,8 +174,9 @@ def test_best_is_what_won_on_validation(fitted: Forecaster) -> None:
     model = fitted.model_
     found = model.candidates(daily())
     by_name = {one.name: one for one in model.header.forecasters}
-    singles = [one.error for name, one in by_name.items() if name != "best"]
-    assert by_name["best"].error <= 1.01 * min(e for e in singles if e is not None) / 0.9
+    singles = {name: one.error or 0.0 for name, one in by_name.items() if name != "best"}
+    assert max(by_name[n].weight for n in singles) == by_name[min(singles, key=lambda n: singles[n])].weight
+    assert (by_name["best"].error or 0.0) <= 1.1 * min(singles.values())
     assert sum(one.weight for one in model.header.forecasters) == pytest.approx(1)
     assert found["best"].source == model.predict(daily(), use="best").source
     assert (found["best"].values == model.predict(daily(), use="best").values).all()

@@ -150,7 +150,7 @@ class Panel:
     def only(self, series: np.ndarray) -> Panel:
         """The panel of some of the series, by their numbers or a mask [S]."""
         chosen = np.arange(len(self))[series]
-        rows = np.concatenate([np.arange(self.offsets[s], self.offsets[s + 1]) for s in chosen] or [np.zeros(0, np.int64)])
+        rows = np.concatenate([np.r_[self.rows(int(s))] for s in chosen] or [np.zeros(0, np.int64)])
         some = tuple(replace(c, values=c.values[chosen if c.role == "static" else rows]) for c in self.covariates)
         return replace(
             self,

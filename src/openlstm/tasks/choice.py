@@ -20,10 +20,10 @@ from openlstm.tasks.examples import Examples
 PAST = 1024
 """So many steps of a past are given to a baseline on validation."""
 
-POWER, SMALLEST_WEIGHT = 4, 0.02
+SMALLEST_WEIGHT = 0.02
 
 FEW = 10
-"""With fewer validation windows side by side, baselines are also scored on earlier windows."""
+"""With fewer validation windows side by side, baselines are also scored on earlier windows, and weights differ less."""
 
 
 class Choice(NamedTuple):
@@ -52,7 +52,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     """
     setting, at, of = model.setting, examples.validation, examples.of
     kept, left_out = fit(panel, setting) if baselines else ({}, {})
-    tensors = {f"baseline.{n}.{name}": np.float32(a) for n, b in kept.items() for name, a in b.arrays().items()}
+    tensors = {f"baseline.{n}.{name}": a.astype(np.float32) for n, b in kept.items() for name, a in b.arrays().items()}
     arrays = {n: tuple((name, a.shape) for name, a in b.arrays().items()) for n, b in kept.items()}
     if not len(at):
         none = Forecaster(name="network", weight=1.0)
@@ -73,13 +73,13 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     errors = {name: error(found[name]) for name in order}
     if apart < FEW:
         errors = _with_earlier(errors, early, examples, panel.history - validation, setting)
-    weights = weigh(errors)
+    weights = weigh(errors, 2 if apart < FEW else 6)
     out, warnings = [], []
     for name in order:
         correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
         found[name] = calibrate.apply(correction.shift, found[name], scale, model.levels)
         tensors[f"calibration.{name}"] = correction.shift.astype(np.float32)
-        enough = tuple(bool(e) for e in correction.enough.all(0))
+        enough = tuple(map(bool, np.atleast_1d(correction.enough.all(axis=0))))
         kept_arrays = arrays.get(name, ())
         out.append(
             Forecaster(name=name, weight=weights.get(name, 0.0), error=error(found[name]), enough=enough, arrays=kept_arrays)
@@ -90,7 +90,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         mean = np.asarray(sum(weight * found[name] for name, weight in weights.items()))
         correction = calibrate.correct(truth, mean, scale, model.levels, windows=apart)
         tensors["calibration.best"] = correction.shift.astype(np.float32)
-        enough = tuple(bool(e) for e in correction.enough.all(0))
+        enough = tuple(map(bool, np.atleast_1d(correction.enough.all(axis=0))))
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
     return Choice(tuple(out), {n: t for n, t in tensors.items()}, tuple(warnings), left_out)
 
@@ -137,17 +137,17 @@ def pasts(rows: Rows, at: np.ndarray, of: np.ndarray) -> np.ndarray:
     return np.where(place >= begins[:, None], rows.values[np.maximum(place, 0)], np.nan)
 
 
-def weigh(errors: dict[str, float]) -> dict[str, float]:
-    """The weights of the mean that `best` is: error to the power of -6, and nothing below two percent.
+def weigh(errors: dict[str, float], power: int) -> dict[str, float]:
+    """The weights of the mean that `best` is: error to the power of -`power`, and nothing below two percent.
 
     One that is far better than the others stands nearly alone; where the errors are close, it is a mean of many, which is the
     safer choice.
 
-    >>> {name: round(w, 2) for name, w in weigh({"network": 1.0, "ets": 1.1, "naive": 3.0}).items()}
+    >>> {name: round(w, 2) for name, w in weigh({"network": 1.0, "ets": 1.1, "naive": 3.0}, 6).items()}
     {'network': 0.64, 'ets': 0.36}
     """
     known = {name: max(e, 1e-9) for name, e in errors.items() if np.isfinite(e)} or {next(iter(errors)): 1.0}
     least = min(known.values())
-    raw = {name: (e / least) ** -POWER for name, e in known.items()}
+    raw = {name: (e / least) ** -power for name, e in known.items()}
     kept = {name: w for name, w in raw.items() if w / sum(raw.values()) >= SMALLEST_WEIGHT}
     return {name: w / sum(kept.values()) for name, w in kept.items()}
