@@ -102,7 +102,7 @@ def test_fit_as_json_is_one_object_and_nothing_else(place: Path, capsys: pytest.
     )
     assert ran.status == 0
     found = json.loads(ran.out)
-    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 34
+    assert found["header"]["series"]["period"] == 7 and found["header"]["series"]["window"] == 22
     assert {"LSTM", "best", "naive"} <= {s["name"] for s in found["evaluation"]["scores"]}
     assert found["notes"][0].startswith("2 values of sales are missing") and found["config"] == str(place / "j.yml")
 
