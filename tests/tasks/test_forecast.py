@@ -358,3 +358,21 @@ def test_an_unknown_cell_names_those_there_are() -> None:
 
 def test_everything_an_evaluation_says_is_json(fitted: Forecaster) -> None:
     json.dumps(fitted.evaluate().to_dict(), allow_nan=False)
+
+
+def test_a_target_that_was_never_below_zero_is_not_forecast_below_it() -> None:
+    rng = np.random.default_rng(0)
+    sold = np.maximum(rng.normal(1, 2, 200), 0)
+    for shift, least in ((0.0, 0.0), (-1.0, -np.inf)):
+        forecaster = Forecaster(7, **SMALL).fit(Panel.of([sold + shift], "2001-01-01", DAY), quiet=True)
+        for use in forecaster.model_.names:
+            lowest = forecaster.predict(use=use).values.min()
+            assert lowest >= least
+        assert forecaster.header_.series.positive == (shift == 0)
+    assert lowest < -1  # where it was, it may be
+
+
+def test_a_picture_is_drawn_and_written(fitted: Forecaster, tmp_path: Path) -> None:
+    pytest.importorskip("altair")
+    drawn = fitted.plot(path=tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<svg") and drawn.title

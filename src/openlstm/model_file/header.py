@@ -148,6 +148,7 @@ class Series(_Part):
     window: int = Field(ge=1, le=10**6)  # steps the network reads
     horizon: int = Field(ge=1, le=10**8)  # steps it forecasts
     scale: Scale
+    positive: bool = False  # no value of the training was below zero, so no quantile of a forecast is
     calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = Field(default=(), max_length=4)
     lags: tuple[Lag, ...] = Field(default=(), max_length=10)
     features: tuple[Feature, ...] = Field(default=(), max_length=1000)

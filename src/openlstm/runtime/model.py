@@ -158,7 +158,7 @@ class Model:
         if next(one for one in self.header.forecasters if one.name == use).enough:
             shift = self.tensors[f"calibration.{use}"].astype(np.float64)
             values = calibrate.apply(shift, values, self.spread(panel), self.levels)
-        return np.maximum(values, 0) if self.header.decoder.distribution == COUNTS else values
+        return np.maximum(values, 0) if self.header.series.positive or self.header.decoder.distribution == COUNTS else values
 
     @property
     def setting(self) -> Setting:

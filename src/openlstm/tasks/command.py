@@ -13,7 +13,7 @@ from rich.console import Console
 
 from openlstm._files import writable, write_whole
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, DataError
 from openlstm.tasks.options import COLUMNS, FORMAT, NAMES, Config, Options, split, with_options, write_config
 
 TABLE = "A CSV, Parquet, Arrow or Excel file."
@@ -438,7 +438,11 @@ def _draw(path: Path, model: Any, panel: Any, use: str, evaluation: Any = None) 
 
     if evaluation is not None:
         return save(plot_evaluation(evaluation), path, evaluation)
-    save(plot(panel, model.predict(panel, use=use)), path)
+    try:
+        prediction = model.predict(panel, use=use)
+    except DataError as error:  # columns known ahead that end with the past: the model is made, and there is nothing to draw
+        return tell([f"warning: no picture: {error}"])
+    save(plot(panel, prediction), path)
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:

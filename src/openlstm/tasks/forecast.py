@@ -251,6 +251,28 @@ class Forecaster:
         model = self._fitted()
         return evaluate(model, self.panel_ if data is None else model.panel(data), **options)
 
+    def plot(self, data: Any = None, *, use: str = "network", path: str | os.PathLike[str] | None = None) -> Any:
+        """A picture of the past and the forecast with its bands; many series as small ones.
+
+        Args:
+            data, use: as of `predict`.
+            path: a .png, .svg or .html file to write as well.
+
+        Returns:
+            A `Display`, which a notebook shows.
+
+        Raises:
+            MissingExtraError: without altair or vl-convert.
+        """
+        from openlstm.tasks.pictures import plot, save
+
+        model = self._fitted()
+        panel = self.panel_ if data is None else model.panel(data)
+        drawn = plot(panel, model.predict(panel, use=use))
+        if path is not None:
+            save(drawn, str(path))
+        return drawn
+
     def efficiency(self, data: Any = None) -> Efficiency:
         """NSE and KGE of what it simulates, on the steps of `data` it has not seen; see `tasks.simulation.evaluate`."""
         model = self._fitted()

@@ -63,6 +63,7 @@ def header(asked: Any, known: Panel, made: Recipe) -> Header:
         "window": made.window,
         "horizon": asked.horizon,
         "scale": _scale(asked, known, trained),
+        "positive": bool(np.nanmin(trained.values, initial=np.inf) >= 0) and asked.decoder != "simulate",
         "calendar": made.calendar,
         "lags": made.lags,
         "features": features,
