@@ -17,7 +17,7 @@ from openlstm._terminal import Json, Quiet, add, described, err, integer, output
 from openlstm.doctor import extra_of
 from openlstm.errors import OpenLSTMError, message, missing_extra
 from openlstm.lab.command import app as lab_app
-from openlstm.tasks import command
+from openlstm.tasks import command, fit_command
 
 PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
@@ -31,8 +31,8 @@ FIT = "  openlstm fit forecast co2.csv --time date --target co2 --horizon 52 -o 
 fit_app = typer.Typer(**described(FIT, "Train a model on a table and save it."), **PLAIN)
 app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
-add(fit_app, command.fit_forecast, "forecast")
-add(fit_app, command.fit_simulate, "simulate")
+add(fit_app, fit_command.fit_forecast, "forecast")
+add(fit_app, fit_command.fit_simulate, "simulate")
 for _command in (command.check, command.predict, command.evaluate, command.inspect, command.xray):
     add(app, _command)
 

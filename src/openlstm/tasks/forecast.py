@@ -191,10 +191,8 @@ class Forecaster:
         known = panel.only(~self.held_out_) if self.held_out_.any() else panel
         self.known_ = known = known.at(np.maximum(known.history - holdout, 0)) if holdout else known
         if not (panel.history > holdout).any():
-            what, got = (
-                "every step of every series is held out",
-                f"{int(panel.history.max(initial=0))} steps, holdout={holdout}",
-            )
+            what = "every step of every series is held out"
+            got = f"{int(panel.history.max(initial=0))} steps, holdout={holdout}"
             raise DataError.of("fit", what, got, "steps to train on", "give longer series, or a smaller --holdout or --horizon")
         self.recipe_ = made = self._recipe(known)
         header = outline.header(self, known, made)
@@ -228,11 +226,8 @@ class Forecaster:
             "series.names": np.frombuffer(names, np.uint8),
             "series.last": outline.last_times(known),
         }
-        how = {
-            "epochs": tuple(h.best.number for h in self.histories_),
-            "series": len(known),
-            "name_bytes": len(names),
-        }
+        epochs = tuple(h.best.number for h in self.histories_)
+        how = {"epochs": epochs, "series": len(known), "name_bytes": len(names)}
         training = header.training.model_copy(update=how)
         self.header_ = outline.valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
         self.model_ = build(self.header_, self.tensors_)
