@@ -121,8 +121,7 @@ class Panel:
 
     def future_times(self, steps: int) -> np.ndarray:
         """The times of the steps behind the past of each series, datetime64[us] [S, steps]."""
-        ahead = np.arange(steps)
-        return np.stack([add_steps(t, self.step, n + ahead) for t, n in zip(self.starts, self.history, strict=True)])
+        return add_steps(self.starts[:, None], self.step, self.history[:, None] + np.arange(steps))
 
     def name(self, series: int) -> str:
         """What an error calls a series: `store=3, item=4`; the target where it has no other name."""
