@@ -6,13 +6,9 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from openlstm.data.columns import Columns, Format, choose, unread
 from openlstm.data.dates import holds_dates, read_times
@@ -23,6 +19,9 @@ from openlstm.data.panel import Panel
 from openlstm.data.reading import found_step, on_grid, one_value, read, refuse_twice
 from openlstm.data.rows import in_one_zone, in_order, read_covariate, read_keys, read_rows, resampled
 from openlstm.errors import OpenLSTMError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 LOOKED_AT = 100
 """So many columns of a table are looked at one by one."""
@@ -55,6 +54,11 @@ class Report:
 
     def __rich__(self) -> RenderableType:
         """The report for a terminal."""
+        from rich import box
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table as Grid
+
         columns = self.found.get("columns", {})
         facts = Grid(box=None, show_header=False, padding=(0, 2, 0, 0))
         for key, value in self.found.items():
