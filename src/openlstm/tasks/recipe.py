@@ -91,7 +91,7 @@ def choose(panel: Panel, horizon: int, *, period: int | None = None, window: int
         num_layers=1,
         width=24,
         batch_size=256 if known >= MANY else 64,
-        steps=int(np.clip(known // 150, 500, 1000)) if known >= MANY else 600,
+        steps=int(np.clip(known // 300, 500, 1000)) if known >= MANY else 600,
         learning_rate=3e-3 if known >= MANY else 1e-2,
         validation=_validation(panel.history, horizon, m),
     )
