@@ -120,3 +120,15 @@ def test_simulate_is_fitted_told_and_scored(place: Path, capsys: pytest.CaptureF
     assert len(rows) == 3 * 97  # of every step, those without a measurement too
     ran = Ran(capsys, "evaluate", model, place / "shops.csv", "-q")
     assert ran.status == 0 and "NSE" in ran.out and "KGE" in ran.out
+
+
+def test_what_a_simulating_model_has_no_use_for_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = place / "sim.safetensors", place / "f.csv"
+    columns = ("--series", "shop", "--target", "sold", "--future", "price")
+    small = ("--members", 1, "--hidden-size", 4, "--steps", 20, "--window", 20, "-q")
+    assert Ran(capsys, "fit", "simulate", place / "shops.csv", *columns, *small, "-o", model).status == 0
+    ran = Ran(capsys, "predict", model, place / "shops.csv", "-o", out, "--plot", place / "p.svg")
+    assert ran.status == 1 and "simulates, and has no such picture" in ran.err and "leave --plot out" in ran.err
+    ran = Ran(capsys, "evaluate", model, place / "shops.csv", "-o", out, "--origins", 3)
+    assert ran.status == 1 and "leave --output and --origins out" in ran.err
+    assert not out.exists()

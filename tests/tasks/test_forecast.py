@@ -376,3 +376,64 @@ def test_a_picture_is_drawn_and_written(fitted: Forecaster, tmp_path: Path) -> N
     pytest.importorskip("altair")
     drawn = fitted.plot(path=tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text().startswith("<svg") and drawn.title
+
+
+@pytest.mark.parametrize("n", range(34, 50, 3))
+def test_a_short_series_is_trained_saved_and_loaded(n: int, tmp_path: Path) -> None:
+    """Some baselines fit all of it, and not what is left without the validation part."""
+    forecaster = Forecaster(7, **SMALL).fit(Panel.of([np.random.default_rng(n).random(n)], "2001-01-01", DAY), quiet=True)
+    forecaster.save(tmp_path / "m.safetensors")
+    assert openlstm.load(tmp_path / "m.safetensors").predict(forecaster.panel_).median.shape == (1, 7)
+    gone = {"linear_window"} - set(forecaster.model_.names)
+    assert gone <= forecaster.left_out_.keys()
+
+
+def test_a_series_that_falls_below_zero_is_forecast_below_it() -> None:
+    """At the end of the training, or another one at predict."""
+    falling = Panel.of([np.linspace(40, -10, 200)], "2001-01-01", DAY)
+    assert Forecaster(7, **SMALL).fit(falling, quiet=True).predict(use="naive").median[0, 0] < -9
+    above = Forecaster(7, **SMALL).fit(Panel.of([np.linspace(10, 20, 100)], "2001-01-01", DAY), quiet=True)
+    assert above.predict(Panel.of([np.linspace(-20, -10, 100)], "2001-01-01", DAY), use="naive").median[0, 0] == -10
+
+
+def test_a_series_of_which_nothing_is_known_at_an_origin_is_left_out_there() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(120), rng.random(120)
+    b[60:106] = np.nan
+    c = np.concatenate([[np.nan], rng.random(8)])
+    panel = Panel.of([a, b, c], "2001-01-01", DAY)
+    forecaster = Forecaster(7, **SMALL).fit(panel, holdout=14, quiet=True)
+    assert forecaster.model_.seen(panel).tolist() == [106, 106, 0]
+    histories = forecaster.evaluate().histories
+    assert (histories[:, 0] >= 0).all() and histories[0, 1] == -1
+
+
+def test_a_column_that_is_missing_only_at_the_end_is_marked() -> None:
+    rng = np.random.default_rng(0)
+    price = rng.random(300)
+    price[290] = np.nan
+    panel = replace(Panel.of([rng.random(300)], "2001-01-01", DAY), covariates=(Covariate("price", "future", price),))
+    forecaster = Forecaster(7, **SMALL).fit(panel.at(np.array([293])), quiet=True)
+    assert forecaster.header_.series.features[0].marked
+
+
+def test_rows_behind_the_past_are_no_origins() -> None:
+    panel = Panel.of([np.random.default_rng(0).random(127)], "2001-01-01", DAY)
+    panel = replace(panel, covariates=(Covariate("price", "future", np.ones(127)),)).at(np.array([120]))
+    forecaster = Forecaster(7, **SMALL).fit(panel, holdout=14, quiet=True)
+    assert forecaster.evaluate().histories[:, 0].tolist() == [106, 113]
+
+
+def test_a_stream_of_a_recursive_model_keeps_to_the_bounds_of_predict() -> None:
+    sold = np.maximum(np.random.default_rng(0).normal(0.3, 1, 150), 0)
+    forecaster = Forecaster(7, decoder="recursive", paths=50, **SMALL).fit(Panel.of([sold], "2001-01-01", DAY), quiet=True)
+    stream = forecaster.model_.stream(sold[:-1], start="2001-01-01")
+    found = stream.push(sold[-1], 7)
+    assert found is not None and found.values.min() >= 0
+
+
+def test_columns_may_be_named_by_one_text() -> None:
+    polars = pytest.importorskip("polars")
+    t = np.arange(60)
+    frame = polars.DataFrame({"shop": ["a"] * 60, "ds": np.datetime64("2001-01-01", "D") + t, "y": np.sin(t)})
+    assert Forecaster(3, series="shop", **SMALL).fit(frame, quiet=True).panel_.ids == ("shop",)

@@ -158,7 +158,16 @@ class Model:
         if next(one for one in self.header.forecasters if one.name == use).enough:
             shift = self.tensors[f"calibration.{use}"].astype(np.float64)
             values = calibrate.apply(shift, values, self.spread(panel), self.levels)
-        return np.maximum(values, 0) if self.header.series.positive or self.header.decoder.distribution == COUNTS else values
+        return self.bounded(values, panel)
+
+    def bounded(self, values: np.ndarray, panel: Panel) -> np.ndarray:
+        """Quantiles [S, K, Q], none below zero for counts, nor where neither the series nor the training has a value below zero."""
+        if self.header.decoder.distribution == COUNTS:
+            return np.maximum(values, 0)
+        if not self.header.series.positive:
+            return values
+        below = np.bincount(np.repeat(np.arange(len(panel)), panel.lengths), panel.values < 0, len(panel)) > 0
+        return np.where(below[:, None, None], values, np.maximum(values, 0))
 
     @property
     def setting(self) -> Setting:
@@ -237,7 +246,11 @@ class Model:
         """
         series = self.header.series
         if isinstance(data, (np.ndarray, list, tuple)):
-            values = np.ascontiguousarray(data, dtype=np.float64)
+            try:
+                values = np.ascontiguousarray(data, dtype=np.float64)
+            except ValueError as e:
+                what, hint = "the values are no array of numbers", "fill up shorter rows with NaN at the left, or pass a panel"
+                raise ShapeError.of("Model.predict", what, str(e).split(".")[0], "[T] or [S, T]", hint) from None
             if values.ndim not in (1, 2):
                 what, got = "values has the wrong number of axes", f"values: {describe(values)}"
                 raise ShapeError.of("Model.predict", what, got, "[T] or [S, T]", "pass one series, or one series per row")

@@ -145,8 +145,7 @@ class CarriedStream(Stream):
         if header.forecasters[0].enough:
             shift = model.tensors["calibration.network"][:horizon].astype(np.float64)
             values = calibrate.apply(shift, values, self._scale.spread, model.levels)
-        values = np.maximum(values, 0) if header.decoder.distribution == recursive.COUNTS else values
-        return Prediction.after(self._panel(), model.levels, values, model.source("network"))
+        return Prediction.after(self._panel(), model.levels, model.bounded(values, self._panel()), model.source("network"))
 
     def _warm_up(self) -> None:
         self._model.check(self._panel())

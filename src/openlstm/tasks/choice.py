@@ -52,6 +52,9 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     """
     setting, at, of = model.setting, examples.validation, examples.of
     kept, left_out = fit(panel, setting) if baselines else ({}, {})
+    early, short = fit(panel.at(panel.history - validation), setting) if baselines and len(at) else (kept, {})
+    left_out |= {name: f"without the validation part {why}" for name, why in short.items() if name in kept}
+    kept = {name: one for name, one in kept.items() if name in early}
     tensors = {f"baseline.{n}.{name}": a.astype(np.float32) for n, b in kept.items() for name, a in b.arrays().items()}
     arrays = {n: tuple((name, a.shape) for name, a in b.arrays().items()) for n, b in kept.items()}
     if not len(at):
@@ -60,15 +63,14 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         return Choice((none, *rest), tensors, ("no series is long enough for validation: bands are not calibrated",), left_out)
     truth = examples.rows.values[at[:, None] + np.arange(setting.horizon)]  # [N, K]
     found = {"network": model.run(examples.rows, at)}
-    early, _ = fit(panel.at(panel.history - validation), setting) if baselines else ({}, {})
     past = pasts(examples.rows, at, of)
-    for name in kept.keys() & early.keys():
+    for name in kept:
         point = early[name].forecast(past, setting)
         found[name] = np.repeat(point[..., None], len(model.levels), axis=-1)
     scale, middle = examples.spreads(at), model.levels.index(0.5)
     unit = examples.units[of][:, None]
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
-    order = ["network", *(name for name in kept if name in found)]
+    order = ["network", *kept]
     apart = int((validation // setting.horizon).sum())  # windows that share no target
     errors = {name: error(found[name]) for name in order}
     if apart < FEW:
@@ -92,7 +94,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         tensors["calibration.best"] = correction.shift.astype(np.float32)
         enough = tuple(map(bool, np.atleast_1d(correction.enough.all(axis=0))))
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
-    return Choice(tuple(out), {n: t for n, t in tensors.items()}, tuple(warnings), left_out)
+    return Choice(tuple(out), tensors, tuple(warnings), left_out)
 
 
 def _with_earlier(

@@ -80,6 +80,7 @@ def predict(
         if place is not None:
             writable(place, kinds, inputs)
     loaded = load(model)
+    _no_simulation(loaded, model, {"--plot": plot})
     panel = loaded.panel(data, future_data=future_data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
     simulates = loaded.header.decoder.kind == "simulate"
@@ -134,6 +135,7 @@ def evaluate(
         if place is not None:
             writable(place, kinds, (data, model))
     loaded = load(model)
+    _no_simulation(loaded, model, {"--plot": plot, "--output": output, "--origins": origins, "--refit": refit or None})
     panel = loaded.panel(data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
     if loaded.header.decoder.kind == "simulate":
@@ -241,6 +243,14 @@ def _columns(given: Options) -> Any:
 
     ids, future, past, static = (split(given[n]) for n in ("series", "future", "past", "static"))
     return Columns(given["time"], given["target"], ids, future, past, static, bool(given["wide"]))
+
+
+def _no_simulation(loaded: Any, model: Path, options: Options) -> None:
+    """Refuse options that a simulating model has no use for."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and loaded.header.decoder.kind == "simulate":
+        what, expected = "simulates, and has no such picture, file or origins", "a model that forecasts"
+        raise ArgumentError.of(str(model), what, " ".join(given), expected, f"leave {' and '.join(given)} out")
 
 
 def format_of(given: Options) -> Any:

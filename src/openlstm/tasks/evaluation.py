@@ -256,7 +256,8 @@ def _histories(model: Forecasts, panel: Panel, asked: Options) -> np.ndarray:
     first = np.where(seen > 0, seen, np.minimum(model.window, room))
     if asked.refit is not None and asked.origins is not None:
         first = np.ones_like(first)
-    last = panel.lengths - horizon if any(c.role == "future" for c in panel.covariates) else end - 1
+    ahead = any(c.role == "future" for c in panel.covariates)
+    last = np.minimum(panel.lengths - horizon, end - 1) if ahead else end - 1
     if asked.origins is None:
         count = np.maximum((last - first) // asked.spacing + 1, 0)
     else:
@@ -273,6 +274,7 @@ def _histories(model: Forecasts, panel: Panel, asked: Options) -> np.ndarray:
         raise ArgumentError.of("evaluate", "there are fewer origins than asked for", got, f"{asked.origins}", hint)
     number = np.arange(rounds)[:, None] - (rounds - count)
     histories = np.where(number >= 0, first + number * asked.spacing, -1)
+    histories = _with_known_window(panel, histories, model.window)
     begin = np.where(count > 0, first, end)
     if all(np.isnan(panel.past(s)[begin[s] :]).all() for s in range(len(panel))):
         steps = name_step(panel.step, int((end - begin).max()))
@@ -280,6 +282,15 @@ def _histories(model: Forecasts, panel: Panel, asked: Options) -> np.ndarray:
         hint = "give a table that goes further, or hold out more"
         raise DataError.of(f"column {panel.target!r}", what, got, "at least one value to compare a forecast with", hint)
     return histories
+
+
+def _with_known_window(panel: Panel, histories: np.ndarray, window: int) -> np.ndarray:
+    """Without the origins, -1, at which no value of a series is known in the window before: nothing can be forecast there."""
+    known = np.concatenate([[0], np.cumsum(~np.isnan(panel.values))])
+    end = panel.offsets[:-1] + np.maximum(histories, 0)
+    some = known[end] > known[np.maximum(end - window, panel.offsets[:-1])]
+    kept = np.where(some, histories, -1)
+    return kept[(kept >= 0).any(axis=1)] if (kept >= 0).any() else histories
 
 
 def _nothing_unseen(panel: Panel, seen: np.ndarray, horizon: int) -> DataError:

@@ -38,7 +38,7 @@ class Examples:
         self.header, self.rows, self.units = header, table_of(header, panel), units
         series, known = header.series, _known(self.rows.values)
         begins, ends = self.rows.begins, self.rows.begins + panel.history
-        cut = ends - validation
+        self.cut = cut = ends - validation
         self._origins = [
             _origins(known, begin, stop, least(panel.history[s], header), header)
             for s, (begin, stop) in enumerate(zip(begins, cut, strict=True))
@@ -78,7 +78,8 @@ class Examples:
                 of = chosen.numpy()
             else:
                 at, of = self.validation[chosen.numpy()], self.of[chosen.numpy()]
-            given, y, spread = batch(self.header, self.rows, at, learn=net.training)
+            new = None if net.training else at - self.cut[of]
+            given, y, spread = batch(self.header, self.rows, at, new)
             weight = torch.from_numpy(np.sqrt((spread / self.units[of]).clip(0.02, 20))).float()[:, None]
             return error(self.header, net(*given), y, weight)
 
@@ -103,25 +104,32 @@ def least(history: int, header: Header) -> int:
     return series.window if series.scale.anchor == "last" else max(min(series.period, series.window) + 2, 3)
 
 
-def batch(header: Header, table: Rows, at: np.ndarray, *, learn: bool = True) -> tuple[tuple[Tensor, ...], Tensor, np.ndarray]:
+def batch(
+    header: Header, table: Rows, at: np.ndarray, new: np.ndarray | None = None
+) -> tuple[tuple[Tensor, ...], Tensor, np.ndarray]:
     """Windows before the rows `at` [N]: the network's arguments, its targets, and the spreads [N].
 
     The targets are NaN where they do not count: those of the horizon [N, K] in spreads; of the recursive decoder those of the
     window and the horizon [N, W + K], in counts where it is one of counts, of which the second half of the window counts
     where it learns; of the simulating one those of the window [N, W] behind the warm-up.
+
+    Args:
+        new: int64 [N], for validation: so many of the last steps of each window were not trained on. None where it learns.
     """
     series, decoder = header.series, header.decoder
     if decoder.kind == "recursive":
         steps = sequence(series, table, at, series.horizon)
         truth = table.values[at[:, None] + np.arange(-series.window, series.horizon)]
         y = truth if decoder.distribution == COUNTS else (truth - steps.anchor[:, None]) / steps.spread[:, None]
-        y[:, : series.window // 2 if learn else series.window] = np.nan
+        y[:, : series.window // 2 if new is None else series.window] = np.nan
         return arguments(header, steps), torch.from_numpy(y).float(), steps.spread
     if decoder.kind == "simulate":
         place = at[:, None] + np.arange(-series.window, 0)
         center, spread = np.full(len(at), series.scale.center), np.full(len(at), series.scale.floor)
         y = (table.values[place] - series.scale.center) / series.scale.floor
         y[:, : decoder.warmup] = np.nan
+        if new is not None:
+            y[np.arange(-series.window, 0) < -new[:, None]] = np.nan
         given = arguments(header, Sequence(table.plain[place], table.codes[place], center, spread))
         return given, torch.from_numpy(y).float(), spread
     seen = windows(series, table, at)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from openlstm._files import writable
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, DataError
 from openlstm.tasks.command import PICTURES, Data, FutureData, Plot, draw, format_of, print_scores
 from openlstm.tasks.options import COLUMNS, FORMAT, Config, Options, split, with_options, write_config
 
@@ -84,7 +84,11 @@ def fit_forecast(
     forecaster.save(output)
     write_config(beside, {**place, **chosen, **form, "holdout": holdout})
     with status("scoring ...", quiet):
-        evaluation = forecaster.evaluate() if holdout else None
+        try:
+            evaluation = forecaster.evaluate() if holdout else None
+        except DataError as error:  # the model is made and saved: only its score is missing
+            evaluation = None
+            tell([f"warning: no score: {error}"])
     if plot is not None:
         draw(plot, forecaster.model_, panel, "network", evaluation)
     for warning in forecaster.warnings_:

@@ -342,11 +342,12 @@ class Forecaster:
 
     def read(self, data: Any, *, form: Format | None = None, future_data: Any = None) -> Panel:
         """The data as `fit` sees them, whose arguments these are."""
-        if form is not None or "form_" not in vars(self):
-            self.form_ = form or Format()
         if isinstance(data, Panel):
+            self.form_ = form or getattr(self, "form_", Format())
             return data
-        ids, future, past, static = (tuple(c) for c in (self.series, self.future, self.past, self.static))
+        self.form_ = form or Format()
+        given = (self.series, self.future, self.past, self.static)
+        ids, future, past, static = ((c,) if isinstance(c, str) else tuple(c) for c in given)
         columns = Columns(self.time, self.target, ids, future, past, static, self.wide)
         return read_panel(data, columns, self.form_, future_data=future_data)
 

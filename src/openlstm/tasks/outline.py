@@ -51,7 +51,7 @@ def check_decoder(asked: Any) -> None:
 def header(asked: Any, known: Panel, made: Recipe) -> Header:
     """All that is known before the training; how it went is filled in afterwards."""
     trained = known.at(np.maximum(known.history - made.validation, 0))
-    features = _features(trained, asked.decoder)
+    features = _features(known, trained, asked.decoder)
     series = {
         "time": known.time,
         "target": known.target,
@@ -63,7 +63,7 @@ def header(asked: Any, known: Panel, made: Recipe) -> Header:
         "window": made.window,
         "horizon": asked.horizon,
         "scale": _scale(asked, known, trained),
-        "positive": bool(np.nanmin(trained.values, initial=np.inf) >= 0) and asked.decoder != "simulate",
+        "positive": bool(np.nanmin(known.values, initial=np.inf) >= 0) and asked.decoder != "simulate",
         "calendar": made.calendar,
         "lags": made.lags,
         "features": features,
@@ -146,8 +146,9 @@ def valid(parts: dict[str, Any]) -> Header:
 
 
 def last_times(known: Panel) -> np.ndarray:
-    """The time of the last known step of each series, int64 [S] in microseconds since 1970; its start where it has no past."""
-    return np.array([known.times(s)[max(int(n) - 1, 0)].astype(np.int64) for s, n in enumerate(known.history)], dtype=np.int64)
+    """The time of the last known step of each series, int64 [S] in microseconds since 1970; before its start without a past."""
+    last = [known.times(s)[n - 1] if n else known.starts[s] - np.timedelta64(1, "us") for s, n in enumerate(known.history)]
+    return np.array(last, dtype="datetime64[us]").astype(np.int64)
 
 
 def units(header: Header, known: Panel) -> np.ndarray:
@@ -164,8 +165,8 @@ def units(header: Header, known: Panel) -> np.ndarray:
     return np.where(np.isfinite(unit) & (unit > 0), unit, typical)
 
 
-def _features(panel: Panel, decoder: str) -> tuple[Feature, ...]:
-    """The covariates of a panel as the network reads them, scaled by what is known in it."""
+def _features(known: Panel, panel: Panel, decoder: str) -> tuple[Feature, ...]:
+    """The covariates as the network reads them: scaled by the training part, `panel`, marked if missing in all that is known."""
     out = []
     for c in panel.covariates:
         values = c.values
@@ -175,14 +176,17 @@ def _features(panel: Panel, decoder: str) -> tuple[Feature, ...]:
             raise ArgumentError.of("Forecaster", what, got, "future and static columns", hint)
         if c.role != "static":
             steps = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)
+            seen = known.covariate(c.name).values[steps < np.repeat(known.history, panel.lengths)]
             values = values[steps < np.repeat(panel.history, panel.lengths)]
-        marked = bool(np.isnan(values).any()) or (c.role == "past" and decoder == "recursive")  # it is unknown ahead
+        else:
+            seen = values
+        marked = bool(np.isnan(seen).any()) or (c.role == "past" and decoder == "recursive")  # it is unknown ahead
         if c.categories is not None:
             width = min(LONGEST_WIDTH, math.ceil(len(c.categories) ** 0.5) + 1)
             out.append(Feature(name=c.name, role=c.role, categories=c.categories, width=width, marked=marked))
             continue
-        known = values[~np.isnan(values)]
-        mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+        there = values[~np.isnan(values)]
+        mean, deviation = (float(there.mean()), float(there.std())) if len(there) else (0.0, 1.0)
         out.append(Feature(name=c.name, role=c.role, mean=mean, deviation=deviation or 1.0, marked=marked))
     if not out and decoder == "simulate":
         what, hint = "simulate has nothing to tell the target from", "Forecaster(decoder='simulate', future=('rain',))"

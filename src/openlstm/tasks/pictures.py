@@ -307,12 +307,12 @@ def _look(number: int) -> tuple[str, list[int]]:
 
 def _choose(panel: Panel, evaluation: Evaluation | None) -> tuple[list[int], str]:
     """The series that are drawn, and why these."""
+    scored = [int(s) for s in (range(len(panel)) if evaluation is None else np.unique(evaluation.rows.series))]
     if len(panel) <= MOST:
-        scored = range(len(panel)) if evaluation is None else np.unique(evaluation.rows.series)
-        return [int(s) for s in scored], ""
+        return scored, ""
     errors = None if evaluation is None or evaluation.panel.keys != panel.keys else _errors(evaluation)
     if errors is None or np.isfinite(errors).sum() < 3 * EACH:
-        return list(range(MOST)), f"The first {MOST} of {len(panel):,} series."
+        return scored[:MOST], f"The first {len(scored[:MOST])} of {len(panel):,} series."
     order = np.argsort(errors, kind="stable")[: np.isfinite(errors).sum()]
     middle = (len(order) - EACH) // 2
     chosen = [*order[:EACH], *order[middle : middle + EACH], *order[-EACH:]]
