@@ -161,7 +161,7 @@ class Model:
         return self.bounded(values, panel)
 
     def bounded(self, values: np.ndarray, panel: Panel) -> np.ndarray:
-        """Quantiles [S, K, Q], none below zero for counts, nor where neither the series nor the training has a value below zero."""
+        """Quantiles [S, K, Q], none below zero for counts, nor where neither series nor training has a value below it."""
         if self.header.decoder.distribution == COUNTS:
             return np.maximum(values, 0)
         if not self.header.series.positive:

@@ -67,7 +67,7 @@ class Forecaster:
     Args:
         horizon: how many steps to forecast.
         time, target: the columns of dates and of numbers; None for `ds` and `y`, or the only ones that can be meant.
-        series: the columns that name a series; `unique_id` if there is one and nothing is given.
+        series: the columns (or the one) that name a series; `unique_id` if there is one and nothing is given.
         future, past, static: columns known ahead (a price), known up to now (the weather), and of the whole series (a region).
         wide: every column but the dates is a series of its own.
         period: steps in a season; guessed from the sampling interval if None (weekly 52, monthly 12, daily 7, hourly 24).
@@ -105,10 +105,10 @@ class Forecaster:
         *,
         time: str | None = None,
         target: str | None = None,
-        series: tuple[str, ...] = (),
-        future: tuple[str, ...] = (),
-        past: tuple[str, ...] = (),
-        static: tuple[str, ...] = (),
+        series: str | tuple[str, ...] = (),
+        future: str | tuple[str, ...] = (),
+        past: str | tuple[str, ...] = (),
+        static: str | tuple[str, ...] = (),
         wide: bool = False,
         period: int | None = None,
         size: str = "auto",

@@ -166,7 +166,7 @@ def units(header: Header, known: Panel) -> np.ndarray:
 
 
 def _features(known: Panel, panel: Panel, decoder: str) -> tuple[Feature, ...]:
-    """The covariates as the network reads them: scaled by the training part, `panel`, marked if missing in all that is known."""
+    """The covariates as the network reads them: scaled by the training part `panel`, marked if missing in what is known."""
     out = []
     for c in panel.covariates:
         values = c.values
