@@ -17,6 +17,7 @@ from openlstm import Forecaster
 from openlstm.data import Covariate, Panel
 from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Header, Step
+from openlstm.runtime.stream import CarriedStream
 from openlstm.tasks.examples import example_windows
 from openlstm.tasks.xray import inputs
 
@@ -428,6 +429,7 @@ def test_a_stream_of_a_recursive_model_keeps_to_the_bounds_of_predict() -> None:
     sold = np.maximum(np.random.default_rng(0).normal(0.3, 1, 150), 0)
     forecaster = Forecaster(7, decoder="recursive", paths=50, **SMALL).fit(Panel.of([sold], "2001-01-01", DAY), quiet=True)
     stream = forecaster.model_.stream(sold[:-1], start="2001-01-01")
+    assert isinstance(stream, CarriedStream)
     found = stream.push(sold[-1], 7)
     assert found is not None and found.values.min() >= 0
 
