@@ -439,3 +439,8 @@ def test_columns_may_be_named_by_one_text() -> None:
     t = np.arange(60)
     frame = polars.DataFrame({"shop": ["a"] * 60, "ds": np.datetime64("2001-01-01", "D") + t, "y": np.sin(t)})
     assert Forecaster(3, series="shop", **SMALL).fit(frame, quiet=True).panel_.ids == ("shop",)
+
+
+def test_rows_of_different_lengths_are_told_how_to_be_one_array(fitted: Forecaster) -> None:
+    with pytest.raises(openlstm.errors.ShapeError, match=r"^Model.predict: the values are no array of numbers\n"):
+        fitted.model_.predict([[1.0, 2.0, 3.0], [1.0, 2.0]], start="2001-01-01")

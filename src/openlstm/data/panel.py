@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from openlstm.data.grid import DAY, add_steps
+from openlstm.errors import ShapeError, describe
 from openlstm.model_file import Step
 
 Role = Literal["future", "past", "static"]
@@ -181,3 +183,23 @@ class Panel:
     def __iter__(self) -> Iterator[Panel]:
         """Each series as a panel of its own."""
         return (self.only(np.array([s])) for s in range(len(self)))
+
+
+def rows_of(who: str, values: ArrayLike) -> np.ndarray:
+    """Floats [T] or [S, T] as float64 [S, T].
+
+    Raises:
+        ShapeError: for other axes, or rows of different lengths.
+
+    >>> rows_of("predict", [1, 2]).tolist()
+    [[1.0, 2.0]]
+    """
+    try:
+        rows = np.ascontiguousarray(values, dtype=np.float64)
+    except ValueError as e:
+        what, hint = "the values are no array of numbers", "fill up shorter rows with NaN at the left, or pass a panel"
+        raise ShapeError.of(who, what, str(e).split(".")[0], "[T] or [S, T]", hint) from None
+    if np.ndim(values) not in (1, 2):
+        what, got = "values has the wrong number of axes", f"values: {describe(np.asarray(values, np.float64))}"
+        raise ShapeError.of(who, what, got, "[T] or [S, T]", "pass one series, or one series per row")
+    return np.atleast_2d(rows)

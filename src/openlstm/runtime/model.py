@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike
 
 from openlstm import model_file
 from openlstm.data.grid import name_step
-from openlstm.data.panel import LARGEST, Panel
-from openlstm.errors import ArgumentError, DataError, ModelFileError, ShapeError, describe
+from openlstm.data.panel import LARGEST, Panel, rows_of
+from openlstm.errors import ArgumentError, DataError, ModelFileError, describe
 from openlstm.model_file import Header
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime import calibrate, recursive
@@ -31,20 +31,14 @@ from openlstm.runtime.simulate import Simulation, simulate
 from openlstm.runtime.stream import CarriedStream, Stream, too_large
 from openlstm.runtime.window import Rows, measure, rows, windows
 
-BLOCK = 4096
-"""So many series go through the network at once."""
-
+BLOCK = 4096  # series go through the network at once
 TITLES = {"seasonal_drift": "seasonal naive + drift", "ets": "ETS", "damped_ets": "damped ETS", "theta": "Theta"}
-
 NETWORKS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "vanilla RNN", "rnn_relu": "vanilla RNN"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained forecaster: its header, its networks whose outputs are averaged, and the baselines kept beside them.
-
-    Made by `openlstm.load`.
-    """
+    """A trained forecaster, made by `openlstm.load`: its header, its networks, and the baselines kept beside them."""
 
     header: Header
     tensors: dict[str, np.ndarray]
@@ -138,8 +132,8 @@ class Model:
             raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
         self.check(panel)
         if use == "best":
-            parts = [one.name for one in self.header.forecasters if one.weight > 0]
-            values = self._mean({name: self.quantiles(panel, use=name, backend=backend) for name in parts})
+            parts = [f.name for f in self.header.forecasters if f.weight > 0]
+            values = self._mean({f: self.quantiles(panel, use=f, backend=backend) for f in parts})
         elif use == "network":
             values = self.raw(panel, backend=backend)
         else:
@@ -246,20 +240,13 @@ class Model:
         """
         series = self.header.series
         if isinstance(data, (np.ndarray, list, tuple)):
-            try:
-                values = np.ascontiguousarray(data, dtype=np.float64)
-            except ValueError as e:
-                what, hint = "the values are no array of numbers", "fill up shorter rows with NaN at the left, or pass a panel"
-                raise ShapeError.of("Model.predict", what, str(e).split(".")[0], "[T] or [S, T]", hint) from None
-            if values.ndim not in (1, 2):
-                what, got = "values has the wrong number of axes", f"values: {describe(values)}"
-                raise ShapeError.of("Model.predict", what, got, "[T] or [S, T]", "pass one series, or one series per row")
+            values = rows_of("Model.predict", data)
             if start is None and series.calendar:
                 what, got = "the model reads the calendar, and the values have no times", f"values: {describe(values)}"
                 hint = "model.predict(values, start='2001-12-29'), with the time of the first value, or pass a frame"
                 raise ArgumentError.of("Model.predict", what, got, "the time of the first value", hint)
             begin = np.datetime64("NaT") if start is None else np.datetime64(start)
-            return Panel.of(list(np.atleast_2d(values)), begin, series.step, target=series.target, time=series.time)
+            return Panel.of(list(values), begin, series.step, target=series.target, time=series.time)
         if isinstance(data, Panel):
             return data
         from openlstm.data import Columns, Format, read_panel
