@@ -65,7 +65,7 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False, out: Console | None
 def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     """Weekly CO2 at Mauna Loa, 1958-2001 (public domain), as it ships inside statsmodels."""
     from openlstm.tasks.forecast import Forecaster
-    from openlstm.tasks.pictures import plot, save
+    from openlstm.tasks.pictures import plot_evaluation, save
     from openlstm.tasks.tables import score_table
 
     out.rule("[bold]1  Forecasting: CO2 in the air over Mauna Loa, weekly, in ppm", align="left")
@@ -80,7 +80,7 @@ def _co2(folder: Path, seed: int, quiet: bool, out: Console) -> dict[str, Any]:
     lstm.save(folder / "model.safetensors")
     with Console(stderr=True, quiet=quiet).status("scoring ..."):
         evaluation, other = lstm.evaluate(), rnn.evaluate()
-        save(plot(panel, lstm.predict(), evaluation=evaluation), folder / "forecast.png")
+        save(plot_evaluation(evaluation), folder / "forecast.png")
     out.print(score_table(evaluation))
     vanilla = other.score(rnn.model_.name).mase
     out.print(f"The same with a vanilla RNN in place of the LSTM: MASE {vanilla:.3f}.", highlight=False, markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openlstm.runtime.calibrate import TAIL, apply, bands, correct, correct_points, needed, warning
+from openlstm.runtime.calibrate import TAIL, apply, at_every_level, correct, needed, warning
 
 LEVELS = (0.05, 0.1, 0.5, 0.9, 0.95)
 NAN = np.nan
@@ -119,5 +119,6 @@ def test_the_unit_of_a_series_changes_no_band() -> None:
 def test_bands_around_single_values() -> None:
     errors = np.arange(-9.0, 10.0)[:, None]
     point = np.full((19, 1), 5.0)
-    c = correct_points(5 + 2 * errors, point, np.full(19, 2.0), LEVELS)
-    assert bands(c, np.array([[100.0]]), np.array([10.0]), LEVELS).tolist() == [[[10.0, 20.0, 100.0, 180.0, 190.0]]]
+    c = correct(5 + 2 * errors, at_every_level(point, LEVELS), np.full(19, 2.0), LEVELS)
+    found = apply(c.shift, at_every_level(np.array([[100.0]]), LEVELS), np.array([10.0]), LEVELS)
+    assert found.tolist() == [[[10.0, 20.0, 100.0, 180.0, 190.0]]]

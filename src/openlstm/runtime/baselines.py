@@ -36,6 +36,7 @@ class Baseline(ABC):
     """
 
     name: ClassVar[str]
+    LEAST: ClassVar[int] = 1  # known values that the longest series has to have
 
     @classmethod
     def fit(cls, past: np.ndarray, setting: Setting) -> Self:
@@ -46,6 +47,7 @@ class Baseline(ABC):
         """
         if np.isnan(past).all():
             raise Unfit("no value is known")
+        _enough(past, cls.LEAST)
         return cls()
 
     @abstractmethod
@@ -146,12 +148,7 @@ class Drift(Baseline):
     """
 
     name = "drift"
-
-    @classmethod
-    def fit(cls, past: np.ndarray, setting: Setting) -> Self:
-        """It needs two known values."""
-        _enough(past, 2)
-        return cls()
+    LEAST = 2
 
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
@@ -171,13 +168,8 @@ class ETS(Baseline):
 
     name = "ets"
 
+    LEAST = 5
     DAMPED: ClassVar[tuple[bool, ...]] = (False, True)
-
-    @classmethod
-    def fit(cls, past: np.ndarray, setting: Setting) -> Self:
-        """It needs five known values."""
-        _enough(past, 5)
-        return cls()
 
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
@@ -198,12 +190,7 @@ class Theta(Baseline):
     """The Theta method, see `theta`."""
 
     name = "theta"
-
-    @classmethod
-    def fit(cls, past: np.ndarray, setting: Setting) -> Self:
-        """It needs four known values."""
-        _enough(past, 4)
-        return cls()
+    LEAST = 4
 
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
@@ -215,12 +202,7 @@ class Autoregression(Baseline):
     """A linear map from the newest values of a series, of its own for each series; see `autoregression`."""
 
     name = "autoregression"
-
-    @classmethod
-    def fit(cls, past: np.ndarray, setting: Setting) -> Self:
-        """It needs ten known values."""
-        _enough(past, 10)
-        return cls()
+    LEAST = 10
 
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""

@@ -28,6 +28,11 @@ class Correction(NamedTuple):
     count: np.ndarray
     enough: np.ndarray
 
+    @property
+    def enough_for_all(self) -> tuple[bool, ...]:
+        """For each level, whether there were enough at every step."""
+        return tuple(bool(e) for e in np.atleast_1d(self.enough.all(axis=0)))
+
 
 def needed(level: float) -> int:
     """How many errors a level needs at least: with n of them, its quantile has the rank (n + 1) level, rounded outwards.
@@ -109,9 +114,13 @@ def widening(level: float, count: int) -> float:
     return t / z * math.sqrt(1 + 1 / n)
 
 
-def correct_points(truth: np.ndarray, points: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> Correction:
-    """The correction that turns forecasts of single values [n, K] into quantiles: `correct`, with every quantile there."""
-    return correct(truth, np.repeat(points[..., None], len(levels), axis=-1), scale, levels)
+def at_every_level(points: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Forecasts of single values [S, K] as quantiles [S, K, Q] that all lie there, to be corrected.
+
+    >>> at_every_level(np.array([[5.0]]), [0.1, 0.5, 0.9]).tolist()
+    [[[5.0, 5.0, 5.0]]]
+    """
+    return np.repeat(points[..., None], len(levels), axis=-1)
 
 
 def apply(shift: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> np.ndarray:
@@ -130,11 +139,6 @@ def apply(shift: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: S
     low = np.minimum.accumulate(moved[..., middle::-1], axis=-1)[..., ::-1]
     high = np.maximum.accumulate(moved[..., middle:], axis=-1)
     return np.concatenate([low, high[..., 1:]], axis=-1)
-
-
-def bands(correction: Correction, points: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """The quantiles [S, K, Q] around forecasts of single values [S, K], from `correct_points`."""
-    return apply(correction.shift, np.repeat(points[..., None], len(levels), axis=-1), scale, levels)
 
 
 def warning(correction: Correction, levels: Sequence[float]) -> str | None:

@@ -140,7 +140,7 @@ class Model:
             start = f"baseline.{use}."
             arrays = {n.removeprefix(start): a for n, a in self.tensors.items() if n.startswith(start)}
             point = restore(use, arrays).forecast(panel.pasts(), self.setting)  # [S, K]
-            values = np.repeat(point[..., None], len(self.levels), axis=-1)
+            values = calibrate.at_every_level(point, self.levels)
         return self._calibrated(use, values, panel)
 
     def _mean(self, found: dict[str, np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from openlstm.errors import ArgumentError, DataError, ShapeError, describe
 from openlstm.runtime import calibrate, recursive
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.recursive import Begun, Draws, Scaled
-from openlstm.runtime.window import Rows, reach, rows
+from openlstm.runtime.window import Rows, rows
 
 
 class Stream:
@@ -41,7 +41,7 @@ class Stream:
             raise ShapeError.of("Model.stream", what, got, "[T]", "one stream per series")
         if (beyond := np.flatnonzero(np.abs(seen) > LARGEST)).size:
             raise too_large("Model.stream", f"values[{beyond[0]}]", float(seen[beyond[0]]))
-        self._model, self._most = model, reach(model.header.series)
+        self._model, self._most = model, model.header.series.reach
         self._values, self._start = np.zeros(0), None if start is None else np.datetime64(start).astype("datetime64[us]")
         self._keep(seen)
 

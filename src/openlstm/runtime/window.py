@@ -59,11 +59,6 @@ class Window(NamedTuple):
     spread: np.ndarray
 
 
-def reach(series: Series) -> int:
-    """How many steps before its origin a window looks at."""
-    return series.reach
-
-
 def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = True) -> Rows:
     """The rows of a panel.
 
@@ -75,7 +70,7 @@ def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = Tru
         DataError: if a covariate of the model is not there, is missing where the model has never seen it missing, or is not
             known far enough ahead.
     """
-    before, sizes = reach(series), np.maximum(panel.lengths, panel.history + series.horizon)
+    before, sizes = series.reach, np.maximum(panel.lengths, panel.history + series.horizon)
     ends = np.cumsum(before + sizes)
     begins = ends - sizes
     total = int(ends[-1]) if len(ends) else 0
@@ -188,7 +183,7 @@ def _calendar(series: Series, panel: Panel, begins: np.ndarray, sizes: np.ndarra
     out = [np.zeros(total, np.float32) for _ in range(2 * len(series.calendar))]
     if not out:
         return out
-    before = reach(series)
+    before = series.reach
     starts, group = np.unique(panel.starts, return_inverse=True)
     for g, start in enumerate(starts):
         own = np.flatnonzero(group == g)

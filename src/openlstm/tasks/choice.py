@@ -65,8 +65,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
     found = {"network": model.run(examples.rows, at)}
     past = pasts(examples.rows, at, of)
     for name in kept:
-        point = early[name].forecast(past, setting)
-        found[name] = np.repeat(point[..., None], len(model.levels), axis=-1)
+        found[name] = calibrate.at_every_level(early[name].forecast(past, setting), model.levels)
     scale, middle = examples.spreads(at), model.levels.index(0.5)
     unit = examples.units[of][:, None]
     error = lambda values: float(np.nanmean(np.abs(values[..., middle] - truth) / unit))  # noqa: E731
@@ -81,7 +80,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         correction = calibrate.correct(truth, found[name], scale, model.levels, windows=apart)
         found[name] = calibrate.apply(correction.shift, found[name], scale, model.levels)
         tensors[f"calibration.{name}"] = correction.shift.astype(np.float32)
-        enough = tuple(map(bool, np.atleast_1d(correction.enough.all(axis=0))))
+        enough = correction.enough_for_all
         kept_arrays = arrays.get(name, ())
         out.append(
             Forecaster(name=name, weight=weights.get(name, 0.0), error=error(found[name]), enough=enough, arrays=kept_arrays)
@@ -92,7 +91,7 @@ def choose(model: Model, examples: Examples, panel: Panel, validation: np.ndarra
         mean = np.asarray(sum(weight * found[name] for name, weight in weights.items()))
         correction = calibrate.correct(truth, mean, scale, model.levels, windows=apart)
         tensors["calibration.best"] = correction.shift.astype(np.float32)
-        enough = tuple(map(bool, np.atleast_1d(correction.enough.all(axis=0))))
+        enough = correction.enough_for_all
         out.append(Forecaster(name="best", error=error(mean), enough=enough))
     return Choice(tuple(out), tensors, tuple(warnings), left_out)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from openlstm._files import writable, write_whole
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
-from openlstm.errors import ArgumentError, DataError
+from openlstm.errors import ArgumentError
 from openlstm.tasks.options import COLUMNS, FORMAT, NAMES, Options, split, with_options
 
 TABLE = "A CSV, Parquet, Arrow or Excel file."
@@ -87,7 +87,7 @@ def predict(
     prediction = loaded.simulate(panel) if simulates else loaded.predict(panel, use=use)
     tell([f"forecast of: {prediction.source}"], quiet)
     if plot is not None:
-        draw(plot, loaded, panel, use)
+        draw(plot, panel, prediction)
     rows = prediction.rows()
     if output is not None:
         write_whole(output, _as_csv(rows).encode() if output.suffix.lower() == ".csv" else _as_parquet(prediction))
@@ -156,7 +156,7 @@ def evaluate(
             on_progress=lambda p: show(f"{p.doing}, {p.done + 1} of {p.total}"),
         )
     if plot is not None:
-        draw(plot, loaded, panel, "network", found)
+        draw_evaluation(plot, found)
     if output is not None:
         write_whole(output, _frame_bytes(found.columns(), output))
     if as_json:
@@ -274,17 +274,18 @@ def print_scores(evaluation: Any) -> None:
     Console().print(score_table(evaluation))
 
 
-def draw(path: Path, model: Any, panel: Any, use: str, evaluation: Any = None) -> None:
-    """Write a picture of what was held out, or of the forecast where nothing was."""
-    from openlstm.tasks.pictures import plot, plot_evaluation, save
+def draw(path: Path, panel: Any, prediction: Any) -> None:
+    """Write a picture of a forecast."""
+    from openlstm.tasks.pictures import plot, save
 
-    if evaluation is not None:
-        return save(plot_evaluation(evaluation), path, evaluation)
-    try:
-        prediction = model.predict(panel, use=use)
-    except DataError as error:  # columns known ahead that end with the past: the model is made, and there is nothing to draw
-        return tell([f"warning: no picture: {error}"])
     save(plot(panel, prediction), path)
+
+
+def draw_evaluation(path: Path, evaluation: Any) -> None:
+    """Write a picture of what was held out, and of the forecasts of it."""
+    from openlstm.tasks.pictures import plot_evaluation, save
+
+    save(plot_evaluation(evaluation), path, evaluation)
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from openlstm._files import writable
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
 from openlstm.errors import ArgumentError, DataError
-from openlstm.tasks.command import PICTURES, Data, FutureData, Plot, draw, format_of, print_scores
+from openlstm.tasks.command import PICTURES, Data, FutureData, Plot, draw, draw_evaluation, format_of, print_scores
 from openlstm.tasks.options import COLUMNS, FORMAT, Config, Options, split, with_options, write_config
 
 
@@ -90,7 +90,7 @@ def fit_forecast(
             evaluation = None
             tell([f"warning: no score: {error}"])
     if plot is not None:
-        draw(plot, forecaster.model_, panel, "network", evaluation)
+        _draw(plot, forecaster, panel, evaluation)
     for warning in forecaster.warnings_:
         tell([f"warning: {warning}"])
     if as_json:
@@ -189,3 +189,13 @@ def _quantiles(text: str) -> tuple[float, ...]:
         return tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
         raise ArgumentError.of("--quantiles", "are not numbers", repr(text), "numbers between 0 and 1", "0.1,0.5,0.9") from None
+
+
+def _draw(path: Path, forecaster: Any, panel: Any, evaluation: Any) -> None:
+    """A picture of what was held out; of the forecast where nothing was."""
+    if evaluation is not None:
+        return draw_evaluation(path, evaluation)
+    try:
+        draw(path, panel, forecaster.predict(panel))
+    except DataError as error:  # columns known ahead that end with the past: the model is made, and there is nothing to draw
+        tell([f"warning: no picture: {error}"])

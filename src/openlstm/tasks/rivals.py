@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -64,7 +65,7 @@ def rivals(shape: Shape, time_limit: float) -> tuple[dict[str, Rival], dict[str,
     return found, missing
 
 
-class _Timed:
+class _Timed(ABC):
     """A rival, and the time that it has left."""
 
     name = ""
@@ -90,9 +91,9 @@ class _Timed:
         if time.perf_counter() - self.begin > self.left:
             raise Late(f"stopped after {self.limit:g} s: {done}")
 
+    @abstractmethod
     def _forecast(self, panel: Panel) -> np.ndarray:
         """[S, K, Q]"""
-        raise NotImplementedError
 
 
 class AutoArima(_Timed):

@@ -87,7 +87,7 @@ def choose(model: Model, panel: Panel, validation: np.ndarray, units: np.ndarray
     scale = np.full(len(truth), model.header.series.scale.floor)
     correction = calibrate.correct(truth[:, None], found[:, None], scale, model.levels)
     error = np.abs(truth - found[:, model.levels.index(0.5)]) / np.repeat(units, panel.lengths)[late]
-    enough = tuple(bool(e) for e in np.atleast_1d(correction.enough.all(0)))
+    enough = correction.enough_for_all
     kept = Forecaster(name="network", weight=1.0, error=float(error.mean()), enough=enough)
     warning = calibrate.warning(correction, model.levels)
     tensors = {"calibration.network": correction.shift.astype(np.float32)}
