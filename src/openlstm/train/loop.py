@@ -84,6 +84,7 @@ class Step(NamedTuple):
     clip: float  # what it is clipped to
     examples: int = 0  # of the batch
     steps: int = 0  # of an epoch
+    learning_rate: float = math.nan
 
 
 StepCallback = Callable[[Step], None]
@@ -213,7 +214,8 @@ class _Training:
         self.fabric.backward(loss)
         norm = float(self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip, error_if_nonfinite=False) or 0.0)
         for callback in self.each_step:
-            callback(Step(self.steps, epoch, float(loss.detach()), norm, clip, examples, self.each_epoch))
+            rate = self.optimizer.param_groups[0]["lr"]
+            callback(Step(self.steps, epoch, float(loss.detach()), norm, clip, examples, self.each_epoch, rate))
         if not math.isfinite(norm):
             what, got = f"the gradient is not finite in epoch {epoch}", f"norm={norm} at step {self.steps}"
             hint = "lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
