@@ -12,6 +12,9 @@ from openlstm.runtime.blocks import Block, blocks, seasonal, seasons, total
 MOST_LAGS = 26
 """The largest order."""
 
+TOGETHER = 128
+"""Steps whose products are summed in one product of matrices."""
+
 
 def autoregression(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
     """Forecasts [S, K] of the autoregression that explains each past best by AICc.
@@ -80,9 +83,7 @@ def _fit(z: np.ndarray, n: np.ndarray, extra: np.ndarray, most: int) -> tuple[np
     z = np.where(known, z - mean, 0.0)
     stack = np.stack([z[most - i : len(z) - i] for i in range(most + 1)], axis=-1)  # [T', R, L + 1]
     whole = np.all([known[most - i : len(z) - i] for i in range(most + 1)], axis=0)
-    stack = (stack * whole[..., None]).transpose(1, 2, 0)  # [R, L + 1, T']
-    moments = stack @ stack.transpose(0, 2, 1)
-    count = whole.sum(0)
+    moments, count = _moments(stack * whole[..., None]), whole.sum(0)
     best, phi = np.full(width, np.inf), np.zeros((width, most))
     power = np.maximum(moments[:, 0, 0], 1e-20 * np.maximum(count, 1))
     for order in range(most + 1):
@@ -100,3 +101,18 @@ def _fit(z: np.ndarray, n: np.ndarray, extra: np.ndarray, most: int) -> tuple[np
         phi[better] = 0.0
         phi[better, :order] = w[better]
     return best, phi, mean
+
+
+def _moments(stack: np.ndarray) -> np.ndarray:
+    """The sums over time of the products of any two columns, [R, L, L], of a stack [T, R, L].
+
+    They are added from the newest step on, `TOGETHER` steps in one product, so that zeros in front change nothing, to the bit.
+    """
+    if stack.shape[2] == 1:  # a product of vectors rounds by how they lie in memory
+        return total(stack * stack)[..., None]
+    stack = np.concatenate([np.zeros((-len(stack) % TOGETHER, *stack.shape[1:])), stack])
+    out = np.zeros((stack.shape[1], stack.shape[2], stack.shape[2]))
+    for end in range(len(stack), 0, -TOGETHER):
+        part = stack[end - TOGETHER : end].transpose(1, 2, 0)  # [R, L, TOGETHER]
+        out += part @ part.transpose(0, 2, 1)
+    return out

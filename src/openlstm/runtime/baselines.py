@@ -12,6 +12,8 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from openlstm.runtime.autoregression import autoregression
+from openlstm.runtime.blocks import total
+from openlstm.runtime.decoder import each_row
 from openlstm.runtime.smoothing import forms, smooth, theta
 from openlstm.runtime.window import carry
 
@@ -133,8 +135,7 @@ class SeasonalDrift(Baseline):
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]."""
         growth = past[:, setting.period :] - past[:, : -setting.period]
-        known = ~np.isnan(growth)
-        mean = np.where(known, growth, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+        mean = _mean(growth)
         ahead = 1 + np.arange(setting.horizon) // setting.period
         return SeasonalNaive().forecast(past, setting) + ahead * mean[:, None]
 
@@ -260,7 +261,7 @@ class LinearWindow(Baseline):
         return [cls(w, mean_y - mean_x @ w) for w in weights]
 
     def _apply(self, x: np.ndarray) -> np.ndarray:
-        return x @ self.weights + self.bias
+        return each_row(x, self.weights.T) + self.bias
 
     def forecast(self, past: np.ndarray, setting: Setting) -> np.ndarray:
         """[S, K]; a series that never moved stays where it is."""
@@ -300,9 +301,13 @@ def _or_naive(forecast: np.ndarray, past: np.ndarray, setting: Setting) -> np.nd
 
 def _step(past: np.ndarray) -> np.ndarray:
     """The mean size of a step of each series, [S]."""
-    moves = np.abs(past[:, 1:] - past[:, :-1])
-    known = ~np.isnan(moves)
-    return np.where(known, moves, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return _mean(np.abs(past[:, 1:] - past[:, :-1]))
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    """The mean of what is known in each row, 0 where nothing is, [S]; what is missing in front changes no bit."""
+    known = ~np.isnan(x)
+    return total(np.where(known, x, 0.0).T) / np.maximum(known.sum(1), 1)
 
 
 def _scaled(windows: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

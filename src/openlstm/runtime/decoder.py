@@ -11,6 +11,9 @@ from openlstm.model_file import Decoder
 
 Tensors = dict[str, np.ndarray]
 
+TOGETHER = 100_000
+"""Numbers of a matrix that a row is multiplied with in one call: too few for a library to spread them over threads."""
+
 
 def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
     """All quantiles of all steps from h [N, H] alone: W h + b, [N, K, Q] in spreads."""
@@ -20,9 +23,10 @@ def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
 def each_row(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The product of each row of x [N, A] and a matrix [B, A], [N, B], row by row in float64.
 
-    A product of matrices may round a row differently in another batch.
+    A product of matrices may round a row differently in another batch, and a product of a large matrix with other threads.
     """
-    return (x[:, None].astype(np.float64) @ weight.T)[:, 0]
+    x, most = x[:, None].astype(np.float64), max(4, TOGETHER // max(x.shape[1], 1) // 4 * 4)
+    return np.concatenate([(x @ weight[k : k + most].T)[:, 0] for k in range(0, len(weight), most)], axis=1)
 
 
 def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarray, middle: int) -> np.ndarray:

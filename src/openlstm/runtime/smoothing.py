@@ -299,7 +299,7 @@ def theta(past: np.ndarray, horizon: int, period: int) -> np.ndarray:
             plus[:, at] = seasons(y[:, at], period, False)
         season = (np.arange(len(y)) - len(y)) % period
         y = (y - plus[season]) / times[season]
-        n, t = known.sum(0), np.where(known, np.arange(len(y))[:, None], 0.0)
+        n, t = known.sum(0), np.where(known, np.arange(len(y))[:, None] - block.first, 0.0)
         dt = np.where(known, t - total(t) / n, 0.0)
         middle = total(np.where(known, y, 0.0)) / n
         slope = total(dt * np.where(known, y - middle, 0.0)) / np.maximum(total(dt * dt), 1.0)
