@@ -6,8 +6,10 @@ import errno
 import os
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from openlstm.errors import ArgumentError
 
@@ -18,7 +20,14 @@ except ImportError:  # Windows, where nobody removes a file that is open
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write bytes to a file under another name, sync it, rename it and sync its folder: all of it or nothing.
+    """Write bytes to a file, all of them or nothing; see `writing`."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to, under another name. At the end it is synced and renamed, and its folder synced: all of it or nothing.
 
     A link is followed, and what it leads to is replaced. A file that is replaced hands on its permissions and its owner.
 
@@ -31,7 +40,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     part, number = _begin(path.parent, 0o666 if old is None else 0o600)
     file = open(number, "wb")  # noqa: SIM115
     try:
-        file.write(data)
+        yield file
         file.flush()
         if old is not None and fcntl is not None:
             with suppress(PermissionError):  # only root gives a file to somebody else

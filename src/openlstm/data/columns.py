@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from openlstm.data.dates import holds_dates
 from openlstm.data.files import Table, short
 from openlstm.data.numbers import holds_numbers
 from openlstm.errors import ArgumentError, DataError
+from openlstm.model_file import Series, Step
 
 AGGREGATES = ("mean", "sum", "last", "first", "min", "max", "median", "count")
 
@@ -60,6 +63,31 @@ class Format:
         if self.aggregate not in AGGREGATES:
             got, expected = repr(self.aggregate), ", ".join(AGGREGATES)
             raise ArgumentError.of("aggregate", "is no way to aggregate", got, expected, "correct --aggregate")
+
+
+class Terms(NamedTuple):
+    """On what terms a model reads a table; `data.read_panel` takes them."""
+
+    columns: Columns
+    form: Format
+    step: Step
+    categories: dict[str, tuple[str, ...]]
+
+
+def terms(series: Series, options: Mapping[str, str | None] | None = None) -> Terms:
+    """The terms of a model: those of its training, but for what is told anew.
+
+    Args:
+        options: the fields of `Format`, and `time` and `target` for columns of other names.
+    """
+    roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
+    own = series.form.model_dump()
+    wide = own.pop("wide")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}
+    columns = Columns(named["time"], None if wide else named["target"], () if wide else series.ids, **roles, wide=wide)
+    categories = {f.name: f.categories for f in series.features if f.categories is not None}
+    return Terms(columns, Format(**{**own, **given}), series.step, categories)
 
 
 def choose(table: Table, columns: Columns, form: Format) -> Columns:

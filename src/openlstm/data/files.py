@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import io
 import os
 import re
@@ -17,21 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openlstm.data.contents import KINDS, as_utf8, parquet_files, short, unpacked
 from openlstm.data.panel import Note
 from openlstm.errors import ArgumentError, DataError, OpenLSTMError, message, missing_extra
 
 if TYPE_CHECKING:
     import polars as pl
-
-SHOWN = 100  # characters of a cell in an error
-
-KINDS = {
-    **dict.fromkeys((".csv", ".tsv", ".txt"), "CSV"),
-    **dict.fromkeys((".parquet", ".pq"), "Parquet"),
-    **dict.fromkeys((".arrow", ".feather", ".ipc"), "Arrow"),
-    ".xlsx": "Excel",
-}
-"""What a file holds, by the end of its name; `.gz` and `.zst` may follow."""
 
 DELIMITERS = ",;\t| "
 
@@ -87,11 +77,6 @@ class Table:
         return DataError.of(f"{self.name}, column {column!r}", what, short(got), expected, hint)
 
 
-def short(text: str) -> str:
-    """A text cut to what an error shows of it."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
-
-
 def read_any(data: Any, encoding: str | None = None, delimiter: str | None = None, name: str = "the frame") -> Table:
     """A file by its path, or a frame of pandas, polars or pyarrow, as a table.
 
@@ -106,11 +91,16 @@ def read_any(data: Any, encoding: str | None = None, delimiter: str | None = Non
     if isinstance(data, Table):
         return data
     table = _read_file(Path(data), encoding, delimiter) if isinstance(data, (str, os.PathLike)) else _read_frame(data, name)
+    refuse_empty(table)
+    return table
+
+
+def refuse_empty(table: Table) -> None:
+    """Refuse a table without rows."""
     if not table.frame.height:
         what, got = "holds no rows", f"columns {short(', '.join(table.frame.columns))}"
         expected, hint = "a header and at least one row", "check that the export was complete"
         raise DataError.of(table.name, what, got, expected, hint)
-    return table
 
 
 def native_frame(columns: dict[str, np.ndarray], like: Any, *, zone: str | None = None, utc: bool = False) -> Any:
@@ -229,10 +219,12 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
     name, suffixes = path.name, [s.lower() for s in path.suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else None
     kind = KINDS.get(suffixes[-1] if suffixes else "")
+    if files := [] if path.is_file() else parquet_files(path):
+        with reading(name, "whole Parquet files of the same columns", "look whether all belong to one table"):
+            return Table(pl.read_parquet(files, hive_partitioning=False), name, kind="Parquet")
     if not path.is_file():
-        what, got = "is not a file", "a folder" if path.is_dir() else "a device or a pipe"
-        if not path.exists():
-            what, got = "there is no such file", "nothing"
+        what = "is not a file" if path.exists() else "there is no such file"
+        got = "nothing" if not path.exists() else "a folder" if path.is_dir() else "a device or a pipe"
         raise DataError.of(name, what, got, "a CSV, Parquet, Arrow or Excel file", "check the path")
     if kind is None:
         what, got = "is not a table that can be read", f"a file ending in {path.suffix!r}"
@@ -240,7 +232,7 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
         raise DataError.of(name, what, got, expected, "convert it to CSV or Parquet")
     expected, hint = f"a whole file of the kind {kind}", "look whether it was written to its end, or export it again"
     with reading(name, expected, hint):
-        content = _unpacked(path, packed)
+        content = unpacked(path, packed)
     if kind == "CSV":
         return _read_csv(name, content, encoding, delimiter)
     sheets: list[str] = []
@@ -262,66 +254,10 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
     return Table(_without_blank_end(frame), name, header=1, kind=kind, notes=[note] if len(sheets) > 1 else [])
 
 
-def _unpacked(path: Path, packed: str | None) -> bytes:
-    content = path.read_bytes()
-    if packed == ".gz":
-        return gzip.decompress(content)
-    if packed == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise missing_extra(f"reading {path.name}", "zstandard", "data") from None
-        whole = []
-        while content:  # a file may hold several frames
-            part = zstandard.ZstdDecompressor().decompressobj()
-            whole.append(part.decompress(content))
-            if not part.eof:
-                raise EOFError("the compressed file ended before its end was reached")
-            content = part.unused_data
-        return b"".join(whole)
-    return content
-
-
-def _as_utf8(name: str, content: bytes, encoding: str | None, notes: list[Note]) -> tuple[bytes, str]:
-    """The bytes of a text in UTF-8, and in which encoding they were: as told, else UTF-8, UTF-16, at last cp1252."""
-    if encoding is not None:
-        try:
-            return content.decode(encoding).removeprefix("\ufeff").encode(), encoding
-        except LookupError:
-            expected, hint = "an encoding such as utf-8, utf-16, cp1252, latin-1", "correct --encoding"
-            raise ArgumentError.of(name, "there is no such encoding", repr(encoding), expected, hint) from None
-        except UnicodeError as e:
-            hint = "leave out --encoding, or name another one"
-            raise DataError.of(name, "is not written in this encoding", short(str(e)), encoding, hint) from None
-    if content.startswith(b"\xef\xbb\xbf"):
-        return content[3:], "utf-8"
-    zeros, marked = content[:1000].count(0), content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if marked or zeros:
-        found = "utf-16" if marked else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-        found = found if marked or zeros * 4 > len(content[:1000]) else "none"  # every other byte of Western text
-        try:
-            return content.decode(found).encode(), found
-        except (UnicodeError, LookupError):
-            got, expected = f"{zeros} zero bytes in the first {len(content[:1000])}", "text"
-            raise DataError.of(name, "is not a text file", got, expected, "export it again as CSV in UTF-8") from None
-    try:
-        content.decode()
-        return content, "utf-8"
-    except UnicodeDecodeError as e:
-        line = content.count(b"\n", 0, e.start) + 1
-    try:
-        text = content.decode("cp1252")
-    except UnicodeDecodeError:
-        what, got = "is written in an encoding that was not found", f"bytes in line {line} that are no UTF-8"
-        raise DataError.of(name, what, got, "UTF-8, UTF-16 or cp1252", "name it: --encoding latin-1, for example") from None
-    notes.append(Note("encoding", 1, f"line {line} is not UTF-8; the file was read as cp1252 (--encoding names another one)"))
-    return text.encode(), "cp1252"
-
-
 def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | None) -> Table:
     pl = _polars()
     notes: list[Note] = []
-    content, encoding = _as_utf8(name, content, encoding, notes)
+    content, encoding = as_utf8(name, content, encoding, notes)
     if content.count(b"\r") > content.count(b"\r\n"):  # lines that end as they did on old machines
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if delimiter is not None and (len(delimiter.encode()) != 1 or delimiter in '"\n\r'):

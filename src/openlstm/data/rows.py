@@ -188,6 +188,22 @@ def read_keys(table: Table, ids: tuple[str, ...]) -> tuple[list[Key], np.ndarray
     return once.select(ids).rows(), series.to_numpy().astype(np.int64)
 
 
+def find_keys(table: Table, ids: tuple[str, ...], known: list[Key]) -> np.ndarray:
+    """Which of the known series each row belongs to, int64 [N].
+
+    Raises:
+        DataError: for a row of another series.
+    """
+    keys, series = read_keys(table, ids)
+    place = {key: k for k, key in enumerate(known)}
+    new = [key not in place for key in keys]
+    if any(new):
+        at = int(np.flatnonzero(np.array(new)[series])[0])
+        got, expected = ", ".join(keys[int(series[at])]), "a series of the first table"
+        raise table.error(at, ids[0], "names a series that has no past", got, expected, "leave out its rows")
+    return np.array([place[key] for key in keys], dtype=np.int64)[series]
+
+
 def read_text(column: Any) -> Any:
     """A column as texts, null where nothing stands: whole numbers without decimals, so that 1.0 and 1 are one name."""
     import polars as pl
@@ -236,15 +252,7 @@ def _ahead(table: Table, first: Rows, form: Format, categories: Mapping[str, tup
     height, ids = table.frame.height, () if columns.wide else columns.ids
     rows = np.arange(height)
     if ids and not set(ids).isdisjoint(table.frame.columns):
-        keys, series = read_keys(table, ids)
-        place = {key: k for k, key in enumerate(first.keys)}
-        new = [key not in place for key in keys]
-        if any(new):
-            at = int(np.flatnonzero(np.array(new)[series])[0])
-            key = keys[int(series[at])]
-            got, expected = ", ".join(key), "a series of the first table"
-            raise table.error(at, ids[0], "names a series that has no past", got, expected, "leave out its rows")
-        series = np.array([place[key] for key in keys])[series]
+        series = find_keys(table, ids, first.keys)
     else:
         count = len(first.keys)
         series, rows = np.repeat(np.arange(count), height), np.tile(rows, count)
@@ -276,7 +284,7 @@ def _joined(first: Rows, ahead: Rows) -> Rows:
     if not later.all():
         early = int((~later).sum())
         text = f"left out of {ahead.tables[0].name}: {count_words(early, 'row')} no later than the past"
-        first.notes.append(Note("future", early, text))
+        first.notes.append(Note("early", early, text))
         ahead = ahead.take(np.flatnonzero(later))
     both = []
     for a, b in zip(first.covariates, ahead.covariates, strict=True):

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm import model_file
+from openlstm.data.columns import terms
 from openlstm.data.grid import name_step
 from openlstm.data.panel import LARGEST, Panel, rows_of
+from openlstm.data.reading import read_panel
 from openlstm.errors import ArgumentError, DataError, ModelFileError, describe
 from openlstm.model_file import Header
 from openlstm.model_file.header import COUNTS
@@ -99,10 +101,17 @@ class Model:
             ArgumentError: for a `use` that the model does not hold.
             ModelFileError: if the weights are such that the forecast is not finite.
         """
-        panel = self.panel(data, start=start)
-        use = {title: name for name, title in self.names.items()}.get(use, use)  # as a table calls it
+        panel, use = self.panel(data, start=start), self.called(use)
         values = self.quantiles(panel, use=use, backend=backend)
         return Prediction.after(panel, self.levels, values, self.source(use))
+
+    def called(self, use: str) -> str:
+        """The name in the file of whom to ask, given by it or as a table calls it; refused where there is none."""
+        name = {title: name for name, title in self.names.items()}.get(use, use)
+        if name not in self.names:
+            expected, hint = " or ".join(self.names), "fit keeps baselines beside the network unless told otherwise"
+            raise ArgumentError.of("predict", "the model holds no such forecaster", f"use={use!r}", expected, hint)
+        return name
 
     def source(self, use: str) -> str:
         """Whose forecast `use` is, in words: `LSTM`, `0.6 LSTM + 0.4 ets`."""
@@ -124,9 +133,7 @@ class Model:
 
     def quantiles(self, panel: Panel, *, use: str = "network", backend: str = "auto") -> np.ndarray:
         """As `predict`, of a panel: float64 [S, K, Q], rising along the last axis."""
-        if use not in self.names:
-            expected, hint = " or ".join(self.names), "fit keeps baselines beside the network unless told otherwise"
-            raise ArgumentError.of("predict", "the model holds no such forecaster", f"use={use!r}", expected, hint)
+        use = self.called(use)
         if self.header.decoder.kind == "simulate":
             what, expected = "a simulating model reads no values of its target", "a model that forecasts"
             raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
@@ -249,17 +256,9 @@ class Model:
             return Panel.of(list(values), begin, series.step, target=series.target, time=series.time)
         if isinstance(data, Panel):
             return data
-        from openlstm.data import Columns, Format, read_panel
-
-        roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
-        own = series.form.model_dump()
-        wide = own.pop("wide")
-        given = {name: value for name, value in (options or {}).items() if value is not None}
-        named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}
-        columns = Columns(named["time"], None if wide else named["target"], () if wide else series.ids, **roles, wide=wide)
-        form = Format(**{**own, **given})
-        categories = {f.name: f.categories for f in series.features if f.categories is not None}
-        return read_panel(data, columns, form, step=series.step, categories=categories, future_data=future_data)
+        asked = terms(series, options)
+        how = {"step": asked.step, "categories": asked.categories, "future_data": future_data}
+        return read_panel(data, asked.columns, asked.form, **how)
 
     def seen(self, panel: Panel) -> np.ndarray:
         """How many steps of each series the model has seen in training, validation included, int64 [S]; 0 of one unknown."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +14,9 @@ import typer
 from rich.console import Console
 
 from openlstm._files import writable, write_whole
-from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
+from openlstm._terminal import Json, Quiet, integer, output_option, print_json, progress, say, status, tell
 from openlstm.errors import ArgumentError
-from openlstm.tasks.options import COLUMNS, FORMAT, NAMES, Options, split, with_options
+from openlstm.tasks.options import COLUMNS, ENGINE, FORMAT, NAMES, Options, split, with_options
 
 TABLE = "A CSV, Parquet, Arrow or Excel file."
 Data = Annotated[Path, typer.Argument(metavar="DATA", help=TABLE, show_default=False)]
@@ -55,12 +57,13 @@ def check(
         raise typer.Exit(1)
 
 
-@with_options(names=NAMES, form=FORMAT)
+@with_options(names=NAMES, form=FORMAT, engine=ENGINE)
 def predict(
     model: ModelPath,
     data: Data,
     names: Options,
     form: Options,
+    engine: Options,
     future_data: FutureData = None,
     use: Use = "network",
     output: Output = None,
@@ -74,17 +77,35 @@ def predict(
       openlstm predict model.safetensors co2.csv
     """
     from openlstm.runtime import load
+    from openlstm.tasks import partitions
+    from openlstm.tasks.workers import engine_of
 
+    spread = engine_of(**engine)
     inputs = tuple(p for p in (data, model, future_data) if p is not None)
-    for place, kinds in ((output, (".csv", ".parquet")), (plot, PICTURES)):
+    for place, kinds in ((output, (".csv", ".parquet")[spread is not None :]), (plot, PICTURES)):
         if place is not None:
             writable(place, kinds, inputs)
+    if spread is not None and (output is None or plot is not None):
+        what, got = "the forecast of many series goes into a file", "--plot" if output else "no --output"
+        raise ArgumentError.of("--engine ray", what, got, "--output FILE.parquet alone", "--output forecast.parquet")
     loaded = load(model)
     _no_simulation(loaded, model, {"--plot": plot})
+    if spread is not None and output is not None:
+        with progress("predict", quiet=quiet) as show:
+            show(0.0, "starting Ray")
+            count = lambda done, total: show(done / total, f"{done} of {total} partitions")  # noqa: E731
+            more = {"future_data": future_data, "use": use, "options": names | form, "on_progress": count}
+            written = partitions.predict(loaded, data, output, spread, **more)
+        tell([*(f"note: {n.text}" for n in written.notes), f"forecast of: {written.source}"], quiet)
+        tell([f"wrote {written.rows:,} rows to {output}"], quiet)
+        if as_json:
+            notes = [n._asdict() for n in written.notes]
+            told = {"source": written.source, "notes": notes, "rows": written.rows, "output": str(output)}
+            print_json({"model": str(model), "target": names["target"] or loaded.header.series.target, **told})
+        return
     panel = loaded.panel(data, future_data=future_data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
-    simulates = loaded.header.decoder.kind == "simulate"
-    prediction = loaded.simulate(panel) if simulates else loaded.predict(panel, use=use)
+    prediction = partitions.ask(loaded, panel, use)
     tell([f"forecast of: {prediction.source}"], quiet)
     if plot is not None:
         draw(plot, panel, prediction)
@@ -100,12 +121,13 @@ def predict(
         print(_as_csv(rows), end="")
 
 
-@with_options(names=NAMES, form=FORMAT)
+@with_options(names=NAMES, form=FORMAT, engine=ENGINE)
 def evaluate(
     model: ModelPath,
     data: Data,
     names: Options,
     form: Options,
+    engine: Options,
     origins: Annotated[
         int | None, integer(1, "So many forecasts of each series, one horizon apart. Without it all unseen.")
     ] = None,
@@ -130,12 +152,16 @@ def evaluate(
     """
     from openlstm.runtime import load
     from openlstm.tasks import evaluation as scoring
+    from openlstm.tasks.partitions import over_series
+    from openlstm.tasks.workers import engine_of, workers
 
+    spread = engine_of(**engine)
     for place, kinds in ((output, (".csv", ".parquet")), (plot, PICTURES)):
         if place is not None:
             writable(place, kinds, (data, model))
     loaded = load(model)
-    _no_simulation(loaded, model, {"--plot": plot, "--output": output, "--origins": origins, "--refit": refit or None})
+    given = {"--plot": plot, "--output": output, "--origins": origins, "--refit": refit or None, "--engine": spread and "ray"}
+    _no_simulation(loaded, model, given)
     panel = loaded.panel(data, options=names | form)
     tell([f"note: {note.text}" for note in panel.notes], quiet)
     if loaded.header.decoder.kind == "simulate":
@@ -146,7 +172,7 @@ def evaluate(
             print_json({"model": str(model), **told.to_dict()}) if as_json else Console().print(tables.efficiency_table(told))
         )
     again = _again(loaded) if refit else None
-    with status("scoring ...", quiet) as show:
+    with status("scoring ...", quiet) as show, nullcontext() if spread is None else workers(spread) as ray:
         found = scoring.evaluate(
             loaded,
             panel,
@@ -154,6 +180,7 @@ def evaluate(
             refit=again,
             time_limit=time_limit or None,
             on_progress=lambda p: show(f"{p.doing}, {p.done + 1} of {p.total}"),
+            over=map if ray is None else ray.map if refit else partial(over_series, ray),
         )
     if plot is not None:
         draw_evaluation(plot, found)
@@ -249,7 +276,7 @@ def _no_simulation(loaded: Any, model: Path, options: Options) -> None:
     """Refuse options that a simulating model has no use for."""
     given = [name for name, value in options.items() if value is not None]
     if given and loaded.header.decoder.kind == "simulate":
-        what, expected = "simulates, and has no such picture, file or origins", "a model that forecasts"
+        what, expected = "simulates, and has no such picture, file, origins or engine", "a model that forecasts"
         raise ArgumentError.of(str(model), what, " ".join(given), expected, f"leave {' and '.join(given)} out")
 
 

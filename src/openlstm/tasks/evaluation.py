@@ -5,7 +5,7 @@ Legend: S series, R forecast steps of all series and origins together, O origins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -65,6 +65,11 @@ class Progress(NamedTuple):
     doing: str  # "LSTM and baselines", "AutoARIMA", ...
 
 
+Ask = Callable[[Panel], Mapping[str, Prediction]]
+"""What every forecaster says follows the past of each series of a panel."""
+Over = Callable[[Ask, Iterator[Panel]], Iterable[Mapping[str, Prediction]]]
+
+
 class Options(NamedTuple):
     """What is asked for, see `evaluate`."""
 
@@ -82,6 +87,7 @@ def evaluate(
     refit: Callable[[Panel], Forecasts] | None = None,
     time_limit: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    over: Over = map,
 ) -> Evaluation:
     """Score a model, the baselines in its file, and rivals on every step that the model has not seen.
 
@@ -98,6 +104,8 @@ def evaluate(
         time_limit: seconds for each rival: AutoARIMA (statsforecast) and gradient boosting (scikit-learn), where
             installed; None leaves them out.
         on_progress: called before each forecast.
+        over: gives what a function makes of each panel, in their order, as `map` does; `tasks.partitions` has others, that
+            ask the model and the baselines in other processes.
 
     Raises:
         ArgumentError: if a number is not above zero, or there are fewer origins than asked for.
@@ -119,10 +127,16 @@ def evaluate(
             on_progress(Progress(done, total, doing))
         done += 1
 
-    for number in range(len(histories)):
-        known = collected.known(number)
-        tell(f"{model.name} and baselines")
-        for name, prediction in (refit(known) if refit else model).candidates(known).items():
+    def panels() -> Iterator[Panel]:
+        for number in range(len(histories)):
+            tell(f"{model.name} and baselines")
+            yield collected.known(number)
+
+    def ask(known: Panel) -> Mapping[str, Prediction]:
+        return (refit(known) if refit else model).candidates(known)
+
+    for number, found in enumerate(over(ask, panels())):
+        for name, prediction in found.items():
             collected.add(number, name, prediction)
     for name, rival in outside.items():
         for number in range(len(histories)):

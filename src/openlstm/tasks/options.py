@@ -1,4 +1,4 @@
-"""Options that several commands share, written once: which column is what, how a table is written, and a file of options."""
+"""Options that several commands share, written once: columns, how a table is written, the engine, and a file of options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from openlstm._terminal import integer
 from openlstm.errors import ArgumentError
 
 Options = dict[str, Any]
@@ -43,6 +44,11 @@ FORMAT: dict[str, Any] = {
     "decimal": _text("The decimal mark, . or , where the column leaves it open."),
     "every": _text("Resample to this interval, e.g. 15m, 1h, 1d, 1w, 1mo, 1b (business days)."),
     "aggregate": _text("With --every: mean, sum, last, first, min, max, median or count."),
+}
+ENGINE: dict[str, Any] = {
+    "engine": _text("local (this process, if left out), or ray: series in partitions, in processes of Ray.", metavar="NAME"),
+    "address": _text("Of --engine ray: a cluster, as HOST:6379 or ray://HOST:10001. Without it this machine."),
+    "partitions": Annotated[int | None, integer(1, "Of --engine ray: so many. Without it four for each processor, or more.")],
 }
 
 
