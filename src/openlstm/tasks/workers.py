@@ -137,15 +137,27 @@ def workers(engine: Engine) -> Iterator[Workers]:
     if ray.is_initialized():
         yield Workers(ray, engine)
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, told = signal.getsignal(signal.SIGTERM), []
+    main = threading.current_thread() is threading.main_thread()
+
+    def leave(number: int, _: Any) -> None:
+        told.append(number)
+        raise KeyboardInterrupt  # Ray makes another exit status of a SystemExit
+
     try:
         with _undisturbed() if engine.address is None else nullcontext():
             _start(ray, engine.address)
+        if main:
+            signal.signal(signal.SIGTERM, leave)
         yield Workers(ray, engine)
+    except KeyboardInterrupt:
+        if told:
+            sys.exit(128 + told[0])
+        raise
     finally:
         with _undisturbed():
             ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
+        if main:
             signal.signal(signal.SIGTERM, before)
 
 
@@ -188,10 +200,6 @@ def _start(ray: Any, address: str | None) -> None:
         raise ArgumentError.of(
             f"--address {address}", "no cluster takes us in", _first_line(e), "a running one", hint
         ) from None
-    except SystemExit:  # SIGTERM
-        sys.exit(128 + signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Ray's own leaves with 15
     if address is not None:
         _refuse_other(ray, address)
 
