@@ -218,6 +218,11 @@ class Forecaster:
         self.model_ = build(self.header_, self.tensors_)
         return self
 
+    @property
+    def steps_ahead(self) -> int:
+        """The horizon; that of the model that is trained on with, if there is one."""
+        return self.horizon if self.init_model is None else Start.of(self.init_model).model.horizon
+
     def _trained(self, header: Header, start: Start | None, keeping: Keeping) -> tuple[choice.Choice, list[Net]]:
         """What stands beside the networks, and the networks."""
         known, made, members = self.known_, self.recipe_, header.network.members

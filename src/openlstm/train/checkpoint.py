@@ -22,7 +22,7 @@ from torch import Tensor
 
 from openlstm._files import locked, writable, write_whole
 from openlstm._terminal import tell
-from openlstm.errors import CheckpointError
+from openlstm.errors import ArgumentError, CheckpointError
 
 FORMAT = b"openlstm checkpoint 1\n"
 SUFFIX = ".checkpoint"
@@ -78,19 +78,33 @@ class Checkpoints:
         self.failed = False
         self.number = 0
         if writes:
-            writable(self.folder)
-            self.folder.mkdir(exist_ok=True)
+            if not self.folder.is_dir():
+                if self.folder.exists():
+                    what, hint = "is a file", "choose another place for the checkpoints"
+                    raise ArgumentError.of(str(self.folder), what, str(self.folder), "a folder, or nothing there", hint)
+                writable(self.folder)
+                self.folder.mkdir()
             writable(self._path(1))
         self._lock = self._locked() if writes else None
+        try:
+            self._open(resume)
+        except BaseException:
+            self.close()
+            raise
+        self.written = time.monotonic()
+
+    def _open(self, resume: bool) -> None:
         there = self._there()
         if there and not resume:
-            what, got = "holds the checkpoints of a training that was stopped", f"{len(there)} checkpoints"
+            what, got = (
+                "holds the checkpoints of a training that was stopped",
+                f"{len(there)} checkpoint{'s' * (len(there) > 1)}",
+            )
             hint = f"go on with it by --resume (resume=True), or remove {self.folder}"
             raise CheckpointError.of(str(self.folder), what, got, "an empty folder", hint)
         self.number = int(there[-1].stem) if there else 0
         if there:
             self._resume(there)
-        self.written = time.monotonic()
 
     def found(self, name: str) -> dict[str, Any] | None:
         """The state of a training, as `put` was given it; None of one that had not begun."""
@@ -222,7 +236,7 @@ def unpack(data: bytes, who: str) -> Any:
             raise CheckpointError.of(who, "is of another version of openlstm", got, expected, hint)
         raise CheckpointError.of(who, "is damaged", "something else", expected, "take another checkpoint, or begin again")
     body = memoryview(data)[head:]
-    if hashlib.sha256(body).hexdigest().encode() != data[len(FORMAT) : head - 1]:
+    if hashlib.sha256(body).hexdigest().encode() + b"\n" != data[len(FORMAT) : head]:
         what, got = "is damaged", "a checksum that does not fit"
         raise CheckpointError.of(who, what, got, "the bytes that were written", "take another checkpoint, or begin again")
     body = bytes(body)

@@ -5,15 +5,17 @@ Legend: N rows of a batch, P processes.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from openlstm.engine.threads import get_num_threads, set_num_threads
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, TrainingError
 
 
 class Processes:
@@ -48,7 +50,8 @@ class Processes:
             p.grad = part.view_as(p)
 
     def _sum(self, x: Tensor) -> Tensor:
-        found = self.fabric.all_reduce(x, reduce_op="sum")
+        with _together():
+            found = self.fabric.all_reduce(x, reduce_op="sum")
         assert isinstance(found, Tensor)
         return found
 
@@ -84,18 +87,29 @@ def launch(count: int | None = None) -> Processes:
     if _accelerator() == "cuda" and count > torch.cuda.device_count():
         got, expected = f"{count} processes, {torch.cuda.device_count()} GPUs", "at most one process for each GPU"
         raise ArgumentError.of("launch", "there are fewer GPUs than processes", got, expected, "pass a smaller --processes")
+    for name in ("lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a banner for each process
     machines = int(os.environ["WORLD_SIZE"]) // started if started else 1
     fabric = Fabric(accelerator=_accelerator(), devices=count, num_nodes=machines, strategy="ddp")
-    fabric.launch()
+    with _together():
+        fabric.launch()
     set_num_threads(max(1, get_num_threads() // count))
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     _launched = Processes(fabric)
     return _launched
 
 
-def is_first() -> bool:
-    """Whether this process writes and prints; told by the environment, without torch being started."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+@contextmanager
+def _together() -> Iterator[None]:
+    """Inside, it is said in words when another process is gone."""
+    try:
+        yield
+    except RuntimeError as e:  # of torch.distributed; gloo raises no class of its own
+        first, hint = (
+            str(e).splitlines()[0].split(". ")[0],
+            "look at what that one printed; where checkpoints were kept, --resume goes on",
+        )
+        raise TrainingError.of("train", "another process of this training has ended", first, "all of them", hint) from None
 
 
 def _accelerator() -> str:
