@@ -44,9 +44,10 @@ class Carrying:
         self.state = state["state"]
 
 
-def network() -> nn.ModuleDict:
+def network(**noise: float) -> nn.ModuleDict:
+    """Two layers and a head, with noise of every kind unless told otherwise."""
     torch.manual_seed(0)
-    rnn = openlstm.LSTM(2, 6, num_layers=2, batch_first=True, dropout=0.3, zoneout_c=0.1)
+    rnn = openlstm.LSTM(2, 6, num_layers=2, batch_first=True, **(noise or {"dropout": 0.3, "zoneout_c": 0.1}))
     return nn.ModuleDict({"rnn": rnn, "head": nn.Linear(6, 1)})
 
 

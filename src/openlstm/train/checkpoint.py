@@ -205,7 +205,7 @@ def expect_same(who: str, found: Any, expected: Any, path: str = "") -> None:
     elif found != expected:
         what, hint = (
             f"is of another training: {path} differs",
-            "give the same data and options, or begin again without --resume",
+            "give the same data and options, or remove it and begin again",
         )
         raise CheckpointError.of(who, what, _short(found), _short(expected), hint)
 
