@@ -12,12 +12,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import openlstm
-from openlstm.train import Options, train
+from openlstm.train import Options, Step, train
 from openlstm.train.checkpoint import Checkpoints
 
 OPTIONS = Options(epochs=3, batch_size=8, least_batches=20, most_batches=20, shuffle=False)
@@ -44,10 +45,11 @@ class Carrying:
         self.state = state["state"]
 
 
-def network(**noise: float) -> nn.ModuleDict:
+def network(**noise: Any) -> nn.ModuleDict:
     """Two layers and a head, with noise of every kind unless told otherwise."""
     torch.manual_seed(0)
-    rnn = openlstm.LSTM(2, 6, num_layers=2, batch_first=True, **(noise or {"dropout": 0.3, "zoneout_c": 0.1}))
+    noise = noise or {"dropout": 0.3, "zoneout_c": 0.1}
+    rnn = openlstm.LSTM(2, 6, num_layers=2, batch_first=True, **noise)
     return nn.ModuleDict({"rnn": rnn, "head": nn.Linear(6, 1)})
 
 
@@ -65,7 +67,10 @@ def run(folder: Path | None) -> str:
     model, data = network(), examples()
     checkpoints = None if folder is None else (Checkpoints(folder, {"a": 1}, resume=True, every=0.0), "one")
     told = os.open(os.devnull if folder is None else folder.parent / "steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    tell = lambda step: os.write(told, f"{step.number}\n".encode())  # noqa: E731
+
+    def tell(step: Step) -> None:
+        os.write(told, f"{step.number}\n".encode())
+
     train(model, Carrying(), data, [part[:16] for part in data], OPTIONS, each_step=[tell], checkpoints=checkpoints)
     return digest(model)
 

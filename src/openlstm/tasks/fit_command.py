@@ -199,7 +199,7 @@ def _launch(training: Options) -> bool:
 
 def _keeping(training: Options, output: Path) -> Options:
     """What `Forecaster.fit` is told of saving and watching; the checkpoints lie beside the model."""
-    kept = {name: training[name] for name in ("resume", "checkpoint_every", "watch")}
+    kept = {name: training[name] for name in ("resume", "checkpoint_every", "log", "tensorboard", "watch")}
     return {**kept, "checkpoints": output.with_suffix(".checkpoints")}
 
 

@@ -163,6 +163,8 @@ class Forecaster:
         checkpoints: str | os.PathLike[str] | None = None,
         resume: bool = False,
         checkpoint_every: float = 30.0,
+        log: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
         watch: bool = False,
         quiet: bool = False,
     ) -> Forecaster:
@@ -177,6 +179,8 @@ class Forecaster:
             future_data: a path or frame with the covariates known ahead, for the steps behind the past.
             checkpoints: a folder in which the training saves itself every `checkpoint_every` seconds; `save` removes it.
             resume: go on from the checkpoints there, with the same bits; without any, begin.
+            log: a file to which every step and epoch is added, one JSON object a line; see `train.JsonLines`.
+            tensorboard: a folder for TensorBoard's curves of them.
             watch: look at every network while it trains: its horizon is told, and `watches_` has an `insight.Watch` of each.
             quiet: show no progress (it goes to standard error).
 
@@ -186,7 +190,7 @@ class Forecaster:
             CheckpointError: if the checkpoints are damaged, or of another training.
             TrainingError: if a loss or a gradient is not finite.
         """
-        keeping = Keeping(checkpoints, resume, checkpoint_every, watch, quiet)
+        keeping = Keeping(checkpoints, resume, checkpoint_every, log, tensorboard, watch, quiet)
         start = None if self.init_model is None else Start.of(self.init_model)
         self._check()
         self.panel_ = panel = self.read(data, form=form, future_data=future_data)

@@ -56,6 +56,13 @@ TRAINING: dict[str, Any] = {
     "checkpoint_every": Annotated[
         float, typer.Option(min=0, help="Seconds from one checkpoint to the next; 0 for every step.")
     ],
+    "log": Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Every step and epoch, as lines of JSON.", show_default=False)
+    ],
+    "tensorboard": Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="FOLDER", help="Curves of them for TensorBoard.", show_default=False),
+    ],
     "watch": Annotated[
         bool, typer.Option("--watch", help="Look at the networks while they train: how far the gradient reaches.")
     ],

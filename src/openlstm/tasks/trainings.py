@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from openlstm.tasks.network import Net, make, weighted_error
 from openlstm.tasks.recipe import Recipe
 from openlstm.train import History, Options, progress, train
 from openlstm.train.checkpoint import EVERY, Checkpoints
+from openlstm.train.logs import JsonLines, Log, TensorBoard
 from openlstm.train.processes import processes
 from openlstm.train.progress import Training as Progress
 
@@ -48,6 +49,8 @@ class Keeping:
     checkpoints: str | os.PathLike[str] | None = None
     resume: bool = False
     every: float = EVERY
+    log: str | os.PathLike[str] | None = None
+    tensorboard: str | os.PathLike[str] | None = None
     watch: bool = False
     quiet: bool = False
 
@@ -55,44 +58,56 @@ class Keeping:
 class Trainings:
     """What the trainings of a fit share; made by `trainings`."""
 
-    def __init__(self, bar: Progress, checkpoints: Checkpoints | None, watch: bool) -> None:
-        self.bar, self.checkpoints, self.watch = bar, checkpoints, watch
+    def __init__(self, bar: Progress, checkpoints: Checkpoints | None, logs: Sequence[Log], watch: bool) -> None:
+        self.bar, self.checkpoints, self.logs, self.watch = bar, checkpoints, logs, watch
         self.watches: dict[str, Watch] = {}
 
     def train(self, name: str, net: Net, examples: Examples, way: Options) -> tuple[Net, History]:
         """Train a network, or go on with the training of this name; a name is used once."""
         validation = examples.validating() if len(examples.validation) else None
-        each_step: list[Callable[..., None]] = [self.bar.step]
-        if self.watch:
-            every = max(1, way.epochs * way.most_batches // LOOKS)
-            self.watches[name] = watch = Watch(net, every=every)
-            each_step.append(watch.on_step)
         saved = None if self.checkpoints is None else (self.checkpoints, name)
+        known = saved is not None and saved[0].found(name) is not None
+        watch = Watch(net, every=max(1, way.epochs * way.most_batches // LOOKS)) if self.watch else None
+        self.bar.watch = watch
+        for log in self.logs:
+            log.training, log.watch = name, watch
+        each_epoch = [self.bar, *self.logs]
+        each_step = [*([] if watch is None else [watch.on_step]), self.bar.step, *(log.step for log in self.logs)]
+        seen = self.bar.examples
         loss = weighted_error(examples.header)
-        history = train(net, loss, examples.learning(), validation, way, [self.bar], each_step, saved)
-        if self.watch:
-            self.watches[name].close()
+        history = train(net, loss, examples.learning(), validation, way, each_epoch, each_step, saved)
+        if known and self.bar.examples == seen:  # it was done already
+            self.bar.skip(len(history.epochs), history.best.validation_loss)
+        if watch is not None:
+            watch.close()
+            self.watches[name] = watch
         return net.eval(), history
 
 
 @contextmanager
 def trainings(keeping: Keeping, about: Mapping[str, Any], members: int) -> Iterator[Trainings]:
-    """All that the trainings of a fit share, opened; closed at the end, whatever ends it.
+    """All that the trainings of a fit share, opened; closed at the end, whatever ends it. The first process writes and looks.
 
     Args:
         about: what they belong to, see `Checkpoints`.
         members: how many trainings there will be.
     """
-    quiet = keeping.quiet or processes().rank > 0
+    first = processes().rank == 0
+    logs: list[Log] = []
     with ExitStack() as stack:
+        if keeping.log is not None and first:
+            logs.append(stack.enter_context(JsonLines(keeping.log, resumed=keeping.resume)))
+        if keeping.tensorboard is not None and first:
+            logs.append(stack.enter_context(TensorBoard(keeping.tensorboard, resumed=keeping.resume)))
         checkpoints = None
         if keeping.checkpoints is not None:
-            options = {"resume": keeping.resume, "every": keeping.every, "writes": processes().rank == 0}
+            kept = {type(log).__name__: log for log in logs}
+            options = {"resume": keeping.resume, "every": keeping.every, "keep": kept, "writes": first}
             checkpoints = Checkpoints(keeping.checkpoints, about, **options)
             stack.callback(checkpoints.close)
-        bar = stack.enter_context(progress("fit", EPOCHS, members=members, quiet=quiet))
+        bar = stack.enter_context(progress("fit", EPOCHS, members=members, quiet=keeping.quiet or not first))
         stack.enter_context(torch_aside())
-        yield Trainings(bar, checkpoints, keeping.watch)
+        yield Trainings(bar, checkpoints, logs, keeping.watch and first)
 
 
 def about(header: Header, known: Panel, made: Recipe, start: Mapping[str, np.ndarray] | None) -> dict[str, Any]:

@@ -105,6 +105,8 @@ class Checkpoints:
         self.number = int(there[-1].stem) if there else 0
         if there:
             self._resume(there)
+        elif self.keep and self.writes:
+            self._write()  # so that a log that was begun is known
 
     def found(self, name: str) -> dict[str, Any] | None:
         """The state of a training, as `put` was given it; None of one that had not begun."""
