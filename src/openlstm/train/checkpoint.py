@@ -150,19 +150,18 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Remove the checkpoints: all that was trained is kept elsewhere."""
-        if self.writes:
-            for file in self._there():
-                file.unlink(missing_ok=True)
+        for file in self._there() if self.writes else ():
+            file.unlink(missing_ok=True)
         self.close()
-        if self.writes:
-            with suppress(OSError):  # something else lies in it
-                self.folder.rmdir()
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Let another process have the folder; an empty one goes."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self.writes:
+            with suppress(OSError):  # something lies in it, or it is gone
+                self.folder.rmdir()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06}{SUFFIX}"
