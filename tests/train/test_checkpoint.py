@@ -242,6 +242,31 @@ def test_a_disk_that_is_full_stops_nothing_and_the_checkpoint_before_stays(tmp_p
     assert seen[0] == 10
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_inside_a_write_leaves_whole_checkpoints(
+    signals: int, tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, writes = tmp_path / "saved", 0
+    synced = os.fsync
+
+    def sync(file: int) -> None:
+        nonlocal writes
+        writes += 1
+        for _ in range(signals if writes == 5 else 0):  # the second one ends the process inside the write
+            signal.raise_signal(signal.SIGINT)
+        synced(file)
+
+    checkpoints = Checkpoints(folder, ABOUT, every=0.0, say=lambda text: None)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("openlstm._files.os.fsync", sync)  # of the file and of its folder: the third write
+        learn(checkpoints, [])
+    checkpoints.close()
+    assert [file.name for file in sorted(folder.iterdir())] == (
+        ["000003.checkpoint", "000004.checkpoint"] if signals == 1 else ["000001.checkpoint", "000002.checkpoint"]
+    )
+    assert learn(Checkpoints(folder, ABOUT, resume=True), []) == undisturbed
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as e:
         Checkpoints(tmp_path / "not there" / "saved", ABOUT)
