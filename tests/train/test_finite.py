@@ -35,9 +35,10 @@ def test_a_state_is_named_with_its_step_and_row() -> None:
     model.rnn = openlstm.LSTM(1, 6, bias=False, proj_size=3)
     model.head = nn.Linear(3, 1)
     with torch.no_grad():
-        for weight in model.rnn.parameters():
+        rnn: Any = model.rnn
+        for weight in rnn.parameters():
             weight.fill_(1.0)
-        model.rnn.weight_hr_l0.fill_(3e38)
+        rnn.weight_hr_l0.fill_(3e38)
     x, y = data(5)
     x[:] = 0.0
     x[3, 4:] = 2.0
