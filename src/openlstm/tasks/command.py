@@ -91,7 +91,7 @@ def predict(
     loaded = load(model)
     _no_simulation(loaded, model, {"--plot": plot})
     if spread is not None and output is not None:
-        with progress("predict", quiet=quiet) as show:
+        with progress("predict", letters=30, quiet=quiet) as show:
             show(0.0, "starting Ray")
             count = lambda done, total: show(done / total, f"{done} of {total} partitions")  # noqa: E731
             more = {"future_data": future_data, "use": use, "options": names | form, "on_progress": count}
