@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from openlstm import __version__
@@ -137,18 +137,17 @@ def workers(engine: Engine) -> Iterator[Workers]:
     if ray.is_initialized():
         yield Workers(ray, engine)
         return
-    before, told = signal.getsignal(signal.SIGTERM), []
-    main = threading.current_thread() is threading.main_thread()
+    told: list[int] = []
 
     def leave(number: int, _: Any) -> None:
         told.append(number)
         raise KeyboardInterrupt  # Ray makes another exit status of a SystemExit
 
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if main else None
     try:
-        with _undisturbed() if engine.address is None else nullcontext():
+        with _undisturbed(wait=engine.address is None):
             _start(ray, engine.address)
-        if main:
-            signal.signal(signal.SIGTERM, leave)
         yield Workers(ray, engine)
     except KeyboardInterrupt:
         if told:
@@ -162,19 +161,27 @@ def workers(engine: Engine) -> Iterator[Workers]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: where it stops Ray while that starts or ends, processes are left behind."""
+def _undisturbed(wait: bool = True) -> Iterator[None]:
+    """While Ray starts or ends. It takes no signal for itself, and Ctrl-C and SIGTERM wait: processes would be left behind.
+
+    Args:
+        wait: whether signals wait, too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    change, numbers = signal.signal, (signal.SIGINT, signal.SIGTERM) if wait else ()
+    before = {number: change(number, lambda number, _: noted.append(number)) for number in numbers}
+    signal.signal = lambda number, _: signal.getsignal(number)  # Ray asks for nothing before it takes SIGTERM
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal = change
+        for number, handler in before.items():
+            change(number, handler)
     if noted:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(noted[0])
 
 
 def _start(ray: Any, address: str | None) -> None:
