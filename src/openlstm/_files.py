@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,6 +63,25 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty folder for the parts of a file; it is removed at the end, and what killed processes left there at the beginning."""
+    parent = Path(path).absolute().parent
+    for left in parent.glob(".openlstm-*.parts"):
+        held = list(left.glob(".openlstm-*.part"))
+        with suppress(OSError):  # in use, or not ours to remove
+            for part in held:
+                _remove_left(part)
+            if held:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=".openlstm-", suffix=".parts", dir=parent, ignore_cleanup_errors=True) as folder:
+        _, number = _begin(Path(folder), 0o600)  # its lock says that the folder is in use
+        try:
+            yield Path(folder)
+        finally:
+            os.close(number)
 
 
 def writable(path: str | os.PathLike[str], kinds: tuple[str, ...] = (), inputs: tuple[Path, ...] = ()) -> None:

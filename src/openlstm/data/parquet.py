@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from openlstm.data.columns import Columns, Terms, choose
+from openlstm.data.columns import Terms, choose
 from openlstm.data.contents import parquet_files
 from openlstm.data.files import Table, reading, refuse_empty
 from openlstm.data.grid import DAY, step_of
@@ -204,15 +204,6 @@ def _cut(rows: np.ndarray, parts: int, most: int) -> np.ndarray:
     middle = np.cumsum(rows) - rows / 2
     place = np.minimum(middle * count // total, count - 1).astype(np.int64)
     return np.cumsum(np.diff(place, prepend=place[:1]) > 0)
-
-
-def _told(table: Table, terms: Terms) -> Columns:
-    """The columns of a table as they are named in it."""
-    if terms.columns.wide:
-        what, got = "holds a series in each column, and is read part by part", "a model of a wide table"
-        hint = "bring it into long form and fit again, or leave out --engine ray"
-        raise DataError.of(table.name, what, got, "a row for each time and series", hint)
-    return choose(table, terms.columns, terms.form)
 
 
 def _refuse_open(table: Table, time: str, ids: Sequence[str], others: Sequence[str], terms: Terms) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from contextlib import nullcontext
+import sys
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,7 +92,7 @@ def predict(
     loaded = load(model)
     _no_simulation(loaded, model, {"--plot": plot})
     if spread is not None and output is not None:
-        with progress("predict", letters=30, quiet=quiet) as show:
+        with progress("predict", letters=30, quiet=quiet) as show, redirect_stdout(sys.stderr):  # Ray prints there
             show(0.0, "starting Ray")
             count = lambda done, total: show(done / total, f"{done} of {total} partitions")  # noqa: E731
             more = {"future_data": future_data, "use": use, "options": names | form, "on_progress": count}
@@ -172,7 +173,8 @@ def evaluate(
             print_json({"model": str(model), **told.to_dict()}) if as_json else Console().print(tables.efficiency_table(told))
         )
     again = _again(loaded) if refit else None
-    with status("scoring ...", quiet) as show, nullcontext() if spread is None else workers(spread) as ray:
+    beside = (nullcontext(), nullcontext()) if spread is None else (redirect_stdout(sys.stderr), workers(spread))
+    with status("scoring ...", quiet) as show, beside[0], beside[1] as ray:
         found = scoring.evaluate(
             loaded,
             panel,

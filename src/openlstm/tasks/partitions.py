@@ -11,7 +11,6 @@ twice, as its worker died, is the same.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openlstm._files import write_whole, writing
+from openlstm._files import folder_beside, write_whole, writing
 from openlstm.data.columns import terms
 from openlstm.data.files import native_frame
 from openlstm.data.panel import Note, Panel
@@ -79,18 +78,15 @@ def predict(
         model.called(use)
     ahead = None if future_data is None else Source.of(future_data)
     plan = Plan.of(Source.of(data), terms(model.header.series, options), ahead)
-    parent = output.absolute().parent
-    with (
-        tempfile.TemporaryDirectory(prefix=".openlstm-", suffix=".parts", dir=parent, ignore_cleanup_errors=True) as folder,
-        workers(engine) as ray,
-    ):
+    with folder_beside(output) as folder, workers(engine) as ray:
         pairs = plan.divide(ray.partitions, MOST_ROWS)
-        files = [Path(folder) / f"{k}.parquet" for k in range(len(pairs))]
+        files = [folder / f"{k}.parquet" for k in range(len(pairs))]
         done: list[Written] = []
-        for part in ray.map(partial(_predict, model, use, options), zip(pairs, files, strict=True)):
-            done.append(part)
+        found = ray.map(partial(_predict, model, use, options), zip(pairs, files, strict=True))
+        for number in range(len(pairs) + 1):
             if on_progress:
-                on_progress(len(done), len(pairs))
+                on_progress(number, len(pairs))
+            done += islice(found, 1)
         _join(files, output)
     return Written(sum(part.rows for part in done), done[0].source, _together([part.notes for part in done]))
 
