@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from openlstm import _files
-from openlstm._files import writable, write_whole
+from openlstm._files import folder_beside, writable, write_whole
 from openlstm.errors import ArgumentError
 
 LEFT = ".openlstm-0123.part"
@@ -96,6 +96,18 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -
     (tmp_path / ".b.part").write_bytes(b"another program's")
     write_whole(tmp_path / "c", b"whole")  # any file of that folder
     assert names(tmp_path) == [".b.part", "c"]
+
+
+def test_the_parts_of_a_killed_process_are_removed_by_the_next_one_and_no_others(tmp_path: Path) -> None:
+    enter = "beside = _files.folder_beside(sys.argv[1]); beside.__enter__(); os.fsync(0)"
+    code = KILLED.replace('_files.write_whole(sys.argv[1], b"half")', enter)
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")])
+    assert ran.returncode == -signal.SIGKILL
+    (left,) = names(tmp_path)
+    with folder_beside(tmp_path / "a") as one, folder_beside(tmp_path / "b") as other:
+        assert names(tmp_path) == sorted([one.name, other.name]) and left not in names(tmp_path)
+        write_whole(other / "part", b"whole")  # beside the lock
+    assert names(tmp_path) == []
 
 
 def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder for the parts of a file; it is removed at the end, and what killed processes left there at the beginning."""
+    """An empty folder for the parts of a file, removed at the end; those that killed processes left there are removed, too."""
     parent = Path(path).absolute().parent
     for left in parent.glob(".openlstm-*.parts"):
         held = list(left.glob(".openlstm-*.part"))
