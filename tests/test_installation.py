@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from tests.support import daily
 
 from openlstm.errors import source
 
-EXTRAS = ["torch", "lightning_fabric", "polars", "altair", "vl_convert", "jinja2", "statsmodels", "pandas", "scipy"]
+EXTRAS = ["torch", "lightning_fabric", "polars", "altair", "vl_convert", "jinja2", "statsmodels", "pandas", "scipy", "ray"]
 
 
 def base(code: str, *without: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -115,6 +116,16 @@ def test_a_command_that_needs_an_extra_says_so_in_one_error(arguments: list[str]
     assert done.stdout == ""
     assert re.search(rf"pip install '{re.escape(source())}\[{extra}\]'", done.stderr), done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_partitions_without_polars_or_ray_say_so_and_leave_nothing(model: Path, tmp_path: Path) -> None:
+    days = np.datetime64("2001-01-01", "us") + np.arange(80) * np.timedelta64(1, "D")
+    pl.DataFrame({"ds": days, "y": np.arange(80.0)}).write_parquet(tmp_path / "a.parquet")
+    for package, extra in (("polars", "data"), ("ray", "ray")):
+        code = f"from openlstm.cli import main\nmain(['predict', {str(model)!r}, 'a.parquet', '--engine', 'ray', '-o', 'b.parquet'])"
+        done = base(code, package, cwd=tmp_path)
+        assert done.stderr.endswith(f"  hint      pip install '{source()}[{extra}]'\n"), done.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_without_the_compiled_module_the_reference_runs_and_says_so_once() -> None:

@@ -49,7 +49,7 @@ class Table:
             return f"row {index + 1} (index {index})"
         if not self.header:
             return f"row {index + 1}"
-        texts = self.frame.head(index).select(_polars().selectors.string())
+        texts = self.frame.head(index).select(find_polars().selectors.string())
         inside = sum(column.str.count_matches("\n", literal=True).sum() for column in texts)
         return f"row {index + 1} (line {self.header + index + 1 + inside})"
 
@@ -61,7 +61,7 @@ class Table:
         """
         try:
             return self.frame.get_column(name)
-        except _polars().exceptions.ColumnNotFoundError:
+        except find_polars().exceptions.ColumnNotFoundError:
             columns = self.frame.columns
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in columns], 3, 0.6)
         near = [c for c in columns if c.lower() in near]
@@ -113,7 +113,7 @@ def native_frame(columns: dict[str, np.ndarray], like: Any, *, zone: str | None 
     >>> native_frame({"y": np.array([1.0, 2.0])}, "a.csv").to_dict(as_series=False)
     {'y': [1.0, 2.0]}
     """
-    pl = _polars()
+    pl = find_polars()
     frame = pl.DataFrame({name: v.tolist() if v.dtype == object else v for name, v in columns.items()})
     times = pl.selectors.datetime().dt
     if zone is not None and utc:
@@ -134,14 +134,19 @@ def _to_pandas(series: pl.Series) -> Any:
     """A column for pandas, without pyarrow."""
     import pandas
 
-    if series.dtype == _polars().String:
+    if series.dtype == find_polars().String:
         return pandas.Series(series.to_list())
     values = pandas.Series(series.to_numpy())  # a zone is lost here, and what is left is UTC
     zone = getattr(series.dtype, "time_zone", None)
     return values.dt.tz_localize("UTC").dt.tz_convert(zone) if zone else values
 
 
-def _polars() -> Any:
+def find_polars() -> Any:
+    """The module polars.
+
+    Raises:
+        MissingExtraError: without it.
+    """
     try:
         import polars
     except ImportError:
@@ -152,7 +157,7 @@ def _polars() -> Any:
 @contextmanager
 def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentError] = DataError) -> Iterator[None]:
     """Give whatever a library raises on a damaged file our form. A panic of polars is not an Exception."""
-    pl = _polars()
+    pl = find_polars()
     try:
         yield
     except OpenLSTMError:
@@ -165,7 +170,7 @@ def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentE
 
 def _read_frame(data: Any, who: str) -> Table:
     """A frame through narwhals. An index of pandas that holds something becomes a column."""
-    pl = _polars()
+    pl = find_polars()
     try:
         import narwhals
     except ImportError:
@@ -202,7 +207,7 @@ def _read_frame(data: Any, who: str) -> Table:
 
 def _from_pandas(column: Any) -> pl.Series:
     """A column of pandas without pyarrow, through which polars would go."""
-    pl, native = _polars(), column.to_native()
+    pl, native = find_polars(), column.to_native()
     if str(native.dtype).startswith("datetime64"):
         if (zone := str(getattr(native.dtype, "tz", ""))) == "":
             return pl.Series(native.to_numpy())
@@ -215,7 +220,7 @@ def _from_pandas(column: Any) -> pl.Series:
 
 
 def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table:
-    pl = _polars()
+    pl = find_polars()
     name, suffixes = path.name, [s.lower() for s in path.suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else None
     kind = KINDS.get(suffixes[-1] if suffixes else "")
@@ -255,7 +260,7 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
 
 
 def _read_csv(name: str, content: bytes, encoding: str | None, delimiter: str | None) -> Table:
-    pl = _polars()
+    pl = find_polars()
     notes: list[Note] = []
     content, encoding = as_utf8(name, content, encoding, notes)
     if content.count(b"\r") > content.count(b"\r\n"):  # lines that end as they did on old machines

@@ -17,7 +17,7 @@ import numpy as np
 
 from openlstm.data.columns import Terms, choose
 from openlstm.data.contents import parquet_files
-from openlstm.data.files import Table, reading, refuse_empty
+from openlstm.data.files import Table, find_polars, reading, refuse_empty
 from openlstm.data.grid import DAY, step_of
 from openlstm.data.rows import find_keys, read_keys
 from openlstm.errors import DataError
@@ -98,9 +98,7 @@ class Source:
         return Part(frame.drop(ROW), self.name, kind="Parquet", numbers=frame[ROW].to_numpy())
 
     def _lazy(self) -> pl.LazyFrame:
-        import polars as pl
-
-        return pl.scan_parquet(list(self.paths), row_index_name=ROW, hive_partitioning=False)
+        return find_polars().scan_parquet(list(self.paths), row_index_name=ROW, hive_partitioning=False)
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.name, "whole Parquet files of the same columns", "look whether all belong to one table")

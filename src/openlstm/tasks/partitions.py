@@ -11,6 +11,7 @@ twice, as its worker died, is the same.
 from __future__ import annotations
 
 import io
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -32,6 +33,7 @@ from openlstm.runtime.simulate import Simulation
 from openlstm.tasks.evaluation import Ask
 from openlstm.tasks.workers import Engine, Workers, workers
 
+LOCAL = Engine()
 MOST_ROWS = 1_000_000
 """Of a partition, but for a series that is longer."""
 
@@ -51,11 +53,11 @@ def ask(model: Model, panel: Panel, use: str) -> Prediction | Simulation:
 
 def predict(
     model: Model,
-    data: Path,
-    output: Path,
-    engine: Engine,
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    engine: Engine = LOCAL,
     *,
-    future_data: Path | None = None,
+    future_data: str | os.PathLike[str] | None = None,
     use: str = "network",
     options: Mapping[str, str | None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -65,6 +67,7 @@ def predict(
     Args:
         data, future_data: a file, a folder of files, or a pattern. All machines of a cluster see them, and the folder of the
             output.
+        engine: where partitions are worked on; this machine if left out.
         use, options: as of `Model.predict` and `Model.panel`.
         on_progress: called with how many partitions are done, and how many there are.
 
@@ -76,8 +79,8 @@ def predict(
     """
     if model.header.decoder.kind != "simulate":
         model.called(use)
-    ahead = None if future_data is None else Source.of(future_data)
-    plan = Plan.of(Source.of(data), terms(model.header.series, options), ahead)
+    ahead = None if future_data is None else Source.of(Path(future_data))
+    plan = Plan.of(Source.of(Path(data)), terms(model.header.series, options), ahead)
     with folder_beside(output) as folder, workers(engine) as ray:
         pairs = plan.divide(ray.partitions, MOST_ROWS)
         files = [folder / f"{k}.parquet" for k in range(len(pairs))]
@@ -102,7 +105,7 @@ def _predict(model: Model, use: str, options: Mapping[str, str | None] | None, j
     return Written(len(frame), forecast.source, list(panel.notes))
 
 
-def _join(files: list[Path], output: Path) -> None:
+def _join(files: list[Path], output: str | os.PathLike[str]) -> None:
     """The rows of all files in one, without ever holding all of them."""
     import polars as pl
 
