@@ -120,9 +120,10 @@ def test_a_command_that_needs_an_extra_says_so_in_one_error(arguments: list[str]
 
 def test_partitions_without_polars_or_ray_say_so_and_leave_nothing(model: Path, tmp_path: Path) -> None:
     days = np.datetime64("2001-01-01", "us") + np.arange(80) * np.timedelta64(1, "D")
-    pl.DataFrame({"ds": days, "y": np.arange(80.0)}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"time": days, "value": np.arange(80.0)}).write_parquet(tmp_path / "a.parquet")
+    asked = ["predict", str(model), "a.parquet", "--target", "value", "--engine", "ray", "-o", "b.parquet"]
+    code = f"from openlstm.cli import main\nmain({asked})"
     for package, extra in (("polars", "data"), ("ray", "ray")):
-        code = f"from openlstm.cli import main\nmain(['predict', {str(model)!r}, 'a.parquet', '--engine', 'ray', '-o', 'b.parquet'])"
         done = base(code, package, cwd=tmp_path)
         assert done.stderr.endswith(f"  hint      pip install '{source()}[{extra}]'\n"), done.stderr
         assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]

@@ -100,6 +100,13 @@ def test_a_part_leaves_the_row_groups_of_others_unread(tmp_path: Path) -> None:
             damaged.read()
 
 
+def test_a_table_of_one_series_is_one_part(tmp_path: Path) -> None:
+    frame([9]).write_parquet(tmp_path / "a.parquet")
+    source, terms = Source.of(tmp_path / "a.parquet"), TERMS._replace(columns=Columns("day", "sold", future=("price",)))
+    ((data, ahead),) = Plan.of(source, terms).divide(4, 2)
+    assert ahead is None and data.read().frame.equals(frame([9]).select("day", "sold", "price"))
+
+
 def file_of(tmp_path: Path, **columns: Any) -> Path:
     path = tmp_path / "a.parquet"
     frame([5, 5]).with_columns(**columns).write_parquet(path)
