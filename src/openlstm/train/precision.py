@@ -1,7 +1,8 @@
 """In which type a training multiplies: the recurrent layers in bfloat16 where that is faster, everything else in float32.
 
 Weights, their gradients, states, the optimizer and what the layers hand on stay float32. The rest of a model is left alone:
-torch.autocast around all of it would round a head's outputs, which moves the loss more and saves no time.
+torch.autocast around all of it would round a head's outputs, which moves the loss more and saves no time. A layer is told by a
+value that its calls hold (`Call.bfloat16`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,17 +17,15 @@ from torch import nn
 from openlstm.engine import native
 from openlstm.nn.recurrent import Recurrent
 
-PRECISIONS = ("float32", "bfloat16", "auto")
-
 
 def autocast(model: nn.Module, precision: str, rows: int) -> Callable[[], AbstractContextManager[None]]:
-    """What makes the block to put around each `loss(model, *batch)`; the backward pass and a validation stay outside.
+    """What makes the block to put around each `loss(model, *batch)` and its backward pass; a validation stays outside.
 
-    Inside, layers of openlstm with float32 weights on the CPU run under torch.autocast; what they return has the type of x.
+    Inside, layers of openlstm with float32 weights on the CPU multiply in bfloat16; what they return is float32.
 
     Args:
         model: where it is trained: on its device, in its type.
-        precision: one of `PRECISIONS`; "auto" is bfloat16 where most multiply-adds of the recurrent layers are in layers for
+        precision: one of `train.options.PRECISIONS`; "auto" is bfloat16 where most multiply-adds of the recurrent layers are in layers for
             which `native.faster_in_bfloat16` holds, else float32, to the bit.
         rows: of the batch that this process trains on.
 
@@ -40,7 +38,7 @@ def autocast(model: nn.Module, precision: str, rows: int) -> Callable[[], Abstra
     """
     layers = _layers(model)
     narrow = precision == "bfloat16" or (precision == "auto" and _faster(layers, rows))
-    return partial(_autocast, layers if narrow else [])
+    return partial(_bfloat16, layers if narrow else [])
 
 
 def describe(model: nn.Module, precision: str, rows: int) -> str:
@@ -67,7 +65,7 @@ def describe(model: nn.Module, precision: str, rows: int) -> str:
 
 
 def _layers(model: nn.Module) -> list[Recurrent]:
-    """The layers on which torch.autocast acts."""
+    """The layers that can be told to."""
     found = [m for m in model.modules() if isinstance(m, Recurrent)]
     return [m for m in found if m.weight_ih_l0.dtype is torch.float32 and m.weight_ih_l0.device.type == "cpu"]
 
@@ -91,21 +89,12 @@ def _faster(layers: Sequence[Recurrent], rows: int) -> bool:
 
 
 @contextmanager
-def _autocast(layers: Sequence[Recurrent]) -> Iterator[None]:
-    before = [vars(layer).get("forward") for layer in layers]
+def _bfloat16(layers: Sequence[Recurrent]) -> Iterator[None]:
+    """Inside, every call of these layers says so."""
     try:
         for layer in layers:
-            layer.forward = partial(_run, layer.forward)
+            vars(layer)["_bfloat16"] = True
         yield
     finally:
-        for layer, forward in zip(layers, before, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
-
-
-def _run(forward: Callable[..., tuple[Any, Any]], input: Any, *rest: Any, **named: Any) -> tuple[Any, Any]:
-    """A layer under torch.autocast, its outputs in the type of its inputs; both may be packed."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, state = forward(input, *rest, **named)
-    return y.to(input.data.dtype), state
+        for layer in layers:
+            vars(layer).pop("_bfloat16", None)
