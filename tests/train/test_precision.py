@@ -12,9 +12,11 @@ import torch
 from tests.support import NEEDS_NATIVE
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 import openlstm
 from openlstm.engine import native
+from openlstm.errors import ArgumentError
 from openlstm.insight import Watch
 from openlstm.train import Options, train
 from openlstm.train.precision import autocast, describe
@@ -79,6 +81,49 @@ def test_all_but_the_products_is_float32() -> None:
     other = copy.deepcopy(net).double()
     with autocast(other, "bfloat16", B)():
         assert torch.equal(other.lstm(x.double())[0], copy.deepcopy(net.lstm).double()(x.double())[0])
+
+
+def test_numbers_are_those_of_autocast_with_and_without_gradients() -> None:
+    net, layer, x = Net(num_layers=2), openlstm.LSTM(I, H), waves(1, B)[0]
+    for one in (net.lstm, layer):
+        with autocast(net, "bfloat16", B)(), autocast(layer, "bfloat16", B)():
+            y, _ = one(x)
+            with torch.no_grad():
+                again, _ = one(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded, _ = one(x)
+        assert torch.equal(y, again) and torch.equal(y, rounded.float())
+
+
+def test_auto_is_bfloat16_to_the_bit_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "faster_in_bfloat16", lambda *_: True)
+    monkeypatch.setattr("openlstm.train.precision._kernel", lambda _: True)  # which this machine may not have
+    auto, asked = (trained(0, precision)[0].state_dict() for precision in ("auto", "bfloat16"))
+    assert all(torch.equal(auto[name], asked[name]) for name in asked)
+
+
+def test_a_validation_is_float32_and_what_backward_runs_again_is_not() -> None:
+    net, seen = Net(), set[tuple[bool, bool]]()
+
+    def loss(model: Net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        def run(x: Tensor) -> Tensor:
+            seen.add((model.training, model.lstm._bfloat16))
+            return model(x)
+
+        out: Any = checkpoint(run, x, use_reentrant=False)
+        return ((out - y) ** 2).sum(), torch.tensor(len(y))
+
+    train(net, loss, waves(1), waves(2), Options(epochs=1, precision="bfloat16"))
+    assert seen == {(True, True), (False, False)} and not net.lstm._bfloat16
+
+
+def test_another_precision_is_refused_with_this_text() -> None:
+    with pytest.raises(ArgumentError) as e:
+        Options(precision="half")
+    assert str(e.value) == (
+        "Options: unknown precision 'half'\n  got       precision='half'\n  expected  float32, bfloat16, auto\n"
+        "  hint      leave precision out to train in float32"
+    )
 
 
 def test_packed_rows_and_a_layer_called_twice() -> None:

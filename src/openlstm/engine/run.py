@@ -45,8 +45,8 @@ def run(call: Call) -> Run:
     Half types: where a kernel multiplies in bfloat16 (`native.has_bfloat16`), it takes x and the matrices of weights in that
     type and keeps everything else in float32; otherwise float16 and bfloat16 run as float32 and are rounded once, at the end. y
     has the type of x, states that of `state`. Under torch.autocast a float32 x counts as one of autocast's type (unless
-    `call.autocast` is False); weights and states stay float32. So it does with `call.bfloat16`, but y is float32 again. The numbers of the layer are the same with and without
-    gradients, and the same in a compiled graph.
+    `call.autocast` is False); weights and states stay float32. With `call.bfloat16` it does so too, and y is float32 again. The
+    numbers of the layer are the same with and without gradients, and the same in a compiled graph.
 
     Raises:
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.

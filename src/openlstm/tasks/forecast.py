@@ -76,7 +76,7 @@ class Forecaster:
         init: of the weights, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         steps: of the optimiser, for each member.
         batch_size, learning_rate, weight_decay: of the optimiser.
-        precision: "float32"; "bfloat16": recurrent layers multiply in it while they are trained; "auto": where that is faster here.
+        precision: of what recurrent layers multiply while they are trained: "float32"; "bfloat16"; "auto", the faster one here.
         seed: member k takes the seed `seed + k`. The same seed gives the same model on the same machine.
         init_model: a model file to train on with: columns, scales and sizes are those of it.
 

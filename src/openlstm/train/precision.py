@@ -25,8 +25,8 @@ def autocast(model: nn.Module, precision: str, rows: int) -> Callable[[], Abstra
 
     Args:
         model: where it is trained: on its device, in its type.
-        precision: one of `train.options.PRECISIONS`; "auto" is bfloat16 where most multiply-adds of the recurrent layers are in layers for
-            which `native.faster_in_bfloat16` holds, else float32, to the bit.
+        precision: one of `train.options.PRECISIONS`; "auto" is bfloat16 where most multiply-adds of the recurrent layers are
+            in layers for which `native.faster_in_bfloat16` holds, else float32, to the bit.
         rows: of the batch that this process trains on.
 
     >>> import openlstm
