@@ -38,6 +38,7 @@ class Call(NamedTuple):
         checkpoint: steps between two states that are kept for the backward pass; 0 keeps everything.
         check_finite: refuse NaN and infinity in x.
         autocast: whether torch.autocast acts on it.
+        bfloat16: make the products of a float32 x in bfloat16; y is float32 all the same.
         differentiable: what is saved carries gradients too, by plain torch operations.
         edits: changes of gates or states (`engine/edits.py`).
 
@@ -63,6 +64,7 @@ class Call(NamedTuple):
     checkpoint: int = 0
     check_finite: bool = False
     autocast: bool = True
+    bfloat16: bool = False
     differentiable: bool = False
     edits: tuple[Any, ...] = ()
 
@@ -72,9 +74,28 @@ class Call(NamedTuple):
 
         This is the one list of what is unusual; whoever adds a field to a call adds it here.
         """
-        cell, _, w, _, lengths, reset, _, reverse, noise, window, _, save, checkpoint, finite, _, differentiable, edits = self
+        (
+            cell,
+            _,
+            w,
+            _,
+            lengths,
+            reset,
+            _,
+            reverse,
+            noise,
+            window,
+            _,
+            save,
+            checkpoint,
+            finite,
+            _,
+            narrow,
+            differentiable,
+            edits,
+        ) = self
         return (
-            not (reverse or save or checkpoint or finite or differentiable or edits)
+            not (reverse or save or checkpoint or finite or narrow or differentiable or edits)
             and lengths is reset is noise is window is w[4] is w[5] is w[6] is None  # w_hr, w_ch, norm
             and cell.cells_per_gate == 1
             and len(cell.feeds_back) == 1

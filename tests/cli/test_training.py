@@ -72,3 +72,16 @@ def test_training_on_needs_no_horizon_and_a_new_model_does(
     assert "how many steps to forecast is not said" in capsys.readouterr().err
     assert cli.main(["fit", "forecast", str(data), "--continue", str(on), "-o", str(on), "-q"]) == 1
     assert "is the input, which would be overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["forecast --horizon 7", "simulate"])
+def test_a_precision_is_kept_with_the_options_and_another_is_refused(
+    kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *horizon = kind.split()
+    output = tmp_path / "model.safetensors"
+    assert cli.main(["fit", command, str(data), *horizon, "--series", "name", "-o", str(output), "--precision", "half"]) == 1
+    assert "Forecaster: unknown precision 'half'" in capsys.readouterr().err
+    if command == "forecast":
+        assert fit(data, output, "--precision", "bfloat16") == 0
+        assert "\nprecision: bfloat16\n" in output.with_suffix(".yml").read_text()

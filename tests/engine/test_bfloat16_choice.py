@@ -104,3 +104,42 @@ def test_kinds_of_bfloat16_differ_by_roundings_alone() -> None:
         with native.use_bfloat16(name):
             y = layer(x)[0].float()
         assert 0 < float((y - exact).norm() / exact.norm()) < 0.02
+
+
+class OwnCell(cells.LSTM):
+    """A user's, which has no kernel."""
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "sizes", "expected"),
+    [
+        ("avx512bf16", cells.LSTM(), (64, 8, 64), True),
+        ("avx512bf16", cells.LSTM(), (56, 8, 64), False),  # below 2^20 multiply-adds a step
+        ("avx512bf16", cells.LSTM(), (1, 512, 512), True),
+        ("avx512bf16", cells.LSTM(), (4096, 8, 24), False),  # few units, however much there is to multiply
+        ("avx512bf16", cells.GRU(), (64, 8, 64), False),
+        ("avx512bf16", cells.LSTM(), (256, 8, 32), True),
+        ("avx512bf16", cells.LSTM(), (256, 8, 32, 16), False),  # a projection makes W_hh smaller
+        ("avx512bf16", OwnCell(), (256, 256, 256), False),
+        ("amx", cells.LSTM(), (32, 128, 128), True),
+        ("amx", cells.LSTM(), (31, 128, 128), False),
+        ("amx", cells.LSTM(), (15, 512, 512), False),  # less than a tile
+        ("amx", cells.LSTM(), (4096, 8, 64), False),
+        ("amxtest", cells.LSTM(), (256, 256, 256), False),
+        ("", cells.LSTM(), (256, 256, 256), False),
+    ],
+)
+def test_from_which_sizes_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, name: str, cell: cells.Cell, sizes: tuple[int, ...], expected: bool
+) -> None:
+    monkeypatch.setattr(native.library, "bfloat16", lambda: (name, ""))
+    monkeypatch.setattr(native.library, "has_bfloat16", lambda _: bool(name))
+    assert native.faster_in_bfloat16(cell, *sizes) is expected
+
+
+def test_it_is_never_faster_where_nothing_multiplies_it() -> None:
+    for name in native.isas():
+        with native.use_isa(name):
+            faster = native.faster_in_bfloat16(cells.LSTM(), 256, 256, 256)
+            assert faster == (native.library.bfloat16()[0] in ("avx512bf16", "amx"))
+            assert not faster or name == "avx512"

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support import NEEDS_NATIVE
 
 import openlstm
 from openlstm.data.panel import Panel
+from openlstm.engine import native
 from openlstm.errors import ArgumentError, CheckpointError
 from openlstm.model_file import Step
 from openlstm.tasks.forecast import Forecaster
@@ -77,10 +79,15 @@ def test_a_fit_that_was_stopped_goes_on_with_the_same_bits_and_logs_each_step_on
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "model.training.seed"), ({"steps": 60}, "steps"), ({"hidden_size": 5}, "model.network.hidden_size")],
+    [
+        ({"seed": 1}, "model.training.seed"),
+        ({"steps": 60}, "steps"),
+        ({"hidden_size": 5}, "model.network.hidden_size"),
+        ({"precision": "auto"}, "precision"),
+    ],
 )
 def test_a_fit_of_other_options_is_not_resumed(
-    change: dict[str, int], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "saved"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -90,6 +97,21 @@ def test_a_fit_of_other_options_is_not_resumed(
         Forecaster(7, **{**SMALL, **change}).fit(table(), quiet=True, checkpoints=folder, resume=True)
     with pytest.raises(CheckpointError, match="is of another training: data differs"):
         Forecaster(7, **SMALL).fit(table(seed=1), quiet=True, checkpoints=folder, resume=True)
+
+
+@NEEDS_NATIVE
+def test_a_precision_that_is_asked_for_is_told(undisturbed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "has_bfloat16", lambda _: False)
+    monkeypatch.setattr(native, "bfloat16", lambda: "float32, rounded once (no AMX in this processor)")
+    found = {p: Forecaster(7, **SMALL, precision=p).fit(table(), quiet=True) for p in ("float32", "auto", "bfloat16")}
+    told = {precision: [n for n in done.notes_ if "multiplies" in n] for precision, done in found.items()}
+    assert told == {
+        "float32": [],
+        "auto": ["multiplies in float32: bfloat16 would be float32 rounded once (no AMX in this processor)"],
+        "bfloat16": ["multiplies in bfloat16, as asked, but slower: float32 rounded once (no AMX in this processor)"],
+    }
+    bits = [same(done.tensors_, undisturbed) for done in found.values()]
+    assert bits == [True, True, False]
 
 
 @pytest.fixture(scope="module")

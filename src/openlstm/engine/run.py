@@ -45,8 +45,8 @@ def run(call: Call) -> Run:
     Half types: where a kernel multiplies in bfloat16 (`native.has_bfloat16`), it takes x and the matrices of weights in that
     type and keeps everything else in float32; otherwise float16 and bfloat16 run as float32 and are rounded once, at the end. y
     has the type of x, states that of `state`. Under torch.autocast a float32 x counts as one of autocast's type (unless
-    `call.autocast` is False); weights and states stay float32. The numbers of the layer are the same with and without
-    gradients, and the same in a compiled graph.
+    `call.autocast` is False); weights and states stay float32. With `call.bfloat16` it does so too, and y is float32 again. The
+    numbers of the layer are the same with and without gradients, and the same in a compiled graph.
 
     Raises:
         ArgumentError: for lengths outside 0..T, or non-finite x with `check_finite`.
@@ -65,6 +65,8 @@ def run(call: Call) -> Run:
         call = call._replace(cell=cell.unshared(), weights=expand(cell, call.weights))
     call = call._replace(noise=active(call.noise))
     half = x.dtype if x.dtype in HALF else autocast_type(x) if call.autocast else None
+    if call.bfloat16:
+        half = half or torch.bfloat16
     opened = call.differentiable or bool(call.edits) or not cell.kernel
     if x.is_cuda and not (opened or call.checkpoint or torch.compiler.is_compiling()):
         transformed = torch._C._are_functorch_transforms_active()
@@ -141,11 +143,11 @@ def _opened(call: Call) -> Run:
 
 def _half(call: Call, half: torch.dtype, opened: bool) -> Run:
     """A call whose y has a half type: products in bfloat16 where a kernel has them, else as float32 and rounded once."""
-    state = call.state
+    state, y_type = call.state, call.x.dtype if call.bfloat16 else half
     if call.check_finite:  # before anything is rounded to infinity
         check_finite(call)
     x, weights = call.x, call.weights
-    call = call._replace(check_finite=False, autocast=False)
+    call = call._replace(check_finite=False, autocast=False, bfloat16=False)
     if half is torch.bfloat16 and x.is_cpu and not opened and _multiplies_bfloat16(call):
         rest = call._replace(x=state.h, weights=Weights(None, None)).each(Tensor.float)
         matrices = Weights(*(w if w is None or w.dim() == 2 else w.float() for w in weights))  # as they are
@@ -154,7 +156,7 @@ def _half(call: Call, half: torch.dtype, opened: bool) -> Run:
         call = call.each(Tensor.float)
         done = _opened(call) if opened else _closed(call)
     end = State(*(None if s is None else s.to(state.h.dtype) for s in done.state))
-    y = done.y.to(half)
+    y = done.y.to(half).to(y_type)
     return Run(y, end, None if done.saved is None else done.saved._replace(h=y))
 
 

@@ -104,7 +104,7 @@ class _Chunks:
             chunk = max(len(call.x), 1)  # masks are drawn by the number of the step within a call
         backend = "reference" if not call.cell.kernel or call.backend == "cuda" else call.backend  # it keeps every step
         call = call._replace(cell=call.cell.unshared(), weights=expand(call.cell, call.weights), noise=noise, backend=backend)
-        self.call = call._replace(autocast=False, save=True, checkpoint=0, edits=()).each(_detached)
+        self.call = call._replace(autocast=False, bfloat16=False, save=True, checkpoint=0, edits=()).each(_detached)
         self.chunk = chunk
 
     def borders(self) -> list[tuple[int, int]]:

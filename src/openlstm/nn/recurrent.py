@@ -91,6 +91,7 @@ class Recurrent(nn.Module):
     check_finite: bool
     checkpoint: int | None
     _edits: tuple[Edit, ...] = ()  # what `openlstm.edit` changes at the moment; a part of every call
+    _bfloat16: bool = False  # whether a training has it multiply in bfloat16 at the moment (`train/precision.py`)
     _recorder: Any = None  # what keeps the passes of a call while `openlstm.trace` runs it
 
     def __init__(
@@ -247,6 +248,7 @@ class Recurrent(nn.Module):
             or self.bidirectional
             or self.batch_first
             or self._recorder is not None
+            or self._bfloat16
             or kind.run_layers is not Recurrent.run_layers
             or kind._pass is not Recurrent._pass
             or (self.training and (self.input_dropout or self.weight_dropout))
@@ -320,6 +322,7 @@ class Recurrent(nn.Module):
                     save or recorder is not None,
                     self.checkpoint or 0,
                     self.check_finite and layer == 0,
+                    bfloat16=self._bfloat16,
                     differentiable=recorder is not None and recorder.differentiable,
                     edits=tuple(edit for edit in self._edits if edit.place == k),
                 )

@@ -69,7 +69,8 @@ def fit_forecast(
     """
     if horizon is None and training["init_model"] is None:
         raise typer.BadParameter("how many steps to forecast is not said", param_hint="--horizon")
-    chosen = {name: value for name, value in locals().items() if name in FITTED} | {"horizon": horizon or 1}
+    chosen = {name: value for name, value in locals().items() if name in FITTED}
+    chosen |= {"horizon": horizon or 1, "precision": training["precision"]}
     inputs = tuple(p for p in (data, future_data, config, training["init_model"]) if p is not None)
     writable(output, (".safetensors",), inputs)
     beside = output.with_suffix(".yml")
@@ -163,7 +164,7 @@ def fit_simulate(
     from openlstm.tasks.forecast import Forecaster
     from openlstm.tasks.tables import efficiency_table
 
-    place = _place(columns) | {"init_model": training["init_model"]}
+    place = _place(columns) | {name: training[name] for name in ("init_model", "precision")}
     sizes = {"window": window, "warmup": warmup, "hidden_size": hidden_size, "members": members, "steps": steps}
     forecaster = Forecaster(decoder="simulate", cell=cell, seed=seed, **place, **sizes)
     forecaster.fit(data, holdout=holdout, groups=split_by, form=format_of(form), quiet=quiet, **_keeping(training, output))

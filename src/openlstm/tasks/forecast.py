@@ -38,6 +38,7 @@ from openlstm.tasks.groups import held_out
 from openlstm.tasks.network import Net, make, network
 from openlstm.tasks.simulation import Efficiency
 from openlstm.tasks.trainings import Keeping
+from openlstm.train.options import check_precision
 from openlstm.train.progress import clock_time
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -75,6 +76,7 @@ class Forecaster:
         init: of the weights, as `nn.init.apply` takes it: "default", "forget-bias=1", "chrono=104", "orthogonal", ...
         steps: of the optimiser, for each member.
         batch_size, learning_rate, weight_decay: of the optimiser.
+        precision: of what recurrent layers multiply while they are trained: "float32"; "bfloat16"; "auto", the faster one here.
         seed: member k takes the seed `seed + k`. The same seed gives the same model on the same machine.
         init_model: a model file to train on with: columns, scales and sizes are those of it.
 
@@ -118,6 +120,7 @@ class Forecaster:
         batch_size: int | None = None,
         learning_rate: float | None = None,
         weight_decay: float = 0.01,
+        precision: str = "float32",
         seed: int = 0,
         init_model: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -128,7 +131,7 @@ class Forecaster:
         self.decoder, self.distribution, self.paths, self.warmup = decoder, distribution, paths, warmup
         self.quantiles, self.baselines, self.init, self.steps = quantiles, baselines, init, steps
         self.batch_size, self.learning_rate, self.weight_decay, self.seed = batch_size, learning_rate, weight_decay, seed
-        self.init_model = init_model
+        self.precision, self.init_model = precision, init_model
         self._read: Start | None = None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -246,6 +249,7 @@ class Forecaster:
         validated = len(first.validation) > 0
         way = trainings.options(made, self.seed + members, weight_decay=self.weight_decay)
         seconds = trainings.seconds(header, everything, way) * made.steps * (members + validated)
+        self.notes_ += trainings.note(header, made)
         self.notes_.append(f"about {clock_time(seconds)} of training")
         tell([f"note: {note}" for note in self.notes_], keeping.quiet)
         old = None if start is None else start.model.tensors
@@ -341,6 +345,7 @@ class Forecaster:
             what, expected = f"unknown cell {self.cell!r}", ", ".join(BY_NAME)
             raise ArgumentError.of("Forecaster", what, repr(self.cell), expected, "use cell='lstm'")
         outline.check_decoder(self)
+        check_precision("Forecaster", self.precision)
         if self.size != "auto":
             what, hint = "size is chosen from the data, or part by part", "size='auto', or hidden_size, window, steps, ..."
             raise ArgumentError.of("Forecaster", what, f"size={self.size!r}", "'auto'", hint)
@@ -354,7 +359,7 @@ class Forecaster:
     def _recipe(self, known: Panel) -> recipe.Recipe:
         made = recipe.choose(known, self.horizon, period=self.period, window=self.window)
         made = made.simulating(known, self.window) if self.decoder == "simulate" else made
-        names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate")
+        names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate", "precision")
         return replace(made, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
     def read(self, data: Any, *, form: Format | None = None, future_data: Any = None) -> Panel:

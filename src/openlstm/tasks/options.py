@@ -71,13 +71,17 @@ TRAINING: dict[str, Any] = {
     "watch": Annotated[
         bool, typer.Option("--watch", help="Look at the networks while they train: how far the gradient reaches.")
     ],
+    "precision": Annotated[
+        str,
+        typer.Option("--precision", metavar="NAME", help="float32, bfloat16 in recurrent layers, or auto: where it is faster."),
+    ],
     "processes": Annotated[
         int | None, integer(1, "Processes that train together. torchrun needs no such option.", "--processes")
     ],
 }
 """How a training is begun, saved and spread."""
 
-DEFAULTS: Options = {"wide": False, "resume": False, "checkpoint_every": 30.0, "watch": False}
+DEFAULTS: Options = {"wide": False, "resume": False, "checkpoint_every": 30.0, "watch": False, "precision": "float32"}
 """Of the options above; None of all others."""
 
 

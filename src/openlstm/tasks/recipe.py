@@ -25,6 +25,7 @@ class Recipe:
     """What is trained, and how; made by `choose`.
 
     steps: of the optimiser, each on `batch_size` windows.
+    precision: one of `train.options.PRECISIONS`.
     validation: int64 [S], the last steps of each series that the first network is not trained on.
     """
 
@@ -39,6 +40,7 @@ class Recipe:
     steps: int
     learning_rate: float
     validation: np.ndarray
+    precision: str = "float32"
 
     def simulating(self, panel: Panel, window: int | None = None) -> Recipe:
         """The same for `simulate`: windows of a year (400 steps at most), no lags, smaller batches of many targets each."""

@@ -29,6 +29,7 @@ from openlstm.tasks.recipe import Recipe
 from openlstm.train import History, Options, progress, train
 from openlstm.train.checkpoint import EVERY, Checkpoints
 from openlstm.train.logs import JsonLines, Log, TensorBoard
+from openlstm.train.precision import describe
 from openlstm.train.processes import processes
 from openlstm.train.progress import Training as Progress
 
@@ -124,6 +125,7 @@ def about(header: Header, known: Panel, made: Recipe, start: Mapping[str, np.nda
         "data": _digest(known.values, known.offsets, known.history, *(c.values for c in known.covariates)),
         "model": json.loads(held),
         "steps": made.steps,
+        "precision": made.precision,
         "validation": _digest(made.validation),
         "start": None if start is None else _digest(*(start[name] for name in sorted(start))),
     }
@@ -149,6 +151,7 @@ def options(made: Recipe, seed: int, *, weight_decay: float, parts: int = EPOCHS
         seed=seed,
         least_batches=batches,
         most_batches=batches,
+        precision=made.precision,
     )
 
 
@@ -162,6 +165,14 @@ def seconds(header: Header, examples: Examples, way: Options) -> float:
             train(make(header, 0), weighted_error(header), examples.learning(), None, once)
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+def note(header: Header, made: Recipe) -> list[str]:
+    """In which type the recurrent layers multiply, and why; nothing where it is float32 without more."""
+    if made.precision == "float32":
+        return []
+    net, here = make(header, 0), processes()
+    return [f"multiplies in {describe(net.to(here.device), made.precision, made.batch_size // here.count)}"]
 
 
 def length(history: History) -> int:

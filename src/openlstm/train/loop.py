@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -22,13 +21,12 @@ try:
 
     from openlstm.train import randomness, signals
     from openlstm.train.checkpoint import Checkpoints
+    from openlstm.train.options import Options
+    from openlstm.train.precision import autocast
     from openlstm.train.processes import Processes, processes
     from openlstm.train.source import Source, source_of
 except ImportError as e:
     raise missing_extra("openlstm.train", e.name or "torch", "torch") from None
-
-RATES, MAY_BE_ZERO = ("learning_rate", "weight_decay"), ("weight_decay", "seed")
-LARGEST_RATE = 1e30  # products with it stay inside float32
 
 Error = tuple[Tensor, Tensor]
 """The sum of the errors, and the number of targets that count; both scalars."""
@@ -38,41 +36,6 @@ Loss = Callable[..., Error]
 
 One that carries something from step to step, (h, c) say, has `state_dict` and `load_state_dict`, and checkpoints hold it.
 """
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to train.
-
-    The learning rate rises over the first epoch and then falls to zero along a cosine over all `epochs`; training stops when
-    the validation loss has not fallen for `patience` epochs.
-    """
-
-    epochs: int = 40
-    batch_size: int = 64  # of all processes together
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0  # the greatest norm of the gradient of a step
-    patience: int = 10
-    seed: int = 0
-    least_batches: int = 30  # of an epoch; a short table is gone through several times
-    most_batches: int = 200  # of an epoch; a longer table gives each epoch another random part of it
-    shuffle: bool = True  # False: in the order of the data, as truncated backpropagation through time wants it
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name == "shuffle":
-                continue
-            if name in MAY_BE_ZERO and not value >= 0:
-                what, expected = "must not be negative", "a number >= 0"
-            elif name not in MAY_BE_ZERO and not value > 0:
-                what, expected = "must be above zero", "a number > 0"
-            elif name in RATES and value > LARGEST_RATE:
-                what, expected = "is too large", f"at most {LARGEST_RATE:g}, usually below 1"
-            else:
-                continue
-            hint = f"leave {name} out to take its default"
-            raise ArgumentError.of("Options", f"{name} {what}", f"{name}={value!r}", expected, hint)
 
 
 class Epoch(NamedTuple):
@@ -185,6 +148,7 @@ class _Training:
             raise ArgumentError.of("train", what, got, f"at least {self.processes.count}", hint)
         self.model, self.loss, self.data, self.validation, self.options = model, loss, data, validation, options
         model.to(self.processes.device)
+        self.narrow = autocast(model, options.precision, options.batch_size // self.processes.count)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         batches = math.ceil(len(data) / options.batch_size)
         self.each_epoch = min(max(batches, options.least_batches), options.most_batches)  # steps
@@ -277,7 +241,8 @@ class _Training:
 
     def _learn(self, rows: Tensor) -> None:
         """One step down the gradient of the mean loss over the targets of some rows."""
-        error, batch = self._error(self.data, rows, self.draw.random(len(rows)))
+        with self.narrow():
+            error, batch = self._error(self.data, rows, self.draw.random(len(rows)))
         total, targets, stop = self._sums(error)
         self.total, self.counted = self.total + total, self.counted + targets
         if not math.isfinite(total):
@@ -291,7 +256,8 @@ class _Training:
         clip = self.options.clip
         self.optimizer.zero_grad()
         if mean is not None:
-            mean.backward()
+            with self.narrow():  # a part of the model may run once more in there
+                mean.backward()
         self.processes.add_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, clip))
         number, rate = len(self.epochs) + 1, self.optimizer.param_groups[0]["lr"]
