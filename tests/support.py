@@ -78,8 +78,18 @@ class Case:
         def normal(*shape: int) -> np.ndarray:
             return rng.standard_normal(shape).astype(self.dtype)
 
-        def state(*steps: int) -> State:
-            return State(normal(*steps, self.B, self.R), normal(*steps, self.B, self.H) if self.cell.has_cell else None)
+        def state(*steps: int, real: bool = True) -> State:
+            """Of a state that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
+            h = normal(*steps, self.B, self.R)
+            if not self.cell.has_cell:
+                return State(h)
+            parts = [normal(*steps, self.B, self.H) for _ in self.cell.states]
+            if real and "n" in self.cell.states:
+                n = self.cell.states.index("n")
+                parts[n] = np.abs(parts[n]) + 0.1
+                begins = rng.random(parts[n].shape) < 0.2
+                parts = [np.where(begins, 0, part).astype(self.dtype) for part in parts]
+            return State(h, np.concatenate(parts, -1))
 
         scale = 1.2 / np.sqrt(self.H or 1)
         named = {
@@ -96,7 +106,7 @@ class Case:
             state(*([self.T] if self.each else [])) if self.reset_state else None,
             self.reverse,
             normal(self.T, self.B, self.R),
-            state(),
+            state(real=False),
             self._noise(),
         )
 
@@ -303,17 +313,20 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
             seed=k,
         )
         clip, blocks = rng.random() < 0.25, int(rng.choice([2, 3]) if rng.random() < 0.2 else 1)
+        heads = 2 + k % 3 if k // len(among) % 4 == 1 else 1
         case = replace(case, **fixed)
         case = replace(case, each=case.each and case.reset_state, cell=_with(case.cell, clip=0.4 if clip else None))
         if blocks > 1 and "cells_per_gate" in _options(cell):
             case = replace(case, H=case.H * blocks, cell=_with(case.cell, cells_per_gate=blocks))
+        if heads > 1 and "heads" in _options(cell):
+            case = replace(case, H=case.H * heads, cell=_with(case.cell, heads=heads))
         out.append(projected(case, case.P))
     return out
 
 
 def projected(case: Case, P: int) -> Case:
-    """The case with a projection of P, as far as its cell can have one: FGR cannot, GRU needs its memory."""
-    if len(case.cell.feeds_back) > 1:
+    """The case with a projection of P, as far as its cell can have one: where every unit sees all of h; GRU needs its memory."""
+    if len(case.cell.feeds_back) > 1 or case.cell.heads > 1 or case.cell.recurrence != "dense" or case.cell.reads_h:
         return replace(case, P=0)
     return replace(case, P=P, cell=_with(case.cell, memory=True) if P else case.cell)
 
@@ -336,7 +349,7 @@ def _with(cell: Cell, **options: Any) -> Cell:
     return replace(cell, **known) if known else cell  # type: ignore[type-var]
 
 
-KERNELS = [cell for cell in cells.ALL if cell.kernel]
+KERNELS = [cell for cell in cells.ALL if cell.kernel in native.KERNELS or not native.available()]
 """The cells that the native engine runs: all that ship, not one of somebody's own."""
 
 

@@ -13,7 +13,7 @@ from openlstm.engine.backends.table import SUPPORT, choose_for
 from openlstm.engine.check import check_call
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
-from openlstm.weights import expand, fed_back_size, hidden_size
+from openlstm.weights import cell_size, expand, fed_back_size, hidden_size
 
 
 def recur(
@@ -75,7 +75,7 @@ def zero_state(cell: Cell, x: Array, weights: Weights) -> State:
     """The state with which a sequence begins when none is given."""
     hidden = hidden_size(cell, weights)
     h = A.zeros(x, x.shape[1], fed_back_size(cell, hidden, 0 if weights.w_hr is None else weights.w_hr.shape[0]))
-    return State(h, A.zeros(x, x.shape[1], hidden) if cell.has_cell else None)
+    return State(h, A.zeros(x, x.shape[1], cell_size(cell, hidden)) if cell.has_cell else None)
 
 
 def one(call: Call) -> Run:
