@@ -177,9 +177,10 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
         "clip": math.inf if cell.clip is None else float(cell.clip),
         "feedback": len(cell.feeds_back),
         "has_cell": cell.has_cell,
+        "recurrent": weights.w_hh.shape[1],
+        "heads": cell.heads,
+        "beta": float(getattr(cell, "beta", 0.0)),
     }
-    if native.HEADS:
-        fields |= {"recurrent": weights.w_hh.shape[1], "heads": cell.heads, "beta": float(getattr(cell, "beta", 0.0))}
     _put_rows(kept, fields, None, x=x)
     _put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
     if lengths is not None:
