@@ -75,6 +75,7 @@ def forward_simple(call: Call) -> Run | None:
     if b_ih is not None:
         given += [("b_ih", b_ih, rows), ("b_hh", b_hh, rows)]
     fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": cell.has_cell}
+    fields["recurrent"] = H
     for name, a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
@@ -96,6 +97,8 @@ def forward_simple(call: Call) -> Run | None:
         fields["c_n"] = c.data_ptr()
     if cell.clip is not None:
         fields["clip"] = cell.clip
+    if cell.name == "janet":
+        fields["beta"] = float(cell.beta)  # type: ignore[attr-defined]
     native.library.forward(cell.kernel, "float64" if dtype.itemsize == 8 else "float32", fields)
     return Run(y, State(y if h is None else h, c), None)
 
