@@ -80,7 +80,7 @@ class Case:
             return rng.standard_normal(shape).astype(self.dtype)
 
         def state(*steps: int, real: bool = True) -> State:
-            """Of a state that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
+            """Of one that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
             h = normal(*steps, self.B, self.R)
             if not self.cell.has_cell:
                 return State(h)
@@ -326,7 +326,7 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
 
 
 def projected(case: Case, P: int) -> Case:
-    """The case with a projection of P, as far as its cell can have one: where every unit sees all of h; GRU needs its memory."""
+    """The case with a projection of P, as far as its cell can have one; GRU needs its memory."""
     if not projectable(case.cell):
         return replace(case, P=0)
     return replace(case, P=P, cell=_with(case.cell, memory=True) if P else case.cell)

@@ -39,9 +39,7 @@ def test_shapes_of_a_gru_are_those_of_torch() -> None:
 EVERY = [*cells.ALL, GRU(memory=True), *BLOCKS, LSTM(heads=3), LSTM(heads=2, cells_per_gate=3), cells.SLSTM(heads=6)]
 
 
-@pytest.mark.parametrize(
-    ("cell", "proj_size"), [(c, P) for c in EVERY for P in (0, 2) if not P or projectable(c)], ids=repr
-)
+@pytest.mark.parametrize(("cell", "proj_size"), [(c, P) for c in EVERY for P in (0, 2) if not P or projectable(c)], ids=repr)
 def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: int) -> None:
     I, H = 3, 6
     named = weights.shapes(cell, I, H, proj_size)

@@ -130,7 +130,17 @@ def test_numpy_equals_torch(cell: Cell, seed: int) -> None:
 def test_every_cell_passes_gradcheck_and_gradgradcheck(cell: Cell, noisy: bool) -> None:
     """Also of what is saved, and twice. (The candidate's mask and clipping have kinks only where a number is exactly there.)"""
     p, _ = drawn(
-        cell, 1, T=3, B=2, I=2, H=cell.heads * cell.cells_per_gate * 2, P=0, reset=True, reset_state=True, lengths=True, reverse=False
+        cell,
+        1,
+        T=3,
+        B=2,
+        I=2,
+        H=cell.heads * cell.cells_per_gate * 2,
+        P=0,
+        reset=True,
+        reset_state=True,
+        lengths=True,
+        reverse=False,
     )
     noise = TRAIN._replace(zoneout_c=0.4 * cell.has_cell, candidate=0.3 * (cell.candidate is not None)) if noisy else None
     inputs = {name: a.detach().requires_grad_() for name, a in named(p).items()}
