@@ -25,7 +25,9 @@ class State(NamedTuple):
     c: Array | None = None  # [B, C], the cell states side by side, in the order of `Cell.states`
 
 
-_NAMED: dict[tuple[str, ...], Any] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
+_NAMED: dict[
+    tuple[str, ...], Any
+] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
 
 
 def named_states(names: tuple[str, ...]) -> Any:
