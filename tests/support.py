@@ -23,10 +23,11 @@ import numpy as np
 import pytest
 import torch
 
+import openlstm
 from openlstm import _array as A
 from openlstm import cells, reference, weights
 from openlstm.call import Call
-from openlstm.cells import GRU, LSTM, Cell
+from openlstm.cells import GRU, LSTM, Cell, VanillaRNN
 from openlstm.data.panel import Panel
 from openlstm.engine import native, threads
 from openlstm.engine.backends import cpu
@@ -78,8 +79,18 @@ class Case:
         def normal(*shape: int) -> np.ndarray:
             return rng.standard_normal(shape).astype(self.dtype)
 
-        def state(*steps: int) -> State:
-            return State(normal(*steps, self.B, self.R), normal(*steps, self.B, self.H) if self.cell.has_cell else None)
+        def state(*steps: int, real: bool = True) -> State:
+            """Of one that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
+            h = normal(*steps, self.B, self.R)
+            if not self.cell.has_cell:
+                return State(h)
+            parts = [normal(*steps, self.B, self.H) for _ in self.cell.states]
+            if real and "n" in self.cell.states:
+                n = self.cell.states.index("n")
+                parts[n] = np.abs(parts[n]) + 0.1
+                begins = rng.random(parts[n].shape) < 0.2
+                parts = [np.where(begins, 0, part).astype(self.dtype) for part in parts]
+            return State(h, np.concatenate(parts, -1))
 
         scale = 1.2 / np.sqrt(self.H or 1)
         named = {
@@ -96,7 +107,7 @@ class Case:
             state(*([self.T] if self.each else [])) if self.reset_state else None,
             self.reverse,
             normal(self.T, self.B, self.R),
-            state(),
+            state(real=False),
             self._noise(),
         )
 
@@ -303,19 +314,36 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
             seed=k,
         )
         clip, blocks = rng.random() < 0.25, int(rng.choice([2, 3]) if rng.random() < 0.2 else 1)
+        heads = 2 + k % 3 if k // len(among) % 4 == 1 else 1
         case = replace(case, **fixed)
         case = replace(case, each=case.each and case.reset_state, cell=_with(case.cell, clip=0.4 if clip else None))
         if blocks > 1 and "cells_per_gate" in _options(cell):
             case = replace(case, H=case.H * blocks, cell=_with(case.cell, cells_per_gate=blocks))
+        if heads > 1 and "heads" in _options(cell):
+            case = replace(case, H=case.H * heads, cell=_with(case.cell, heads=heads))
         out.append(projected(case, case.P))
     return out
 
 
 def projected(case: Case, P: int) -> Case:
-    """The case with a projection of P, as far as its cell can have one: FGR cannot, GRU needs its memory."""
-    if len(case.cell.feeds_back) > 1:
+    """The case with a projection of P, as far as its cell can have one; GRU needs its memory."""
+    if not projectable(case.cell):
         return replace(case, P=0)
     return replace(case, P=P, cell=_with(case.cell, memory=True) if P else case.cell)
+
+
+def projectable(cell: Cell) -> bool:
+    """Whether a projection may follow: every unit sees all of h, which is the output alone, and is read by the sums alone."""
+    return len(cell.feeds_back) == cell.heads == 1 and cell.recurrence == "dense" and not cell.reads_h
+
+
+def layer_of(cell: Cell, *sizes: int, **options: Any) -> Any:
+    """A layer that runs the cell."""
+    if isinstance(cell, VanillaRNN):
+        return openlstm.RNN(*sizes, nonlinearity=cell.nonlinearity, **options)
+    if isinstance(cell, GRU):
+        return openlstm.GRU(*sizes, **options)
+    return (openlstm.LSTM if cell.has_cell else openlstm.RNN)(*sizes, cell=cell, **options)
 
 
 def name_of(cell: Cell) -> str:
@@ -336,7 +364,7 @@ def _with(cell: Cell, **options: Any) -> Cell:
     return replace(cell, **known) if known else cell  # type: ignore[type-var]
 
 
-KERNELS = [cell for cell in cells.ALL if cell.kernel]
+KERNELS = [cell for cell in cells.ALL if cell.kernel in native.KERNELS or not native.available()]
 """The cells that the native engine runs: all that ship, not one of somebody's own."""
 
 

@@ -33,6 +33,38 @@ def sigmoid(x: Array) -> Array:
     return np.where(x < 0, e, np.ones_like(e)) / (1 + e)
 
 
+def exp(x: Array) -> Array:
+    """e^x."""
+    return namespace(x).exp(x)
+
+
+def log(x: Array) -> Array:
+    """The natural logarithm."""
+    return namespace(x).log(x)
+
+
+def logsigmoid(x: Array) -> Array:
+    """log(1 / (1 + exp(-x))), near x far below 0 and near 0 far above, without overflow."""
+    if is_torch(x):
+        return sys.modules["torch"].nn.functional.logsigmoid(x)
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)), without overflow."""
+    return -logsigmoid(-x)
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """The larger of two arrays, element by element; NaN stays NaN."""
+    return namespace(a).maximum(a, b)
+
+
+def minimum(a: Array, b: Array) -> Array:
+    """The smaller of two arrays, element by element; NaN stays NaN."""
+    return namespace(a).minimum(a, b)
+
+
 def relu(x: Array) -> Array:
     """max(x, 0); NaN stays NaN."""
     return namespace(x).where(x < 0, namespace(x).zeros_like(x), x)

@@ -4,7 +4,7 @@ It is made once, where a layer or `recur` is entered, checked once (`engine/chec
 every backend, the derivatives, what runs in chunks and what records all take it.
 
 Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, 4H for FGR,
-else H).
+else H), C the cell states side by side (H for each of `Cell.states`), G gates of a cell.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from openlstm.cells import Cell, State
 from openlstm.noise import Noise, active
 from openlstm.weights import Weights
 
-_LAYERS = {"rnn": "RNN", "gru": "GRU"}
+_LAYERS = {"gru": "GRU"}
 
 
 class Call(NamedTuple):
     """One layer in one direction.
 
     Over what:
-        x: [T, B, I].
+        x: [T, B, I]; [T, B, G*H], the sums of W_ih x, where there is no w_ih.
         weights: those of the cell.
-        state: the carried-in state, h [B, R] and c [B, H].
+        state: the carried-in state, h [B, R] and c [B, C].
         lengths: integers [B]; a row ends after that many steps. Its outputs beyond are 0 and its x there is never read.
         reset: bool [T, B]; where true the row's state becomes `reset_state` (zero if None) between t-1 and t.
-        reset_state: h [B, R] and c [B, H], or one for every step, h [T, B, R] and c [T, B, H].
+        reset_state: h [B, R] and c [B, C], or one for every step, h [T, B, R] and c [T, B, C].
         reverse: run from each row's last real step to its first.
         noise: zoneout, recurrent and locked dropout; what a reset put there is what zoneout keeps.
         window: (first, last): the steps first <= t < last alone, from `state`; results hold these.
@@ -98,14 +98,16 @@ class Call(NamedTuple):
             not (reverse or save or checkpoint or finite or narrow or differentiable or edits)
             and lengths is reset is noise is window is w[4] is w[5] is w[6] is None  # w_hr, w_ch, norm
             and cell.cells_per_gate == 1
-            and len(cell.feeds_back) == 1
+            and len(cell.feeds_back) == len(cell.states) == cell.heads == 1
+            and cell.recurrence == "dense"
+            and w[0] is not None
             and cell.kernel != ""
         )
 
     @property
     def who(self) -> str:
         """The layer that an error speaks of."""
-        return _LAYERS.get(self.cell.name, "LSTM")
+        return _LAYERS.get(self.cell.name, "LSTM" if self.cell.has_cell else "RNN")
 
     @property
     def noisy(self) -> bool:

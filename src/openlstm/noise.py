@@ -35,7 +35,7 @@ class Noise(NamedTuple):
 
     Fields:
         zoneout_h: probability for what is fed back (after a projection).
-        zoneout_c: probability for the cell state; h' still sees the new one.
+        zoneout_c: probability for the cell state; h' still sees the new one. A unit with several states keeps all or none.
         candidate: probability for `Cell.candidate`.
         seed: 64 bits.
         stream: 2 * layer + direction.
@@ -157,20 +157,28 @@ def _events(noise: Noise, kind: int, t: int, like: Array, p: float) -> Array:
     return (mix(rows ^ units) >> 8) < int(p * (1 << 24))
 
 
-def zoneout(noise: Noise | None, kind: int, t: int, old: Array, new: Array) -> Array:
-    """What is carried: for every unit the old or the new value, or their expectation in eval. [B, n]."""
+def zoneout(noise: Noise | None, kind: int, t: int, old: Array, new: Array, states: int = 1) -> Array:
+    """What is carried: for every unit the old or the new value, or their expectation in eval. [B, n].
+
+    Several states of a unit that lie side by side, each [B, n / states], are kept together.
+    """
     if noise is None or not (p := _probability(noise, kind)):
         return new
-    return A.where(events(noise, kind, t, new), old, new) if noise.training else p * old + (1 - p) * new
+    return A.where(_kept(noise, kind, t, new, states), old, new) if noise.training else p * old + (1 - p) * new
 
 
-def zoneout_backward(noise: Noise | None, kind: int, t: int, d: Array) -> tuple[Array, Array | None]:
+def _kept(noise: Noise, kind: int, t: int, like: Array, states: int) -> Array:
+    drawn = events(noise, kind, t, like[:, : like.shape[1] // states])
+    return drawn if states == 1 else A.concat([drawn] * states)
+
+
+def zoneout_backward(noise: Noise | None, kind: int, t: int, d: Array, states: int = 1) -> tuple[Array, Array | None]:
     """dL/d(what is carried) -> dL/d(new), dL/d(old); None for zero."""
     if noise is None or not (p := _probability(noise, kind)):
         return d, None
     if not noise.training:
         return (1 - p) * d, p * d
-    kept, zero = events(noise, kind, t, d), A.namespace(d).zeros_like(d)
+    kept, zero = _kept(noise, kind, t, d, states), A.namespace(d).zeros_like(d)
     return A.where(kept, zero, d), A.where(kept, d, zero)
 
 

@@ -3,8 +3,9 @@
 This is a full backend (`OPENLSTM_BACKEND=reference`) and the text that every kernel is held against. `forward` is made of
 plain array operations, so torch can differentiate it as often as it likes; `backward` is derived by hand.
 
-Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), G gates of a
-cell, A of them with their sums apart.
+Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), C the cell
+states side by side (H for each of `Cell.states`), K columns of W_hh (`weights.recurrent_size`), G gates of a cell, A of them
+with their sums apart.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Saved(NamedTuple):
 
     h: Array  # [T, B, R], the outputs
     gates: Array | None = None  # [T, B, len(cell.saved)*H], in the order of cell.saved
-    c: Array | None = None  # [T, B, H], the cell states that were carried, after zoneout
+    c: Array | None = None  # [T, B, C], the cell states that were carried, after zoneout
     m: Array | None = None  # [T, B, H], the cell's own output where h is not: before a projection and zoneout
 
     def named(self, cell: Cell) -> dict[str, Array]:
@@ -36,7 +37,7 @@ class Saved(NamedTuple):
         if self.gates is not None and cell.saved:
             out.update(zip(cell.saved, A.split(self.gates, len(cell.saved)), strict=True))
         if self.c is not None:
-            out["c"] = self.c
+            out.update(zip(cell.states, A.split(self.c, len(cell.states)), strict=True))
         return {**out, "h": self.h}
 
 
@@ -56,7 +57,7 @@ class Gradients(NamedTuple):
     state: State  # of the initial state
     reset_state: State | None  # of the state that resets lead to, of its shape; None where none was given
     h_steps: Array | None = None  # [T, B, R], dL/dh_t
-    c_steps: Array | None = None  # [T, B, H], dL/dc_t along the highway
+    c_steps: Array | None = None  # [T, B, C], dL/dc_t along the highway
 
 
 class FullStep(NamedTuple):
@@ -65,7 +66,7 @@ class FullStep(NamedTuple):
     state: State  # what is carried on
     gates: tuple[Array, ...]
     h: Array  # [B, H], the cell's own output, before projection and zoneout
-    c: Array | None  # [B, H], before zoneout
+    c: Array | None  # [B, C], before zoneout
     z: Array  # [B, (G+A)*H]
     mask: Array | None  # [B, H], of the candidate
 
@@ -96,7 +97,7 @@ def full_step(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | No
     gates, h, c = cell(z, before, w.w_ch, mask, w.norm)
     new = State(h if w.w_hr is None else h @ w.w_hr.T, c)
     if noise is not None:
-        carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c)
+        carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c, len(cell.states))
         new = State(N.zoneout(noise, N.ZONEOUT_H, t, before.h, new.h), carried)
     return FullStep(new, gates, h, c, z, mask)
 
@@ -104,15 +105,56 @@ def full_step(cell: Cell, x: Array, before: State, w: Weights, noise: Noise | No
 def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None) -> Array:
     """The pre-activations z [B, (G+A)*H]: x and h summed, but for the last A gates one block for x and one for h."""
     mask = N.hidden_mask(noise)
-    of_x = x @ w.w_ih.T  # [B, G*H]
-    of_h = (h if mask is None else mask * h) @ w.w_hh.T  # [B, G*H]
+    of_x = x if w.w_ih is None else x @ w.w_ih.T  # [B, G*H]
+    of_h = seen(h if mask is None else mask * h, w.w_hh)  # [B, G*H]
     if not cell.separate:
-        z = of_x + of_h
-        return z if w.b_ih is None else z + (w.b_ih + w.b_hh)
+        z = of_x if of_h is None else of_x + of_h
+        return z if w.b_ih is None else z + (w.b_ih if w.b_hh is None else w.b_ih + w.b_hh)
     if w.b_ih is not None:
         of_x, of_h = of_x + w.b_ih, of_h + w.b_hh
     n = of_x.shape[1] * (len(cell.gates) - cell.separate) // len(cell.gates)
     return A.concat([of_x[:, :n] + of_h[:, :n], of_x[:, n:], of_h[:, n:]])
+
+
+def seen(h: Array, w_hh: Array) -> Any:
+    """What the sums see of h [..., R]: h W_hh^T [..., G*H], where units see all of h, their own head alone, or themselves alone.
+
+    `w_hh` [G*H, K] says which: R / K heads, of which every unit is one where K = 1; None where there is no such product (K = 0).
+    """
+    blocks = _blocks(h.shape[-1], w_hh)
+    if blocks is None:
+        return h @ w_hh.T if w_hh.shape[1] == h.shape[-1] else None
+    found = _einsum("...nk,gnuk->...gnu", h.reshape(*h.shape[:-1], *blocks.shape[1::2]), blocks)
+    return found.reshape(*h.shape[:-1], w_hh.shape[0])
+
+
+def unseen(dz: Array, w_hh: Array, R: int) -> Array:
+    """The way back of `seen`: dL/d(h W_hh^T) [..., G*H] -> dL/dh [..., R]."""
+    if not w_hh.shape[1]:
+        return A.zeros(dz, *dz.shape[:-1], R)
+    blocks = _blocks(R, w_hh)
+    if blocks is None:
+        return dz @ w_hh
+    return _einsum("...gnu,gnuk->...nk", dz.reshape(*dz.shape[:-1], *blocks.shape[:3]), blocks).reshape(*dz.shape[:-1], R)
+
+
+def recurrent_gradient(dz: Array, h: Array, w_hh: Array) -> Array:
+    """The way back of `seen`: dL/d(h W_hh^T) [B, G*H] and h [B, R] -> dL/dW_hh [G*H, K]."""
+    blocks = _blocks(h.shape[-1], w_hh)
+    if blocks is None:
+        return dz.T @ h if w_hh.shape[1] else A.zeros(dz, *w_hh.shape)
+    dz, h = dz.reshape(dz.shape[0], *blocks.shape[:3]), h.reshape(h.shape[0], *blocks.shape[1::2])
+    return _einsum("bgnu,bnk->gnuk", dz, h).reshape(w_hh.shape)
+
+
+def _blocks(R: int, w_hh: Array) -> Any:
+    """W_hh by gate, head, unit within the head and column, [G, R/K, K, K]; None where it is one block, or none."""
+    K = w_hh.shape[1]
+    return None if K in (0, R) else w_hh.reshape(w_hh.shape[0] // R, R // K, K, K)
+
+
+def _einsum(how: str, a: Array, b: Array) -> Array:
+    return A.namespace(a).einsum(how, a, b)
 
 
 def unsum(cell: Cell, dz: Array) -> tuple[Array, Array]:
@@ -209,8 +251,8 @@ def backward(
     dx: list[Any] = [A.zeros(x, *x.shape[1:])] * T
     h_steps: list[Array] = [A.zeros(x, *state.h.shape)] * T
     c_steps: list[Any] = [None if dc is None else A.zeros(x, *dc.shape)] * T
-    dw_ih, dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_ih.shape, w.w_hh.shape, w.w_ih.shape[:1], w.w_ih.shape[:1]))
-    dw_hr, dw_ch, dnorm = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_hr, w.w_ch, w.norm))
+    dw_hh, db_ih, db_hh = (A.zeros(x, *s) for s in (w.w_hh.shape, w.w_hh.shape[:1], w.w_hh.shape[:1]))
+    dw_ih, dw_hr, dw_ch, dnorm = (None if a is None else A.zeros(x, *a.shape) for a in (w.w_ih, w.w_hr, w.w_ch, w.norm))
     dreset = rows.no_flow(x, state)
     if later is not None:
         sums = (dw_ih, dw_hh, db_ih, db_hh, dw_hr, dw_ch, dnorm)
@@ -233,7 +275,8 @@ def backward(
         (new_h, old_h), (new_c, old_c) = (g_h, None), (g_c, None)
         if noise is not None:
             new_h, old_h = N.zoneout_backward(noise, N.ZONEOUT_H, t, g_h)
-            new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c)
+            if g_c is not None:
+                new_c, old_c = N.zoneout_backward(noise, N.ZONEOUT_C, t, g_c, len(cell.states))
         gates = A.split(saved.gates[k], len(cell.saved)) if cell.saved and saved.gates is not None else ()
         c = None if saved.c is None else saved.c[k]
         h, z, mask = saved.h[k] if saved.m is None else saved.m[k], None, N.candidate_mask(noise, t, zero)
@@ -247,17 +290,18 @@ def backward(
         flow = cell.backward(StepInputs(gates, before, c, h, w.w_ch, mask, z, w.norm), dm, new_c)
 
         dz_x, dz_h = unsum(cell, _only(live, flow.z))  # [B, G*H]
-        dx[k] = dz_x @ w.w_ih if input_gradient else None
-        dw_ih, db_ih = dw_ih + dz_x.T @ x_t, db_ih + dz_x.sum(0)
-        dw_hh = dw_hh + dz_h.T @ (before_h if hidden is None else hidden * before_h)
+        dx[k] = None if not input_gradient else dz_x if w.w_ih is None else dz_x @ w.w_ih
+        dw_ih, db_ih = None if w.w_ih is None else dw_ih + dz_x.T @ x_t, db_ih + dz_x.sum(0)
+        dw_hh = dw_hh + recurrent_gradient(dz_h, before_h if hidden is None else hidden * before_h, w.w_hh)
         db_hh = db_hh + dz_h.sum(0) if cell.separate else db_ih
         dw_ch = None if flow.w_ch is None else dw_ch + _only(live, flow.w_ch).sum(0)
         dnorm = None if flow.norm is None else dnorm + _only(live, flow.norm).sum(0)
-        to_h = dz_h @ w.w_hh if hidden is None else hidden * (dz_h @ w.w_hh)
+        to_h = unseen(dz_h, w.w_hh, before_h.shape[1])
+        to_h = to_h if hidden is None else hidden * to_h
         back = State(_plus(to_h, live, flow.h, old_h), None if flow.c is None else _plus(_only(live, flow.c), live, old_c))
         dreset = rows.to_reset(t, back, dreset)
         dh, dc = rows.keep(t, rows.leave(t, back), State(dh, dc))
-    db = (None, None) if w.b_ih is None else (db_ih, db_hh)
+    db = (None if w.b_ih is None else db_ih, None if w.b_hh is None else db_hh)
     return Gradients(
         (A.stack(dx) if T else A.zeros(x, 0, *x.shape[1:])) if input_gradient else None,
         collapse(

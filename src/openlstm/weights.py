@@ -1,7 +1,7 @@
 """Parameter names and shapes of a layer, and the gate orders of other packages, which stand only here.
 
 Legend: I input size, H hidden size, P projected size, G gates of a cell, m cells that share their gates,
-R what is fed back (P with a projection, else H for each of `Cell.feeds_back`).
+R what is fed back (P with a projection, else H for each of `Cell.feeds_back`), K columns of weight_hh.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ FIELDS: tuple[tuple[str, str], ...] = (
 )
 """Names in a state_dict beside the fields of `Weights`, in the order in which torch creates them."""
 
+RECURRENCES = ("dense", "elementwise", "none")
+"""What `Cell.recurrence` may be."""
+
 NORMS = tuple(f"norm_{part}_{kind}" for part in "xhc" for kind in ("weight", "bias"))
 """The names of the parts of `Weights.norm`, in their order."""
 
@@ -47,8 +50,8 @@ class Weights(NamedTuple):
     With memory blocks (`Cell.cells_per_gate` = m) every gate but the candidate has H/m rows instead of H.
     """
 
-    w_ih: Array  # [G*H, I]
-    w_hh: Array  # [G*H, R]
+    w_ih: Array | None  # [G*H, I]; None where x [T, B, G*H] already are the sums of W_ih x, in the order of `Cell.gates`
+    w_hh: Array  # [G*H, K], K as `recurrent_size` says
     b_ih: Array | None = None  # [G*H]
     b_hh: Array | None = None  # [G*H]
     w_hr: Array | None = None  # [P, H], the projection
@@ -73,7 +76,7 @@ def gate_rows(cell: Cell, hidden_size: int) -> tuple[int, ...]:
 
 
 def hidden_size(cell: Cell, weights: Weights) -> int:
-    """H, from the rows of `w_ih`.
+    """H, from the rows of `w_hh`.
 
     >>> import numpy as np
     >>> from openlstm.cells import LSTM
@@ -82,12 +85,70 @@ def hidden_size(cell: Cell, weights: Weights) -> int:
     """
     m = cell.cells_per_gate
     unit = sum(gate_rows(cell, m))  # the rows of m cells
-    return weights.w_ih.shape[-2] * m // unit
+    return weights.w_hh.shape[-2] * m // unit
 
 
 def fed_back_size(cell: Cell, hidden_size: int, proj_size: int = 0) -> int:
     """R, the width of what is fed back and carried as h."""
     return proj_size or len(cell.feeds_back) * hidden_size
+
+
+def recurrent_size(cell: Cell, fed_back: int) -> int:
+    """K, the columns of `weight_hh`: R, R / heads, 1 where a unit sees itself alone, 0 where nothing is fed back into the sums.
+
+    >>> from openlstm.cells import LSTM, IndRNN, MinGRU
+    >>> recurrent_size(LSTM(heads=2), 6), recurrent_size(IndRNN(), 6), recurrent_size(MinGRU(), 6)
+    (3, 1, 0)
+    """
+    return fed_back // cell.heads if cell.recurrence == "dense" else int(cell.recurrence == "elementwise")
+
+
+def cell_size(cell: Cell, hidden_size: int) -> int:
+    """C, the width of `State.c`: H for each of `Cell.states`, 0 for a cell without one."""
+    return len(cell.states) * hidden_size if cell.has_cell else 0
+
+
+def check_recurrence(cell: Cell, hidden_size: int, proj_size: int = 0) -> None:
+    """Raise where the traits of a cell contradict each other, or H or a projection does not fit them.
+
+    Raises:
+        ArgumentError: naming the cell.
+    """
+    if cell.recurrence == "dense" and cell.heads == 1 and cell.states == ("c",) and not (proj_size and cell.reads_h):
+        return
+    who, heads, m = type(cell).__name__, cell.heads, cell.cells_per_gate
+    if cell.recurrence not in RECURRENCES:
+        got, expected = f"recurrence={cell.recurrence!r}", " or ".join(map(repr, RECURRENCES))
+        raise ArgumentError.of(who, "unknown recurrence", got, expected, "'dense' is that of the LSTM")
+    if cell.has_cell and (not cell.states or len({*cell.states, "h"}) <= len(cell.states)):
+        got, expected = f"states={cell.states!r}", "different names, none of them 'h'"
+        raise ArgumentError.of(who, "the states cannot be told apart", got, expected, "states = ('c',) for one")
+    if proj_size and cell.reads_h:
+        got, hint = f"proj_size={proj_size}", "take proj_size=0, or a cell with a cell state beside h"
+        raise ArgumentError.of(who, "cannot be projected: a step reads what each unit put out", got, "proj_size=0", hint)
+    if cell.recurrence == "dense" and heads == 1:
+        return
+    named = f"heads={heads}" if heads > 1 else f"recurrence={cell.recurrence!r}"
+    if heads > 1 and cell.recurrence != "dense":
+        got = f"heads={heads}, recurrence={cell.recurrence!r}"
+        raise ArgumentError.of(who, "heads divide a dense recurrence", got, "recurrence='dense'", "take heads=1")
+    if hidden_size % heads:
+        what, got = f"hidden_size {hidden_size} is not made of {heads} heads", f"hidden_size={hidden_size}"
+        hint = f"take hidden_size={hidden_size - hidden_size % heads or heads}, or other heads"
+        raise ArgumentError.of(who, what, got, f"a multiple of heads={heads}", hint)
+    if hidden_size // heads % m:
+        what = f"a head of {hidden_size // heads} units is not made of blocks of {m}"
+        got, hint = f"hidden_size={hidden_size}, heads={heads}", f"take hidden_size={heads * m}, or another cells_per_gate"
+        raise ArgumentError.of(who, what, got, f"a multiple of heads * cells_per_gate = {heads * m}", hint)
+    if proj_size:
+        got, hint = f"proj_size={proj_size}, {named}", "take proj_size=0, or a cell that sees all of h"
+        raise ArgumentError.of(who, "cannot be projected: a unit does not see all of h", got, "proj_size=0", hint)
+    if len(cell.feeds_back) > 1:
+        got, hint = f"feeds_back={cell.feeds_back!r}, {named}", "take recurrence='dense' and heads=1"
+        raise ArgumentError.of(who, "feeds its gates back, which every unit sees", got, "a dense recurrence", hint)
+    if cell.separate and cell.recurrence == "none":
+        got, hint = f"separate={cell.separate}, {named}", "take separate=0"
+        raise ArgumentError.of(who, "has no sums of h that could be apart", got, "separate=0", hint)
 
 
 def norm_sizes(cell: Cell, hidden_size: int) -> dict[str, int]:
@@ -105,13 +166,16 @@ def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bi
     """The parameters of one layer in one direction, by the names of a state_dict without their suffix, in torch's order.
 
     Raises:
-        ArgumentError: for a hidden size that memory blocks do not divide, or a projection of a cell that feeds its gates back.
+        ArgumentError: for a hidden size that memory blocks or heads do not divide, a projection of a cell that feeds its gates
+            back or whose units do not see all of h, or traits that contradict each other.
 
-    >>> from openlstm.cells import LSTM, Peephole
+    >>> from openlstm.cells import LSTM, MinGRU, Peephole
     >>> shapes(LSTM(), 3, 5, bias=False)
     {'weight_ih': (20, 3), 'weight_hh': (20, 5)}
     >>> shapes(Peephole(), 3, 5, bias=False)["weight_ch"]
     (15,)
+    >>> shapes(MinGRU(), 3, 5)
+    {'weight_ih': (10, 3), 'bias_ih': (10,)}
     """
     who, m = type(cell).__name__, cell.cells_per_gate
     if hidden_size % m:
@@ -122,13 +186,16 @@ def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bi
         hint = "take proj_size=0, or cells.Peephole(), which feeds back its output alone"
         got = f"proj_size={proj_size}"
         raise ArgumentError.of(who, "cannot be projected: it feeds its gates back", got, "proj_size=0", hint)
+    check_recurrence(cell, hidden_size, proj_size)
     rows = sum(gate_rows(cell, hidden_size))
-    out: dict[str, tuple[int, ...]] = {
-        "weight_ih": (rows, input_size),
-        "weight_hh": (rows, fed_back_size(cell, hidden_size, proj_size)),
-    }
+    columns = recurrent_size(cell, fed_back_size(cell, hidden_size, proj_size))
+    out: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size)}
+    if cell.recurrence != "none":
+        out["weight_hh"] = (rows, columns)
     if bias:
-        out.update(bias_ih=(rows,), bias_hh=(rows,))
+        out["bias_ih"] = (rows,)
+    if bias and cell.recurrence != "none":
+        out["bias_hh"] = (rows,)
     if proj_size:
         out["weight_hr"] = (proj_size, hidden_size)
     if cell.peepholes:
@@ -138,8 +205,13 @@ def shapes(cell: Cell, input_size: int, hidden_size: int, proj_size: int = 0, bi
 
 
 def collect(named: dict[str, Array], layer: int = 0, direction: int = 0) -> Weights:
-    """The `Weights` of one layer and direction from a state_dict-like mapping of names to arrays."""
+    """The `Weights` of one layer and direction from a state_dict-like mapping of names to arrays.
+
+    Without `weight_ih` x is the sums; without `weight_hh`, for a cell without a recurrence, `w_hh` is empty, [G*H, 0].
+    """
     end = suffix(layer, direction)
+    if f"weight_hh{end}" not in named:
+        named = {**named, f"weight_hh{end}": named[f"weight_ih{end}"][:, :0]}
     norms = [named[name + end] for name in NORMS if name + end in named]
     return Weights(**{field: named.get(name + end) for name, field in FIELDS}, norm=A.concat(norms) if norms else None)  # type: ignore[arg-type]
 

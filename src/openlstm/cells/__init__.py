@@ -29,8 +29,14 @@ A cell of your own needs four lines of traits and `forward`; it runs wherever a 
 from __future__ import annotations
 
 from openlstm._array import concat as concat
+from openlstm._array import exp as exp
+from openlstm._array import log as log
+from openlstm._array import logsigmoid as logsigmoid
+from openlstm._array import maximum as maximum
+from openlstm._array import minimum as minimum
 from openlstm._array import relu as relu
 from openlstm._array import sigmoid as sigmoid
+from openlstm._array import softplus as softplus
 from openlstm._array import split as split
 from openlstm._array import tanh as tanh
 from openlstm._array import where as where
@@ -40,11 +46,16 @@ from openlstm.cells.base import Step as Step
 from openlstm.cells.base import StepGradients as StepGradients
 from openlstm.cells.base import StepInputs as StepInputs
 from openlstm.cells.base import clamp as clamp
+from openlstm.cells.base import joined as joined
+from openlstm.cells.base import named_states as named_states
+from openlstm.cells.base import parted as parted
 from openlstm.cells.gru import GRU
 from openlstm.cells.layer_norm import NORM_EPS as NORM_EPS
 from openlstm.cells.layer_norm import LayerNormLSTM
 from openlstm.cells.lstm import LSTM, LSTM1997, Peephole
-from openlstm.cells.rnn import VanillaRNN
+from openlstm.cells.minimal import JANET, MinGRU, MinLSTM
+from openlstm.cells.rnn import IndRNN, VanillaRNN
+from openlstm.cells.slstm import SLSTM
 from openlstm.cells.variants import CIFG, FGR, NFG, NIAF, NIG, NOAF, NOG
 
 BY_NAME: dict[str, Cell] = {
@@ -68,6 +79,12 @@ BY_NAME: dict[str, Cell] = {
     "gru": GRU(),
     "rnn_tanh": VanillaRNN("tanh"),
     "rnn_relu": VanillaRNN("relu"),
+    "slstm": SLSTM(),
+    "mingru": MinGRU(),
+    "minlstm": MinLSTM(),
+    "janet": JANET(),
+    "indrnn_tanh": IndRNN("tanh"),
+    "indrnn_relu": IndRNN("relu"),
 }
 """Every cell of this package under the name by which a model file calls it. Such a name stays for ever: the name of a kernel or
 the order may change, these may not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections import namedtuple
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +22,43 @@ class State(NamedTuple):
     """What a row carries from step to step; `c` is None for a cell without a highway."""
 
     h: Array  # [B, R]
-    c: Array | None = None  # [B, H]
+    c: Array | None = None  # [B, C], the cell states side by side, in the order of `Cell.states`
+
+
+_NAMED: dict[
+    tuple[str, ...], Any
+] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
+
+
+def named_states(names: tuple[str, ...]) -> Any:
+    """The named tuple of the states of a cell that has several beside h: (h, c, n, m), each [.., H].
+
+    >>> named_states(("c", "n"))(h=1, c=2, n=3)
+    States(h=1, c=2, n=3)
+    """
+    if names not in _NAMED:
+        made: Any = namedtuple("States", ("h", *names), module=__name__)
+        made.__reduce__ = lambda states: (_states, (names, *states))  # a pickle finds no class that is made here
+        _NAMED[names] = made
+    return _NAMED[names]
+
+
+def _states(names: tuple[str, ...], *values: Any) -> Any:
+    return named_states(names)(*values)
+
+
+def parted(cell: Cell, state: Any) -> Any:
+    """A `State` as it is handed out: with a name for each state where the cell has several beside h."""
+    if len(cell.states) == 1 or state.c is None:
+        return state
+    return named_states(cell.states)(state.h, *A.split(state.c, len(cell.states)))
+
+
+def joined(cell: Cell, state: Any) -> Any:
+    """The way back of `parted`: (h, c, n, m) as a `State` whose c holds c, n and m side by side."""
+    if len(cell.states) == 1 or not isinstance(state, tuple) or len(state) != 1 + len(cell.states):
+        return state
+    return State(state[0], A.concat(list(state[1:])))
 
 
 class Step(NamedTuple):
@@ -29,15 +66,15 @@ class Step(NamedTuple):
 
     gates: tuple[Array, ...]  # each [B, H], named by Cell.saved
     h: Array  # [B, H], before projection and zoneout; [B, 4H] for FGR
-    c: Array | None  # [B, H], before zoneout; None for a cell without a highway
+    c: Array | None  # [B, C], before zoneout; None for a cell without a highway
 
 
 class StepInputs(NamedTuple):
     """What the backward of one step reads."""
 
     gates: tuple[Array, ...]  # as in Step
-    before: Any  # State: h [B, R] as it was fed back, without a mask; c [B, H]
-    c: Any  # [B, H], c' as in Step
+    before: Any  # State: h [B, R] as it was fed back, without a mask; c [B, C]
+    c: Any  # [B, C], c' as in Step
     h: Array  # h' as in Step
     w_ch: Array | None = None  # [len(peepholes)*H]
     mask: Array | None = None  # [B, H], what the candidate was multiplied with
@@ -49,7 +86,7 @@ class StepGradients(NamedTuple):
     """What a step's backward gives."""
 
     z: Array  # dL/dz [B, (G+separate)*H]
-    c: Array | None  # dL/dc [B, H]
+    c: Array | None  # dL/dc [B, C]
     h: Array | None = None  # dL/dh [B, R] that does not pass through the sums, None for zero
     w_ch: Array | None = None  # every row's share of dL/dw_ch [B, len(peepholes)*H]
     norm: Array | None = None  # every row's share of dL/dnorm
@@ -63,6 +100,13 @@ class Cell(ABC):
         gates: the blocks of H rows in `weight_ih`, in the order i, f, g, o without the missing ones.
         saved: the activated gates that a step hands out and backward reads.
         has_cell: whether the state is (h, c) or h alone.
+        states: what the highway carries beside h, by name, H numbers of each: `State.c` holds them side by side, [B, C] with
+            C = len(states) * H, and zeros are the begin of each.
+        recurrence: how h enters the sums. "dense": every unit sees all of h. "elementwise": a unit sees itself alone, through
+            one number a gate. "none": not at all; there are no weight_hh and bias_hh.
+        heads: with a dense recurrence the units are in so many equal groups, and a unit sees the h of its own group alone.
+        reads_h: whether a step reads h itself, beside the sums: then a projection, which would give it another width, cannot
+            follow.
         separate: how many of the last gates want W_ih x + b_ih and W_hh h + b_hh apart, as two blocks at the end of z.
         peepholes: gates that see the cell state through a diagonal, the blocks of `weight_ch`.
         feeds_back: blocks of H that are fed back and carried as h; without a projection R = len(feeds_back) * H.
@@ -79,6 +123,10 @@ class Cell(ABC):
     gates: tuple[str, ...]
     saved: tuple[str, ...]
     has_cell: bool
+    states: tuple[str, ...] = ("c",)
+    recurrence: str = "dense"
+    heads: int = 1
+    reads_h: bool = False
     separate: int = 0
     peepholes: tuple[str, ...] = ()
     feeds_back: tuple[str, ...] = ("h",)
@@ -91,6 +139,8 @@ class Cell(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
         super().__init_subclass__(**options)
+        if "states" in cls.__dict__ and isinstance(cls.states, tuple):
+            named_states(cls.states)
         if "kernel" not in cls.__dict__:
             cls.kernel = ""
         if "forward" in cls.__dict__ and "backward" not in cls.__dict__:
@@ -127,7 +177,7 @@ class Cell(ABC):
 
         Args:
             z: the sums by gate, then for a gate of `separate` those of x and those of h in two blocks.
-            before: what the step begins with, h [B, R] and c [B, H].
+            before: what the step begins with, h [B, R] and c [B, C].
             w_ch: [len(peepholes)*H]; given only to a cell with peepholes.
             mask: [B, H], 0 or 1/(1-p); multiplies the candidate after its activation; given only with recurrent dropout.
 
@@ -155,18 +205,21 @@ def _check(cell: Cell, step: Any, z: Array) -> None:
         got, expected = f"{len(step.gates)} gates", f"{len(cell.saved)}: {', '.join(cell.saved) or 'none'}"
         hint = "return one array for each name in `saved`"
         raise ShapeError.of(who, "forward returned another number of gates than `saved` names", got, expected, hint)
+    C = "H" if len(cell.states) == 1 else f"{len(cell.states)}*H"
     arrays = [(f"gates[{k}] ({name})", a, H) for k, (name, a) in enumerate(zip(cell.saved, step.gates, strict=True))]
     arrays.append(("h", step.h, len(cell.feeds_back) * H))
     if cell.has_cell != (step.c is not None):
         what = "forward returned no c" if cell.has_cell else "forward returned a c"
-        got, expected = f"c: {describe(step.c)}", f"c: [B, H] = [{B}, {H}]" if cell.has_cell else "c: None"
+        got, expected = f"c: {describe(step.c)}", f"c: [B, {C}] = [{B}, {len(cell.states) * H}]" if cell.has_cell else "c: None"
         raise ShapeError.of(who, what, got, expected, f"the trait has_cell is {cell.has_cell}")
-    arrays += [("c", step.c, H)] if cell.has_cell else []
+    arrays += [("c", step.c, len(cell.states) * H)] if cell.has_cell else []
     for name, a, width in arrays:
         right = describe(z[:, :1]).replace(f"[{B}, 1]", f"[{B}, {width}]")
         if type(a).__module__ != type(z).__module__ or describe(a) != right:
-            letters = "[B, H]" if width == H else "[B, R]"
+            letters = "[B, H]" if width == H else f"[B, {C}]" if name == "c" else "[B, R]"
             hint = f"z: {describe(z)} has {z.shape[-1] // H if H else 0} blocks of H = {H}; keep its kind and dtype"
+            if name == "c" and len(cell.states) > 1:
+                hint = f"put the states {', '.join(cell.states)} side by side: concat([{', '.join(cell.states)}])"
             raise ShapeError.of(who, f"forward returned a wrong {name}", f"{name}: {describe(a)}", f"{letters} = {right}", hint)
 
 
@@ -224,9 +277,12 @@ def candidate_slope(g: Array, mask: Array | None) -> Array:
 
 
 def check_options(cell: Cell) -> None:
-    """Refuse a `clip` or `cells_per_gate` that no cell can have."""
+    """Refuse a `clip`, `cells_per_gate` or `heads` that no cell can have."""
     who = type(cell).__name__
-    clip, m = cell.clip, cell.cells_per_gate
+    clip, m, heads = cell.clip, cell.cells_per_gate, cell.heads
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        got, hint = f"heads={heads!r}", "a unit sees the h of its own head alone: 1 for all of h"
+        raise ArgumentError.of(who, f"the units cannot be in {heads!r} heads", got, "an integer from 1", hint)
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip < math.inf):
         hint = "the cell is kept within -clip..clip: pass clip=3.0, or None for no bound"
         raise ArgumentError.of(who, f"cannot clip the cell at {clip!r}", f"clip={clip!r}", "a number above 0", hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openlstm._array import Array, concat, sigmoid, split, tanh
-from openlstm.cells.base import Cell, State, Step, StepGradients, StepInputs, candidate_slope
+from openlstm.cells.base import Cell, State, Step, StepGradients, StepInputs, candidate_slope, check_options
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class GRU(Cell):
     Args:
         memory: the unprojected state is carried beside h as a cell, c' = (1 - z) * n + z * c and h' = c'. With a projection,
             where h is only P wide, this is the one that exists; layers choose it by themselves.
+        heads: so many equal groups of units see the h of their own group alone: `weight_hh` is [3H, H/heads].
+
+    Raises:
+        ArgumentError: for heads that are not an integer from 1.
 
     Source: Cho et al. 2014; with r behind the product, as in cuDNN and `torch.nn.GRU`.
 
@@ -30,12 +34,16 @@ class GRU(Cell):
     """
 
     memory: bool = False
+    heads: int = 1
 
     name = kernel = "gru"
     gates = ("r", "z", "n")
     saved = ("r", "z", "n", "m")
     separate = 1
     candidate = "n"
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def has_cell(self) -> bool:

@@ -117,9 +117,10 @@ class LSTM(Memory):
     Args:
         clip: keeps c' within -clip..clip; where it does, no gradient passes.
         cells_per_gate: so many neighbouring cells share i, f and o (a memory block), which have H/cells_per_gate rows each.
+        heads: so many equal groups of units see the h of their own group alone: `weight_hh` is [4H, H/heads].
 
     Raises:
-        ArgumentError: for a clip that is not above 0, or cells_per_gate that is not an integer from 1.
+        ArgumentError: for a clip that is not above 0, or cells_per_gate or heads that are not integers from 1.
 
     Source: Hochreiter & Schmidhuber 1997 (the cell, memory blocks), Gers, Schmidhuber & Cummins 2000 (the forget gate, eq.
     1-7); clipping: Sak, Senior & Beaufays 2014.
@@ -132,6 +133,7 @@ class LSTM(Memory):
 
     clip: float | None = None
     cells_per_gate: int = 1
+    heads: int = 1
 
     name = kernel = "lstm"
 
@@ -147,7 +149,7 @@ class LSTM1997(Memory):
     (The paper scales its squashing functions differently: g into -2..2 and h into -1..1; that is absorbed by the weights.)
 
     Args:
-        clip, cells_per_gate: as in `LSTM`.
+        clip, cells_per_gate, heads: as in `LSTM`.
 
     Source: Hochreiter & Schmidhuber 1997, section 4.
 
@@ -158,6 +160,7 @@ class LSTM1997(Memory):
 
     clip: float | None = None
     cells_per_gate: int = 1
+    heads: int = 1
 
     name = "lstm1997"
     kernel = "nfg_np"  # the same equations
@@ -174,7 +177,7 @@ class Peephole(Memory):
         h' = o * tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
 
     Source: Gers, Schraudolph & Schmidhuber 2002 (peepholes); Greff, Srivastava, Koutnik, Steunebrink & Schmidhuber 2017.
 
@@ -185,6 +188,7 @@ class Peephole(Memory):
     """
 
     clip: float | None = None
+    heads: int = 1
 
     name = kernel = "peephole"
     peepholes = ("i", "f", "o")

@@ -21,6 +21,7 @@ class Variant(Memory):
 
     clip: float | None = None
     peephole: bool = True
+    heads: int = 1
 
     @property
     def peepholes(self) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ class NIG(Variant):
         h' = o * tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out.
 
     Source: Greff et al. 2017, section III.
@@ -62,7 +63,7 @@ class NFG(Variant):
         h' = o * tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out; then it is `LSTM1997`.
 
     Source: Greff et al. 2017, section III.
@@ -86,7 +87,7 @@ class NOG(Variant):
         h' = tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out.
 
     Source: Greff et al. 2017, section III.
@@ -112,7 +113,7 @@ class NIAF(Variant):
         h' = o * tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out.
 
     Source: Greff et al. 2017, section III.
@@ -137,7 +138,7 @@ class NOAF(Variant):
         h' = o * c'
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out.
 
     Source: Greff et al. 2017, section III.
@@ -162,7 +163,7 @@ class CIFG(Variant):
         h' = o * tanh(c')
 
     Args:
-        clip: as in `LSTM`.
+        clip, heads: as in `LSTM`.
         peephole: False leaves p out.
 
     Source: Greff et al. 2017, section III.

@@ -32,9 +32,10 @@ def check_call(call: Call, who: str = WHO) -> None:
     Args:
         call: `cell` a `Cell`;
             x [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others;
-            `Weights` of w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or both None, w_hr [P, H] or None, w_ch
+            `Weights` of w_ih [G*H, I] (None where x [T, B, G*H] is the sums), w_hh [G*H, K] (`weights.recurrent_size`), b_ih and
+            b_hh [G*H] or both None (b_ih alone where nothing is fed back), w_hr [P, H] or None, w_ch
             [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises;
-            `State` of h [B, R] and c [B, H] (None for a cell without one), or None;
+            `State` of h [B, R] and c [B, C] (None for a cell without one), or None;
             lengths, B integers within 0..T, in a list or an array on any device, or None;
             reset [T, B] of bool, or of 0 and 1 in uint8 or a float type, or None;
             reset_state like the state, or a state for every step, [T, B, .];
@@ -64,8 +65,9 @@ def check_call(call: Call, who: str = WHO) -> None:
     like = _check_x(who, x)
     hidden, fed_back = _check_weights("weights", cell, weights, like)
     size = _Size(x.shape[0], x.shape[1], hidden, fed_back)
-    if weights.w_ih.shape[1] != x.shape[2]:
-        raise _features(x, weights.w_ih.shape[1], like)
+    features = weights.w_hh.shape[0] if weights.w_ih is None else weights.w_ih.shape[1]
+    if features != x.shape[2]:
+        raise _features(x, features, like) if weights.w_ih is not None else _no_sums(cell, x, features, like)
     if state is not None:
         _check_state("state", cell, state, like, size)
     if call.reset_state is not None:
@@ -143,8 +145,12 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
         if not isinstance(w, Weights):
             raise _no_weights(who, name, w)
         if like is None:
-            like = _check_first(who, f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, I]")
+            field, columns = ("w_hh", "K") if w.w_ih is None else ("w_ih", "I")
+            like = _check_first(who, f"{name}.{field}", getattr(w, field), f"[{_rows(cell)}, {columns}]")
         hidden, fed_back = _check_weights(name, cell, w, like)
+        if n and w.w_ih is None:
+            got, hint = f"{name}.w_ih=None", "only the first layer can be given its sums"
+            raise like.error(ArgumentError, f"{name} has no w_ih", got, f"[{_rows(cell)}, {below}]", hint)
         if n and w.w_ih.shape[1] != below:
             expected, hint = (w.w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
             raise _shape(f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
@@ -210,20 +216,26 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
     """H and R of weights that fit the cell, whatever I is."""
     if not isinstance(w, Weights):
         raise _no_weights(like.who, name, w)
-    m = cell.cells_per_gate
+    m, who, sums = cell.cells_per_gate, type(cell).__name__, w.w_ih is None
     unit = len(cell.gates) if m == 1 else sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
-    _check_kind(name, "w_ih", w.w_ih, like)
+    if not sums:
+        _check_kind(name, "w_ih", w.w_ih, like)
+    elif m > 1:
+        got, hint = f"{name}.w_ih=None, cells_per_gate={m}", "take cells_per_gate=1"
+        raise like.error(ArgumentError, f"{who} has no sums to be given: cells share their gates", got, "w_ih [G*H, I]", hint)
     _check_kind(name, "w_hh", w.w_hh, like)
-    rows = w.w_ih.shape[0] if w.w_ih.ndim == 2 else -1
+    decides, first = ("w_hh", w.w_hh) if sums else ("w_ih", w.w_ih)
+    rows = first.shape[0] if first.ndim == 2 else -1
     if rows < 0 or rows % unit:
         gates = ", ".join(cell.gates)
         blocks = _count(len(cell.gates), "block")
         hint = f"{type(cell).__name__} has {blocks} of H rows ({gates}); is this the weight of another cell?"
         if m > 1:
             hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
-        got = f"{name}.w_ih: {describe(w.w_ih)}"
-        raise like.error(ShapeError, f"{name}.w_ih does not fit {type(cell).__name__}", got, f"[{_rows(cell)}, I]", hint)
+        got, columns = f"{name}.{decides}: {describe(first)}", "K" if sums else "I"
+        raise like.error(ShapeError, f"{name}.{decides} does not fit {who}", got, f"[{_rows(cell)}, {columns}]", hint)
     hidden = rows // unit * m
+    layout.check_recurrence(cell, hidden, 0 if w.w_hr is None else 1)
     if w.w_hr is not None:
         _check_kind(name, "w_hr", w.w_hr, like)
         if w.w_hr.ndim != 2 or w.w_hr.shape[1] != hidden:
@@ -233,13 +245,23 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         _check_projection(name, cell, w.w_hr, like)
     fed_back = layout.fed_back_size(cell, hidden, 0 if w.w_hr is None else w.w_hr.shape[0])
     letter = "P" if w.w_hr is not None else "H" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"
-    if w.w_hh.shape != (rows, fed_back):
+    columns = layout.recurrent_size(cell, fed_back)
+    if columns != fed_back:
+        letter = f"H/{cell.heads}" if cell.heads > 1 else str(columns)
+    if w.w_hh.shape != (rows, columns):
         made = str(rows) if m > 1 else f"{len(cell.gates)} * {hidden}"
         hint = f"w_ih has {made} rows, so H is {hidden}; take w_hh from the same layer"
         if w.w_hr is not None:
             hint = f"with w_hr [P, H] what is fed back is P wide, here {fed_back}; take w_hh from the same layer"
-        raise _shape(f"{name}.w_hh", w.w_hh, f"[{_rows(cell)}, {letter}]", (rows, fed_back), like, hint)
-    if (w.b_ih is None) != (w.b_hh is None):
+        if columns != fed_back:
+            hint = f"a unit sees the h of its own head alone, {_count(columns, 'unit')}"
+            others = {"none": "h enters no sum: w_hh is empty", "elementwise": "a unit sees itself alone, by one weight a gate"}
+            hint = others.get(cell.recurrence, hint)
+        raise _shape(f"{name}.w_hh", w.w_hh, f"[{_rows(cell)}, {letter}]", (rows, columns), like, hint)
+    if cell.recurrence == "none" and w.b_hh is not None:
+        got, hint = f"{name}.b_hh: {describe(w.b_hh)}", "add it to b_ih"
+        raise like.error(ArgumentError, f"{who} has no sums of h that b_hh could be added to", got, "b_hh=None", hint)
+    if (w.b_ih is None) != (w.b_hh is None) and cell.recurrence != "none":
         there, missing = ("b_hh", "b_ih") if w.b_ih is None else ("b_ih", "b_hh")
         hint = f"pass zeros for {missing}, or leave out {there}"
         raise like.error(
@@ -249,7 +271,7 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         if b is not None:
             _check_kind(name, field, b, like)
             if b.shape != (rows,):
-                hint = "take the bias from the same layer as w_ih"
+                hint = f"take the bias from the same layer as {decides}"
                 raise _shape(f"{name}.{field}", b, f"[{_rows(cell)}]", (rows,), like, hint)
     _check_peepholes(name, cell, w.w_ch, hidden, like)
     _check_norm(name, cell, w.norm, hidden, like)
@@ -342,7 +364,7 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
             raise like.error(ArgumentError, f"{name} has no c", "c=None", f"h and c, the state of {who}", f"{name}=State(h, c)")
         got = f"{name}.c: {describe(state.c)}"
         raise like.error(ArgumentError, f"{name} has a c", got, f"h alone, the state of {who}", f"{name}=State(h)")
-    members: list[Any] = [("h", state.h, size.R), ("c", state.c, size.H)]
+    members: list[Any] = [("h", state.h, size.R), ("c", state.c, layout.cell_size(cell, size.H))]
     reset_axes = getattr(state.h, "ndim", 0)  # h and c alike
     for letter, member, width in members[: 1 + cell.has_cell]:
         who = f"{name}.{letter}"
@@ -350,8 +372,8 @@ def _check_state(name: str, cell: Cell, state: Any, like: _Like, size: _Size) ->
         if name == "reset_state" and member.shape == (size.T, size.B, width) and member.ndim == reset_axes:
             continue
         if member.shape != (size.B, width):
-            projected = letter == "h" and size.R != size.H
-            width_letter = "H" if not projected else "P" if len(cell.feeds_back) == 1 else f"{len(cell.feeds_back)}*H"
+            blocks = len(cell.feeds_back if letter == "h" else cell.states)
+            width_letter = f"{blocks}*H" if blocks > 1 else "P" if width != size.H else "H"
             hint = f"one row for each of the {size.B} rows of x, {width} wide"
             if _swapped(member.shape, (size.T, width), size):
                 hint = TIME_FIRST
@@ -427,6 +449,12 @@ def _features(x: Array, expected: int, like: _Like) -> OpenLSTMError:
         hint = f"weights.w_ih takes {_count(expected, 'feature')}: pass x with as many, or weights for {got}"
     what = f"x has {_count(got, 'feature')}, expected {expected}"
     return like.error(ShapeError, what, f"x: {describe(x)}, [T, B, I]", f"[T, B, {expected}]", hint)
+
+
+def _no_sums(cell: Cell, x: Array, rows: int, like: _Like) -> OpenLSTMError:
+    what = f"without w_ih x is the sums of {_count(len(cell.gates), 'gate')}, {rows} numbers, and has {x.shape[2]}"
+    hint = f"give the sums of W x of the gates {', '.join(cell.gates)}, one gate after the other"
+    return like.error(ShapeError, what, f"x: {describe(x)}, [T, B, {_rows(cell)}]", f"[T, B, {rows}]", hint)
 
 
 def _swapped(shape: Any, if_swapped: tuple[int, ...], size: _Size) -> bool:

@@ -69,7 +69,7 @@ def forward(module: Any, call: Call) -> Run:
         call: with `checkpoint` steps between two states.
 
     Returns:
-        y [T, B, R], the final state, and in `saved` the states kept: h [N, B, R] as `gates` and c [N, B, H].
+        y [T, B, R], the final state, and in `saved` the states kept: h [N, B, R] as `gates` and c [N, B, C].
     """
     T, B, _ = call.x.shape
     y = cpu.empty(call.x, T, B, call.state.h.shape[1])

@@ -23,10 +23,10 @@ from openlstm.engine import checkpoint, execute
 from openlstm.errors import BackendError
 from openlstm.noise import Noise, active
 from openlstm.reference import Gradients, Run, Saved, State, Weights
-from openlstm.weights import hidden_size
+from openlstm.weights import cell_size, hidden_size
 
 CELLS: dict[str, Cell] = {**{cell.kernel: cell for cell in cells.ALL}, "gru_memory": cells.GRU(memory=True)}
-"""An operator's argument is a string: every cell by the name of its kernel; what clips, clips at another argument."""
+"""An operator's argument is a string: every cell by the name of its kernel; its options are arguments of their own."""
 
 # The tensors of a call in the order of the operators' arguments:
 #   0 x | 1-7 w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm | 8-9 h0, c0 | 10-11 lengths, reset | 12-13 reset_h, reset_c
@@ -48,31 +48,35 @@ def tensors_of(call: Call) -> tuple[Any, ...]:
 
 
 def options_of(call: Call) -> tuple[Any, ...]:
-    """What of a call is not a tensor: kernel, clip, reverse, zoneout of h and c, candidate, stream, first row, training,
+    """What of a call is not a tensor: kernel, clip, heads, beta, reverse, zoneout of h and c, candidate, stream, first row, training,
     backend, checkpoint, save, check_finite.
     """
     cell, noise = call.cell, active(call.noise) or _QUIET
     kernel = "gru_memory" if cell.kernel == "gru" and cell.has_cell else cell.kernel
     rates = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate))
     where = (noise.stream, noise.first_row, noise.training)
-    return (kernel, cell.clip, call.reverse, *rates, *where, call.backend, call.checkpoint, call.save, call.check_finite)
+    of_cell = (kernel, cell.clip, cell.heads, float(getattr(cell, "beta", 0.0)))
+    return (*of_cell, call.reverse, *rates, *where, call.backend, call.checkpoint, call.save, call.check_finite)
 
 
-def cell_of(kernel: str, clip: float | None) -> Cell:
+def cell_of(kernel: str, clip: float | None, heads: int, beta: float) -> Cell:
     """The cell that `options_of` named."""
-    return CELLS[kernel] if clip is None else replace(CELLS[kernel], clip=clip)  # type: ignore[type-var]
+    cell: Any = CELLS[kernel]
+    given = {"clip": clip, "heads": heads, "beta": beta}
+    own = {name: value for name, value in given.items() if value != getattr(cell, name, value)}
+    return replace(cell, **own) if own else cell
 
 
 def call_of(tensors: Sequence[Any], options: Sequence[Any]) -> Call:
     """The call of `tensors_of` and `options_of`."""
     x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm, h0, c0, lengths, reset, reset_h, reset_c, hidden, seed = tensors
-    kernel, clip, reverse, zoneout_h, zoneout_c, candidate, stream, first_row, training, backend, every, save, finite = options
+    *of_cell, reverse, zoneout_h, zoneout_c, candidate, stream, first_row, training, backend, every, save, finite = options
     noise = None
     if hidden is not None or zoneout_h or zoneout_c or candidate:
         seed = 0 if seed is None else int(seed)
         noise = Noise(zoneout_h, zoneout_c, candidate, seed, stream, training, hidden, first_row)
     return Call(
-        cell_of(kernel, clip),
+        cell_of(*of_cell),
         x,
         Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm),
         State(h0, c0),
@@ -139,20 +143,21 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, _, _, w_hr, _, _, h0 = args[:9]
-    kernel, clip, *_, every, save, _ = args[INPUTS:]
+    of_cell, (every, save) = args[INPUTS : INPUTS + 4], args[-3:-1]
     _refuse_onnx(args[INPUTS:])
-    cell = cell_of(kernel, clip)
-    T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), w_hh.shape[1]
+    cell = cell_of(*of_cell)
+    T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), h0.shape[1]
+    C = cell_size(cell, H)
     y, h_n = x.new_empty((T, B, R)), h0.new_empty((B, R))
-    c_n = h0.new_empty((B, H) if cell.has_cell else (0,))
+    c_n = h0.new_empty((B, C) if cell.has_cell else (0,))
     if save and every:
         kept = -(-T // checkpoint.interval(every, B))
-        c = h0.new_empty((kept, B, H) if cell.has_cell else (0,))
+        c = h0.new_empty((kept, B, C) if cell.has_cell else (0,))
         return y, h_n, c_n, h0.new_empty((kept, B, R)), c, x.new_empty(0)
     return (
         *(y, h_n, c_n),
         h0.new_empty((T, B, len(cell.saved) * H) if save and cell.saved else (0,)),
-        h0.new_empty((T, B, H) if save and cell.has_cell else (0,)),
+        h0.new_empty((T, B, C) if save and cell.has_cell else (0,)),
         h0.new_empty((T, B, H) if save and w_hr is not None else (0,)),
     )
 
@@ -165,12 +170,12 @@ def _backward_shapes(*args: Any) -> tuple[Tensor, ...]:
 
 
 _TENSORS = (
-    "Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? w_ch, Tensor? norm, "
+    "Tensor x, Tensor? w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? w_ch, Tensor? norm, "
     "Tensor h0, Tensor? c0, Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? hidden, Tensor? seed"
 )
 _SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
 _OPTIONS = (
-    "str kernel, float? clip, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
+    "str kernel, float? clip, int heads, float beta, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
     "int first_row, bool training, str backend, int checkpoint, bool save, bool check_finite"
 )
 _library = torch.library.Library("openlstm", "DEF")

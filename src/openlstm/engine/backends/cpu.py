@@ -8,8 +8,8 @@ weights have that type (matrices in float32 are rounded first), everything else 
 weights' gradients. Bits then depend on the processor, but on neither the rest of the batch, nor threads, nor a cut of the
 sequence.
 
-Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H),
-G gates of a cell.
+Legend: T time, B batch, I input size, H hidden size, P projected size, R what is fed back (P with a projection, else H), C the
+cell states side by side, G gates of a cell.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from openlstm.engine import native, threads
 from openlstm.engine.check import check_lengths_in_range
 from openlstm.errors import BackendError, describe
 from openlstm.reference import Gradients, Run, Saved, State, Weights, mask_recurrent, unshared
-from openlstm.weights import collapse
+from openlstm.weights import cell_size, collapse
 
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
@@ -38,14 +38,15 @@ def forward(call: Call, out: Array | None = None) -> Run:
     kept: list[Any] = []  # copies that must live until the kernel is done
     cell, weights, _ = unshared(call.cell, call.weights)
     fields, (T, B, H, R) = _fields(kept, call, cell, weights)
+    C = cell_size(cell, H)
     x, window, save = call.x, call.window, call.save
     y = empty(x, T, B, R) if out is None else out
     direct = y if _readable(y) else empty(x, T, B, R)
     number = call.state.h  # of x's type, but where that is bfloat16
     gates = empty(number, T, B, len(cell.saved) * H) if save else None
-    c = empty(number, T, B, H) if save and cell.has_cell else None
+    c = empty(number, T, B, C) if save and cell.has_cell else None
     m = empty(number, T, B, H) if save and weights.w_hr is not None else None
-    end = State(A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None)
+    end = State(A.empty(number, B, R), A.empty(number, B, C) if cell.has_cell else None)
     _put_rows(None, fields, window, y=direct, gates=gates, c=c, m=m)
     _put(None, fields, h_n=end.h, c_n=end.c)
     native.library.forward(cell.kernel, _type(cell, x), fields)
@@ -74,11 +75,12 @@ def forward_simple(call: Call) -> Run | None:
     if b_ih is not None:
         given += [("b_ih", b_ih, rows), ("b_hh", b_hh, rows)]
     fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": cell.has_cell}
+    fields["recurrent"] = H
     for name, a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
         fields[name] = address = a.data_ptr()
-        if size and not address:
+        if not address:
             return None
     if not T:
         return None
@@ -95,6 +97,8 @@ def forward_simple(call: Call) -> Run | None:
         fields["c_n"] = c.data_ptr()
     if cell.clip is not None:
         fields["clip"] = cell.clip
+    if cell.name == "janet":
+        fields["beta"] = float(cell.beta)  # type: ignore[attr-defined]
     native.library.forward(cell.kernel, "float64" if dtype.itemsize == 8 else "float32", fields)
     return Run(y, State(y if h is None else h, c), None)
 
@@ -114,17 +118,18 @@ def backward(
     x, window, fresh = call.x, call.window, call.reset_state
     cell, weights, hidden = unshared(call.cell, call.weights)
     fields, (T, B, H, R) = _fields(kept, call, cell, weights)
+    C = cell_size(cell, H)
     dx = empty(x, T, *x.shape[1:]) if input_gradient else None
     number = call.state.h  # of x's type, but where that is bfloat16
     dw = _weight_gradients(number, cell, weights, None if later is None else later.weights)
-    start = State(A.empty(number, B, R), A.empty(number, B, H) if cell.has_cell else None)
+    start = State(A.empty(number, B, R), A.empty(number, B, C) if cell.has_cell else None)
     along = A.empty(number, B, H) if start.c is None else start.c  # what flows along a highway that is h itself
     dreset = None if later is None else later.reset_state
     if fresh is not None and dreset is None:
         dreset = State(*(None if a is None else A.zeros(number, *a.shape) for a in fresh))
     dreset_h, dreset_c = dreset or (None, None)
     h_steps = empty(number, T, B, R) if steps else None
-    c_steps = empty(number, T, B, H) if steps and cell.has_cell else None
+    c_steps = empty(number, T, B, C) if steps and cell.has_cell else None
     _put_rows(kept, fields, window, y=saved.h, gates=saved.gates, c=saved.c, m=saved.m)
     _put_rows(kept, fields, None, dy=dy)
     _put_rows(None, fields, window, dx=dx, h_steps=h_steps, c_steps=c_steps)
@@ -134,9 +139,8 @@ def backward(
     _put(None, fields, db_ih=dw.b_ih, db_hh=dw.b_hh if cell.separate else None)
     fields["go_on"] = later is not None
     native.library.backward(cell.kernel, _type(cell, x), fields)
-    if weights.b_ih is None:
-        dw = dw._replace(b_ih=None, b_hh=None)
-    dw = dw._replace(w_hh=mask_recurrent(cell, dw.w_hh))
+    biases = {name: None for name in ("b_ih", "b_hh") if getattr(weights, name) is None}
+    dw = dw._replace(w_hh=mask_recurrent(cell, dw.w_hh), **biases)
     return Gradients(dx, collapse(call.cell, dw, hidden, call.weights.b_ih is not None), start, dreset, h_steps, c_steps)
 
 
@@ -147,12 +151,12 @@ def _weight_gradients(number: Array, cell: Cell, weights: Weights, later: Weight
         if made.get(name) is None and a is not None and not name.startswith("b_"):
             made[name] = (empty if name in ("w_ih", "w_hh", "w_hr") else A.empty)(number, *a.shape)
     if weights.norm is None and made.get("b_ih") is None:
-        made["b_ih"] = A.empty(number, weights.w_ih.shape[0])
+        made["b_ih"] = A.empty(number, weights.w_hh.shape[0])
     if not cell.separate:
         made["b_hh"] = made.get("b_ih")
     elif weights.norm is None and made.get("b_hh") is None:
-        made["b_hh"] = A.empty(number, weights.w_ih.shape[0])
-    return Weights(**made)
+        made["b_hh"] = A.empty(number, weights.w_hh.shape[0])
+    return Weights(**{"w_ih": None, **made})
 
 
 def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
@@ -161,7 +165,7 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
     x, state, lengths, noise = call.x, call.state, call.lengths, call.noise
     T, B, inputs = x.shape
     weights = _factors(kept, weights, x)
-    H, R = weights.w_ih.shape[0] // len(cell.gates), weights.w_hh.shape[1]
+    H, R = weights.w_hh.shape[0] // len(cell.gates), state.h.shape[-1]
     first, last = call.window or (0, T)
     fields: dict[str, Any] = {
         "steps": T,
@@ -176,9 +180,15 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
         "clip": math.inf if cell.clip is None else float(cell.clip),
         "feedback": len(cell.feeds_back),
         "has_cell": cell.has_cell,
+        "recurrent": weights.w_hh.shape[1],
+        "heads": cell.heads,
+        "beta": float(getattr(cell, "beta", 0.0)),
     }
     _put_rows(kept, fields, None, x=x)
     _put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
+    if weights.w_ih is not None and not fields["w_ih"]:  # an empty tensor has no address, and a null would say: x is the sums
+        kept.append(somewhere := np.empty(1))
+        fields["w_ih"] = somewhere.ctypes.data
     if lengths is not None:
         lengths = A.as_like(lengths, x)
         check_lengths_in_range("cpu", lengths, T)  # the kernel would read beyond memory
