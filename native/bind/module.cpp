@@ -184,6 +184,8 @@ NB_MODULE(_native, m) {
   m.def("use_bfloat16", use_bfloat16);
   m.def("choose_bfloat16", choose_for, nb::arg("isa"), nb::arg("amx_built"), nb::arg("avx512bf16_built"), nb::arg("amx"), nb::arg("avx512bf16"),
         nb::arg("intel"), nb::arg("refused"));
+  m.def("int8", [] { return std::string(which_int8() == Int8::avx512vnni ? "avx512vnni" : in_use().name); });
+  m.def("allow_vnni", allow_vnni);
   m.def("empty", empty);
   m.def("isa", [] { return std::string(in_use().name); });
   m.def("isas", isas);
@@ -198,4 +200,5 @@ NB_MODULE(_native, m) {
   m.def("set_poison", set_poison);
   m.def("refuse_block", refuse_block);
   bind_stepper(m);
+  bind_packed(m);
 }

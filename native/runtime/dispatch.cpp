@@ -58,6 +58,11 @@ OPENLSTM_DECLARE_KERNELS(avx512bf16)
 #ifdef OPENLSTM_HAVE_amxtest
 OPENLSTM_DECLARE_KERNELS(amxtest)
 #endif
+#ifdef OPENLSTM_HAVE_avx512vnni
+namespace avx512vnni {
+extern const Products<float, eight_bit> products_int8;
+}
+#endif
 #ifdef OPENLSTM_HAVE_amx
 namespace amx {
 extern const Products<float, bfloat16> products_float32;
@@ -224,5 +229,33 @@ bool use(Bfloat16 which) {
   asked = which;
   return true;
 }
+
+// 8 bits ------------------------------------------------------------------------------------------------------------------
+
+namespace {
+std::atomic<bool> vnni_allowed{true};
+}
+
+bool runs_here(Int8 which) {
+  if (which == Int8::plain) return true;
+#ifdef OPENLSTM_HAVE_avx512vnni
+  return !std::strcmp(in_use().name, "avx512") && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
+Int8 which_int8() { return vnni_allowed && runs_here(Int8::avx512vnni) ? Int8::avx512vnni : Int8::plain; }
+
+const Kernels<float, eight_bit>& for_int8() {
+#ifdef OPENLSTM_HAVE_avx512vnni
+  static const Kernels<float, eight_bit> with_vnni = {&avx512vnni::products_int8, avx512::kernels.int8.rows, avx512::kernels.int8.families,
+                                                      avx512::kernels.int8.family_count};
+  if (which_int8() == Int8::avx512vnni) return with_vnni;
+#endif
+  return in_use().int8;
+}
+
+void allow_vnni(bool vnni) { vnni_allowed = vnni; }
 
 }  // namespace openlstm
