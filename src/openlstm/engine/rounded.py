@@ -52,6 +52,34 @@ def rounded(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(w * (np.float32(1) / scale)[:, None]).astype(np.int8), scale
 
 
+def fitted(w: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The rows of w, float32 [N, K], on the grid of `rounded`, so that what is lost cancels on rows like those seen.
+
+    Column after column is rounded, and the columns that are left take up what it lost, as far as they go along with it
+    (Hassibi & Stork 1993; Frantar et al. 2023, GPTQ). The scales are those of `rounded`: a row's largest weight stays where it is.
+
+    Args:
+        w: the weights.
+        seen: the mean of r^T r over rows r that are multiplied with them, float64 [K, K].
+    """
+    q, scale = rounded(w)
+    mean = seen.trace() / len(seen)
+    if not 0 < mean < np.inf:
+        return scale[:, None] * q
+    order = np.argsort(-seen.diagonal(), kind="stable")
+    damped = seen[np.ix_(order, order)] + 0.01 * mean * np.eye(len(seen))
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T  # its row k: how far the columns from k on go along with k
+    steps = w[:, order] / scale[:, None].astype(np.float64)
+    top = abs(q[:, order]) == 127
+    found = np.where(top, q[:, order], 0).astype(np.float32)
+    for k in range(len(seen)):
+        found[:, k] = np.where(top[:, k], found[:, k], np.rint(steps[:, k]).clip(-127, 127))
+        steps[:, k:] -= np.outer((steps[:, k] - found[:, k]) / upper[k, k], upper[k, k:])
+    out = np.empty_like(w)
+    out[:, order] = scale[:, None] * found
+    return out
+
+
 class Rounded:
     """A layer in one direction: its matrices in 8 bits, packed for the kernels; biases and peepholes in float32.
 

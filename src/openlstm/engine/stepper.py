@@ -30,8 +30,8 @@ class Stepper:
     """A stack of layers, step by step: the state lives here, and a step of the kernel allocates nothing.
 
     It owns a **packed copy** of the weights as they are when it is made: training the layer afterwards does not change it. The
-    numbers are those of the layer in eval mode, bit for bit; with weights="int8" those of `openlstm.quantize(layer)`. A step that
-    fails leaves the state as it was.
+    numbers are those of the layer in eval mode, bit for bit; with weights="int8" those of `openlstm.quantize(layer)`. A step
+    that fails leaves the state as it was.
 
     Args:
         layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (`Weights` of arrays of one

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from openlstm.call import Call
 from openlstm.engine.backends.table import brief, choose
-from openlstm.engine.rounded import MATRICES, Rounded, check_rounded, rounded
+from openlstm.engine.rounded import MATRICES, Rounded, check_rounded, fitted, rounded
 from openlstm.errors import ArgumentError, describe
 from openlstm.nn import checks, packed
 from openlstm.nn.form import Form, Inputs
@@ -32,10 +32,10 @@ _PACKED = Weights(None, None)  # in a call whose weights are elsewhere
 
 
 class Quantized(nn.Module):
-    """A layer in eval mode with matrices in 8 bits, as `openlstm.quantize` makes it: on the CPU, in float32, without a gradient.
+    """A layer in eval mode with matrices in 8 bits, made by `openlstm.quantize`: on the CPU, in float32, without a gradient.
 
     A call is one of the layer: `quantized(x, hx, lengths=..., reset=..., reset_state=..., cu_seqlens=...)` -> y, state.
-    It keeps the layer's own options: cell, biases, layers, directions, projection, batch_first, zoneout (in eval), check_finite.
+    It keeps the layer's options: cell, biases, layers, directions, projection, batch_first, zoneout (in eval), check_finite.
 
     Attributes:
         nbytes: of all packed weights.
@@ -47,7 +47,7 @@ class Quantized(nn.Module):
 
     weight_ih_l0 = torch.empty(0)  # what x is compared with: the type and place of every float here
 
-    def __init__(self, layer: Recurrent) -> None:
+    def __init__(self, layer: Recurrent, seen: list[tuple[np.ndarray, np.ndarray]] | None = None) -> None:
         super().__init__()
         self.name = type(layer).__name__
         self.cell = layer.cell
@@ -61,6 +61,9 @@ class Quantized(nn.Module):
         self._run = self.cell.unshared()
         probe = np.empty((1, 1, self.input_size), stack[0].w_ih.dtype)
         check_rounded(WHO, "int8", layer, self._run, stack, choose(layer.backend, self._run, probe, WHO, bool(self.proj_size)))
+        if seen is not None:
+            fits = zip(stack, seen, strict=True)
+            stack = [w._replace(w_ih=fitted(w.w_ih, of_x), w_hh=fitted(w.w_hh, of_h)) for w, (of_x, of_h) in fits]
         self._rounded = [Rounded(self._run, w) for w in stack]
         self.eval()
 
@@ -196,7 +199,7 @@ class Quantized(nn.Module):
         self._pack(state["_rounded"])
 
 
-def quantize(layer: Recurrent) -> Quantized:
+def quantize(layer: Recurrent, like: Tensor | None = None, *, lengths: Any = None) -> Quantized:
     """A layer for inference with its matrices in 8 bits: a quarter of the memory, and faster where memory is what limits.
 
         z = s_x s_w (q_x . q_w) + s_h s_w' (q_h . q_w') + b_ih + b_hh,      q from -127 to 127, s = max |.| / 127 of a row
@@ -209,6 +212,10 @@ def quantize(layer: Recurrent) -> Quantized:
     Args:
         layer: openlstm.LSTM, GRU or RNN in eval mode, in float32 (half types are converted). It is left as it is, and the copy
             does not follow it.
+        like: an x of the kind that will come, in a form that the layer takes. The roundings of W_ih and W_hh are then chosen so
+            that what they lose cancels on such an x and on the h that it leads to; the error about halves. Without it every
+            weight goes to the nearest.
+        lengths: of its rows.
 
     Returns:
         A module that is called like the layer and holds its options; `state_dict`, `torch.save` and `copy.deepcopy` work.
@@ -231,7 +238,20 @@ def quantize(layer: Recurrent) -> Quantized:
         hint = "quantise the layers inside a model, one by one; openlstm.replace(model) first makes torch.nn's layers ours"
         got = f"layer: {type(layer).__name__}"
         raise ArgumentError.of(WHO, "cannot quantise this", got, "openlstm.LSTM, GRU or RNN", hint)
-    return Quantized(layer)
+    if like is None:
+        return Quantized(layer)
+    form = Form.of(layer, like)
+    with torch.no_grad():
+        _, _, passes = layer.run_layers(form.enter(layer, like, None, lengths, None, None))
+    return Quantized(layer, [(_seen(p.call, p.call.x), _seen(p.call, p.run.y)) for p in passes])
+
+
+def _seen(call: Call, rows: Tensor) -> np.ndarray:
+    """The mean of r^T r over the real steps of rows r [T, B, K]."""
+    if call.lengths is not None:
+        rows = rows[torch.arange(len(rows), device=rows.device)[:, None] < call.lengths]
+    rows = rows.reshape(-1, rows.shape[-1]).double()
+    return (rows.T @ rows / max(len(rows), 1)).cpu().numpy()
 
 
 def _numpy(a: Tensor) -> np.ndarray:
