@@ -56,7 +56,7 @@ def fitted(w: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """The rows of w, float32 [N, K], on the grid of `rounded`, so that what is lost cancels on rows like those seen.
 
     Column after column is rounded, and the columns that are left take up what it lost, as far as they go along with it
-    (Hassibi & Stork 1993; Frantar et al. 2023, GPTQ). The scales are those of `rounded`: a row's largest weight stays where it is.
+    (Hassibi & Stork 1993; Frantar et al. 2023, GPTQ). The scales are those of `rounded`: a row's largest weight stays as it is.
 
     Args:
         w: the weights.
