@@ -126,7 +126,8 @@ class Rounded:
         cpu.put(kept, fields, h0=state.h, c0=state.c)
         cpu.put(None, fields, h_n=end.h, c_n=end.c)
         if call.lengths is not None:
-            check_lengths_in_range(call.who, call.lengths, T)  # the kernel would read beyond memory
+            # the kernel would read beyond memory
+            check_lengths_in_range(call.who, call.lengths, T, f"x: {describe(x)}, [T, B, I]")
             cpu.put(kept, fields, lengths=call.lengths)
         if call.reset is not None:
             cpu.put(kept, fields, reset=call.reset)
