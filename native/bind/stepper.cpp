@@ -89,9 +89,9 @@ struct Stack : Steps {
 
 class Stepper {
  public:
-  // type: of x and of the sums, or what float32 is multiplied in, int8 or bfloat16; layers: for each its call (fields.hpp), with the state as h0 and c0; state: the arrays that those lie in, kept alive; y: the last
-  // layer's outputs, handed out at every step, and their address; fit: turns an x that is not a plain array of the right type and
-  // size into one, or says what is wrong with it.
+  // type: of x and of the sums, or what float32 is multiplied in, int8 or bfloat16; layers: for each its call (fields.hpp), with the state as h0 and c0; state:
+  // the arrays that those lie in, kept alive; y: the last layer's outputs, handed out at every step, and their address; fit: turns an x that is not a plain
+  // array of the right type and size into one, or says what is wrong with it.
   Stepper(const std::string& cell, const std::string& type, nb::list layers, nb::object state, nb::object y, std::uintptr_t output, nb::object fit)
       : state_(std::move(state)), y_(std::move(y)), fit_(std::move(fit)) {
     auto build = [&]<class T, class X>(const Kernels<T, X>& kernels) {
@@ -104,10 +104,7 @@ class Stepper {
       stack_ = std::move(stack);
     };
     if (type == "bfloat16" && !for_bfloat16()) throw nb::value_error("openlstm._native.Stepper: nothing multiplies in bfloat16 here");
-    type == "float64"    ? build(in_use().float64)
-    : type == "int8"     ? build(for_int8())
-    : type == "bfloat16" ? build(*for_bfloat16())
-                         : build(in_use().float32);
+    type == "float64" ? build(in_use().float64) : type == "int8" ? build(for_int8()) : type == "bfloat16" ? build(*for_bfloat16()) : build(in_use().float32);
   }
 
   Stepper(const Stepper&) = delete;

@@ -54,24 +54,23 @@ def equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 
 
 @contextmanager
-def multiplying(name: str) -> Iterator[None]:
-    """With an instruction set; "avx512" is the one without VNNI."""
-    with native.use_isa(name.removesuffix("vnni")):
-        native.library.allow_vnni(name.endswith("vnni"))
-        try:
-            assert native.library.int8() == name
-            yield
-        finally:
-            native.library.allow_vnni(True)
+def multiplying(way: tuple[str, str]) -> Iterator[None]:
+    """With an instruction set, and what it multiplies with."""
+    with native.use_isa(way[0]), native.use_int8(way[1]):
+        yield
 
 
-def ways(cell: cells.Cell) -> list[str]:
+def ways(cell: cells.Cell) -> list[tuple[str, str]]:
     """Whatever multiplies in 8 bits here."""
-    best = native.library.int8()
-    return [*isas(cell), *([best] if best.endswith("vnni") else [])]
+    found = []
+    for isa in isas(cell):
+        with native.use_isa(isa):
+            found += [(isa, name) for name in native.int8s() if name != "amxtest"]
+    few = "wide" in isas(cell)
+    return found + [(native.isa(), "amxtest")] * (few and "amxtest" in native.int8s())
 
 
-def sums(w: Weights, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+def sums(w: Any, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     """What a step feeds to the cell, z [B, G*H], as relu shows it of these weights and of their negatives."""
     found = []
     for sign in (1, -1):
@@ -85,7 +84,7 @@ def sums(w: Weights, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     return found[0] - found[1]
 
 
-def plain_sums(w: Weights, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+def plain_sums(w: Any, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     """The same by numpy: whole numbers, then two multiply-adds, each rounded once (in 80 bits, which is enough for these)."""
     z = (w.b_ih + w.b_hh)[None].repeat(len(x), 0)
     for rows, matrix in ((x, w.w_ih), (h, w.w_hh)):
@@ -95,7 +94,7 @@ def plain_sums(w: Weights, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     return z
 
 
-def weights_of(I: int, H: int, seed: int = 0) -> Weights:  # noqa: E741
+def weights_of(I: int, H: int, seed: int = 0) -> Any:  # noqa: E741
     shapes = (H, I), (H, H), (H,), (H,)
     return Weights(*(drawn(*shape, seed=seed + k) / np.float32(3) for k, shape in enumerate(shapes)))
 
@@ -490,7 +489,7 @@ def test_a_cell_of_ones_own_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2e30])
 def test_a_weight_without_a_scale_is_refused(bad: float) -> None:
-    layer = openlstm.LSTM(3, 4).eval()
+    layer: Any = openlstm.LSTM(3, 4).eval()
     with torch.no_grad():
         layer.weight_hh_l0[2, 1] = bad
     with pytest.raises(ArgumentError) as caught:
@@ -523,7 +522,7 @@ def test_without_the_extension_it_says_so() -> None:
     said = python(
         """
         import sys
-        sys.modules["openlstm._native"] = None
+        sys.modules["openlstm._native"] = None  # as if it were not built
         import warnings, openlstm
         warnings.simplefilter("ignore")
         try:

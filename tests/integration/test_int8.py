@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_the_loss_of_a_language_model_in_8_bits_is_that_of_float32() -> None:
     data = data[: -16 * 513]
     model = Letters(len(letters), 128)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
-    first, loss = None, torch.tensor(0.0)
+    first = loss = torch.tensor(0.0)
     for _ in range(150):
         starts = torch.randint(len(data) - 65, (32,))
         tokens = torch.stack([data[s : s + 65] for s in starts.tolist()], 1)
@@ -122,10 +123,11 @@ def test_the_loss_of_a_language_model_in_8_bits_is_that_of_float32() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        first = first or float(loss.detach())
-    assert float(loss.detach()) < 0.75 * first  # it learns
+        first = first or loss.detach()
+    assert loss < 0.75 * first  # it learns
     model.eval()
-    layer, losses = model.lstm, []
+    losses: list[float] = []
+    layer: Any = model.lstm
     for lstm in (layer, openlstm.quantize(layer)):
         model.lstm = lstm
         with torch.no_grad():
