@@ -72,8 +72,8 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, i
     shared = [name for _, kind, name in lines if kind in "WVu" and f"openlstm::{isa}::" not in name]
     assert [name for name in shared if not name.startswith("DW.ref.")] == []  # that one is an address, not code
     stem = {"rows": "kernels", "product": "products", "amx": "products", "int8": "products"}.get(source.stem, source.stem)
-    types = [""] if stem == "kernels" else ["_float32"] if isa in ("avx512bf16", "amx") else ["_float32", "_float64"]
-    types = ["_int8"] if source.stem == "int8" else types
+    by_file = {"rows": [""], "amx": ["_float32", "_int8"], "int8": ["_int8"]}
+    types = by_file.get(source.stem, ["_float32"] if isa == "avx512bf16" else ["_float32", "_float64"])
     public = {name for _, kind, name in lines if kind in "TDBRG"}
     assert public == {f"openlstm::{isa}::{stem}{kind}" for kind in types}
 
