@@ -278,7 +278,7 @@ bool runs_here(Int8 which) {
   if (which == Int8::avx512vnni) return __builtin_cpu_supports("avx512vnni");
   unsigned a, b, c, d;
   const bool whole = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);  // AMX-INT8
-  return whole && here().amx && !here().refused;
+  return whole && amx_runs(here());
 #else
   return false;
 #endif

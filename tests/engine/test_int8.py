@@ -18,8 +18,8 @@ import torch
 from tests.support import KERNELS, NEEDS_NATIVE, isas, name_of, num_threads, python
 
 import openlstm
-from openlstm import cells
-from openlstm.engine import Stepper, native
+from openlstm import cells, doctor
+from openlstm.engine import Stepper, config, native
 from openlstm.engine.rounded import LONGEST, fitted, has_int8, rounded
 from openlstm.errors import ArgumentError, BackendError, DtypeError
 from openlstm.nn.quantized import Quantized
@@ -533,6 +533,19 @@ def test_without_the_extension_it_says_so() -> None:
     )
     assert said.startswith("quantize: the backend 'reference' has no weights of this kind\n  got       weights='int8'\n")
     assert "  expected  the compiled extension (" in said
+
+
+def test_what_multiplies_is_said_and_another_way_that_is_not_here_is_refused() -> None:
+    for name in native.int8s():
+        with native.use_int8(name):
+            assert native.library.int8() == name
+            assert doctor.examine()["engine"]["8 bits"] == config.config()["int8"] == native.int8()
+    with pytest.raises(BackendError) as caught, native.use_int8("tpu"):
+        pass
+    assert str(caught.value) == (
+        "use_int8: 'tpu' does not multiply in 8 bits here\n  got       'tpu'\n"
+        f"  expected  {', '.join(native.int8s())}\n  hint      name one of these"
+    )
 
 
 def test_errors_of_a_call_are_those_of_the_layer() -> None:
