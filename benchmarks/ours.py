@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def build(job: Job, threads: int) -> Built:
     """A job of openlstm, on its own number of threads where it names one."""
-    built = many(job) if job.how.startswith("many") else step(job) if job.how == "step" else layer_job(job, make(job))
+    built = many(job) if job.how.startswith("many") else step(job) if job.how.startswith("step") else layer_job(job, make(job))
     return built._replace(prepare=lambda: openlstm.set_num_threads(job.threads or threads))
 
 
@@ -108,9 +108,9 @@ def end_to_end(job: Job, module: Any) -> Built:
 
 
 def step(job: Job) -> Built:
-    """One step of packed weights, the state staying where it is; numbers of the first step."""
+    """One step of packed weights, the state staying where it is; numbers of the first step. `step int8`: weights in 8 bits."""
     x = inputs(job).x[0]
-    stepper = Stepper(make(replace(job, how="")))
+    stepper = Stepper(make(replace(job, how="")).eval(), weights="int8" if job.how == "step int8" else "float32")
 
     def numbers() -> dict[str, np.ndarray]:
         stepper.reset()

@@ -38,6 +38,11 @@ STEPS: dict[Shape, dict[str, float | None]] = {  # one row, one step: times ONNX
     (1, 1, 64, 64): {"onnxruntime": 3.0, "torch": 20.0},
     (1, 1, 256, 256): {"onnxruntime": 1.3, "torch": 20.0},
 }
+STEPS_INT8: tuple[Shape, ...] = ((1, 1, 256, 256), (1, 1, 512, 512))
+STEPS_INT8_AIM: dict[str, float | None] = {
+    "float32": 1.7,
+    "onnxruntime": 1.5,
+}  # times our float32, times ONNX Runtime in 8 bits
 ONE_ROW: tuple[Shape, ...] = ((100, 1, 32, 64), (100, 1, 256, 256), (100, 1, 512, 512))
 LONG: Shape = (4096, 32, 32, 128)  # what checkpoints are measured on
 HALF: tuple[Shape, ...] = ((128, 32, 256, 256), (365, 256, 32, 256), (64, 32, 512, 512), (35, 20, 1024, 1024))
@@ -161,6 +166,22 @@ def step() -> Part:
         return Contest(jobs, rows, alike=tuple(jobs))
 
     return Part("One step of one row, weights packed once: openlstm.engine.Stepper", tuple(map(contest, STEPS)))
+
+
+def step_int8() -> Part:
+    """One step of one row from weights in 8 bits."""
+
+    def contest(shape: Shape) -> Contest:
+        def rows(m: Measured) -> list[Row]:
+            return [row(m, "int8", *speeds(m, "int8", STEPS_INT8_AIM), label="Stepper")]
+
+        jobs = {"int8": Job("openlstm", "forward", shape, how="step int8")}
+        jobs |= {"float32": Job("openlstm", "forward", shape, how="step")}
+        jobs |= {"onnxruntime": Job("onnxruntime", "forward", shape, how="int8")}
+        return Contest(jobs, rows, alike=tuple(jobs), tolerance=HALF_TOLERANCE)
+
+    title = "One step of one row, weights in 8 bits: beside float32, and ONNX Runtime's DynamicQuantizeLSTM"
+    return Part(title, tuple(map(contest, STEPS_INT8)))
 
 
 def one_row() -> Part:
@@ -395,6 +416,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "growth": growth,
     "many": many,
     "step": step,
+    "int8": step_int8,
     "one-row": one_row,
     "checkpoint": checkpoint,
     "bfloat16": half,

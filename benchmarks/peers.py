@@ -238,20 +238,28 @@ def loop(job: Job) -> Built:
 
 
 def onnxruntime(job: Job, threads: int) -> Built:
-    """The LSTM operator alone, forward only, with its state in and out."""
+    """The LSTM operator alone, forward only, with its state in and out; `int8`: weights in 8 bits, a scale for each row."""
     import onnx
     import onnxruntime as ort
     from onnx import helper, numpy_helper
 
     from openlstm.weights import reorder
 
-    if (job.mode, job.cell, job.how) != ("forward", "LSTM", ""):
+    if (job.mode, job.cell) != ("forward", "LSTM") or job.how not in ("", "int8"):
         raise Missing("only the plain LSTM, forward")
     T, B, I, H = job.shape
     given = inputs(job)
     w, r, *b = (reorder(a, "openlstm", "onnx", H) for a in (given.w_ih, given.w_hh, given.b_ih, given.b_hh))
     weights = {"W": w[None], "R": r[None], "B": np.concatenate(b)[None]}
     node = helper.make_node("LSTM", ["X", *weights, "", "h0", "c0"], ["Y", "h", "c"], hidden_size=H)
+    if job.how == "int8":
+        scales = {name: (abs(a).max(1) / 127).astype(np.float32) for name, a in (("W", w), ("R", r))}
+        weights |= {name: np.rint(a / scales[name][:, None]).astype(np.int8).T[None] for name, a in (("W", w), ("R", r))}
+        weights |= {f"{name} scale": scale[None] for name, scale in scales.items()}
+        weights |= {f"{name} zero": np.zeros((1, 4 * H), np.int8) for name in scales}
+        given_names = ["X", "W", "R", "B", "", "h0", "c0", "", "W scale", "W zero", "R scale", "R zero"]
+        more = {"domain": "com.microsoft", "hidden_size": H}
+        node = helper.make_node("DynamicQuantizeLSTM", given_names, ["Y", "h", "c"], **more)
 
     def info(name: str, *shape: int) -> Any:
         return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -263,7 +271,8 @@ def onnxruntime(job: Job, threads: int) -> Built:
         [info("Y", T, 1, B, H), info("h", 1, B, H), info("c", 1, B, H)],
         [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in weights.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    imports = [helper.make_opsetid("", 14), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

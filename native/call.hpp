@@ -28,6 +28,11 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+// A float whose products are made in 8 bits (product/int8.cpp).
+struct eight_bit {
+  float number;
+};
+
 // Regularisers of the recurrence (src/openlstm/noise.py says what they are); zero where there are none.
 struct Noise {
   double zoneout_h = 0, zoneout_c = 0, candidate = 0;  // probabilities

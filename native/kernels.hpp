@@ -91,8 +91,8 @@ struct WeightGradient {
   index columns;
 };
 
-// The products of numbers of type X with sums of type T. What is multiplied lies in factors: a number, or a pair of bfloat16 in
-// the place of one float.
+// The products of numbers of type X with sums of type T. What is multiplied lies in factors: a number, or in the place of one float
+// a pair of bfloat16, or four numbers of 8 bits.
 template <class T, class X>
 struct Products {
   const char* name;
@@ -132,7 +132,12 @@ struct Products {
   void (*end)();                 // to be called when a thread makes no more products for now; null: nothing to do
   double (*peak)(index rounds);  // multiplies and adds in registers alone, gives the number of operations
 
-  OPENLSTM_INLINE index factors(index n) const { return ((n + numbers - 1) / numbers + align - 1) / align * align; }
+  index head = 0;  // factors at the begin of a row or panel that say how its numbers are to be taken
+  // The numbers that pack_columns and pack_transposed put down, as they were rounded; null where nothing asks.
+  void (*unpack_columns)(const T* panel, index stride, index n, index K, X* rows) = nullptr;
+  void (*unpack_transposed)(const T* panels, index K, index columns, X* w) = nullptr;
+
+  OPENLSTM_INLINE index factors(index n) const { return head + ((n + numbers - 1) / numbers + align - 1) / align * align; }
   OPENLSTM_INLINE index vectors(index columns) const { return (columns + width - 1) / width; }
   OPENLSTM_INLINE index panels(index columns) const { return (vectors(columns) + panel_vectors - 1) / panel_vectors; }
   // Elements of all panels of a matrix [K, columns].
@@ -265,6 +270,7 @@ struct InstructionSet {
   const char* name;
   Kernels<float> float32;
   Kernels<double> float64;
+  Kernels<float, eight_bit> int8;
 };
 
 }  // namespace openlstm

@@ -18,6 +18,7 @@ PUBLIC = [
     "GRUCell",
     "RNNCell",
     "replace",
+    "quantize",
     "trace",
     "Trace",
     "xray",

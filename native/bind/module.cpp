@@ -95,6 +95,24 @@ std::optional<std::string> use_bfloat16(const std::string& name) {
 std::pair<std::string, std::string> bfloat16_in_use() { return {name_of(which_bfloat16()), why_bfloat16()}; }
 bool has_bfloat16(const std::string& cell) { return for_bfloat16() && for_bfloat16()->cell(cell.c_str()); }
 
+constexpr const char* int8_names[] = {"", "plain", "avx512vnni", "amx", "amxtest"};
+std::string name_of(Int8 which) { return int8_names[static_cast<int>(which)]; }
+
+// Those that run here.
+std::vector<std::string> int8s() {
+  std::vector<std::string> names;
+  for (int k = 1; k < 5; k++)
+    if (runs_here(static_cast<Int8>(k))) names.emplace_back(int8_names[k]);
+  return names;
+}
+// As use_bfloat16.
+std::optional<std::string> use_int8(const std::string& name) {
+  const std::string before = name_of(asked_int8());
+  for (int k = 0; k < 5; k++)
+    if (name == int8_names[k] && use(static_cast<Int8>(k))) return before;
+  return std::nullopt;
+}
+
 // What would be chosen elsewhere, for tests.
 std::pair<std::string, std::string> choose_for(const std::string& isa, bool amx_built, bool avx512bf16_built, bool amx, bool avx512bf16, bool intel,
                                                int refused) {
@@ -184,6 +202,9 @@ NB_MODULE(_native, m) {
   m.def("use_bfloat16", use_bfloat16);
   m.def("choose_bfloat16", choose_for, nb::arg("isa"), nb::arg("amx_built"), nb::arg("avx512bf16_built"), nb::arg("amx"), nb::arg("avx512bf16"),
         nb::arg("intel"), nb::arg("refused"));
+  m.def("int8", [] { return name_of(which_int8()); });
+  m.def("int8s", int8s);
+  m.def("use_int8", use_int8);
   m.def("empty", empty);
   m.def("isa", [] { return std::string(in_use().name); });
   m.def("isas", isas);
@@ -198,4 +219,5 @@ NB_MODULE(_native, m) {
   m.def("set_poison", set_poison);
   m.def("refuse_block", refuse_block);
   bind_stepper(m);
+  bind_packed(m);
 }

@@ -2,70 +2,61 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "bind/fields.hpp"
+#include "bind/packed.hpp"
 #include "bind/python.hpp"
-#include "loop/loop.hpp"
 #include "runtime/dispatch.hpp"
-#include "runtime/workspace.hpp"
 
 namespace openlstm {
 
 namespace {
 
-struct Release {
-  void operator()(void* block) const { release(block); }
-};
-template <class T>
-using Block = std::unique_ptr<T, Release>;  // of n numbers
-
-template <class T>
-Block<T> block_of(index n, const T* from = nullptr) {
-  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
-  Block<T> block(n ? static_cast<T*>(allocate(bytes)) : nullptr);
-  if (n && from) std::memcpy(block.get(), from, bytes);
-  return block;
-}
-
-// A layer in one direction: the call of a step, its packed weights, and copies of what the cell reads unpacked.
-template <class T>
+// A layer in one direction: the call of a step, and its packed weights.
+template <class T, class X>
 struct Layer {
-  Forward<T> f;                                    // h0 and c0 are the state
-  Block<T> packed, peepholes, norm, h_new, c_new;  // the new state, until every layer has made its step
-  index c_size;
+  Forward<T, X> f;  // h0 and c0 are the state
+  PackedWeights<T, X> weights;
+  Block<T> h_new, c_new;  // the new state, until every layer has made its step
+  Block<X> y;             // what the next layer reads, where it is not h_new
+  index c_size;           // numbers of its states but h
 
-  Layer(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::dict given) : f(read_call<Forward<T>>(given)) {
-    const index H = f.hidden, C = cell.traits.states * H, rows = cell.traits.gates * H;
-    packed = block_of<T>(packed_size(kernels, cell, f) + 1);
-    pack(kernels, cell, f, packed.get());
-    peepholes = block_of(cell.traits.peepholes * H, f.w_ch), norm = block_of(f.norm ? 4 * rows + 2 * H : 0, f.norm);
-    h_new = block_of<T>(f.batch * f.fed_back()), c_new = block_of<T>(f.c0 ? f.batch * C : 0);
-    c_size = f.batch * C;
-    f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get();
-    f.y = {h_new.get(), 0, f.fed_back()}, f.c_n = c_new.get();
-    f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them, and of w_ih, which only says that x is multiplied
+  Layer(const Kernels<T, X>& kernels, const CellKernel<T>& cell, nb::dict given) : f(read_call<Forward<T, X>>(given)), weights(kernels, cell, f) {
+    const index outputs = f.batch * f.fed_back();
+    c_size = f.c0 ? f.batch * cell.traits.states * f.hidden : 0;
+    h_new = block_of<T>(outputs), c_new = block_of<T>(c_size);
+    if constexpr (std::is_same_v<T, X>)
+      f.y = {h_new.get(), 0, f.fed_back()};
+    else
+      y = block_of<X>(outputs), f.y = {y.get(), 0, f.fed_back()}, f.h_n = h_new.get();
+    f.c_n = c_new.get();
   }
 
-  void put_h(T* to) const { std::memcpy(to, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T)); }
+  void put_h(T* to) const { std::memcpy(to, h_new.get(), static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T)); }
   void put_c(T* to) const { std::memcpy(to, f.c_n, static_cast<std::size_t>(c_size) * sizeof(T)); }
 };
 
 // The layers of one type; a step runs them one after the other. Nothing that others see is written before all of them have ended:
 // x may be the y of the step before, and a step that fails changes nothing.
-template <class T>
-struct Stack {
-  const Kernels<T>& kernels;
+struct Steps {
+  virtual ~Steps() = default;
+  virtual void step(const void* x) = 0;
+};
+template <class T, class X>
+struct Stack : Steps {
+  const Kernels<T, X>& kernels;
   const CellKernel<T>& cell;
   T* y;  // [B, R]
-  std::vector<Layer<T>> layers{};
+  std::vector<Layer<T, X>> layers{};
+  Block<X> x_given;  // where x is rounded
 
-  Stack(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::list given, std::uintptr_t y) : kernels(kernels), cell(cell), y(reinterpret_cast<T*>(y)) {
+  Stack(const Kernels<T, X>& kernels, const CellKernel<T>& cell, nb::list given, std::uintptr_t y) : kernels(kernels), cell(cell), y(reinterpret_cast<T*>(y)) {
     for (nb::handle layer : given) layers.emplace_back(kernels, cell, nb::cast<nb::dict>(layer));
+    if constexpr (!std::is_same_v<T, X>) x_given = block_of<X>(batch() * inputs());
   }
   index batch() const { return layers[0].f.batch; }
   index inputs() const { return layers[0].f.inputs; }
@@ -74,14 +65,23 @@ struct Stack {
     for (const auto& layer : layers) sum += static_cast<double>(layer.f.batch * layer.f.hidden * (layer.f.inputs + layer.f.recurrent));
     return sum * cell.traits.gates;
   }
-  void step(const T* x) {
+  const X* rounded(const T* x) const {
+    if constexpr (std::is_same_v<T, X>) {
+      return x;
+    } else {
+      kernels.products->convert(x, x_given.get(), batch() * inputs());
+      return x_given.get();
+    }
+  }
+  void step(const void* given) override {
+    const X* x = rounded(static_cast<const T*>(given));
     index row = inputs();
-    for (Layer<T>& layer : layers) {
+    for (Layer<T, X>& layer : layers) {
       layer.f.x = {x, 0, row};
       forward(kernels, cell, layer.f);
       x = layer.f.y.data, row = layer.f.fed_back();
     }
-    for (const Layer<T>& layer : layers) {
+    for (const Layer<T, X>& layer : layers) {
       layer.put_h(const_cast<T*>(layer.f.h0));
       if (layer.f.c0) layer.put_c(const_cast<T*>(layer.f.c0));
     }
@@ -91,19 +91,22 @@ struct Stack {
 
 class Stepper {
  public:
-  // layers: for each its call (fields.hpp), with the state as h0 and c0; state: the arrays that those lie in, kept alive; y: the last
-  // layer's outputs, handed out at every step, and their address; fit: turns an x that is not a plain array of the right type and
-  // size into one, or says what is wrong with it.
+  // type: of x and of the sums, or what float32 is multiplied in, int8 or bfloat16; layers: for each its call (fields.hpp), with the state as h0 and c0; state:
+  // the arrays that those lie in, kept alive; y: the last layer's outputs, handed out at every step, and their address; fit: turns an x that is not a plain
+  // array of the right type and size into one, or says what is wrong with it.
   Stepper(const std::string& cell, const std::string& type, nb::list layers, nb::object state, nb::object y, std::uintptr_t output, nb::object fit)
       : state_(std::move(state)), y_(std::move(y)), fit_(std::move(fit)) {
-    auto build = [&]<class T>(const Kernels<T>& kernels, std::unique_ptr<Stack<T>>& stack) {
+    auto build = [&]<class T, class X>(const Kernels<T, X>& kernels) {
       const CellKernel<T>* found = kernels.cell(cell.c_str());
       if (!found || layers.size() == 0) throw nb::value_error("openlstm._native.Stepper: unknown cell, or no layers; use openlstm.engine.Stepper");
-      stack = std::make_unique<Stack<T>>(kernels, *found, layers, output);
+      auto stack = std::make_unique<Stack<T, X>>(kernels, *found, layers, output);
       batch_ = stack->batch(), bytes_ = batch_ * stack->inputs() * static_cast<index>(sizeof(T));
       long_ = stack->work() > 1 << 17;  // long enough for other threads of Python to be let in
+      format_ = sizeof(T) == sizeof(double) ? "d" : "f";
+      stack_ = std::move(stack);
     };
-    type == "float64" ? build(in_use().float64, float64_) : build(in_use().float32, float32_);
+    if (type == "bfloat16" && !for_bfloat16()) throw nb::value_error("openlstm._native.Stepper: nothing multiplies in bfloat16 here");
+    type == "float64" ? build(in_use().float64) : type == "int8" ? build(for_int8()) : type == "bfloat16" ? build(*for_bfloat16()) : build(in_use().float32);
   }
 
   Stepper(const Stepper&) = delete;
@@ -148,7 +151,7 @@ class Stepper {
   };
 
   bool fits(const Py_buffer& view) const {
-    if (view.len != bytes_ || !view.format || std::strcmp(view.format, float64_ ? "d" : "f") != 0 || view.ndim > 2) return false;
+    if (view.len != bytes_ || !view.format || std::strcmp(view.format, format_) != 0 || view.ndim > 2) return false;
     return view.ndim == 2 ? view.shape[1] * view.itemsize * batch_ == bytes_ : batch_ == 1;
   }
 
@@ -158,18 +161,15 @@ class Stepper {
     const Turn turn(*this);
     std::optional<Unlocked> unlocked;
     if (long_) unlocked.emplace();
-    if (float64_)
-      float64_->step(static_cast<const double*>(view.buffer.buf));
-    else
-      float32_->step(static_cast<const float*>(view.buffer.buf));
+    stack_->step(view.buffer.buf);
     return true;
   }
 
   bool long_ = false, busy_ = false;
   index batch_ = 0, bytes_ = 0;  // of x
   nb::object state_, y_, fit_;
-  std::unique_ptr<Stack<float>> float32_;
-  std::unique_ptr<Stack<double>> float64_;
+  const char* format_ = "f";  // of x, as Python's buffers call it
+  std::unique_ptr<Steps> stack_;
 };
 
 }  // namespace

@@ -472,5 +472,6 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
 OPENLSTM_FORWARD(float, float)
 OPENLSTM_FORWARD(double, double)
 OPENLSTM_FORWARD(float, bfloat16)
+OPENLSTM_FORWARD(float, eight_bit)
 
 }  // namespace openlstm

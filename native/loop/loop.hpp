@@ -6,7 +6,7 @@
 
 namespace openlstm {
 
-// T and X are float, double, or float with X bfloat16.
+// T and X are float, double, or float with X bfloat16 or, forward only, eight_bit.
 template <class T, class X>
 void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forward<T, X>& call);
 template <class T, class X>

@@ -44,6 +44,19 @@ struct Tiles {
   const T* w_ih(const T* tile, index which) const { return tile + biases(which) * width; }
   const T* w_hh(const T* tile, index which) const { return w_ih(tile, which) + inputs * vectors(which) * width; }
 
+  // What `pack` put down of the matrices.
+  void unpack(index tile, const T* from, X* to_ih, X* to_hh) const {
+    const index W = width, G = cell.gates, stride = vectors(tile) * W;
+    for (index block = 0; block < blocks(tile); block++) {
+      const index unit = this->unit(tile) + block * W, n = std::min(W, end(tile) - unit);
+      for (index k = 0; k < G; k++) {
+        const index of_x = cell.gate_of_x(static_cast<int>(k)) * p.hidden + unit, of_h = k * p.hidden + unit;
+        products.unpack_columns(w_ih(from, tile) + (block * G + k) * W, stride, n, p.inputs, to_ih + of_x * p.inputs);
+        products.unpack_columns(w_hh(from, tile) + (block * G + k) * W, stride, n, p.recurrent, to_hh + of_h * p.recurrent);
+      }
+    }
+  }
+
   void pack(index tile, T* out) const {
     const index W = width, G = cell.gates, stride = vectors(tile) * W;
     if (unit(tile) + units > end(tile)) clear(out, size);

@@ -1,4 +1,4 @@
-// The products of bfloat16 with AMX: 32 numbers of 16 rows with as many of 16 columns by one instruction.
+// The products of bfloat16 and of 8 bits with AMX: 32 numbers of 16 rows, or 64, with as many of 16 columns by one instruction.
 //
 // A sum is one chain again, in links of 32 numbers, cut off from the first one on: to what there is, the sum of the link is added,
 // which the processor rounds in an order of its own. A link that is not full is padded with zeros. So a sum's bits depend on its own
@@ -9,6 +9,7 @@
 #include "kernels.hpp"
 #include "product/amx_tiles.hpp"
 #include "product/packing.hpp"
+#include "product/words.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
@@ -74,14 +75,20 @@ constexpr int sums_of(int m, int n) {
 }
 
 // sums += rows . N vectors of a panel that has `vectors`, over K factors, which in the rows begin at the first one.
-template <int M, int N>
+template <int M, int N, bool whole = false>
 OPENLSTM_INLINE void product(RowBlock* rows, index first, index K, const float* panel, index vectors) {
   for (index k = first; k < first + K; k += align, panel += align * vectors * tile_floats) {
     each<M>([&](auto m) __attribute__((always_inline)) { rows[m.value].template load<4 + m.value>(k); });
     each<N>([&](auto n) __attribute__((always_inline)) {
       constexpr int column = 6 + n.value % 2;
       load_tile<column>(panel + n.value * tile_floats, vectors * row_bytes);
-      each<M>([&](auto m) __attribute__((always_inline)) { multiply_tiles<sums_of<M>(m.value, n.value), 4 + m.value, column>(); });
+      each<M>([&](auto m) __attribute__((always_inline)) {
+        constexpr int sums = sums_of<M>(m.value, n.value), row = 4 + m.value;
+        if constexpr (whole)
+          multiply_words<sums, row, column>();
+        else
+          multiply_tiles<sums, row, column>();
+      });
     });
   }
 }
@@ -171,6 +178,50 @@ static void add_gradient(const WeightGradient<float>& g) {
   multiply_panels<float>({in, out, g.rows, 0, 1, 0, g.tokens, g.panels, 0, 0, g.columns}, true);
 }
 
+// 8 bits ------------------------------------------------------------------------------------------------------------------
+
+// f(row, vector, sums of whole numbers times the column's scale) for n rows and a panel.
+template <class F>
+OPENLSTM_INLINE void scaled_sums(const float* const* x, index n, index factors, const float* panel, index vectors, F f) {
+  in_blocks(x, n, vectors, [&](auto m, auto v, RowBlock* blocks, index row, index vector) {
+    constexpr int M = decltype(m)::value, N = decltype(v)::value;
+    alignas(64) float sums[M * tile_rows * N * tile_floats];
+    each_sum<M, N>([&](auto tile, index, index) __attribute__((always_inline)) { zero_tile<tile.value>(); });
+    product<M, N, true>(blocks, head, factors - head, panel + (head * vectors + vector) * tile_floats, vectors);
+    each_sum<M, N>([&](auto tile, index r, index v)
+                       __attribute__((always_inline)) { store_tile<tile.value>(sums + (r * N + v) * tile_floats, N * row_bytes); });
+    for (index r = 0; r < min<index>(n - row, M * tile_rows); r++)
+      for (index v = 0; v < N; v++) {
+        const Vec<float> sum = __builtin_convertvector(load_words(sums + (r * N + v) * tile_floats), Vec<float>);
+        f(row + r, vector + v, sum * load(panel + (vector + v) * tile_floats));
+      }
+  });
+}
+
+static void word_tiles(const TileProduct<float>& p) {
+  for (index done = 0; done < p.tiles; done++) {
+    const index u = p.back ? p.tiles - 1 - done : done;
+    float* const sums = p.sums + u * p.between_sums;
+    const float* const bias = p.bias ? p.bias + u * p.between_panels : nullptr;
+    scaled_sums(p.x, p.rows, p.factors, p.panel + u * p.between_panels, p.vectors, [&](index row, index vector, Vec<float> sum) {
+      float* const here = sums + row * p.between_rows + vector * tile_floats;
+      store(here, fma(sum, splat(p.x[row][0]), load(bias ? bias + vector * tile_floats : here)));
+    });
+    if (bias)
+      for (index n = p.vectors; n < p.biases; n++)
+        for (index r = 0; r < p.rows; r++) store(sums + r * p.between_rows + n * tile_floats, load(bias + n * tile_floats));
+  }
+}
+
+static void multiply_rows_of_words(const float* const* x, float* const* out, index rows, index K, const float* panels, index columns) {
+  Panels<float>(columns).each([&](index column, index vectors) {
+    scaled_sums(x, rows, word_factors(K), panels + word_factors(K) * column, vectors, [&](index row, index vector, Vec<float> sum) {
+      const index at = column + vector * tile_floats;
+      store(out[row] + at, fma(sum, splat(x[row][0]), Vec<float>{}), columns - at);
+    });
+  });
+}
+
 // In four chains: as many sums as there are registers for.
 static double peak(index rounds) {
   configure(tile_rows, tile_rows);
@@ -209,5 +260,15 @@ const Products<float, bfloat16> products_float32 = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                     give_out,
                                                     end,
                                                     peak};
+
+constexpr Products<float, eight_bit> made() {
+  Products<float, eight_bit> products = with_words(OPENLSTM_NAME(OPENLSTM_ISA));
+  products.rows = 2 * tile_rows, products.rows_ahead = 4 * tile_rows, products.rows_in_large = 128;
+  products.tiles = word_tiles, products.multiply = multiply_rows_of_words, products.end = end;
+  return products;
+}
+
+extern const Products<float, eight_bit> products_int8;
+constexpr Products<float, eight_bit> products_int8 = made();
 
 }  // namespace openlstm::OPENLSTM_ISA

@@ -41,6 +41,11 @@ template <int c, int a, int b>
 OPENLSTM_INLINE void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
 }
+// The same of whole numbers: c in 32 bits, a and b four numbers of 8 bits in a word.
+template <int c, int a, int b>
+OPENLSTM_INLINE void multiply_words() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
+}
 
 #else
 
@@ -104,6 +109,17 @@ OPENLSTM_ONCE static void multiply(int c, int a, int b) {
     registers[c].row[r] = without_subnormals(without_subnormals(registers[c].row[r]) + without_subnormals(sum[0] + sum[1]));
   }
 }
+OPENLSTM_ONCE static void multiply_whole(int c, int a, int b) {
+  must(configured_tiles && shape.rows[c] == shape.rows[a] && shape.row_bytes[c] == shape.row_bytes[b] && shape.row_bytes[a] == 4 * shape.rows[b]);
+  for (index r = 0; r < shape.rows[c]; r++) {
+    Bits<float> sum = bits<float>(registers[c].row[r]);
+    for (index k = 0; k < shape.rows[b]; k++) {
+      const Bits<float> row = bits<float>(registers[a].row[r])[k] - Bits<float>{}, column = bits<float>(registers[b].row[k]);
+      for (int up = 24; up >= 0; up -= 8) sum += ((row << up) >> 24) * ((column << up) >> 24);
+    }
+    registers[c].row[r] = from_bits<float>(sum);
+  }
+}
 
 template <int tile>
 OPENLSTM_INLINE void zero_tile() {
@@ -120,6 +136,10 @@ OPENLSTM_INLINE void store_tile(float* p, index stride) {
 template <int c, int a, int b>
 OPENLSTM_INLINE void multiply_tiles() {
   multiply(c, a, b);
+}
+template <int c, int a, int b>
+OPENLSTM_INLINE void multiply_words() {
+  multiply_whole(c, a, b);
 }
 
 #endif

@@ -1,9 +1,21 @@
-// Rows times a panel in registers: the innermost loop of every product.
+// How rows are cut into tiles, and rows times a panel in registers: the innermost loop of products.
 #pragma once
 
 #include "product/factors.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
+
+// Cut n rows into tiles of at most max_rows and of heights as equal as can be: f(Count<height>, first row).
+template <class F>
+OPENLSTM_INLINE void in_tiles(index n, F f) {
+  index tiles = n > 0, least = n, more = 0;
+  if (n > max_rows) tiles = (n + max_rows - 1) / max_rows, least = n / tiles, more = n - least * tiles;
+  for (index k = 0, first = 0; k < tiles; k++) {
+    const index height = least + (k < more);
+    with_count<max_rows>(height, [&](auto rows) { f(rows, first); });
+    first += height;
+  }
+}
 
 // acc[m][n] += x[m][k] * p[k][n], for the factors k = 0 .. K-1 in this order.
 // U panels, `stride` numbers apart, are gone through side by side: acc[u * M + m] is row m of panel u.

@@ -9,18 +9,6 @@
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Cut n rows into tiles of at most max_rows and of heights as equal as can be: f(Count<height>, first row).
-template <class F>
-OPENLSTM_INLINE void in_tiles(index n, F f) {
-  index tiles = n > 0, least = n, more = 0;
-  if (n > max_rows) tiles = (n + max_rows - 1) / max_rows, least = n / tiles, more = n - least * tiles;
-  for (index k = 0, first = 0; k < tiles; k++) {
-    const index height = least + (k < more);
-    with_count<max_rows>(height, [&](auto rows) { f(rows, first); });
-    first += height;
-  }
-}
-
 // Tiles of units ----------------------------------------------------------------------------------------------------------
 
 // Rows [row, row + M) of tiles u .. u + U - 1, over the factors [first, last).

@@ -58,9 +58,20 @@ OPENLSTM_DECLARE_KERNELS(avx512bf16)
 #ifdef OPENLSTM_HAVE_amxtest
 OPENLSTM_DECLARE_KERNELS(amxtest)
 #endif
+#ifdef OPENLSTM_HAVE_avx512vnni
+namespace avx512vnni {
+extern const Products<float, eight_bit> products_int8;
+}
+#endif
 #ifdef OPENLSTM_HAVE_amx
 namespace amx {
 extern const Products<float, bfloat16> products_float32;
+extern const Products<float, eight_bit> products_int8;
+}  // namespace amx
+#endif
+#ifdef OPENLSTM_HAVE_amxtest
+namespace amxtest {
+extern const Products<float, eight_bit> products_int8;
 }
 #endif
 
@@ -222,6 +233,70 @@ bool runs_here(Bfloat16 which) {
 bool use(Bfloat16 which) {
   if (which != Bfloat16::none && !runs_here(which)) return false;
   asked = which;
+  return true;
+}
+
+// 8 bits ------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Null where this build has them not.
+const Kernels<float, eight_bit>* kernels_of(Int8 which) {
+#define OPENLSTM_WITH(products, isa) \
+  static const Kernels<float, eight_bit> kernels = {&products, isa::kernels.int8.rows, isa::kernels.int8.families, isa::kernels.int8.family_count};
+#ifdef OPENLSTM_HAVE_avx512vnni
+  if (which == Int8::avx512vnni) {
+    OPENLSTM_WITH(avx512vnni::products_int8, avx512)
+    return &kernels;
+  }
+#endif
+#ifdef OPENLSTM_HAVE_amx
+  if (which == Int8::amx) {
+    OPENLSTM_WITH(amx::products_int8, avx512)
+    return &kernels;
+  }
+#endif
+#ifdef OPENLSTM_HAVE_amxtest
+  if (which == Int8::amxtest) {
+    OPENLSTM_WITH(amxtest::products_int8, wide)
+    return &kernels;
+  }
+#endif
+  return which == Int8::plain ? &in_use().int8 : nullptr;
+}
+
+std::atomic<Int8> asked_in_8_bits{Int8::best};
+
+}  // namespace
+
+bool runs_here(Int8 which) {
+  if (which == Int8::best || which == Int8::plain) return true;
+  if (!kernels_of(which)) return false;
+#if defined(__x86_64__)
+  if (which == Int8::amxtest) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (std::strcmp(in_use().name, "avx512")) return false;
+  if (which == Int8::avx512vnni) return __builtin_cpu_supports("avx512vnni");
+  unsigned a, b, c, d;
+  const bool whole = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);  // AMX-INT8
+  return whole && amx_runs(here());
+#else
+  return false;
+#endif
+}
+
+Int8 which_int8() {
+  const Int8 asked = asked_in_8_bits;
+  if (asked != Int8::best && runs_here(asked)) return asked;
+  return runs_here(Int8::amx) ? Int8::amx : runs_here(Int8::avx512vnni) ? Int8::avx512vnni : Int8::plain;
+}
+
+const Kernels<float, eight_bit>& for_int8() { return *kernels_of(which_int8()); }
+
+Int8 asked_int8() { return asked_in_8_bits; }
+
+bool use(Int8 which) {
+  if (!runs_here(which)) return false;
+  asked_in_8_bits = which;
   return true;
 }
 

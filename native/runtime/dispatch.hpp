@@ -37,4 +37,14 @@ bool runs_here(Bfloat16 which);
 Bfloat16 asked_bfloat16();  // by `use`
 bool use(Bfloat16 which);   // `none`: the choice is made by what is here again; false if it does not run here
 
+// What multiplies in 8 bits: AMX, else VNNI, where AVX-512 is in use and this processor has them; else what the instruction set in
+// use has itself. All of them give the same bits. `amxtest` is for tests.
+enum class Int8 { best, plain, avx512vnni, amx, amxtest };
+
+const Kernels<float, eight_bit>& for_int8();
+Int8 which_int8();
+bool runs_here(Int8 which);
+Int8 asked_int8();  // by `use`
+bool use(Int8 which);
+
 }  // namespace openlstm

@@ -135,6 +135,7 @@ constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,     
 
 extern const Products<float, Given<float>> products_float32;
 extern const Products<double, double> products_float64;
+extern const Products<float, eight_bit> products_int8;
 
 #define OPENLSTM_FLOAT32(family) &OPENLSTM_CELLS::family##_float32,
 constexpr const Family<float>* float32[] = {OPENLSTM_FAMILIES(OPENLSTM_FLOAT32)};
@@ -146,11 +147,16 @@ const Kernels<float, bfloat16> kernels = {&products_float32, &rows_of<float>, fl
 #else
 #define OPENLSTM_FLOAT64(family) &family##_float64,
 constexpr const Family<double>* float64[] = {OPENLSTM_FAMILIES(OPENLSTM_FLOAT64)};
+constexpr RowFunctions<float, eight_bit> rows_int8 = {multiply_rows<float>, add<float, float>, nullptr,          any<float>,           zoneout_row<float>,
+                                                      split_zoneout<float>, add_tokens<float>, apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>};
+
 #define OPENLSTM_NAME_(isa) #isa
 #define OPENLSTM_NAME(isa) OPENLSTM_NAME_(isa)
 extern const InstructionSet kernels;
-const InstructionSet kernels = {
-    OPENLSTM_NAME(OPENLSTM_ISA), {&products_float32, &rows_of<float>, float32, families}, {&products_float64, &rows_of<double>, float64, families}};
+const InstructionSet kernels = {OPENLSTM_NAME(OPENLSTM_ISA),
+                                {&products_float32, &rows_of<float>, float32, families},
+                                {&products_float64, &rows_of<double>, float64, families},
+                                {&products_int8, &rows_int8, float32, families}};
 #endif
 
 }  // namespace openlstm::OPENLSTM_ISA

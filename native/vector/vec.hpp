@@ -21,6 +21,7 @@
 #define OPENLSTM_VECTOR_BYTES_avx2 32
 #define OPENLSTM_VECTOR_BYTES_avx512 64
 #define OPENLSTM_VECTOR_BYTES_avx512bf16 64
+#define OPENLSTM_VECTOR_BYTES_avx512vnni 64
 #define OPENLSTM_VECTOR_BYTES_amx 64
 #define OPENLSTM_VECTOR_BYTES_amxtest 64
 #define OPENLSTM_VECTOR_BYTES_wide 64
@@ -158,7 +159,7 @@ __attribute__((noinline)) static Vec<float> fma(Vec<float> a, Vec<float> b, Vec<
   for (int k = 0; k < width<float>; k++) c[k] = __builtin_fmaf(a[k], b[k], c[k]);
   return c;
 }
-__attribute__((noinline)) static Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+__attribute__((noinline, unused)) static Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
   for (int k = 0; k < width<double>; k++) c[k] = __builtin_fma(a[k], b[k], c[k]);
   return c;
 }

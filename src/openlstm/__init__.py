@@ -3,6 +3,7 @@
     LSTM, GRU, RNN                 drop-ins for torch.nn, with any cell, lengths, resets, noise and the gates open
     LSTMCell, GRUCell, RNNCell     one step of them
     replace                        every such layer and cell of torch.nn inside a model swapped for ours, weights kept
+    quantize                       a layer for inference with its weights in 8 bits
     trace, Trace                   gates, states and per-step gradients of a layer, or of all layers of a model, by name
     xray                           what a network remembers, for how long, and what to change, as a report
     edit                           run a model with a gate clamped, frozen, scaled or taken out, and leave nothing behind
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.nn import LSTMCell as LSTMCell
     from openlstm.nn import RNNCell as RNNCell
     from openlstm.nn import Trace as Trace
+    from openlstm.nn import quantize as quantize
     from openlstm.nn import replace as replace
     from openlstm.nn import trace as trace
     from openlstm.noise import Noise as Noise
@@ -56,7 +58,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.tasks.forecast import Forecaster as Forecaster
 
 _HOMES = {
-    "nn": "LSTM GRU RNN LSTMCell GRUCell RNNCell replace trace Trace",
+    "nn": "LSTM GRU RNN LSTMCell GRUCell RNNCell replace quantize trace Trace",
     "insight.xray": "xray",
     "insight.edit": "edit",
     "": "nn cells errors",

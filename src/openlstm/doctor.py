@@ -63,6 +63,7 @@ def examine() -> dict[str, Any]:
             "instruction set": isa,
             "instruction sets available": [name for name in native.isas() if name != "wide"] if there else [],
             "bfloat16": None if isa is None else native.bfloat16(),
+            "8 bits": None if isa is None else native.int8(),
             "threads": count,
         },
         "packages": {name: _version(name) for name in (*BASE, *(p for extra in EXTRAS.values() for p in extra))},
@@ -110,6 +111,7 @@ def show(found: dict[str, Any], out: Console) -> None:
         others = ", ".join(engine["instruction sets available"])
         table.add_row("instruction set", f"{engine['instruction set']}  (available: {others}; OPENLSTM_ISA forces one)")
         table.add_row("bfloat16", engine["bfloat16"])
+        table.add_row("8 bits", engine["8 bits"])
     table.add_row("threads", str(engine["threads"] or "none: see below"))
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in found["packages"].items() if v))
     for name, value in found["environment"].items():

@@ -47,7 +47,8 @@ def build(compiler: str, isa: str, folder: Path, *flags: str) -> str:
     """The program of laws for one instruction set."""
     program = str(folder / f"laws_{isa}")
     products = NATIVE / "product" / ("amx.cpp" if isa == "amxtest" else "product.cpp")
-    sources = [str(path) for path in (products, *SOURCES, Path(__file__).with_name("laws.cpp"))]
+    products = (products,) if isa in BFLOAT16 else (products, NATIVE / "product" / "int8.cpp")
+    sources = [str(path) for path in (*products, *SOURCES, Path(__file__).with_name("laws.cpp"))]
     define = [f"-DOPENLSTM_ISA={isa}", f"-I{NATIVE}"]
     subprocess.run([compiler, *FLAGS, *flags, *define, *sources, "-o", program], check=True)
     return program

@@ -19,6 +19,7 @@ from openlstm.engine import native
 
 FLAGS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]}
 FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16", "-DOPENLSTM_BFLOAT16"]
+FLAGS["avx512vnni"] = [*FLAGS["avx512"], "-mavx512vnni"]
 FLAGS["amx"] = [*FLAGS["avx512bf16"], "-mamx-tile", "-mamx-bf16", "-DOPENLSTM_TILES"]
 NATIVE = ROOT / "native"
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86")
@@ -41,6 +42,8 @@ def output(*command: str) -> str:
         ("product/product", "avx2"),
         ("product/product", "avx512bf16"),
         ("product/amx", "amx"),
+        ("product/int8", "avx2"),
+        ("product/int8", "avx512vnni"),
         ("cells/gru", "avx2"),
         ("cells/layer_norm", "avx512"),
     ],
@@ -68,8 +71,9 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, i
     lines = [line.split(maxsplit=2) for line in output("nm", "-C", "--defined-only", str(made)).splitlines()]
     shared = [name for _, kind, name in lines if kind in "WVu" and f"openlstm::{isa}::" not in name]
     assert [name for name in shared if not name.startswith("DW.ref.")] == []  # that one is an address, not code
-    stem = {"rows": "kernels", "product": "products", "amx": "products"}.get(source.stem, source.stem)
-    types = [""] if stem == "kernels" else ["_float32"] if isa in ("avx512bf16", "amx") else ["_float32", "_float64"]
+    stem = {"rows": "kernels", "product": "products", "amx": "products", "int8": "products"}.get(source.stem, source.stem)
+    by_file = {"rows": [""], "amx": ["_float32", "_int8"], "int8": ["_int8"]}
+    types = by_file.get(source.stem, ["_float32"] if isa == "avx512bf16" else ["_float32", "_float64"])
     public = {name for _, kind, name in lines if kind in "TDBRG"}
     assert public == {f"openlstm::{isa}::{stem}{kind}" for kind in types}
 
@@ -78,8 +82,8 @@ def test_kernel_objects_have_no_weak_symbol_outside_their_namespace(file: str, i
 @NM
 @NEEDS_NATIVE
 def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
-    """In the module as built: tiles in amx, 64-byte registers there and in avx512, 32-byte ones in those that ask for AVX2."""
-    wide = {"avx512", "avx512bf16", "amx"}
+    """In the module as built: tiles in amx, 64-byte registers there and in the avx512 ones, 32-byte ones where AVX2 is."""
+    wide = {"avx512", "avx512vnni", "avx512bf16", "amx"}
     allowed = {"tmm": {"amx"}, "zmm": wide, "ymm": {*wide, "avx2", "wide", "amxtest"}}
     seen: dict[str, set[str]] = {register: set() for register in allowed}
     wrong = set()
@@ -87,7 +91,7 @@ def test_wide_registers_are_used_in_their_own_namespace_only() -> None:
     for line in output("objdump", "-d", "-C", "--no-show-raw-insn", native.library.__file__).splitlines():
         if line.endswith(">:"):
             function = line[line.index("<") + 1 : -2]
-            found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512|amxtest|amx)\b", function)
+            found = re.search(r"openlstm::(scalar|avx2|wide|avx512bf16|avx512vnni|avx512|amxtest|amx)\b", function)
             place = found[1] if found else ""
             continue
         for register, places in allowed.items():

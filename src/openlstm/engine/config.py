@@ -26,6 +26,7 @@ def config() -> dict[str, Any]:
         "instruction_set": native.isa() if native.available() else None,
         "instruction_sets": [name for name in native.isas() if name != "wide"],
         "bfloat16": native.bfloat16() if native.available() else None,
+        "int8": native.int8() if native.available() else None,
         "threads": threads.get_num_threads(),
         "workspace_limit": workspace.get_workspace_limit(),
     }

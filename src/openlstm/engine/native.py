@@ -175,6 +175,41 @@ def use_bfloat16(name: str) -> Iterator[None]:
         library.use_bfloat16(before)
 
 
+_INT8 = {
+    "plain": "no instruction of its own",
+    "avx512vnni": "AVX512-VNNI",
+    "amx": "AMX",
+    "amxtest": "the tiles of AMX in plain loops",
+}
+
+
+def int8() -> str:
+    """What multiplies weights in 8 bits; whatever it is, the bits of the result are the same."""
+    return _INT8[library.int8()]
+
+
+def int8s() -> list[str]:
+    """The ways to multiply in 8 bits that this build has and this processor runs; `amxtest` exists for tests."""
+    return library.int8s() if available() else []
+
+
+@contextmanager
+def use_int8(name: str) -> Iterator[None]:
+    """Multiply in 8 bits in this way, for all threads, until the block ends: what is made meanwhile keeps to it.
+
+    Raises:
+        BackendError: if this build or this processor has it not.
+    """
+    before = library.use_int8(name) if name else None
+    if before is None:
+        what, hint = f"{name!r} does not multiply in 8 bits here", "name one of these"
+        raise BackendError.of("use_int8", what, repr(name), ", ".join(int8s()) or "none", hint)
+    try:
+        yield
+    finally:
+        library.use_int8(before)
+
+
 def peak(threads: int, seconds: float = 0.1, dtype: str = "float32") -> float:
     """Operations per second of a loop that multiplies and adds in registers: the limit of this machine (also "bfloat16")."""
     if dtype == "bfloat16" and not has_bfloat16(LSTM()):

@@ -19,6 +19,7 @@ from openlstm.cells import Cell, parted
 from openlstm.engine import native, threads
 from openlstm.engine.backends.table import choose
 from openlstm.engine.check import check_layers
+from openlstm.engine.rounded import check_kind, check_rounded
 from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe
 from openlstm.reference import State, Weights, unshared
 from openlstm.weights import cell_size, fed_back_size, hidden_size
@@ -30,13 +31,17 @@ class Stepper:
     """A stack of layers, step by step: the state lives here, and a step of the kernel allocates nothing.
 
     It owns a **packed copy** of the weights as they are when it is made: training the layer afterwards does not change it. The
-    numbers are those of the layer in eval mode, bit for bit. A step that fails leaves the state as it was.
+    numbers are those of the layer in eval mode, bit for bit; with weights="int8" those of `openlstm.quantize(layer)`. A step
+    that fails leaves the state as it was.
 
     Args:
         layer: openlstm.LSTM, GRU or RNN in one direction, or whatever has a `cell` and `layers` (`Weights` of arrays of one
             type), such as the network of a loaded model. A layer in a half type is stepped in float32.
         batch: B, the rows of every step.
         backend: "auto", "cpu" or "reference".
+        weights: "float32", as they are (also those of a layer in float64); "int8", a scale for each row and numbers from -127
+            to 127, x and h rounded alike at every step (docs/int8.md); "bfloat16", matrices, x and h rounded to it, as a layer
+            in float32 does under `torch.autocast`. Sums, states and gates are float32 in all of them.
 
     Attributes:
         step: x [B, I] (or [I] where B = 1), float32 or float64 as the weights, numpy (fastest), a torch tensor or a list ->
@@ -47,7 +52,9 @@ class Stepper:
     One stepper is one stream: threads may take turns, each copying what it got before the next one's turn.
 
     Raises:
-        ArgumentError: for a bidirectional layer, zoneout, which the packed step does not know, or another kind of layer.
+        ArgumentError: for a bidirectional layer, zoneout, which the packed step does not know, or another kind of layer; for
+            weights in 8 bits of a layer in training mode, or of a cell that has no kernel for them.
+        BackendError: for weights in 8 bits or bfloat16 where nothing multiplies them.
         ShapeError, DtypeError: for weights that do not fit the cell or each other; of `step`, for an x that does not fit; for a
             state that does not.
         BusyError: of `step`, `state` and `reset`, while one of them is at work in another thread.
@@ -66,7 +73,8 @@ class Stepper:
 
     step: Callable[[Any], np.ndarray]
 
-    def __init__(self, layer: Any, batch: int = 1, *, backend: str = "auto") -> None:
+    def __init__(self, layer: Any, batch: int = 1, *, backend: str = "auto", weights: str = "float32") -> None:
+        check_kind(WHO, weights)
         cell, stack = _read(layer)
         check_layers(WHO, cell, stack)
         self._stack = [Weights(*(None if a is None else _numpy(a) for a in unshared(cell, w)[1])) for w in stack]
@@ -84,7 +92,9 @@ class Stepper:
         self._y = np.zeros((batch, R), self._dtype)
         probe = np.empty((1, batch, self._fit.inputs), self._dtype)
         self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
-        native = self._native() if self.backend == "cpu" else None
+        if weights != "float32":
+            check_rounded(WHO, weights, layer, self._cell, self._stack, self.backend)
+        native = self._native(weights) if self.backend == "cpu" else None
         self._turn = threading.Lock() if native is None else native
         self.step = self._by_reference if native is None else native.step
 
@@ -134,7 +144,7 @@ class Stepper:
         finally:
             self._turn.release()
 
-    def _native(self) -> Any:
+    def _native(self, weights: str) -> Any:
         """The native object; it holds its own packed weights, and shares the arrays of the state with this one."""
 
         layers = []
@@ -157,7 +167,7 @@ class Stepper:
             given = {**w._asdict(), "h0": self._h[n], "c0": None if self._c is None else self._c[n]}
             layers.append(call | {name: a.ctypes.data for name, a in given.items() if a is not None})
         kept = ((self._h, self._c), self._y, self._y.ctypes.data, self._fit)
-        return native.stepper(self._cell.kernel, str(self._dtype), layers, *kept)
+        return native.stepper(self._cell.kernel, str(self._dtype) if weights == "float32" else weights, layers, *kept)
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)

@@ -14,6 +14,7 @@ from openlstm.nn.cell import RNNCell as RNNCell
 from openlstm.nn.layers import GRU as GRU
 from openlstm.nn.layers import LSTM as LSTM
 from openlstm.nn.layers import RNN as RNN
+from openlstm.nn.quantized import quantize as quantize
 from openlstm.nn.replace import from_torch as from_torch
 from openlstm.nn.replace import replace as replace
 from openlstm.nn.replace import to_torch as to_torch

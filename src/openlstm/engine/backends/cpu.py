@@ -47,8 +47,8 @@ def forward(call: Call, out: Array | None = None) -> Run:
     c = empty(number, T, B, C) if save and cell.has_cell else None
     m = empty(number, T, B, H) if save and weights.w_hr is not None else None
     end = State(A.empty(number, B, R), A.empty(number, B, C) if cell.has_cell else None)
-    _put_rows(None, fields, window, y=direct, gates=gates, c=c, m=m)
-    _put(None, fields, h_n=end.h, c_n=end.c)
+    put_rows(None, fields, window, y=direct, gates=gates, c=c, m=m)
+    put(None, fields, h_n=end.h, c_n=end.c)
     native.library.forward(cell.kernel, _type(cell, x), fields)
     if direct is not y:
         y[...] = direct
@@ -130,13 +130,13 @@ def backward(
     dreset_h, dreset_c = dreset or (None, None)
     h_steps = empty(number, T, B, R) if steps else None
     c_steps = empty(number, T, B, C) if steps and cell.has_cell else None
-    _put_rows(kept, fields, window, y=saved.h, gates=saved.gates, c=saved.c, m=saved.m)
-    _put_rows(kept, fields, None, dy=dy)
-    _put_rows(None, fields, window, dx=dx, h_steps=h_steps, c_steps=c_steps)
-    _put_rows(None, fields, None, dreset_h=dreset_h, dreset_c=dreset_c)
-    _put(kept, fields, dh_n=dstate.h, dc_n=dstate.c if cell.has_cell else None)
-    _put(None, fields, dh0=start.h, dc0=along, dw_ih=dw.w_ih, dw_hh=dw.w_hh, dw_hr=dw.w_hr, dw_ch=dw.w_ch, dnorm=dw.norm)
-    _put(None, fields, db_ih=dw.b_ih, db_hh=dw.b_hh if cell.separate else None)
+    put_rows(kept, fields, window, y=saved.h, gates=saved.gates, c=saved.c, m=saved.m)
+    put_rows(kept, fields, None, dy=dy)
+    put_rows(None, fields, window, dx=dx, h_steps=h_steps, c_steps=c_steps)
+    put_rows(None, fields, None, dreset_h=dreset_h, dreset_c=dreset_c)
+    put(kept, fields, dh_n=dstate.h, dc_n=dstate.c if cell.has_cell else None)
+    put(None, fields, dh0=start.h, dc0=along, dw_ih=dw.w_ih, dw_hh=dw.w_hh, dw_hr=dw.w_hr, dw_ch=dw.w_ch, dnorm=dw.norm)
+    put(None, fields, db_ih=dw.b_ih, db_hh=dw.b_hh if cell.separate else None)
     fields["go_on"] = later is not None
     native.library.backward(cell.kernel, _type(cell, x), fields)
     biases = {name: None for name in ("b_ih", "b_hh") if getattr(weights, name) is None}
@@ -184,8 +184,8 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
         "heads": cell.heads,
         "beta": float(getattr(cell, "beta", 0.0)),
     }
-    _put_rows(kept, fields, None, x=x)
-    _put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
+    put_rows(kept, fields, None, x=x)
+    put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
     if weights.w_ih is not None and not fields["w_ih"]:  # an empty tensor has no address, and a null would say: x is the sums
         kept.append(somewhere := np.empty(1))
         fields["w_ih"] = somewhere.ctypes.data
@@ -194,22 +194,22 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
         check_lengths_in_range("cpu", lengths, T)  # the kernel would read beyond memory
         lengths = lengths.long() if A.is_torch(lengths) else lengths.astype(np.int64, copy=False)
         kept.append(lengths)  # made from a list or from other integers, it belongs to nobody else
-        _put(kept, fields, lengths=lengths)
+        put(kept, fields, lengths=lengths)
     if call.reset is not None:
         kept.append(reset := A.as_like(call.reset, x))
-        _put(kept, fields, reset=reset)
+        put(kept, fields, reset=reset)
     if noise is not None:
         fields |= {"zoneout_h": float(noise.zoneout_h), "zoneout_c": float(noise.zoneout_c)}
         fields |= {"candidate": float(noise.candidate), "seed": noise.seed & 0xFFFFFFFFFFFFFFFF}
         fields |= {"stream": noise.stream, "first_row": noise.first_row, "training": noise.training}
-        _put(kept, fields, hidden_mask=noise.hidden if noise.training else None)
+        put(kept, fields, hidden_mask=noise.hidden if noise.training else None)
     if call.reset_state is not None:
         h, c = (None if a is None else _contiguous(kept, a) for a in call.reset_state)
-        _put_rows(kept, fields, None, reset_h=h, reset_c=c)
+        put_rows(kept, fields, None, reset_h=h, reset_c=c)
     return fields, (last - first, B, H, R)
 
 
-def _put(kept: list[Any] | None, fields: dict[str, Any], **arrays: Any) -> None:
+def put(kept: list[Any] | None, fields: dict[str, Any], **arrays: Any) -> None:
     """Addresses of arrays whose memory is contiguous, or of such copies; arrays that are None are left out.
 
     `kept` is None for what the kernel writes: a copy of that would be lost.
@@ -220,8 +220,8 @@ def _put(kept: list[Any] | None, fields: dict[str, Any], **arrays: Any) -> None:
             fields[name] = _data(a) if A.is_torch(a) else a.__array_interface__["data"][0]
 
 
-def _put_rows(kept: list[Any] | None, fields: dict[str, Any], window: tuple[int, int] | None, **arrays: Any) -> None:
-    """As `_put`, with strides, of arrays [T, B, n] or [B, n]."""
+def put_rows(kept: list[Any] | None, fields: dict[str, Any], window: tuple[int, int] | None, **arrays: Any) -> None:
+    """As `put`, with strides, of arrays [T, B, n] or [B, n]."""
     for name, a in arrays.items():
         if a is not None:
             fields[name] = _rows(kept, a, window)
