@@ -241,6 +241,16 @@ def test_every_form_of_x_is_taken() -> None:
     assert one(x[:, :0])[0].shape == (6, 0, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@torch.no_grad()
+def test_torch_compile_goes_around_it() -> None:
+    model = torch.nn.Sequential(openlstm.quantize(layer_of(cells.LSTM(), 3, 8))).eval()
+    x = torch.from_numpy(drawn(6, 2, 3))
+    assert equal(numbers(torch.compile(model)(x)), numbers(model(x)))
+
+
 # What is not finite, and what is small --------------------------------------------------------------------------------------
 
 
