@@ -23,9 +23,9 @@ struct Slstm : Plain {
     share_of<T>(z[F], z[S]);
     OPENLSTM_EACH(k) kept[k] = kept[k] + c[m_][k], ahead[k] = z[I][k] - kept[k];
     exp_minus_abs<T>(ahead, e);
-    OPENLSTM_EACH(k) {  // NaN must not be lost in a comparison
-      const auto first = (c[n_][k] == T(0)) | (ahead[k] >= T(0));
-      z[M][k] = first ? z[I][k] : ahead[k] < T(0) ? kept[k] : ahead[k];
+    OPENLSTM_EACH(k) {
+      const auto first = (c[n_][k] == T(0)) | ~(ahead[k] < T(0));  // also where one of the two is NaN
+      z[M][k] = first ? z[I][k] : kept[k];
       z[F][k] = ahead[k] < T(0) ? one : e[k];
       z[I][k] = first ? one + (z[I][k] - z[I][k]) : e[k];
     }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Cell
+from openlstm.cells.base import told_apart
 from openlstm.errors import ArgumentError, ShapeError, describe
 
 GATE_ORDERS: dict[str, str] = {
@@ -120,7 +121,7 @@ def check_recurrence(cell: Cell, hidden_size: int, proj_size: int = 0) -> None:
     if cell.recurrence not in RECURRENCES:
         got, expected = f"recurrence={cell.recurrence!r}", " or ".join(map(repr, RECURRENCES))
         raise ArgumentError.of(who, "unknown recurrence", got, expected, "'dense' is that of the LSTM")
-    if cell.has_cell and (not cell.states or len({*cell.states, "h"}) <= len(cell.states)):
+    if not told_apart(cell.states):
         got, expected = f"states={cell.states!r}", "different names, none of them 'h'"
         raise ArgumentError.of(who, "the states cannot be told apart", got, expected, "states = ('c',) for one")
     if proj_size and cell.reads_h:

@@ -43,6 +43,12 @@ def named_states(names: tuple[str, ...]) -> Any:
     return _NAMED[names]
 
 
+def told_apart(states: Any) -> bool:
+    """Whether `states` can be the names of a cell's states beside h."""
+    names = isinstance(states, tuple) and all(isinstance(name, str) and name.isidentifier() for name in states)
+    return names and bool(states) and len({"h", *states}) == 1 + len(states)
+
+
 def _states(names: tuple[str, ...], *values: Any) -> Any:
     return named_states(names)(*values)
 
@@ -139,7 +145,7 @@ class Cell(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
         super().__init_subclass__(**options)
-        if "states" in cls.__dict__ and isinstance(cls.states, tuple):
+        if "states" in cls.__dict__ and told_apart(cls.states):
             named_states(cls.states)
         if "kernel" not in cls.__dict__:
             cls.kernel = ""
