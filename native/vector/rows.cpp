@@ -147,8 +147,9 @@ const Kernels<float, bfloat16> kernels = {&products_float32, &rows_of<float>, fl
 #else
 #define OPENLSTM_FLOAT64(family) &family##_float64,
 constexpr const Family<double>* float64[] = {OPENLSTM_FAMILIES(OPENLSTM_FLOAT64)};
-constexpr RowFunctions<float, eight_bit> rows_int8 = {multiply_rows<float>, add<float, float>, nullptr,          any<float>,           zoneout_row<float>,
-                                                      split_zoneout<float>, add_tokens<float>, apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>};
+constexpr RowFunctions<float, eight_bit> rows_int8 = {
+    multiply_rows<float>, add<float, float>, nullptr,           any<float>,       zoneout_row<float>,   split_zoneout<float>, put_sums<float>,
+    add_diagonal<float>,  diagonal<float>,   add_tokens<float>, apply_exp<float>, apply_sigmoid<float>, apply_tanh<float>,    apply_log_sigmoid<float>};
 
 #define OPENLSTM_NAME_(isa) #isa
 #define OPENLSTM_NAME(isa) OPENLSTM_NAME_(isa)
