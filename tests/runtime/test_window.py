@@ -37,9 +37,7 @@ def one(values: list[float] | np.ndarray, start: str = "2001-01-01") -> Panel:
 def scaled(head: Header, factor: float) -> Header:
     """The header of the same model in another unit."""
     scale = head.series.scale
-    return head.model_copy(
-        update={"series": head.series.model_copy(update={"scale": scale.model_copy(update={"floor": scale.floor * factor})})}
-    )
+    return replace(head, series=replace(head.series, scale=replace(scale, floor=scale.floor * factor)))
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 30])
@@ -198,7 +196,7 @@ def test_the_model_is_built_of_its_file_alone(tmp_path) -> None:  # noqa: ANN001
         model: Model = drawn.model(drawn.header(kind))
         model_file.write(tmp_path / "m.safetensors", model.header, model.tensors)
         again = openlstm.load(tmp_path / "m.safetensors")
-        assert again.header == model.header.model_copy(update={"checksum": again.header.checksum})
+        assert again.header == replace(model.header, checksum=again.header.checksum)
         panel = drawn.panel(model.header)
         if kind == "simulate":
             assert (again.simulate(panel).values == model.simulate(panel).values).all()

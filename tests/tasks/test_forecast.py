@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import model_validator
 
 import openlstm
 from openlstm import Forecaster
@@ -303,8 +302,7 @@ def test_what_no_model_file_can_hold_is_told_before_the_training(
 
 def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     class Limited(Header):
-        @model_validator(mode="after")
-        def _possible(self) -> Limited:
+        def check(self) -> None:
             raise ValueError("more than 9 numbers")
 
     monkeypatch.setattr("openlstm.tasks.outline.Header", Limited)

@@ -12,16 +12,17 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
 from openlstm.model_file.header import VERSION, Header, upgrade
+from openlstm.model_file.schema import Refused
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""
@@ -46,7 +47,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
 
     Args:
         path: where; an existing file is replaced and keeps its permissions, a link is followed.
-        header: its version and checksum are filled in.
+        header: its checksum is filled in.
         tensors: exactly those that `header.tensors()` names.
 
     Returns:
@@ -59,10 +60,8 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
     path = Path(path)
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     _check_tensors(path, header, tensors)
-    header = header.model_copy(update={"version": VERSION})  # one that was read may be older
-    raw = json.loads(header.model_dump_json())
-    header = header.model_copy(update={"checksum": checksum(raw, tensors)})
-    write_whole(path, save(tensors, {KEY: _canonical(json.loads(header.model_dump_json()))}))
+    header = replace(header, checksum=checksum(asdict(header), tensors))
+    write_whole(path, save(tensors, {KEY: _canonical(asdict(header))}))
     return header
 
 
@@ -100,14 +99,12 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             "install a newer openlstm",
         )
     try:
-        header = Header.model_validate_json(json.dumps(upgrade(raw)))
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
+        header = Header.parse(upgrade(raw))
+    except Refused as e:
         raise _error(
             path,
             "its header is not one of openlstm's",
-            _short(f"{where}: {first['msg']}"),
+            _short(str(e)),
             f"the closed schema of version {VERSION}",
             "the file was made or changed by another program; fit the model again",
         ) from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +102,8 @@ def widening(level: float, count: int) -> float:
     >>> [round(widening(0.9, n), 2) for n in (2, 3, 5, 10, 1000)]
     [2.94, 1.7, 1.31, 1.13, 1.0]
     """
+    from statistics import NormalDist  # for those who calibrate: it takes its time to import
+
     z, n = NormalDist().inv_cdf(level), max(count, 2)
     if abs(level - 0.5) < 1e-9:
         return 1.0

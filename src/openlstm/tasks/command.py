@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,7 +175,7 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
 
     header, tensors = model_file.read(model)
     if as_json:
-        return print_json({"model": str(model), **json.loads(header.model_dump_json())})
+        return print_json({"model": str(model), **asdict(header)})
     Console().print(header_table(header, tensors, model))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +100,7 @@ def fit_forecast(
             "plot": None if plot is None else str(plot),
             "notes": forecaster.notes_,
             "warnings": list(forecaster.warnings_),
-            "header": json.loads(forecaster.model_.header.model_dump_json(exclude={"checksum"})),
+            "header": {k: v for k, v in asdict(forecaster.model_.header).items() if k != "checksum"},
             "evaluation": evaluation.to_dict() if evaluation else None,
         }
         return print_json(result)

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -203,7 +203,7 @@ class Forecaster:
         validated = len(first.validation) > 0
         self.notes_.append(f"about {clock_time(self._seconds(header, everything, made, self.members + validated))} of training")
         tell([f"note: {note}" for note in self.notes_], quiet)
-        one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+        one = replace(header, network=replace(header.network, members=1))
         with progress("fit", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
             parts, net = EPOCHS, make(header, self.seed)
             if validated:
@@ -228,8 +228,8 @@ class Forecaster:
         }
         epochs = tuple(h.best.number for h in self.histories_)
         how = {"epochs": epochs, "series": len(known), "name_bytes": len(names)}
-        training = header.training.model_copy(update=how)
-        self.header_ = outline.valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
+        training = replace(header.training, **how)
+        self.header_ = outline.valid({**asdict(header), "training": training, "forecasters": kept.forecasters})
         self.model_ = build(self.header_, self.tensors_)
         return self
 

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 import openlstm
 from openlstm import model_file
@@ -17,6 +16,7 @@ from openlstm.data.panel import Panel
 from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training
 from openlstm.model_file.header import COUNTS
+from openlstm.model_file.schema import Refused
 from openlstm.runtime.window import SMALLEST
 from openlstm.tasks.metrics import seasonal_scale
 from openlstm.tasks.recipe import Recipe
@@ -133,14 +133,13 @@ def valid(parts: dict[str, Any]) -> Header:
     """
     kinds = {"series": model_file.Series, "network": Network, "training": Training, "decoder": Decoder}
     try:
-        made = {name: kind.model_validate(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
+        made = {name: kind.parse(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
         return Header(**parts | made)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        what, got, expected = f"{name} is not what a model file can hold", f"{name}={first['input']!r}", first["msg"]
+    except Refused as e:
+        name = ".".join(map(str, e.where))
+        what, got, expected = f"{name} is not what a model file can hold", f"{name}={e.value!r}", e.message
         if not name:  # what is wrong is not one number alone
-            what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
+            what, got, expected = "the model is not what a file can hold", e.message, "a smaller model"
         hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
         raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 
