@@ -43,6 +43,7 @@ def test_errors_are_also_what_python_users_catch() -> None:
         "BusyError": (RuntimeError,),
         "MissingExtraError": (ImportError,),
         "TrainingError": (RuntimeError,),
+        "CheckpointError": (ValueError,),
     }
     classes = {name: c for name, c in vars(errors).items() if isinstance(c, type) and issubclass(c, OpenLSTMError)}
     assert classes.keys() == {*also, "OpenLSTMError"}

@@ -86,7 +86,9 @@ def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", pytest.param("docs/forecast.md", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", pytest.param("docs/forecast.md", marks=pytest.mark.slow), "docs/training.md"]
+)
 def test_the_python_of_a_page_runs_and_prints_what_the_page_says(page: str, tmp_path: Path) -> None:
     """All blocks of a page together, as a reader would paste them, in a fresh interpreter.
 

@@ -101,6 +101,19 @@ def _writable(path: Path, kinds: tuple[str, ...], inputs: tuple[Path, ...]) -> N
     part.unlink(missing_ok=True)  # without its lock, anybody may have removed it
 
 
+def locked(folder: Path) -> int | None:
+    """A folder as an open file that is locked until it is closed or the process ends; None if another process has it."""
+    number = os.open(folder if fcntl is not None else os.devnull, os.O_RDONLY)
+    try:
+        _lock(number, wait=False)
+    except BlockingIOError:
+        os.close(number)
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return number
+
+
 def _place(path: Path) -> Path:
     """What a link leads to, which need not be there yet; any other path as it is. A device is refused, not replaced."""
     place = Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ def described(example: str, text: str) -> dict[str, Any]:
     return {"help": f"\b\nExample:\n{example}\n\n{text}", "short_help": text.split("\n")[0]}
 
 
+def first_process() -> bool:
+    """Whether this process prints and writes: of those that train together the first does."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def err() -> Console:
     """Standard error."""
     return Console(stderr=True)
@@ -61,7 +67,7 @@ def err() -> Console:
 
 def tell(lines: list[str], quiet: bool = False) -> None:
     """Print lines on standard error."""
-    for line in [] if quiet else lines:
+    for line in [] if quiet or not first_process() else lines:
         err().print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -94,12 +100,18 @@ EVERY = 5.0
 
 @contextmanager
 def progress(
-    title: str, *, quiet: bool = False, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    title: str,
+    *,
+    letters: int,
+    quiet: bool = False,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Show]:
     """Show how far something is, on standard error: a bar on a terminal, else a line every few seconds.
 
     Args:
         title: what is done.
+        letters: what the words may have beside the bar, which is left out where there is no room for both.
         quiet: show nothing.
         console: where; standard error if None.
         clock: seconds.
@@ -111,12 +123,17 @@ def progress(
     if not (console.is_terminal or console.is_jupyter):
         yield _lines(title, console, clock)
         return
-    room = console.width - len(title) - 68  # what the words leave
+    room = words(title, console) - letters - 1
     bar = (BarColumn(min(room, 24)),) if room >= 4 else ()
     columns = (SpinnerColumn(finished_text=" "), TextColumn(title, markup=False), *bar)
     with Progress(*columns, TextColumn("{task.description}", markup=False), console=console) as shown:
         task = shown.add_task("", total=1.0)
         yield lambda share, text: shown.update(task, completed=share, description=text)
+
+
+def words(title: str, console: Console) -> int:
+    """How many letters fit beside the spinner and the title, without a bar."""
+    return console.width - len(title) - 3
 
 
 def _lines(title: str, console: Console, clock: Callable[[], float]) -> Show:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +17,20 @@ from rich.markup import escape
 
 from openlstm import __version__
 from openlstm._files import writable
-from openlstm._terminal import Json, Quiet, add, described, err, integer, output_option, print_json, say, status, tell
+from openlstm._terminal import (
+    Json,
+    Quiet,
+    add,
+    described,
+    err,
+    first_process,
+    integer,
+    output_option,
+    print_json,
+    say,
+    status,
+    tell,
+)
 from openlstm.doctor import extra_of
 from openlstm.errors import OpenLSTMError, message, missing_extra
 from openlstm.lab.command import app as lab_app
@@ -36,26 +53,43 @@ add(fit_app, fit_command.fit_simulate, "simulate")
 for _command in (command.check, command.predict, command.evaluate, command.inspect, command.xray):
     add(app, _command)
 
-INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
+STOPPED = (129, 130, 143)  # the exit statuses that shells give to SIGHUP, Ctrl-C and SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 only on success, 2 for wrong usage, 130 when interrupted, else 1."""
-    with warnings.catch_warnings():
+    """Run the command line and return its exit status: 0 only on success, 2 for wrong usage, 128 + n after signal n, else 1."""
+    with warnings.catch_warnings(), _ends_by_signals():
         warnings.showwarning = lambda text, *_, **__: tell([f"note: {text}"])
         try:
             app(args=None if argv is None else list(argv), prog_name="openlstm", standalone_mode=True)
         except SystemExit as e:
-            if e.code == INTERRUPTED:
+            if e.code in STOPPED and first_process():
                 err().print("stopped")
             return int(e.code or 0)
         except (OpenLSTMError, OSError, ImportError, MemoryError, RuntimeError) as e:
             told = _in_form(e)
             if told is None:
                 raise  # a fault of ours
-            err().print(f"[bold red]error[/] {escape(told)}", highlight=False, soft_wrap=True)
+            if first_process():
+                err().print(f"[bold red]error[/] {escape(told)}", highlight=False, soft_wrap=True)
             return 1
     return 0
+
+
+@contextmanager
+def _ends_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the process as errors do, so that what was begun is put away."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.callback(invoke_without_command=True)

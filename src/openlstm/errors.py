@@ -16,6 +16,7 @@ __all__ = [
     "BackendError",
     "BusyError",
     "TrainingError",
+    "CheckpointError",
     "MissingExtraError",
 ]
 
@@ -63,6 +64,10 @@ class BusyError(OpenLSTMError, RuntimeError):
 
 class TrainingError(OpenLSTMError, RuntimeError):
     """Training went wrong in a way that no further step can mend."""
+
+
+class CheckpointError(OpenLSTMError, ValueError):
+    """A checkpoint that is damaged, or of another training than the one that is to go on."""
 
 
 class MissingExtraError(OpenLSTMError, ImportError):

@@ -129,7 +129,7 @@ def test_validation_of_a_simulation_begins_where_the_training_ends() -> None:
     examples = Examples(head, panel, np.array([20, 0]), np.ones(2))
     begin = int(examples.rows.begins[0])
     assert examples.train.tolist() == [0, 1]
-    assert [o.tolist() for o in examples._origins] == [
+    assert [o.tolist() for o in examples.origins] == [
         list(range(begin + 10, begin + 81)),
         list(range(int(examples.rows.begins[1]) + 10, int(examples.rows.begins[1]) + 101)),
     ]

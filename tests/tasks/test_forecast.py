@@ -295,7 +295,7 @@ def test_a_column_of_the_model_that_is_not_given_is_named() -> None:
 def test_what_no_model_file_can_hold_is_told_before_the_training(
     options: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("openlstm.tasks.trainings.train", lambda *_: pytest.fail("trained"))
     with pytest.raises(ArgumentError, match=rf"^Forecaster: {name} is not what a model file can hold\n  got       {name}="):
         Forecaster(7, **options).fit(daily(), quiet=True)
 
@@ -306,7 +306,7 @@ def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytes
             raise ValueError("more than 9 numbers")
 
     monkeypatch.setattr("openlstm.tasks.outline.Header", Limited)
-    monkeypatch.setattr("openlstm.tasks.forecast.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("openlstm.tasks.trainings.train", lambda *_: pytest.fail("trained"))
     fails(
         ArgumentError,
         lambda: Forecaster(7, **SMALL).fit(daily(), quiet=True),

@@ -170,13 +170,14 @@ def test_a_loss_that_is_not_finite_and_empty_data_are_refused_with_this_text() -
     with pytest.raises(TrainingError) as e:
         train(linear(), squares, [x * 1e30, y * 1e30], [x, y])
     assert str(e.value) == (
-        "train: the loss is not finite in epoch 1\n  got       loss=inf\n  expected  a finite loss\n"
+        "train: the loss is not finite in epoch 1\n"
+        "  got       loss=inf at step 0: the loss of row 0 is inf, behind the recurrent layers\n  expected  a finite loss\n"
         "  hint      lower the learning rate, or look for huge values in the data"
     )
     with pytest.raises(ArgumentError) as e:
         train(linear(), squares, [x, y], [x[:0], y[:0]])
     assert str(e.value) == (
-        "train: validation holds no example\n  got       validation[0]: [0, 4]\n  expected  at least one row\n"
+        "train: validation holds no example\n  got       0 examples: [0, 4], [0, 1]\n  expected  at least one row\n"
         "  hint      give a longer table, or a smaller window or horizon"
     )
     with pytest.raises(ArgumentError) as e:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor, nn
 
+from openlstm.insight import Watch
 from openlstm.train import Epoch, Options, Step, progress, train
 
 
@@ -32,6 +35,11 @@ def run(show: Callable[..., None], clock: Clock, epochs: int, seconds: float = 1
         show(Epoch(epoch, 0.5 / epoch, 0.25 / epoch, True, steps * seconds, 32 * steps))
 
 
+def watch(*horizons: tuple[int, int]) -> Watch:
+    """What has seen these horizons: (step, horizon)."""
+    return cast(Watch, SimpleNamespace(snapshots=[SimpleNamespace(step=step, horizon=lag) for step, lag in horizons]))
+
+
 def test_lines_without_a_terminal() -> None:
     out, clock = io.StringIO(), Clock()
     with progress("LSTM", 4, members=2, console=Console(file=out), clock=clock) as show:
@@ -39,12 +47,12 @@ def test_lines_without_a_terminal() -> None:
         run(show, clock, 2)  # a second member: its epochs begin again
     assert out.getvalue().splitlines() == [
         "LSTM: training, 2 members of at most 4 epochs",
-        "LSTM: 1/2, epoch 1/4, 32 windows/s, loss 0.5, ≤1:15 left",
-        "LSTM: 1/2, epoch 1/4, 32 windows/s, loss 0.5, ≤1:10 left",
-        "LSTM: 2/2, epoch 1/4, 32 windows/s, loss 0.5, ≤0:35 left",
-        "LSTM: 2/2, epoch 1/4, 32 windows/s, loss 0.5, ≤0:30 left",
-        "LSTM: 2/2, epoch 2/4, 32 windows/s, loss 0.5, val 0.25, ≤0:25 left",
-        "LSTM: 2/2, epoch 2/4, 32 windows/s, loss 0.5, val 0.25, ≤0:20 left",
+        "LSTM: 1/2, epoch 1/4, 32 windows/s, loss 0.5, norm 1, ≤1:15 left",
+        "LSTM: 1/2, epoch 1/4, 32 windows/s, loss 0.5, norm 1, ≤1:10 left",
+        "LSTM: 2/2, epoch 1/4, 32 windows/s, loss 0.5, norm 1, ≤0:35 left",
+        "LSTM: 2/2, epoch 1/4, 32 windows/s, loss 0.5, norm 1, ≤0:30 left",
+        "LSTM: 2/2, epoch 2/4, 32 windows/s, loss 0.5, val 0.25, norm 1, ≤0:25 left",
+        "LSTM: 2/2, epoch 2/4, 32 windows/s, loss 0.5, val 0.25, norm 1, ≤0:20 left",
         "LSTM: 2 members, 3 epochs in 0:30, best val 0.125 to 0.25",
     ]
 
@@ -73,14 +81,27 @@ def test_a_log_is_neither_silent_nor_flooded(seconds: float, epochs: int) -> Non
     assert f"LSTM: {epochs} epoch" in out.getvalue().splitlines()[-1]
 
 
-def test_a_terminal_shows_one_line_that_fits() -> None:
+LINES = {
+    200: "1/5, epoch 12/100, 3,200 windows/s, loss 0.0417, val 0.0208, norm 1, horizon 8 to 40, ≤0:49 left",
+    109: "1/5, epoch 12/100, 3,200/s, loss 0.0417, val 0.0208, norm 1, horizon 8 to 40, ≤0:49 left",
+    101: "1/5, epoch 12/100, loss 0.0417, val 0.0208, norm 1, horizon 8 to 40, ≤0:49 left",
+    92: "1/5, epoch 12/100, loss 0.0417, val 0.0208, horizon 8 to 40, ≤0:49 left",
+    84: "1/5, epoch 12/100, loss 0.0417, val 0.0208, ≤0:49 left",
+    67: "1/5, epoch 12/100, loss 0.0417, ≤0:49 left",
+}
+
+
+@pytest.mark.parametrize("width", LINES)
+def test_a_terminal_shows_one_line_that_fits(width: int) -> None:
     out, clock = io.StringIO(), Clock()
-    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
     with progress("vanilla RNN", 100, members=5, console=console, clock=clock) as show:
+        show.watch = watch((0, 3), (12, 8), (12, 40))
         run(show, clock, 12, 0.01)
-        assert show.line() == "1/5, epoch 12/100, 3,200 windows/s, loss 0.0417, val 0.0208, ≤0:49 left"
-    lines = [line for part in out.getvalue().split("\x1b[2K") for line in part.splitlines() if "epochs in" in line]
-    assert lines and all(len(line.rstrip()) <= 80 for line in lines) and "12 epochs in 0:01, best val 0.0208" in lines[-1]
+        assert show.line() == LINES[width]
+    lines = [line.rstrip() for part in out.getvalue().split("\x1b[2K") for line in part.splitlines() if "vanilla" in line]
+    assert all(len(line) <= width and "…" not in line for line in lines)
+    assert "12 epochs in 0:01, best val 0.0208" in lines[-1] and ("━" in lines[-1]) == (width == 200)
 
 
 def test_the_share_grows_from_step_to_step_up_to_one() -> None:
@@ -95,6 +116,40 @@ def test_the_share_grows_from_step_to_step_up_to_one() -> None:
                 assert show.share == pytest.approx(shares[-1])
     assert all(a < b for a, b in zip(shares, shares[1:], strict=False)) and shares[-1] == pytest.approx(1.0)
     assert show.examples == 2 * 3 * 224
+
+
+def test_a_resumed_training_has_its_share_at_once_and_the_speed_of_what_it_did_since() -> None:
+    out, clock = io.StringIO(), Clock()
+    with progress("fit", 20, members=3, console=Console(file=out), clock=clock) as show:
+        show.skip(8, 0.125)  # stopped early
+        assert show.share == pytest.approx(1 / 3)
+        clock.now += 6.0
+        show.step(Step(57, 3, 0.5, 1.0, 1.0, 32, 20))
+        assert show.share == pytest.approx((20 + 2.9) / 60)
+        for number in (58, 59):
+            clock.now += 6.0
+            show.step(Step(number, 3, 0.5, 1.0, 1.0, 32, 20))
+        show(Epoch(3, 0.5, 0.5, False, 99.0, 640))  # the best is an earlier one, of which nothing is known
+        run(show, clock, 1, steps=3)
+    assert out.getvalue().splitlines() == [
+        "fit: training, 3 members of at most 20 epochs",
+        "fit: 2/3, epoch 3/20, 5 windows/s, loss 0.5, norm 1, ≤1:14:12 left",
+        "fit: 2/3, epoch 3/20, 5 windows/s, loss 0.5, norm 1, ≤1:14:06 left",
+        "fit: 2/3, epoch 3/20, 5 windows/s, loss 0.5, norm 1, ≤1:14:00 left",
+        "fit: 3 members, 12 epochs, 2 of them in 0:21, best val 0.125 to 0.25",
+    ]
+
+
+@pytest.mark.parametrize("first", range(12))
+def test_a_training_that_goes_on_from_any_step_ends_with_the_share_one(first: int) -> None:
+    with progress("fit", 3, members=2, quiet=True, clock=Clock()) as show:
+        show.skip(1)
+        for number in range(first, 12):
+            show.step(Step(number, number // 4 + 1, 0.5, 1.0, 1.0, 32, 4))
+            assert show.share == pytest.approx(0.5 + (number + 1) / 24)
+            if number % 4 == 3:
+                show(Epoch(number // 4 + 1, 0.5, 0.5, True, 1.0, 128))
+                assert show.share == pytest.approx(0.5 + (number + 1) / 24)
 
 
 def test_nothing_is_shown_when_quiet_or_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

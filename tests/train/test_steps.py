@@ -85,9 +85,9 @@ def test_a_gradient_that_is_not_finite_ends_the_training_and_says_where() -> Non
         train(model, overflow, data(), data(20), OPTIONS, each_step=[watch.on_step])
     assert str(error.value) == (
         "train: the gradient is not finite in epoch 1\n"
-        "  got       norm=nan at step 0\n"
+        "  got       norm=nan at step 0: rnn.0: dL/dh is nan at step 11, row 0, unit 0\n"
         "  expected  a finite gradient\n"
-        "  hint      lower the learning rate, or shorten the sequences; openlstm.xray says in which layer, step and gate"
+        "  hint      lower the learning rate, or look for huge values in the data"
     )
     assert watch.bad == "the gradient is nan at step 0 of the training"
     assert watch.snapshots[-1].weight_gradient.first_non_finite is not None

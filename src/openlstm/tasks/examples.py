@@ -5,11 +5,9 @@ Legend: S series, N windows, W steps of a window, K steps of the horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openlstm.data.panel import Panel
 from openlstm.errors import DataError
@@ -17,7 +15,8 @@ from openlstm.model_file import Header
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime.recursive import Sequence, check_counts, sequence
 from openlstm.runtime.window import Rows, measure, rows, windows
-from openlstm.tasks.network import arguments, error
+from openlstm.tasks.network import arguments
+from openlstm.train.source import Source
 
 MOST_VALIDATION = 2048
 """So many validation windows are looked at after each epoch, evenly thinned out."""
@@ -39,7 +38,7 @@ class Examples:
         series, known = header.series, _known(self.rows.values)
         begins, ends = self.rows.begins, self.rows.begins + panel.history
         self.cut = cut = ends - validation
-        self._origins = [
+        self.origins = [
             _origins(known, begin, stop, least(panel.history[s], header), header)
             for s, (begin, stop) in enumerate(zip(begins, cut, strict=True))
         ]
@@ -54,7 +53,7 @@ class Examples:
         most = MOST_VALIDATION // (1 if header.decoder.kind == "direct" else 8)  # the others cost more
         chosen = np.unique(np.linspace(0, len(at) - 1, min(len(at), most)).round().astype(int)) if len(at) else at
         self.validation, self.of = at[chosen], self.of[chosen]
-        self.train = np.array([s for s, found in enumerate(self._origins) if len(found)], dtype=np.int64)
+        self.train = np.array([s for s, found in enumerate(self.origins) if len(found)], dtype=np.int64)
         if not len(self.train):
             need = (header.decoder.warmup or least(0, header)) + series.horizon
             what, got = (
@@ -67,28 +66,49 @@ class Examples:
             smaller = "horizon" if header.decoder.warmup is None else "warmup"
             raise DataError.of("fit", what, got, expected, f"give longer series, or a smaller {smaller}")
 
-    def loss(self, seed: int) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The error of the decoder, summed over the known targets, as `train.train` takes it; see `network.error`."""
-        draw = np.random.default_rng(seed)
+    def learning(self) -> Source:
+        """The series that can be trained on; a batch takes of each a window that ends anywhere in its training part."""
+        return _Learning(self)
 
-        def loss(net: nn.Module, chosen: Tensor) -> tuple[Tensor, Tensor]:
-            if net.training:
-                own = [self._origins[s] for s in chosen.tolist()]
-                at = np.array([o[int(u * len(o))] for o, u in zip(own, draw.random(len(own)), strict=True)])
-                of = chosen.numpy()
-            else:
-                at, of = self.validation[chosen.numpy()], self.of[chosen.numpy()]
-            new = None if net.training else at - self.cut[of]
-            given, y, spread = batch(self.header, self.rows, at, new)
-            weight = torch.from_numpy(np.sqrt((spread / self.units[of]).clip(0.02, 20))).float()[:, None]
-            return error(self.header, net(*given), y, weight)
+    def validating(self) -> Source:
+        """The validation windows."""
+        return _Validating(self)
 
-        return loss
+    def batch(self, at: np.ndarray, of: np.ndarray, new: np.ndarray | None) -> list[Tensor]:
+        """What `network.weighted_error` takes of the windows before the rows `at` [N] of the series `of` [N]."""
+        given, y, spread = batch(self.header, self.rows, at, new)
+        return [*given, y, torch.from_numpy(np.sqrt((spread / self.units[of]).clip(0.02, 20))).float()[:, None]]
 
     def spreads(self, at: np.ndarray) -> np.ndarray:
         """The spread of the window before each of the rows `at` [N], float64 [N]."""
         series = self.header.series
         return measure(self.rows.values[at[:, None] + np.arange(-series.window, 0)], series.scale, series.period)[1]
+
+
+class _Learning:
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples.train)
+
+    def batch(self, rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
+        assert draw is not None
+        of = self.examples.train[rows.numpy()]
+        own = [self.examples.origins[s] for s in of]
+        return self.examples.batch(np.array([o[int(u * len(o))] for o, u in zip(own, draw, strict=True)]), of, None)
+
+
+class _Validating:
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples.validation)
+
+    def batch(self, rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
+        at, of = self.examples.validation[rows.numpy()], self.examples.of[rows.numpy()]
+        return self.examples.batch(at, of, at - self.examples.cut[of])
 
 
 def table_of(header: Header, panel: Panel) -> Rows:

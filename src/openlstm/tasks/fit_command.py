@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +14,15 @@ from openlstm._files import writable
 from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
 from openlstm.errors import ArgumentError, DataError
 from openlstm.tasks.command import PICTURES, Data, FutureData, Plot, draw, draw_evaluation, format_of, print_scores
-from openlstm.tasks.options import COLUMNS, FORMAT, Config, Options, split, with_options, write_config
+from openlstm.tasks.options import COLUMNS, FORMAT, TRAINING, Config, Options, split, with_options, write_config
 
 
-@with_options(columns=COLUMNS, form=FORMAT)
+@with_options(columns=COLUMNS, form=FORMAT, training=TRAINING)
 def fit_forecast(
     data: Data,
-    horizon: Annotated[int, integer(1, "How many steps to forecast.")],
     output: Annotated[Path, output_option("Where the model file goes.")],
+    *,
+    horizon: Annotated[int | None, integer(1, "How many steps to forecast; needed without --continue.")] = None,
     columns: Options,
     form: Options,
     future_data: FutureData = None,
@@ -53,6 +55,7 @@ def fit_forecast(
     batch_size: Annotated[int | None, integer(1, "Windows in a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The greatest learning rate.", show_default=False)] = None,
     seed: Annotated[int, integer(0, "The same seed gives the same model.")] = 0,
+    training: Options,
     plot: Plot = None,
     config: Config = None,
     as_json: Json = False,
@@ -64,25 +67,39 @@ def fit_forecast(
       openlstm fit forecast co2.csv --time date --target co2 --horizon 52 \\
           --output model.safetensors
     """
-    chosen = {name: value for name, value in locals().items() if name in FITTED}
-    inputs = tuple(p for p in (data, future_data, config) if p is not None)
+    if horizon is None and training["init_model"] is None:
+        raise typer.BadParameter("how many steps to forecast is not said", param_hint="--horizon")
+    chosen = {name: value for name, value in locals().items() if name in FITTED} | {"horizon": horizon or 1}
+    inputs = tuple(p for p in (data, future_data, config, training["init_model"]) if p is not None)
     writable(output, (".safetensors",), inputs)
     beside = output.with_suffix(".yml")
     if config is None or not (beside.exists() and beside.samefile(config)):
         writable(beside, (), inputs)
     if plot is not None:
         writable(plot, PICTURES, inputs)
+    first = _launch(training)
     from openlstm.tasks.forecast import Forecaster
 
-    names = {n: split(columns[n]) for n in ("series", "future", "past", "static")}
-    place = {"time": columns["time"], "target": columns["target"], "wide": bool(columns["wide"]), **names}
-    forecaster = Forecaster(**place, **{**chosen, "quantiles": _quantiles(quantiles)})
+    place = _place(columns)
+    forecaster = Forecaster(**place, **{**chosen, "quantiles": _quantiles(quantiles)}, init_model=training["init_model"])
     panel = forecaster.read(data, form=format_of(form), future_data=future_data)
-    longest = int(panel.history.max(initial=0))
-    holdout = (2 * horizon if longest >= 8 * horizon else horizon) if holdout is None else holdout
-    forecaster.fit(panel, holdout=holdout, quiet=quiet)
+    steps, longest = forecaster.steps_ahead, int(panel.history.max(initial=0))
+    holdout = (2 * steps if longest >= 8 * steps else steps) if holdout is None else holdout
+    forecaster.fit(panel, holdout=holdout, quiet=quiet, **_keeping(training, output))
+    if not first:
+        return
     forecaster.save(output)
-    write_config(beside, {**place, **chosen, **form, "holdout": holdout})
+    write_config(
+        beside,
+        {
+            **place,
+            **chosen,
+            **form,
+            "horizon": steps,
+            "holdout": holdout,
+            "continue": training["init_model"] and str(training["init_model"]),
+        },
+    )
     with status("scoring ...", quiet):
         try:
             evaluation = forecaster.evaluate() if holdout else None
@@ -100,7 +117,7 @@ def fit_forecast(
             "plot": None if plot is None else str(plot),
             "notes": forecaster.notes_,
             "warnings": list(forecaster.warnings_),
-            "header": {k: v for k, v in asdict(forecaster.model_.header).items() if k != "checksum"},
+            "header": json.loads(forecaster.model_.header.model_dump_json(exclude={"checksum"})),
             "evaluation": evaluation.to_dict() if evaluation else None,
         }
         return print_json(result)
@@ -112,10 +129,11 @@ def fit_forecast(
     say(f"Saved {output}, and its options in {beside}. Next: openlstm predict {output} {data}{ahead}")
 
 
-@with_options(columns=COLUMNS, form=FORMAT)
+@with_options(columns=COLUMNS, form=FORMAT, training=TRAINING)
 def fit_simulate(
     data: Data,
     output: Annotated[Path, output_option("Where the model file goes.")],
+    *,
     columns: Options,
     form: Options,
     holdout: Annotated[int, integer(0, "Steps at the end of each series that are kept for scoring.")] = 0,
@@ -130,6 +148,7 @@ def fit_simulate(
     members: Annotated[int, integer(1, "Networks whose results are averaged.")] = 3,
     steps: Annotated[int | None, integer(1, "Steps of the optimiser for each member.")] = None,
     seed: Annotated[int, integer(0, "The same seed gives the same model.")] = 0,
+    training: Options,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -139,15 +158,17 @@ def fit_simulate(
       openlstm fit simulate basins.csv --series basin --target flow --future rain,temp \\
           --static area --split-by basin --output model.safetensors
     """
-    writable(output, (".safetensors",), (data,))
+    writable(output, (".safetensors",), tuple(p for p in (data, training["init_model"]) if p is not None))
+    first = _launch(training)
     from openlstm.tasks.forecast import Forecaster
     from openlstm.tasks.tables import efficiency_table
 
-    names = {n: split(columns[n]) for n in ("series", "future", "past", "static")}
-    place = {"time": columns["time"], "target": columns["target"], "wide": bool(columns["wide"]), **names}
+    place = _place(columns) | {"init_model": training["init_model"]}
     sizes = {"window": window, "warmup": warmup, "hidden_size": hidden_size, "members": members, "steps": steps}
     forecaster = Forecaster(decoder="simulate", cell=cell, seed=seed, **place, **sizes)
-    forecaster.fit(data, holdout=holdout, groups=split_by, form=format_of(form), quiet=quiet)
+    forecaster.fit(data, holdout=holdout, groups=split_by, form=format_of(form), quiet=quiet, **_keeping(training, output))
+    if not first:
+        return
     forecaster.save(output)
     for warning in forecaster.warnings_:
         tell([f"warning: {warning}"])
@@ -160,6 +181,26 @@ def fit_simulate(
     else:
         Console().print(efficiency_table(scores))
     say(f"Saved {output}. Next: openlstm predict {output} {data}")
+
+
+def _place(columns: Options) -> Options:
+    """Which column is what, as `Forecaster` takes it."""
+    names = {n: split(columns[n]) for n in ("series", "future", "past", "static")}
+    return {"time": columns["time"], "target": columns["target"], "wide": bool(columns["wide"]), **names}
+
+
+def _launch(training: Options) -> bool:
+    """Start the processes that train together, and say whether this is the first: the others neither write nor print."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of sockets, when another process ends
+    from openlstm.train.processes import launch
+
+    return launch(training["processes"]).rank == 0
+
+
+def _keeping(training: Options, output: Path) -> Options:
+    """What `Forecaster.fit` is told of saving and watching; the checkpoints lie beside the model."""
+    kept = {name: training[name] for name in ("resume", "checkpoint_every", "log", "tensorboard", "watch")}
+    return {**kept, "checkpoints": output.with_suffix(".checkpoints")}
 
 
 FITTED = (

@@ -13,48 +13,37 @@ Legend: S series, N windows, H hidden size, K steps of the horizon, Q quantiles.
 from __future__ import annotations
 
 import inspect
-import json
-import math
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from openlstm import model_file
 from openlstm._terminal import tell
 from openlstm.cells import BY_NAME
 from openlstm.data import Columns, Format, read_panel
 from openlstm.data.panel import Panel
-from openlstm.engine.threads import torch_aside
 from openlstm.errors import ArgumentError, DataError
 from openlstm.model_file import Header
 from openlstm.runtime.model import Model, build
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.simulate import Simulation
-from openlstm.tasks import choice, outline, recipe, simulation
+from openlstm.tasks import choice, outline, recipe, simulation, trainings
+from openlstm.tasks.again import Start, arguments, seen_tensors
 from openlstm.tasks.evaluation import Evaluation, evaluate
 from openlstm.tasks.examples import Examples
 from openlstm.tasks.groups import held_out
 from openlstm.tasks.network import Net, make
 from openlstm.tasks.simulation import Efficiency
-from openlstm.train import History, Options, progress, train
-from openlstm.train.progress import Training as Progress
+from openlstm.tasks.trainings import Keeping
 from openlstm.train.progress import clock_time
 
 QUANTILES = (0.1, 0.5, 0.9)
 """The median, and the 80 % band around it."""
 
 NEEDED = ("horizon", "members", "paths")
-
-EPOCHS = 20
-"""A training is told and validated in so many parts."""
-
-WORSE = 1.1
-"""A validation loss is clearly worse from this multiple of the best on."""
 
 LONGEST_PERIOD = 10**6
 
@@ -87,6 +76,7 @@ class Forecaster:
         steps: of the optimiser, for each member.
         batch_size, learning_rate, weight_decay: of the optimiser.
         seed: member k takes the seed `seed + k`. The same seed gives the same model on the same machine.
+        init_model: a model file to train on with: columns, scales and sizes are those of it.
 
     After `fit`: `model_` (as `openlstm.load` gives it), `panel_` (all that was read), `known_` (what was not held out),
     `recipe_`, `histories_`, `notes_`, `warnings_`, `held_out_` (bool [S], the series that were not trained on).
@@ -129,6 +119,7 @@ class Forecaster:
         learning_rate: float | None = None,
         weight_decay: float = 0.01,
         seed: int = 0,
+        init_model: str | os.PathLike[str] | None = None,
     ) -> None:
         self.horizon, self.time, self.target, self.series = horizon, time, target, series
         self.future, self.past, self.static, self.wide = future, past, static, wide
@@ -137,6 +128,7 @@ class Forecaster:
         self.decoder, self.distribution, self.paths, self.warmup = decoder, distribution, paths, warmup
         self.quantiles, self.baselines, self.init, self.steps = quantiles, baselines, init, steps
         self.batch_size, self.learning_rate, self.weight_decay, self.seed = batch_size, learning_rate, weight_decay, seed
+        self.init_model = init_model
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor by name, as scikit-learn asks for them."""
@@ -168,6 +160,12 @@ class Forecaster:
         groups: str | Sequence[bool] | None = None,
         form: Format | None = None,
         future_data: Any = None,
+        checkpoints: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        checkpoint_every: float = 30.0,
+        log: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
+        watch: bool = False,
         quiet: bool = False,
     ) -> Forecaster:
         """Train on all but the last `holdout` steps of each series, and on none of the series that are held out.
@@ -179,14 +177,24 @@ class Forecaster:
                 drawn with the seed; or for each series whether it is held out.
             form: how the file is written, where that is not found by itself.
             future_data: a path or frame with the covariates known ahead, for the steps behind the past.
+            checkpoints: a folder in which the training saves itself every `checkpoint_every` seconds; `save` removes it.
+            resume: go on from the checkpoints there, with the same bits; without any, begin.
+            log: a file to which every step and epoch is added, one JSON object a line; see `train.JsonLines`.
+            tensorboard: a folder for TensorBoard's curves of them.
+            watch: look at every network while it trains: its horizon is told, and `watches_` has an `insight.Watch` of each.
             quiet: show no progress (it goes to standard error).
 
         Raises:
             DataError: if the data cannot be used, or are too short for the horizon.
             ArgumentError: for an argument that cannot be.
+            CheckpointError: if the checkpoints are damaged, or of another training.
+            TrainingError: if a loss or a gradient is not finite.
         """
+        keeping = Keeping(checkpoints, resume, checkpoint_every, log, tensorboard, watch, quiet)
+        start = None if self.init_model is None else Start.of(self.init_model)
         self._check()
         self.panel_ = panel = self.read(data, form=form, future_data=future_data)
+        asked = self if start is None else start.asked(self)
         self.held_out_ = held_out(panel, groups, self.seed)
         known = panel.only(~self.held_out_) if self.held_out_.any() else panel
         self.known_ = known = known.at(np.maximum(known.history - holdout, 0)) if holdout else known
@@ -194,44 +202,67 @@ class Forecaster:
             what = "every step of every series is held out"
             got = f"{int(panel.history.max(initial=0))} steps, holdout={holdout}"
             raise DataError.of("fit", what, got, "steps to train on", "give longer series, or a smaller --holdout or --horizon")
-        self.recipe_ = made = self._recipe(known)
-        header = outline.header(self, known, made)
-        self.notes_ = [*(note.text for note in panel.notes), *made.tell(known, self.horizon)]
+        made = asked._recipe(known)
+        self.recipe_ = made = made if start is None else start.unseen(known, made)
+        header = outline.header(asked, known, made)
+        header = header if start is None else start.header(header)
+        told = [] if start is None else [start.tell(known)]
+        self.notes_ = [*(note.text for note in panel.notes), *told, *made.tell(known, header.series.horizon)]
+        kept, nets = self._trained(header, start, keeping)
+        self.warnings_, self.left_out_ = kept.warnings, kept.left_out
+        seen = seen_tensors(known, start)
+        self.tensors_ = {**trainings.tensors(nets), **kept.tensors, **seen}
+        how = {
+            "epochs": tuple(h.best.number for h in self.histories_),
+            "series": len(seen["series.last"]),
+            "name_bytes": len(seen["series.names"]),
+        }
+        training = header.training.model_copy(update=how)
+        self.header_ = outline.valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
+        self.model_ = build(self.header_, self.tensors_)
+        return self
+
+    @property
+    def steps_ahead(self) -> int:
+        """The horizon; that of the model that is trained on with, if there is one."""
+        return self.horizon if self.init_model is None else Start.of(self.init_model).model.horizon
+
+    def _trained(self, header: Header, start: Start | None, keeping: Keeping) -> tuple[choice.Choice, list[Net]]:
+        """What stands beside the networks, and the networks."""
+        known, made, members = self.known_, self.recipe_, header.network.members
         units = outline.units(header, known)
         everything = Examples(header, known, np.zeros(len(known), np.int64), units)
         first = Examples(header, known, made.validation, units) if made.validation.any() else everything
         validated = len(first.validation) > 0
-        self.notes_.append(f"about {clock_time(self._seconds(header, everything, made, self.members + validated))} of training")
-        tell([f"note: {note}" for note in self.notes_], quiet)
-        one = replace(header, network=replace(header.network, members=1))
-        with progress("fit", EPOCHS, members=self.members + validated, quiet=quiet) as bar, torch_aside():
-            parts, net = EPOCHS, make(header, self.seed)
+        way = trainings.options(made, self.seed + members, weight_decay=self.weight_decay)
+        about = trainings.seconds(header, everything, way) * made.steps * (members + validated)
+        self.notes_.append(f"about {clock_time(about)} of training")
+        tell([f"note: {note}" for note in self.notes_], keeping.quiet)
+        belongs = trainings.about(header, known, made, None if start is None else start.model.tensors)
+        net_of = lambda k, seed: make(header, seed) if start is None else start.net(header, k, seed)  # noqa: E731
+        with trainings.trainings(keeping, belongs, members + validated) as session:
+            parts, net = trainings.EPOCHS, make(header, self.seed)
             if validated:
-                net, history = self._train(header, first, self._options(made, self.seed + self.members), bar)
-                parts = _length(history)
-            judged = build(one, _tensors([net]))
-            if self.decoder == "simulate":
-                kept = simulation.choose(judged, known, made.validation, units)
-            else:
-                kept = choice.choose(judged, first, known, made.validation, baselines=self.baselines)
-            ways = [self._options(made, self.seed + member, parts) for member in range(self.members)]
-            found = [self._train(header, everything, way, bar) for way in ways]
-        nets, self.histories_ = [net for net, _ in found], [history for _, history in found]
-        self.warnings_ = kept.warnings
-        self.left_out_ = kept.left_out
-        names = json.dumps(known.keys, ensure_ascii=False).encode()
-        self.tensors_ = {
-            **_tensors(nets),
-            **kept.tensors,
-            "series.names": np.frombuffer(names, np.uint8),
-            "series.last": outline.last_times(known),
-        }
-        epochs = tuple(h.best.number for h in self.histories_)
-        how = {"epochs": epochs, "series": len(known), "name_bytes": len(names)}
-        training = replace(header.training, **how)
-        self.header_ = outline.valid({**asdict(header), "training": training, "forecasters": kept.forecasters})
-        self.model_ = build(self.header_, self.tensors_)
-        return self
+                net, history = session.train("validation", net_of(0, way.seed), first, way)
+                parts = trainings.length(history)
+            kept = self._kept(header, net, first, start if not validated else None)
+            found = []
+            for k in range(members):
+                own = trainings.options(made, self.seed + k, weight_decay=self.weight_decay, parts=parts)
+                found.append(session.train(f"member {k + 1}", net_of(k, own.seed), everything, own))
+            self.watches_, self._checkpoints = session.watches, session.checkpoints
+        self.histories_ = [history for _, history in found]
+        return kept, [net for net, _ in found]
+
+    def _kept(self, header: Header, net: Net, first: Examples, start: Start | None) -> choice.Choice:
+        """Baselines, bands and weights, by what the first network did on the validation windows."""
+        if start is not None:
+            return start.choice()
+        one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+        judged = build(one, trainings.tensors([net]))
+        if header.decoder.kind == "simulate":
+            return simulation.choose(judged, self.known_, self.recipe_.validation, first.units)
+        return choice.choose(judged, first, self.known_, self.recipe_.validation, baselines=self.baselines)
 
     def predict(self, data: Any = None, *, use: str = "network") -> Prediction:
         """Forecast the steps after the past of `data`; of the data it was fitted to, held-out steps included, if None."""
@@ -274,8 +305,14 @@ class Forecaster:
         return simulation.evaluate(model, self.panel_ if data is None else model.panel(data))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all."""
+        """Write the model file that `openlstm.load` reads; an existing file is replaced as a whole or not at all.
+
+        Checkpoints of the training are removed.
+        """
         model_file.write(path, self._fitted().header, self.tensors_)
+        if self._checkpoints is not None:
+            self._checkpoints.finish()
+            self._checkpoints = None
 
     def _check(self) -> None:
         """Refuse what no training can be made of, before the data are read."""
@@ -309,43 +346,14 @@ class Forecaster:
         names = ("hidden_size", "num_layers", "steps", "batch_size", "learning_rate")
         return replace(made, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
-    def _seconds(self, header: Header, examples: Examples, made: recipe.Recipe, trainings: int) -> float:
-        """About how long so many trainings take, from three steps of a network that is thrown away."""
-        way = replace(self._options(made, self.seed, 1), least_batches=1, most_batches=1)
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            with torch_aside():
-                train(make(header, 0), examples.loss(0), [torch.from_numpy(examples.train)], None, way)
-            times.append(time.perf_counter() - begin)
-        return min(times) * made.steps * trainings
-
-    def _options(self, made: recipe.Recipe, seed: int, parts: int = EPOCHS) -> Options:
-        batches = max(1, made.steps // EPOCHS)
-        return Options(
-            epochs=parts,
-            batch_size=made.batch_size,
-            learning_rate=made.learning_rate,
-            weight_decay=self.weight_decay,
-            patience=parts,
-            seed=seed,
-            least_batches=batches,
-            most_batches=batches,
-        )
-
-    def _train(self, header: Header, examples: Examples, way: Options, bar: Progress) -> tuple[Net, History]:
-        net = make(header, way.seed)
-        validation = [torch.arange(len(examples.validation))] if len(examples.validation) else None
-        data = [torch.from_numpy(examples.train)]
-        history = train(net, examples.loss(way.seed), data, validation, way, [bar], [bar.step])
-        return net.eval(), history
-
     def read(self, data: Any, *, form: Format | None = None, future_data: Any = None) -> Panel:
         """The data as `fit` sees them, whose arguments these are."""
         if isinstance(data, Panel):
             self.form_ = form or getattr(self, "form_", Format())
             return data
         self.form_ = form or Format()
+        if self.init_model is not None:
+            return Start.of(self.init_model).read(data, self.form_, future_data, self.time, self.target)
         given = (self.series, self.future, self.past, self.static)
         ids, future, past, static = ((c,) if isinstance(c, str) else tuple(c) for c in given)
         columns = Columns(self.time, self.target, ids, future, past, static, self.wide)
@@ -360,40 +368,4 @@ class Forecaster:
 
 def like(header: Header, **changed: Any) -> Forecaster:
     """A forecaster with the arguments of one that was saved, for data that are a panel already."""
-    series, shape, training = header.series, header.network, header.training
-    same = {
-        "period": series.period,
-        "window": series.window,
-        "cell": shape.cell,
-        "hidden_size": shape.hidden_size,
-        "num_layers": shape.num_layers,
-        "members": shape.members,
-        "decoder": "direct" if header.decoder.kind == "linear" else header.decoder.kind,
-        "distribution": header.decoder.distribution,
-        "paths": header.decoder.paths or 200,
-        "warmup": header.decoder.warmup,
-        "quantiles": header.decoder.quantiles,
-        "baselines": len(header.forecasters) > 1,
-        "init": training.init,
-        "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "weight_decay": training.weight_decay,
-        "seed": training.seed,
-    }
-    return Forecaster(series.horizon, **{**same, **changed})
-
-
-def _length(history: History) -> int:
-    """How many epochs to train: all of them, unless the last ones made the validation loss clearly worse."""
-    losses = [e.validation_loss for e in history.epochs]
-    if np.mean(losses[-3:]) <= WORSE * history.best.validation_loss:
-        return len(losses)
-    return max(history.best.number, math.ceil(len(losses) / 4))
-
-
-def _tensors(nets: list[Net]) -> dict[str, np.ndarray]:
-    return {
-        f"member.{k}.{name}": value.detach().cpu().numpy().copy()
-        for k, net in enumerate(nets)
-        for name, value in net.state_dict().items()
-    }
+    return Forecaster(**{**arguments(header), **changed})

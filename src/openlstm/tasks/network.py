@@ -209,6 +209,15 @@ def error(header: Header, out: Tensor, y: Tensor, weight: Tensor | float = 1.0) 
     return pinball(out, y, torch.tensor(header.decoder.quantiles), weight)
 
 
+def weighted_error(header: Header) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The loss of a training: of loss(net, *arguments, y, weight) the sum of `error`, and how many targets are known."""
+
+    def loss(net: nn.Module, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        return error(header, net(*batch[:-2]), *batch[-2:])
+
+    return loss
+
+
 def mean_error(header: Header) -> Callable[..., Tensor]:
     """The mean of `error` over the known targets: loss(net, *arguments, y)."""
 

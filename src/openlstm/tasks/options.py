@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from openlstm._terminal import integer
 from openlstm.errors import ArgumentError
 
 Options = dict[str, Any]
@@ -44,34 +45,63 @@ FORMAT: dict[str, Any] = {
     "every": _text("Resample to this interval, e.g. 15m, 1h, 1d, 1w, 1mo, 1b (business days)."),
     "aggregate": _text("With --every: mean, sum, last, first, min, max, median or count."),
 }
+TRAINING: dict[str, Any] = {
+    "init_model": Annotated[
+        Path | None,
+        typer.Option(
+            "--continue", metavar="MODEL", help="Train on with a model file: sizes and columns are its.", show_default=False
+        ),
+    ],
+    "resume": Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped, where it was; or begin.")],
+    "checkpoint_every": Annotated[
+        float, typer.Option(min=0, help="Seconds from one checkpoint to the next; 0 for every step.")
+    ],
+    "log": Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Every step and epoch, as lines of JSON.", show_default=False)
+    ],
+    "tensorboard": Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="FOLDER", help="Curves of them for TensorBoard.", show_default=False),
+    ],
+    "watch": Annotated[
+        bool, typer.Option("--watch", help="Look at the networks while they train: how far the gradient reaches.")
+    ],
+    "processes": Annotated[
+        int | None, integer(1, "Processes that train together. torchrun needs no such option.", "--processes")
+    ],
+}
+"""How a training is begun, saved and spread."""
+
+DEFAULTS: Options = {"wide": False, "resume": False, "checkpoint_every": 30.0, "watch": False}
+"""Of the options above; None of all others."""
 
 
 def with_options(**groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of each group; it gets them as one dict under the name of the group.
+    """Give a command the options of each group, where its parameter of that name stands; it gets them as one dict.
 
     >>> @with_options(form=FORMAT)
     ... def show(path: str, form: Options) -> None:
     ...     print(path, form["zone"])
-    >>> show("a.csv", zone="UTC")
+    >>> show(path="a.csv", zone="UTC")
     a.csv UTC
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **given: Any) -> None:
-            parts = {group: {name: given.pop(name, None) for name in options} for group, options in groups.items()}
+            parts = {
+                group: {name: given.pop(name, DEFAULTS.get(name)) for name in options} for group, options in groups.items()
+            }
             command(*args, **given, **parts)
 
         signature = inspect.signature(command, eval_str=True)
-        kept = [p for p in signature.parameters.values() if p.name not in groups]
-        shared = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "wide" else None, annotation=kind)
-            for options in groups.values()
-            for name, kind in options.items()
-        ]
-        last = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept if p.default is not inspect.Parameter.empty]
-        first = [p for p in kept if p.default is inspect.Parameter.empty]
-        run.__signature__ = signature.replace(parameters=[*first, *shared, *last])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in [*first, *shared, *last]}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        found: list[inspect.Parameter] = []
+        for p in signature.parameters.values():
+            own = {p.name: (p.annotation, p.default)} if p.name not in groups else {}
+            shared = {name: (kind, DEFAULTS.get(name)) for name, kind in groups.get(p.name, {}).items()}
+            found += [inspect.Parameter(n, keyword, annotation=a, default=d) for n, (a, d) in (own | shared).items()]
+        run.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in found}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
 
@@ -106,7 +136,8 @@ def _read_config(context: typer.Context, _: typer.CallbackParam, path: Path | No
     if not isinstance(found, dict):
         what, expected = "holds no options", "one `name: value` a line, as `horizon: 12`"
         raise ArgumentError.of(str(path), what, type(found).__name__, expected, "see the .yml file that fit writes")
-    options = {p.name: p for p in context.command.params if p.name != "config" and p.param_type_name == "option"}
+    flags = [p for p in context.command.params if p.name != "config" and p.param_type_name == "option"]
+    options = {max(p.opts, key=len).removeprefix("--").replace("-", "_"): p for p in flags}
     taken: Options = {}
     for key, value in found.items():
         name = str(key).replace("-", "_")
@@ -115,7 +146,7 @@ def _read_config(context: typer.Context, _: typer.CallbackParam, path: Path | No
             raise ArgumentError.of(str(path), what, repr(key), "one of " + ", ".join(sorted(map(str, options))), hint)
         if options[name].multiple and not isinstance(value, list):
             value = [] if value is None else [str(value)]
-        taken[name] = value
+        taken[str(options[name].name)] = value
     context.default_map = {**(context.default_map or {}), **{name: value for name, value in taken.items() if value is not None}}
     return path
 
