@@ -12,17 +12,16 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
-from openlstm.model_file.header import VERSION, Header, upgrade
-from openlstm.model_file.schema import Refused
+from openlstm.model_file.header import VERSION, Header, fault, plain, upgrade
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""
@@ -47,21 +46,22 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
 
     Args:
         path: where; an existing file is replaced and keeps its permissions, a link is followed.
-        header: its checksum is filled in.
+        header: held against the schema, its checksum filled in.
         tensors: exactly those that `header.tensors()` names.
 
     Returns:
         The header as written, with its checksum.
 
     Raises:
-        ModelFileError: if the tensors are not those the header names, or hold a value that is not finite.
+        ModelFileError: if the header is none that a file can hold, or the tensors are not those it names, or not finite.
         OSError: if the place cannot be written; nothing is left behind.
     """
     path = Path(path)
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    header = _valid(path, plain(header))
     _check_tensors(path, header, tensors)
-    header = replace(header, checksum=checksum(asdict(header), tensors))
-    write_whole(path, save(tensors, {KEY: _canonical(asdict(header))}))
+    header = header.changed(checksum=checksum(plain(header), tensors))
+    write_whole(path, save(tensors, {KEY: _canonical(plain(header))}))
     return header
 
 
@@ -98,16 +98,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             f"header version {VERSION} or older",
             "install a newer openlstm",
         )
-    try:
-        header = Header.parse(upgrade(raw))
-    except Refused as e:
-        raise _error(
-            path,
-            "its header is not one of openlstm's",
-            _short(str(e)),
-            f"the closed schema of version {VERSION}",
-            "the file was made or changed by another program; fit the model again",
-        ) from None
+    header = _valid(path, upgrade(raw))
     _check_index(path, header, {name: place.kind for name, place in index.items()})
     kinds = {name: (np.dtype(kind), shape) for name, (kind, shape) in header.tensors().items()}
     sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in kinds.items()}
@@ -130,6 +121,20 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
         tensors[name] = found.astype(dtype, copy=False).reshape(shape)
     _check_content(path, header, tensors)
     return header, tensors
+
+
+def _valid(path: Path, raw: Any) -> Header:
+    try:
+        return msgspec.convert(raw, Header)
+    except msgspec.ValidationError as e:
+        where, what = fault(e)
+        raise _error(
+            path,
+            "its header is not one of openlstm's",
+            _short(f"{where or 'header'}: {what}"),
+            f"the closed schema of version {VERSION}",
+            "the file was made or changed by another program; fit the model again",
+        ) from None
 
 
 class _Place(NamedTuple):
@@ -193,7 +198,7 @@ def _short(value: Any) -> str:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        raw = json.loads(text)
+        raw = msgspec.json.decode(text)  # stricter than json: no NaN, nothing infinite, no half characters
         _canonical(raw)
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, fields, replace
+import sys
+from dataclasses import fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from msgspec import Meta, Struct, ValidationError, structs
 
 from openlstm import cells, weights
-from openlstm.model_file.schema import Part, limited, limits
 
 VERSION = 4
 """The newest version of the header that this library reads and the one it writes.
@@ -38,34 +40,55 @@ MOST_TEXT = 2**19
 """So many characters the part `series` takes at most, whose names and categories are the user's."""
 
 
-def _a_time(text: str) -> str:
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text, re.ASCII):
-        raise ValueError("is not an ISO time such as 2001-12-29T00:00:00")
-    datetime.fromisoformat(text)
-    return text
-
-
-def _a_size(value: float) -> float:
-    if not 1e-200 <= value <= 1e101:
-        raise ValueError("is not a size between 1e-200 and 1e101")
-    return value
-
-
-Name = Annotated[str, limits(max_length=1000)]
-Key = Annotated[str, limits(pattern=r"^[a-z][a-z0-9_]{0,99}$")]  # part of the name of a tensor
-Time = Annotated[str, _a_time]
-Size = Annotated[float, _a_size]  # in the unit of the target, whose values are within 1e100
-Shape = Annotated[tuple[Annotated[int, limits(ge=1, le=MOST)], ...], limits(max_items=4)]
+Name = Annotated[str, Meta(max_length=1000, pattern=r"^[^\ud800-\udfff]*\Z")]  # no half characters: they have no UTF-8
+Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,99}\Z")]  # part of the name of a tensor
+Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?\Z")]
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Rate = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Value = Annotated[float, Meta(ge=-1e100, le=1e100)]  # of a column
+Size = Annotated[float, Meta(ge=1e-200, le=1e101)]  # in the unit of the target, whose values are within 1e100
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Shape = Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST)], ...], Meta(max_length=4)]
 """What several parts are made of."""
+
+
+class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the header: closed (unknown keys are refused), strict about types, immutable, finite numbers only.
+
+    Types and limits are checked by `msgspec.convert`, which `model_file.read` and `write` call; the constructor alone checks
+    what must go together.
+    """
+
+    def changed(self, **values: Any) -> Self:
+        """The same part with other values."""
+        return structs.replace(self, **values)
+
+
+def plain(value: Any) -> Any:
+    """A part, or what parts are made of, as JSON has it: objects, lists, and texts and numbers of Python's own types."""
+    if isinstance(value, Part):
+        value = structs.asdict(value)
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, str) else float(value) if isinstance(value, float) else value  # not numpy's
+
+
+def fault(error: ValidationError) -> tuple[str, str]:
+    """Where a header is wrong, as `series.features[0].role`, or "" for all of it; and what is wrong there."""
+    what, _, where = str(error).rpartition(" - at `$")
+    return (where.strip(".`"), what) if what else ("", where)
 
 
 class Step(Part):
     """The sampling interval of a series: so many calendar months, seconds, or business days; at most 1000 years."""
 
     unit: Literal["month", "second", "business"]
-    count: int = limited(ge=1, le=1000 * 366 * 86400)
+    count: Annotated[int, Meta(ge=1, le=1000 * 366 * 86400)]
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if self.years() > 1000:
             raise ValueError("a step is longer than 1000 years")
 
@@ -78,16 +101,16 @@ class Scale(Part):
     """How a window of values is measured, see `runtime.window.measure`."""
 
     anchor: Literal["last", "season", "zero", "all"] = "season"
-    share: float = limited(default=0.001, ge=0, le=1)  # of the mean size of a window: its spread is at least that
+    share: Share = 0.001  # of the mean size of a window: its spread is at least that
     floor: Size  # in the unit of the target: no spread is less; with the anchor "all" it is the spread
-    center: float = limited(default=0.0, ge=-1e100, le=1e100)  # in the unit of the target, with the anchor "all"
+    center: Value = 0.0  # in the unit of the target, with the anchor "all"
 
 
 class Lag(Part):
     """The last known step of the same place in a season, or so many seasons before that."""
 
-    season: int = limited(ge=1, le=10**6)  # in steps
-    back: int = limited(default=0, ge=0, le=100)
+    season: Annotated[int, Meta(ge=1, le=10**6)]  # in steps
+    back: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
 class Feature(Part):
@@ -98,10 +121,10 @@ class Feature(Part):
 
     name: Name
     role: Literal["future", "past", "static"]
-    mean: float = limited(default=0.0, ge=-1e100, le=1e100)
+    mean: Value = 0.0
     deviation: Size = 1.0
-    categories: tuple[Name, ...] | None = limited(default=None, min_items=1, max_items=10**4)
-    width: int = limited(default=1, ge=1, le=64)  # of the embedding
+    categories: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=10**4)] | None = None
+    width: Annotated[int, Meta(ge=1, le=64)] = 1  # of the embedding
     marked: bool = False
 
     @property
@@ -131,20 +154,20 @@ class Series(Part):
 
     time: Name
     target: Name
-    ids: tuple[Name, ...] = limited(default=(), max_items=100)
+    ids: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
     step: Step
     zone: Name | None = None
     form: Form = Form()
-    period: int = limited(ge=1, le=10**6)  # steps in a season
-    window: int = limited(ge=1, le=10**6)  # steps the network reads
-    horizon: int = limited(ge=1, le=10**8)  # steps it forecasts
+    period: Annotated[int, Meta(ge=1, le=10**6)]  # steps in a season
+    window: Annotated[int, Meta(ge=1, le=10**6)]  # steps the network reads
+    horizon: Annotated[int, Meta(ge=1, le=10**8)]  # steps it forecasts
     scale: Scale
     positive: bool = False  # no value of the training was below zero, so no quantile of a forecast is
-    calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = limited(default=(), max_items=4)
-    lags: tuple[Lag, ...] = limited(default=(), max_items=10)
-    features: tuple[Feature, ...] = limited(default=(), max_items=1000)
+    calendar: Annotated[tuple[Literal["hour", "weekday", "yearday", "month"], ...], Meta(max_length=4)] = ()
+    lags: Annotated[tuple[Lag, ...], Meta(max_length=10)] = ()
+    features: Annotated[tuple[Feature, ...], Meta(max_length=1000)] = ()
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if self.horizon * self.step.years() > 5000:
             raise ValueError("the horizon is longer than 5000 years")
         if self.reach * self.step.years() > 100_000:
@@ -153,7 +176,7 @@ class Series(Part):
             raise ValueError("two features of one name")
         if len(set(self.calendar)) < len(self.calendar):
             raise ValueError("the calendar holds something twice")
-        if len(json.dumps(asdict(self))) > MOST_TEXT:
+        if len(json.dumps(self, default=structs.asdict)) > MOST_TEXT:
             raise ValueError(f"names and categories take more than {MOST_TEXT} characters")
 
     @property
@@ -175,13 +198,13 @@ class Network(Part):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
     cell: str  # a key of cells.BY_NAME
-    clip: float | None = limited(default=None, gt=0)  # the cell state is kept within -clip..clip
-    cells_per_gate: int = limited(default=1, ge=1, le=2**16)  # so many neighbouring cells share their gates
-    hidden_size: int = limited(ge=1, le=2**16)
-    num_layers: int = limited(ge=1, le=1000)
-    members: int = limited(ge=1, le=1000)
+    clip: Rate | None = None  # the cell state is kept within -clip..clip
+    cells_per_gate: Annotated[int, Meta(ge=1, le=2**16)] = 1  # so many neighbouring cells share their gates
+    hidden_size: Annotated[int, Meta(ge=1, le=2**16)]
+    num_layers: Annotated[int, Meta(ge=1, le=1000)]
+    members: Annotated[int, Meta(ge=1, le=1000)]
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if self.cell not in cells.BY_NAME:
             raise ValueError(f"unknown cell {self.cell!r}")
         known = {field.name for field in fields(cells.BY_NAME[self.cell])}  # type: ignore[arg-type]
@@ -199,8 +222,8 @@ class Network(Part):
 
     def _options(self) -> dict[str, Any]:
         """Those that are not the defaults."""
-        options = {"clip": self.clip, "cells_per_gate": self.cells_per_gate}
-        return {name: value for name, value in options.items() if value != getattr(type(self), name)}
+        defaults = {"clip": None, "cells_per_gate": 1}
+        return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
 
 class Decoder(Part):
@@ -209,13 +232,13 @@ class Decoder(Part):
     """
 
     kind: Literal["linear", "direct", "recursive", "simulate"] = "direct"
-    quantiles: tuple[float, ...] = limited(min_items=1, max_items=1000)
-    width: int = limited(default=1, ge=1, le=2**12)  # of the hidden layer of `direct`
+    quantiles: Annotated[tuple[Finite, ...], Meta(min_length=1, max_length=1000)]
+    width: Annotated[int, Meta(ge=1, le=2**12)] = 1  # of the hidden layer of `direct`
     distribution: Literal["normal", "student-t", "negative binomial"] | None = None  # of `recursive`
-    paths: int | None = limited(default=None, ge=1, le=10**5)  # of `recursive`: so many are drawn for each forecast
-    warmup: int | None = limited(default=None, ge=1, le=10**8)  # of `simulate`: steps of a window that were not trained on
+    paths: Annotated[int, Meta(ge=1, le=10**5)] | None = None  # of `recursive`: so many are drawn for each forecast
+    warmup: Annotated[int, Meta(ge=1, le=10**8)] | None = None  # of `simulate`: steps of a window that were not trained on
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         inside = all(0 < q < 1 for q in self.quantiles)
         if not inside or list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
             raise ValueError("quantiles must rise strictly inside (0, 1) and hold 0.5")
@@ -228,11 +251,11 @@ class Forecaster(Part):
     """One of those that can be asked: the network itself, or a baseline that is kept beside it."""
 
     name: Key  # "network", a key of runtime.baselines.BY_NAME, or "best": the mean by weight of the others
-    weight: float = limited(default=0.0, ge=0, le=1)  # in the forecast that won on validation
-    error: float | None = None  # MASE on validation
+    weight: Share = 0.0  # in the forecast that won on validation
+    error: Finite | None = None  # MASE on validation
     # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
-    enough: tuple[bool, ...] = limited(default=(), max_items=1000)
-    arrays: tuple[tuple[Key, Shape], ...] = limited(default=(), max_items=20)
+    enough: Annotated[tuple[bool, ...], Meta(max_length=1000)] = ()
+    arrays: Annotated[tuple[tuple[Key, Shape], ...], Meta(max_length=20)] = ()
 
 
 class Training(Part):
@@ -240,16 +263,24 @@ class Training(Part):
 
     first: Time  # of the first row it has seen
     last: Time  # of the last row it has seen, validation included
-    seed: int = limited(ge=0, lt=2**63)
-    epochs: tuple[Annotated[int, limits(ge=0, le=10**9)], ...] = limited(max_items=1000)  # of each member: of the kept weights
-    validation_loss: tuple[float, ...] = limited(max_items=1000)  # of each member
-    learning_rate: float = limited(gt=0)
-    batch_size: int = limited(ge=1, le=10**9)
-    weight_decay: float = limited(ge=0)
-    clip: float = limited(gt=0)
-    init: str = limited(default="default", max_length=100)  # as `openlstm.nn.init.apply` takes it
-    series: int = limited(default=0, ge=0, le=MOST)  # whose names and last times are kept as tensors
-    name_bytes: int = limited(default=0, ge=0, le=MOST)  # of those names
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    # of each member: that of the kept weights
+    epochs: Annotated[tuple[Annotated[int, Meta(ge=0, le=10**9)], ...], Meta(max_length=1000)]
+    validation_loss: Annotated[tuple[Finite, ...], Meta(max_length=1000)]  # of each member
+    learning_rate: Rate
+    batch_size: Annotated[int, Meta(ge=1, le=10**9)]
+    weight_decay: Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+    clip: Rate
+    init: Annotated[Name, Meta(max_length=100)] = "default"  # as `openlstm.nn.init.apply` takes it
+    series: Count = 0  # whose names and last times are kept as tensors
+    name_bytes: Count = 0  # of those names
+
+    def __post_init__(self) -> None:
+        for name in ("first", "last"):
+            try:
+                datetime.fromisoformat(getattr(self, name))
+            except ValueError as e:
+                raise ValueError(f"{name} is no time of the calendar: {e}") from None
 
 
 class Header(Part):
@@ -261,11 +292,11 @@ class Header(Part):
     series: Series
     network: Network
     decoder: Decoder
-    forecasters: tuple[Forecaster, ...] = limited(default=(Forecaster(name="network", weight=1.0),), min_items=1, max_items=20)
+    forecasters: Annotated[tuple[Forecaster, ...], Meta(min_length=1, max_length=20)] = (Forecaster(name="network", weight=1.0),)
     training: Training
-    checksum: str = limited(default="", max_length=64)
+    checksum: Annotated[str, Meta(max_length=64)] = ""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         embeddings = sum(f.categories is not None for f in self.series.features)
         if self.network.members * (self.network.num_layers + embeddings) > 1000:
             raise ValueError("more than 1000 layers and embeddings in all members together")

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ class Model:
         from openlstm.data import Columns, Format, read_panel
 
         roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
-        own = asdict(series.form)
+        own = model_file.plain(series.form)
         wide = own.pop("wide")
         given = {name: value for name, value in (options or {}).items() if value is not None}
         named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}

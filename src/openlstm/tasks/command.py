@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,7 +174,7 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
 
     header, tensors = model_file.read(model)
     if as_json:
-        return print_json({"model": str(model), **asdict(header)})
+        return print_json({"model": str(model), **model_file.plain(header)})
     Console().print(header_table(header, tensors, model))
 
 

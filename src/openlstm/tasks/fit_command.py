@@ -117,7 +117,7 @@ def fit_forecast(
             "plot": None if plot is None else str(plot),
             "notes": forecaster.notes_,
             "warnings": list(forecaster.warnings_),
-            "header": json.loads(forecaster.model_.header.model_dump_json(exclude={"checksum"})),
+            "header": {k: v for k, v in plain(forecaster.model_.header).items() if k != "checksum"},
             "evaluation": evaluation.to_dict() if evaluation else None,
         }
         return print_json(result)

@@ -6,17 +6,19 @@ Legend: S series.
 from __future__ import annotations
 
 import math
+import re
+from functools import reduce
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import openlstm
 from openlstm import model_file
 from openlstm.data.panel import Panel
 from openlstm.errors import ArgumentError, DataError
-from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training
+from openlstm.model_file import Feature, Form, Header, Scale
 from openlstm.model_file.header import COUNTS
-from openlstm.model_file.schema import Refused
 from openlstm.runtime.window import SMALLEST
 from openlstm.tasks.metrics import seasonal_scale
 from openlstm.tasks.recipe import Recipe
@@ -131,15 +133,16 @@ def valid(parts: dict[str, Any]) -> Header:
     Raises:
         ArgumentError: if a model file cannot hold it.
     """
-    kinds = {"series": model_file.Series, "network": Network, "training": Training, "decoder": Decoder}
+    raw = model_file.plain(parts)
     try:
-        made = {name: kind.parse(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
-        return Header(**parts | made)
-    except Refused as e:
-        name = ".".join(map(str, e.where))
-        what, got, expected = f"{name} is not what a model file can hold", f"{name}={e.value!r}", e.message
+        return msgspec.convert(raw, Header)
+    except msgspec.ValidationError as e:
+        where, expected = model_file.fault(e)
+        name = re.sub(r"^(series|network|decoder|training)\b\.?", "", where)
+        keys = [int(key) if key.isdigit() else key for key in re.findall(r"\w+", where)]
+        what, got = f"{name} is not what a model file can hold", f"{name}={reduce(lambda part, key: part[key], keys, raw)!r}"
         if not name:  # what is wrong is not one number alone
-            what, got, expected = "the model is not what a file can hold", e.message, "a smaller model"
+            what, got, expected = "the model is not what a file can hold", expected, "a smaller model"
         hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
         raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 

@@ -116,13 +116,13 @@ def about(header: Header, known: Panel, made: Recipe, start: Mapping[str, np.nda
     Args:
         start: the tensors of the model that is trained on with, if there is one.
     """
-    held = header.model_dump_json(exclude={"checksum", "forecasters", "library"})
+    left_out = ("checksum", "forecasters", "library")
     return {
         "openlstm": openlstm.__version__,
         "torch": torch.__version__,
         "processes": processes().count,
         "data": _digest(known.values, known.offsets, known.history, *(c.values for c in known.covariates)),
-        "model": json.loads(held),
+        "model": {name: part for name, part in plain(header).items() if name not in left_out},
         "steps": made.steps,
         "validation": _digest(made.validation),
         "start": None if start is None else _digest(*(start[name] for name in sorted(start))),
