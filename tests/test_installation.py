@@ -1,4 +1,4 @@
-"""The base install works alone, on four small packages; what needs more names the command that installs it."""
+"""The base install works alone, on five small packages; what needs more names the command that installs it."""
 
 from __future__ import annotations
 

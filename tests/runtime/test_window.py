@@ -37,7 +37,7 @@ def one(values: list[float] | np.ndarray, start: str = "2001-01-01") -> Panel:
 def scaled(head: Header, factor: float) -> Header:
     """The header of the same model in another unit."""
     scale = head.series.scale
-    return replace(head, series=replace(head.series, scale=replace(scale, floor=scale.floor * factor)))
+    return head.changed(series=head.series.changed(scale=scale.changed(floor=scale.floor * factor)))
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 30])
@@ -196,7 +196,7 @@ def test_the_model_is_built_of_its_file_alone(tmp_path) -> None:  # noqa: ANN001
         model: Model = drawn.model(drawn.header(kind))
         model_file.write(tmp_path / "m.safetensors", model.header, model.tensors)
         again = openlstm.load(tmp_path / "m.safetensors")
-        assert again.header == replace(model.header, checksum=again.header.checksum)
+        assert again.header == model.header.changed(checksum=again.header.checksum)
         panel = drawn.panel(model.header)
         if kind == "simulate":
             assert (again.simulate(panel).values == model.simulate(panel).values).all()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from dataclasses import fields, replace
 from datetime import datetime
@@ -40,11 +39,13 @@ MOST_TEXT = 2**19
 """So many characters the part `series` takes at most, whose names and categories are the user's."""
 
 
-Name = Annotated[str, Meta(max_length=1000, pattern=r"^[^\ud800-\udfff]*\Z")]  # no half characters: they have no UTF-8
+LARGEST = sys.float_info.max  # what is at most this is neither infinite nor NaN
+Text = Annotated[str, Meta(pattern=r"^[^\ud800-\udfff]*\Z")]  # no half characters: they have no UTF-8
+Name = Annotated[Text, Meta(max_length=1000)]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,99}\Z")]  # part of the name of a tensor
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?\Z")]
-Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-Rate = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Rate = Annotated[float, Meta(gt=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Value = Annotated[float, Meta(ge=-1e100, le=1e100)]  # of a column
 Size = Annotated[float, Meta(ge=1e-200, le=1e101)]  # in the unit of the target, whose values are within 1e100
@@ -82,7 +83,7 @@ def fault(error: ValidationError) -> tuple[str, str]:
     return (where.strip(".`"), what) if what else ("", where)
 
 
-class Step(Part):
+class Step(Part, frozen=True, kw_only=True):
     """The sampling interval of a series: so many calendar months, seconds, or business days; at most 1000 years."""
 
     unit: Literal["month", "second", "business"]
@@ -97,7 +98,7 @@ class Step(Part):
         return self.count / {"month": 12, "second": 365.2425 * 86400, "business": 5 / 7 * 365.2425}[self.unit]
 
 
-class Scale(Part):
+class Scale(Part, frozen=True, kw_only=True):
     """How a window of values is measured, see `runtime.window.measure`."""
 
     anchor: Literal["last", "season", "zero", "all"] = "season"
@@ -106,14 +107,14 @@ class Scale(Part):
     center: Value = 0.0  # in the unit of the target, with the anchor "all"
 
 
-class Lag(Part):
+class Lag(Part, frozen=True, kw_only=True):
     """The last known step of the same place in a season, or so many seasons before that."""
 
     season: Annotated[int, Meta(ge=1, le=10**6)]  # in steps
     back: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
-class Feature(Part):
+class Feature(Part, frozen=True, kw_only=True):
     """A covariate the network reads: a number as (value - mean) / deviation, a category as `width` numbers of its own.
 
     `marked`: a second input says where it is missing; without one a missing value is refused.
@@ -133,7 +134,7 @@ class Feature(Part):
         return self.width + self.marked
 
 
-class Form(Part):
+class Form(Part, frozen=True, kw_only=True):
     """How the table of the training was written, where that was not found by itself: the options of `data.Format`."""
 
     time_format: Name | None = None
@@ -146,7 +147,7 @@ class Form(Part):
     wide: bool = False
 
 
-class Series(Part):
+class Series(Part, frozen=True, kw_only=True):
     """What the model was trained on, and how its numbers are scaled.
 
     The values of a window enter as (y - anchor) / spread, see `runtime.window`.
@@ -194,7 +195,7 @@ class Series(Part):
         return tuple(f for f in self.features if f.role in roles)
 
 
-class Network(Part):
+class Network(Part, frozen=True, kw_only=True):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
     cell: str  # a key of cells.BY_NAME
@@ -226,7 +227,7 @@ class Network(Part):
         return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
 
-class Decoder(Part):
+class Decoder(Part, frozen=True, kw_only=True):
     """How the last h becomes a forecast: `linear` and `direct` give all quantiles of all steps at once, `recursive` one step
     after the other as a distribution, `simulate` the quantiles of the same step; see `runtime.decoder`.
     """
@@ -247,7 +248,7 @@ class Decoder(Part):
                 raise ValueError(f"{name} belongs to the {kind} decoder, and to no other")
 
 
-class Forecaster(Part):
+class Forecaster(Part, frozen=True, kw_only=True):
     """One of those that can be asked: the network itself, or a baseline that is kept beside it."""
 
     name: Key  # "network", a key of runtime.baselines.BY_NAME, or "best": the mean by weight of the others
@@ -258,7 +259,11 @@ class Forecaster(Part):
     arrays: Annotated[tuple[tuple[Key, Shape], ...], Meta(max_length=20)] = ()
 
 
-class Training(Part):
+ALONE = Forecaster(name="network", weight=1.0)
+"""The network without baselines."""
+
+
+class Training(Part, frozen=True, kw_only=True):
     """How the model was trained: enough to repeat it, and to know which rows it has seen."""
 
     first: Time  # of the first row it has seen
@@ -269,9 +274,9 @@ class Training(Part):
     validation_loss: Annotated[tuple[Finite, ...], Meta(max_length=1000)]  # of each member
     learning_rate: Rate
     batch_size: Annotated[int, Meta(ge=1, le=10**9)]
-    weight_decay: Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+    weight_decay: Annotated[float, Meta(ge=0, le=LARGEST)]
     clip: Rate
-    init: Annotated[Name, Meta(max_length=100)] = "default"  # as `openlstm.nn.init.apply` takes it
+    init: Annotated[Text, Meta(max_length=100)] = "default"  # as `openlstm.nn.init.apply` takes it
     series: Count = 0  # whose names and last times are kept as tensors
     name_bytes: Count = 0  # of those names
 
@@ -283,7 +288,7 @@ class Training(Part):
                 raise ValueError(f"{name} is no time of the calendar: {e}") from None
 
 
-class Header(Part):
+class Header(Part, frozen=True, kw_only=True):
     """Everything a model file says beside its tensors."""
 
     version: Literal[4] = VERSION
@@ -292,7 +297,9 @@ class Header(Part):
     series: Series
     network: Network
     decoder: Decoder
-    forecasters: Annotated[tuple[Forecaster, ...], Meta(min_length=1, max_length=20)] = (Forecaster(name="network", weight=1.0),)
+    forecasters: Annotated[tuple[Forecaster, ...], Meta(min_length=1, max_length=20)] = (
+        Forecaster(name="network", weight=1.0),
+    )
     training: Training
     checksum: Annotated[str, Meta(max_length=64)] = ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +77,7 @@ def fit_forecast(
     if plot is not None:
         writable(plot, PICTURES, inputs)
     first = _launch(training)
+    from openlstm.model_file import plain
     from openlstm.tasks.forecast import Forecaster
 
     place = _place(columns)

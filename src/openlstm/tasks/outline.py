@@ -137,13 +137,18 @@ def valid(parts: dict[str, Any]) -> Header:
     try:
         return msgspec.convert(raw, Header)
     except msgspec.ValidationError as e:
-        where, expected = model_file.fault(e)
+        where, why = model_file.fault(e)
         name = re.sub(r"^(series|network|decoder|training)\b\.?", "", where)
-        keys = [int(key) if key.isdigit() else key for key in re.findall(r"\w+", where)]
-        what, got = f"{name} is not what a model file can hold", f"{name}={reduce(lambda part, key: part[key], keys, raw)!r}"
         if not name:  # what is wrong is not one number alone
-            what, got, expected = "the model is not what a file can hold", expected, "a smaller model"
-        hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
+            what, hint = "the model is not what a file can hold", "pass a smaller hidden_size, num_layers, members or horizon"
+            raise ArgumentError.of("Forecaster", what, why, "a smaller model", hint) from None
+        keys = [int(key) if key.isdigit() else key for key in re.findall(r"\w+", where)]
+        got = f"{name}={reduce(lambda part, key: part[key], keys, raw)!r}"
+        what, expected, hint = (
+            f"{name} is not what a model file can hold",
+            why.removeprefix("Expected "),
+            f"pass another {name}",
+        )
         raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 
 

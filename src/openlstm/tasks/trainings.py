@@ -6,7 +6,6 @@ Legend: S series.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import time
@@ -22,7 +21,7 @@ import openlstm
 from openlstm.data.panel import Panel
 from openlstm.engine.threads import torch_aside
 from openlstm.insight import Watch
-from openlstm.model_file import Header
+from openlstm.model_file import Header, plain
 from openlstm.tasks.examples import Examples
 from openlstm.tasks.network import Net, make, weighted_error
 from openlstm.tasks.recipe import Recipe
