@@ -16,6 +16,6 @@ from openlstm.model_file.header import Scale as Scale
 from openlstm.model_file.header import Series as Series
 from openlstm.model_file.header import Step as Step
 from openlstm.model_file.header import Training as Training
-from openlstm.model_file.header import fault as fault
-from openlstm.model_file.header import plain as plain
 from openlstm.model_file.header import upgrade as upgrade
+from openlstm.model_file.part import fault as fault
+from openlstm.model_file.part import plain as plain

@@ -21,7 +21,8 @@ from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
-from openlstm.model_file.header import VERSION, Header, fault, plain, upgrade
+from openlstm.model_file.header import VERSION, Header, upgrade
+from openlstm.model_file.part import fault, plain
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""

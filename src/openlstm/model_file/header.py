@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, ValidationError, structs
+from msgspec import Meta, structs
 
 from openlstm import cells, weights
+from openlstm.model_file.part import LARGEST, MOST, Count, Finite, Key, Name, Part, Rate, Shape, Share, Size, Text, Time, Value
 
 VERSION = 4
 """The newest version of the header that this library reads and the one it writes.
@@ -29,58 +29,11 @@ CONTEXT = 3
 COUNTS = "negative binomial"
 """The distribution of counts: their values stay as they are, in spreads of the size of the window."""
 
-MOST = 2**27
-"""So many numbers a file holds at most, in all its tensors: 512 MiB."""
-
 MOST_AT_ONCE = 2**25
 """So many numbers the forecast of one series takes at most, of what the network reads or of what it gives."""
 
 MOST_TEXT = 2**19
 """So many characters the part `series` takes at most, whose names and categories are the user's."""
-
-
-LARGEST = sys.float_info.max  # what is at most this is neither infinite nor NaN
-Text = Annotated[str, Meta(pattern=r"^[^\ud800-\udfff]*\Z")]  # no half characters: they have no UTF-8
-Name = Annotated[Text, Meta(max_length=1000)]
-Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,99}\Z")]  # part of the name of a tensor
-Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?\Z")]
-Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
-Rate = Annotated[float, Meta(gt=0, le=LARGEST)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Value = Annotated[float, Meta(ge=-1e100, le=1e100)]  # of a column
-Size = Annotated[float, Meta(ge=1e-200, le=1e101)]  # in the unit of the target, whose values are within 1e100
-Count = Annotated[int, Meta(ge=0, le=MOST)]
-Shape = Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST)], ...], Meta(max_length=4)]
-"""What several parts are made of."""
-
-
-class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the header: closed (unknown keys are refused), strict about types, immutable, finite numbers only.
-
-    Types and limits are checked by `msgspec.convert`, which `model_file.read` and `write` call; the constructor alone checks
-    what must go together.
-    """
-
-    def changed(self, **values: Any) -> Self:
-        """The same part with other values."""
-        return structs.replace(self, **values)
-
-
-def plain(value: Any) -> Any:
-    """A part, or what parts are made of, as JSON has it: objects, lists, and texts and numbers of Python's own types."""
-    if isinstance(value, Part):
-        value = structs.asdict(value)
-    if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return str(value) if isinstance(value, str) else float(value) if isinstance(value, float) else value  # not numpy's
-
-
-def fault(error: ValidationError) -> tuple[str, str]:
-    """Where a header is wrong, as `series.features[0].role`, or "" for all of it; and what is wrong there."""
-    what, _, where = str(error).rpartition(" - at `$")
-    return (where.strip(".`"), what) if what else ("", where)
 
 
 class Step(Part, frozen=True, kw_only=True):
@@ -257,10 +210,6 @@ class Forecaster(Part, frozen=True, kw_only=True):
     # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
     enough: Annotated[tuple[bool, ...], Meta(max_length=1000)] = ()
     arrays: Annotated[tuple[tuple[Key, Shape], ...], Meta(max_length=20)] = ()
-
-
-ALONE = Forecaster(name="network", weight=1.0)
-"""The network without baselines."""
 
 
 class Training(Part, frozen=True, kw_only=True):
