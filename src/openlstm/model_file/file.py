@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
@@ -61,6 +60,8 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     _check_tensors(path, header, tensors)
     header = replace(header, checksum=checksum(asdict(header), tensors))
+    from safetensors.numpy import save  # reading does without it
+
     write_whole(path, save(tensors, {KEY: _canonical(asdict(header))}))
     return header
 

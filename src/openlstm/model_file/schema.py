@@ -72,7 +72,20 @@ class Part:
     """
 
     def __init_subclass__(cls) -> None:
-        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        dataclasses.dataclass(init=False, repr=False, eq=False)(cls)  # one of each for all is there sooner than made ones
+
+    def __init__(self, /, **given: Any) -> None:
+        known = _fields(type(self))
+        for name, (kind, default, rules) in known.items():
+            if name not in given and default is dataclasses.MISSING:
+                raise Refused("Field required", given, (name,))
+            self.__dict__[name] = _held(name, kind, given.get(name, default), rules)
+        for name in (name for name in given if name not in known):
+            raise Refused("Extra inputs are not permitted", given[name], (name,))
+        try:
+            self.check()
+        except ValueError as e:
+            raise Refused(f"Value error, {e}", self) from None
 
     @classmethod
     def parse(cls, raw: Any) -> Self:
@@ -83,32 +96,30 @@ class Part:
         """
         if not isinstance(raw, dict):
             raise Refused("Input should be an object", raw)
-        own = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for name in {**own, **raw}:
-            if name not in own:
-                raise Refused("Extra inputs are not permitted", raw[name], (name,))
-            if name not in raw and own[name] is dataclasses.MISSING:
-                raise Refused("Field required", raw, (name,))
         return cls(**raw)
 
-    def __post_init__(self) -> None:
-        for name, (kind, rules) in _kinds(type(self)).items():
-            object.__setattr__(self, name, _held(name, kind, getattr(self, name), rules))
-        try:
-            self.check()
-        except ValueError as e:
-            raise Refused(f"Value error, {e}", self) from None
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__dict__ == self.__dict__
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
     def check(self) -> None:
         """Raise a ValueError for values that do not go together."""
 
 
 @cache
-def _kinds(cls: type[Part]) -> dict[str, tuple[Any, list[Callable[[Any], object]]]]:
-    """The type and the rules of each field."""
+def _fields(cls: type[Part]) -> dict[str, tuple[Any, Any, list[Callable[[Any], object]]]]:
+    """The type, the default and the rules of each field."""
     kinds = get_type_hints(cls, include_extras=True)
-    own = {field.name: field.metadata for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    return {name: (kinds[name], [*metadata.values()]) for name, metadata in own.items()}
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return {field.name: (kinds[field.name], field.default, [*field.metadata.values()]) for field in fields}
 
 
 def _held(place: str | int, kind: Any, value: Any, rules: list[Callable[[Any], object]]) -> Any:
