@@ -558,7 +558,7 @@ def fitting(raw: Any) -> dict[str, np.ndarray] | None:
     """The tensors of a header that may be one, as long as they are few."""
     try:
         header = msgspec.convert(model_file.upgrade(raw), Header)
-    except (ValueError, TypeError, AttributeError):
+    except (msgspec.ValidationError, ValueError, TypeError, AttributeError):
         return None
     return tensors(raw) if sum(math.prod(shape) for _, shape in header.tensors().values()) < 10**5 else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -134,7 +133,7 @@ def _begin(folder: Path, mode: int) -> tuple[Path, int]:
         with suppress(OSError):  # being written, or not ours to remove
             _remove_left(left)
     while True:
-        part = folder / f".openlstm-{uuid.uuid4().hex}.part"
+        part = folder / f".openlstm-{os.urandom(16).hex()}.part"
         number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with suppress(OSError):  # a file system without locks, where nothing is removed either
             _lock(number)

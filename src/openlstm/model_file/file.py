@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
-from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
@@ -57,6 +56,8 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
         ModelFileError: if the header is none that a file can hold, or the tensors are not those it names, or not finite.
         OSError: if the place cannot be written; nothing is left behind.
     """
+    from safetensors.numpy import save  # reading does without it
+
     path = Path(path)
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     header = _valid(path, plain(header))
@@ -201,7 +202,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         raw = msgspec.json.decode(text)  # stricter than json: no NaN, nothing infinite, no half characters
         _canonical(raw)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(raw, dict):
         raise _damaged(path, "its header is not a JSON object")

@@ -137,9 +137,11 @@ def apply(shift: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: S
     """
     moved = quantiles + shift * np.where(scale > 0, scale, 0.0)[:, None, None]
     middle = int(np.argmin(np.abs(np.asarray(levels) - 0.5)))
-    low = np.minimum.accumulate(moved[..., middle::-1], axis=-1)[..., ::-1]
-    high = np.maximum.accumulate(moved[..., middle:], axis=-1)
-    return np.concatenate([low, high[..., 1:]], axis=-1)
+    for q in reversed(range(middle)):
+        np.minimum(moved[..., q], moved[..., q + 1], out=moved[..., q])
+    for q in range(middle + 1, moved.shape[-1]):
+        np.maximum(moved[..., q], moved[..., q - 1], out=moved[..., q])
+    return moved
 
 
 def warning(correction: Correction, levels: Sequence[float]) -> str | None:
