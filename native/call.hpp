@@ -33,6 +33,7 @@ struct Noise {
   double zoneout_h = 0, zoneout_c = 0, candidate = 0;  // probabilities
   uint64_t seed = 0;
   index stream = 0;
+  index first_row = 0;   // where row 0 stands in the whole batch
   bool training = true;  // draws; otherwise zoneout takes its expectation
 
   // A probability as a threshold for 24 random bits.

@@ -19,7 +19,7 @@ OPENLSTM_INLINE uint32_t mix(uint32_t x) {
 OPENLSTM_INLINE uint32_t key_of(const Noise& noise, Kind kind, index t, index row) {
   uint32_t seed = mix(static_cast<uint32_t>(noise.seed)) ^ static_cast<uint32_t>(noise.seed >> 32);
   uint32_t stream = mix(seed) + static_cast<uint32_t>(noise.stream) * 4 + static_cast<uint32_t>(kind);
-  return mix(mix(mix(stream) ^ static_cast<uint32_t>(t)) + static_cast<uint32_t>(row));
+  return mix(mix(mix(stream) ^ static_cast<uint32_t>(t)) + static_cast<uint32_t>(noise.first_row + row));
 }
 
 }  // namespace openlstm

@@ -12,6 +12,7 @@ from tests.support import Case, to_numpy
 
 from openlstm import cells, noise, reference
 from openlstm.call import Call
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.noise import CANDIDATE, ZONEOUT_C, ZONEOUT_H, Noise
 from openlstm.reference import State
 
@@ -88,6 +89,42 @@ def test_neighbours_are_independent() -> None:
 def test_masks_do_not_depend_on_the_size_of_the_batch_or_of_the_layer() -> None:
     whole = noise.events(ALL_KINDS, ZONEOUT_H, 4, np.zeros((9, 33)))
     assert (noise.events(ALL_KINDS, ZONEOUT_H, 4, np.zeros((3, 7))) == whole[:3, :7]).all()
+    assert (noise.events(ALL_KINDS._replace(first_row=6), ZONEOUT_H, 4, np.zeros((3, 7))) == whole[6:, :7]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "text"),
+    [
+        (
+            -1,
+            ArgumentError,
+            "first_row: row is -1\n"
+            "  got       row: int -1\n"
+            "  expected  an integer from 0 to 2^32 - 1\n"
+            "  hint      it is the place of the share's first row in the whole batch, 0 for the first",
+        ),
+        (
+            2.0,
+            DtypeError,
+            "first_row: row is not an integer\n"
+            "  got       row: float 2.0\n"
+            "  expected  an integer from 0 to 2^32 - 1\n"
+            "  hint      use row=int(...)",
+        ),
+    ],
+)
+def test_what_is_no_row_is_refused_with_this_text(row: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind) as caught, noise.first_row(row):
+        pass
+    assert str(caught.value) == text and noise.current_first_row() == 0
+
+
+def test_the_row_before_holds_again_also_after_an_error() -> None:
+    with noise.first_row(3):
+        with pytest.raises(KeyError), noise.first_row(5):
+            raise KeyError
+        assert noise.current_first_row() == 3
+    assert noise.current_first_row() == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -99,6 +136,14 @@ def test_a_candidate_that_is_kept_is_scaled_in_its_own_type(make: Any, dtype: st
     assert noise.candidate_mask(ALL_KINDS._replace(training=False), 0, like) is None
     assert noise.candidate_mask(ALL_KINDS._replace(candidate=0.0), 0, like) is noise.candidate_mask(None, 0, like) is None
     assert not to_numpy(noise.candidate_mask(ALL_KINDS._replace(candidate=1.0), 0, like)).any()
+
+
+@pytest.mark.parametrize("which", [noise.INPUT, noise.HIDDEN])
+def test_a_locked_mask_is_drawn_apart_and_by_row(which: int) -> None:
+    dropped = (drawn(SEED, 5, 3, which, 37, 65) >> np.uint32(8)) < int(0.3 * 2**24)
+    mask = noise.locked_mask(ALL_KINDS._replace(first_row=4), which, 0.3, np.zeros((33, 65)))
+    assert (mask == np.where(dropped, 0, 1 / 0.7)[4:]).all()
+    assert not noise.locked_mask(ALL_KINDS, which, 1.0, np.zeros((3, 4))).any()
 
 
 @pytest.mark.parametrize("cell", [c for c in cells.ALL if len(c.feeds_back) == 1], ids=repr)

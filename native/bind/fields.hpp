@@ -107,6 +107,7 @@ void add_problem_fields(Fields<Call>& fields) {
   OPENLSTM_NOISE(candidate);
   OPENLSTM_NOISE(seed);
   OPENLSTM_NOISE(stream);
+  OPENLSTM_NOISE(first_row);
   OPENLSTM_NOISE(training);
 }
 template <class T, class X>

@@ -17,6 +17,7 @@ from tests.support import (
     Problem,
     differing,
     draw,
+    far,
     isas,
     name_of,
     num_threads,
@@ -25,6 +26,7 @@ from tests.support import (
     take_rows,
 )
 
+from openlstm import reference
 from openlstm.cells import FGR, GRU, LSTM, Cell, Peephole, VanillaRNN
 from openlstm.engine import native
 from openlstm.engine.backends import cpu
@@ -177,6 +179,25 @@ def test_the_noise_of_a_row_depends_on_neither_threads_nor_the_rows_behind_it(ca
         assert differing(run_all(cpu, p), together) == []
         for count in (1, 4):
             assert differing(per_row(run_all(cpu, p.rows(range(count)))), take_rows(together, range(count))) == []
+
+
+@pytest.mark.parametrize("case", draw(4 * len(KERNELS), 45, ("hcgm", "hc", "g", "h"), KERNELS, B=13), ids=str)
+def test_shares_of_a_batch_draw_what_the_whole_batch_draws(case: Case) -> None:
+    """To the bit by the kernels; by the reference but for the order of sums, and so are the gradients of the weights."""
+    p = case.problem()
+    assert p.noise is not None
+    cuts = [0, *sorted(np.random.default_rng(case.seed).choice(np.arange(1, 13), 2, replace=False).tolist()), 13]
+    rows = [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    shares = [replace(q, noise=q.noise._replace(first_row=r.start)) for r in rows if (q := p.rows(r)).noise is not None]
+    for backend in (cpu, reference) if case.dtype == "float64" else (cpu,):
+        whole, parts = run_all(backend, p), [run_all(backend, share) for share in shares]
+        for r, part in zip(rows, parts, strict=True):
+            if backend is cpu:
+                assert differing(per_row(part), take_rows(whole, r)) == []
+            else:
+                assert far(per_row(part), take_rows(whole, r), 1e-12) == {}
+        sums = {name: sum(part[name] for part in parts) for name in whole.keys() - per_row(whole).keys()}
+        assert far(sums, {name: whole[name] for name in sums}, 1e-5) == {}
 
 
 def test_a_locked_mask_of_ones_and_probabilities_of_zero_are_no_noise() -> None:

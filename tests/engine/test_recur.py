@@ -266,6 +266,14 @@ NOISES: dict[str, tuple[Any, type[Exception], str]] = {
         "  expected  openlstm.noise.Noise\n"
         "  hint      Noise(zoneout_h=0.1, seed=1)",
     ),
+    "row": (
+        {"noise": Noise(zoneout_h=0.1, first_row=-1)},
+        ArgumentError,
+        "recur: noise.first_row is -1\n"
+        "  got       noise.first_row=-1\n"
+        "  expected  an integer from 0 to 2^32 - 1\n"
+        "  hint      0 where the rows are the whole batch",
+    ),
     "rate": (
         {"noise": Noise(zoneout_h=1.5)},
         ArgumentError,

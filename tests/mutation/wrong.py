@@ -672,7 +672,7 @@ _add(
     _drop=lambda self, x, packed: Wrong._drop(self, x, packed) * (1 - self.dropout),
 )
 _add("noise", "dropout acts on the last layer too", run_layers=_last_too)
-_add("noise", "masks inside the recurrence are the same at every call", _seed=lambda self: 0)
+_add("noise", "masks inside the recurrence are the same at every call", _seed=lambda self, x: 0)
 _add("noise", "the locked mask is that of the first call", **_with_noise(_of_first_call))
 _add(
     "noise",

@@ -14,10 +14,11 @@ import openlstm
 from openlstm import cells, reference
 from openlstm import noise as N
 from openlstm.call import Call
+from openlstm.cells import Cell
 from openlstm.engine import SUPPORT
 from openlstm.engine import run as engine
 from openlstm.errors import ArgumentError
-from openlstm.noise import Noise
+from openlstm.noise import HIDDEN, INPUT, Noise, locked_mask
 from openlstm.reference import State
 
 T, B, I, H = 6, 4, 3, 5
@@ -153,17 +154,18 @@ def test_recurrent_dropout_acts_on_the_candidate_alone(backend: str) -> None:
 @EACH
 @KINDS
 def test_locked_dropout_is_one_mask_for_all_steps(kind: str, backend: str) -> None:
-    """The mask of x, of what is fed back, of W_hh, drawn as torch's dropout draws them, in this order."""
+    """The masks of x and of what is fed back, drawn by row from one seed; that of W_hh, drawn by torch's dropout."""
     rates = {"input_dropout": 0.3, "hidden_dropout": 0.4, "weight_dropout": 0.5}
     layer = layer_of(kind, backend, **rates)
     x, hx = series(), states(layer, B)
     torch.manual_seed(21)
     y, _ = layer(x, hx)
     torch.manual_seed(21)
-    x_mask = F.dropout(torch.ones(B, I, dtype=torch.float64), 0.3)
+    drawn = Noise(seed=int(torch.randint(2**63 - 1, ())))
+    x_mask = locked_mask(drawn, INPUT, 0.3, torch.ones(B, I, dtype=torch.float64))
     w = layer.weights_of(0)
     w = w._replace(w_hh=F.dropout(w.w_hh, 0.5))
-    h_mask = F.dropout(torch.ones(B, H, dtype=torch.float64), 0.4)
+    h_mask = locked_mask(drawn, HIDDEN, 0.4, torch.ones(B, H, dtype=torch.float64))
     state = State(*(s[0] for s in (hx if isinstance(hx, tuple) else (hx,))))
     run = reference.forward(Call(layer.cell, x * x_mask, w, state, noise=Noise(hidden=h_mask)))
     assert torch.allclose(y, run.y, rtol=1e-11, atol=1e-13)
@@ -237,6 +239,66 @@ def test_noise_does_not_depend_on_what_runs_beside_a_row(backend: str) -> None:
     kept = N.events(noise, N.ZONEOUT_H, 0, torch.zeros(B, H))
     h = engine.run(Call(layer.cell, x[:1], w, begin, noise=noise, backend=backend)).y[0]
     assert torch.equal(h == 1, kept)
+
+
+DISTURBED = [
+    (cell, b) for cell in cells.ALL for b in BACKENDS if (kernels := SUPPORT[b].kernels) is None or cell.kernel in kernels
+]
+ROWS = ((0, 4), (4, 7), (7, 12))
+
+
+def disturbed(cell: Cell, **options: Any) -> Any:
+    """A layer with every kind of noise that its cell has."""
+    rates = {"zoneout_c": 0.3 * cell.has_cell, "recurrent_dropout": 0.2 * (cell.candidate is not None)}
+    rates |= dict.fromkeys(("input_dropout", "hidden_dropout", "weight_dropout", "zoneout_h"), 0.3)
+    kind = openlstm.LSTM if cell.has_cell else openlstm.GRU if cell.name == "gru" else openlstm.RNN
+    torch.manual_seed(5)
+    return kind(I, H, 2, bidirectional=True, cell=cell, **rates, **options)
+
+
+def share(layer: Any, x: Tensor, first: int, last: int, row: int, run: Any = None) -> list[Tensor]:
+    """y and dL/dx of some rows of x, whose place in the whole batch is said to be `row`, and dL/d(parameters)."""
+    part = x[:, first:last].clone().requires_grad_()
+    torch.manual_seed(9)
+    with N.first_row(row):
+        y, _ = (layer if run is None else run)(part, lengths=[1 + b % T for b in range(first, last)])
+    layer.zero_grad()
+    (y * y).sum().backward()
+    return [y.detach(), part.grad, *(p.grad.clone() for p in layer.parameters())]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("cell", "backend"), DISTURBED, ids=str)
+def test_shares_of_a_batch_are_noised_as_the_whole_batch(cell: Cell, backend: str, dtype: torch.dtype) -> None:
+    for more in ({}, {"checkpoint": 2}):
+        layer, x = disturbed(cell, backend=backend, dtype=dtype, **more), torch.randn(T, 12, I, dtype=dtype)
+        whole = share(layer, x, 0, 12, 0)
+        parts = [share(layer, x, a, b, a) for a, b in ROWS]
+        for k in (0, 1):
+            together = torch.cat([part[k] for part in parts], 1)
+            assert torch.equal(together, whole[k]) if backend == "cpu" else torch.allclose(together, whole[k], 1e-4, 1e-6)
+        for of_all, *of_each in zip(whole[2:], *(part[2:] for part in parts), strict=True):
+            assert (sum(of_each) - of_all).norm() <= 1e-5 * of_all.norm()
+    assert not torch.allclose(share(layer, x, 4, 7, 0)[0], whole[0][:, 4:7], 1e-2)  # as if they were the first rows
+
+
+@EACH
+@pytest.mark.parametrize("name", ["input_dropout", "hidden_dropout", "zoneout_h", "zoneout_c", "recurrent_dropout"])
+def test_every_kind_of_noise_alone_belongs_to_its_row(name: str, backend: str) -> None:
+    layer, x = layer_of("LSTM", backend, **{name: 0.4}), torch.ones(T, 12, I, dtype=torch.float64)
+    whole = share(layer, x, 0, 12, 0)[0]
+    assert torch.allclose(share(layer, x, 5, 12, 5)[0], whole[:, 5:], 1e-12)
+    assert not torch.allclose(share(layer, x, 5, 12, 0)[0], whole[:, 5:], 1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in torch.compile
+def test_a_compiled_layer_knows_its_rows() -> None:
+    torch._dynamo.reset()  # it compiles a function eight times in a process
+    layer, x = layer_of("LSTM", "auto", **RATES["LSTM"]), torch.randn(T, 12, I, dtype=torch.float64)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for a, b in ROWS[:2]:
+        plain, in_graph = share(layer, x, a, b, a), share(layer, x, a, b, a, compiled)
+        assert all(torch.equal(p, q) for p, q in zip(plain, in_graph, strict=True))
 
 
 def test_half_types_take_the_masks_of_single_precision() -> None:

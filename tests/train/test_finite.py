@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.train.test_steps import OPTIONS, Net, data, squares
@@ -21,7 +23,7 @@ def test_an_input_is_named() -> None:
 
 @pytest.mark.parametrize("gate", range(4))
 def test_a_weight_is_named_with_its_gate(gate: int) -> None:
-    model = Net()
+    model: Any = Net()
     with torch.no_grad():
         model.rnn.weight_hh_l1[6 * gate + 2, 3] = torch.inf
     name = "ifgo"[gate]
@@ -29,13 +31,14 @@ def test_a_weight_is_named_with_its_gate(gate: int) -> None:
 
 
 def test_a_state_is_named_with_its_step_and_row() -> None:
-    model = Net()
+    model: Any = Net()
     model.rnn = openlstm.LSTM(1, 6, bias=False, proj_size=3)
     model.head = nn.Linear(3, 1)
     with torch.no_grad():
-        for weight in model.rnn.parameters():
+        rnn: Any = model.rnn
+        for weight in rnn.parameters():
             weight.fill_(1.0)
-        model.rnn.weight_hr_l0.fill_(3e38)
+        rnn.weight_hr_l0.fill_(3e38)
     x, y = data(5)
     x[:] = 0.0
     x[3, 4:] = 2.0

@@ -313,6 +313,10 @@ def _check_noise(cell: Cell, noise: Any, like: _Like, size: _Size) -> None:
         if not 0 <= rate <= 1:
             got, hint = f"noise.{name}={rate!r}", f"{name}=0.1 for one in ten"
             raise like.error(ArgumentError, f"noise.{name} is {rate!r}", got, "a probability from 0 to 1", hint)
+    if not isinstance(noise.first_row, int) or not 0 <= noise.first_row < 1 << 32:
+        got, hint = f"noise.first_row={noise.first_row!r}", "0 where the rows are the whole batch"
+        expected = "an integer from 0 to 2^32 - 1"
+        raise like.error(ArgumentError, f"noise.first_row is {noise.first_row!r}", got, expected, hint)
     who = type(cell).__name__
     if noise.zoneout_c and not cell.has_cell:
         hint = "zoneout_h acts on the state that it has"

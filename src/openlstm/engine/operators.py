@@ -48,13 +48,14 @@ def tensors_of(call: Call) -> tuple[Any, ...]:
 
 
 def options_of(call: Call) -> tuple[Any, ...]:
-    """What of a call is not a tensor: kernel, clip, reverse, zoneout of h and c, candidate, stream, training, backend,
-    checkpoint, save, check_finite.
+    """What of a call is not a tensor: kernel, clip, reverse, zoneout of h and c, candidate, stream, first row, training,
+    backend, checkpoint, save, check_finite.
     """
     cell, noise = call.cell, active(call.noise) or _QUIET
     kernel = "gru_memory" if cell.kernel == "gru" and cell.has_cell else cell.kernel
-    rates = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate), noise.stream, noise.training)
-    return (kernel, cell.clip, call.reverse, *rates, call.backend, call.checkpoint, call.save, call.check_finite)
+    rates = (float(noise.zoneout_h), float(noise.zoneout_c), float(noise.candidate))
+    where = (noise.stream, noise.first_row, noise.training)
+    return (kernel, cell.clip, call.reverse, *rates, *where, call.backend, call.checkpoint, call.save, call.check_finite)
 
 
 def cell_of(kernel: str, clip: float | None) -> Cell:
@@ -65,10 +66,11 @@ def cell_of(kernel: str, clip: float | None) -> Cell:
 def call_of(tensors: Sequence[Any], options: Sequence[Any]) -> Call:
     """The call of `tensors_of` and `options_of`."""
     x, w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm, h0, c0, lengths, reset, reset_h, reset_c, hidden, seed = tensors
-    kernel, clip, reverse, zoneout_h, zoneout_c, candidate, stream, training, backend, every, save, finite = options
+    kernel, clip, reverse, zoneout_h, zoneout_c, candidate, stream, first_row, training, backend, every, save, finite = options
     noise = None
     if hidden is not None or zoneout_h or zoneout_c or candidate:
-        noise = Noise(zoneout_h, zoneout_c, candidate, 0 if seed is None else int(seed), stream, training, hidden)
+        seed = 0 if seed is None else int(seed)
+        noise = Noise(zoneout_h, zoneout_c, candidate, seed, stream, training, hidden, first_row)
     return Call(
         cell_of(kernel, clip),
         x,
@@ -169,7 +171,7 @@ _TENSORS = (
 _SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
 _OPTIONS = (
     "str kernel, float? clip, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
-    "bool training, str backend, int checkpoint, bool save, bool check_finite"
+    "int first_row, bool training, str backend, int checkpoint, bool save, bool check_finite"
 )
 _library = torch.library.Library("openlstm", "DEF")
 _library.define(f"forward({_TENSORS}, {_OPTIONS}) -> ({', '.join(['Tensor'] * 6)})")

@@ -20,12 +20,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from openlstm import cells, weights
 from openlstm.call import Call
 from openlstm.cells import Cell
+from openlstm.engine.autograd import unwatched
 from openlstm.engine.backends.table import brief, choose
 from openlstm.engine.edits import Edit
 from openlstm.engine.run import run, runs_as, straight
 from openlstm.nn import checks, packed
 from openlstm.nn.form import Form, Inputs
-from openlstm.noise import Noise
+from openlstm.noise import HIDDEN, INPUT, Noise, current_first_row, locked_mask
 from openlstm.reference import Run, State, Weights
 
 C = TypeVar("C", bound=type)
@@ -291,13 +292,14 @@ class Recurrent(nn.Module):
         D = self.num_directions
         x = given.x
         noisy = self._noisy()
-        seed = self._seed() if noisy else 0
+        seed = self._seed(x)
         begin = self.zero_states(x, x.shape[1]) if given.hx is None else given.hx
         for layer in range(self.num_layers):
             if layer and self.dropout and self.training:
                 x = self._drop(x, packed)
             if self.input_dropout and self.training:
-                x = x * F.dropout(x.new_ones(x.shape[1:]), self.input_dropout)  # one mask [B, I] for all steps
+                drawn = Noise(seed=seed, stream=2 * layer, first_row=current_first_row())
+                x = x * locked_mask(drawn, INPUT, self.input_dropout, x.new_zeros(x.shape[1:]))  # [B, I]
             for direction in range(D):
                 k = layer * D + direction
                 w = self.weights_of(layer, direction)
@@ -343,18 +345,25 @@ class Recurrent(nn.Module):
         data = F.dropout(steps.data, self.dropout, True)
         return pad_packed_sequence(PackedSequence(data, steps.batch_sizes))[0]
 
-    def _seed(self) -> Any:
+    def _seed(self, x: Tensor) -> Any:
         """What the masks of one call are drawn from: a number of torch's own generator, which so repeats them."""
-        if not (self.training and (self.recurrent_dropout or self.zoneout_h or self.zoneout_c)):
+        noisy = self._noisy()
+        if not (self.training and (noisy or self.input_dropout)):
             return 0
-        return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
+        device = "cpu" if noisy else x.device  # a mask of x alone can stay in a CUDA graph
+        seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device=device)
+        locked = self.input_dropout or self.hidden_dropout  # drawn here: a number is mixed faster without tensors
+        known = locked and seed.is_cpu and unwatched(x) and not torch._C._are_functorch_transforms_active()
+        return int(seed) if known else seed
 
     def _noise(self, x: Tensor, seed: Any, stream: int) -> Noise:
-        hidden = None
-        if self.hidden_dropout and self.training:
-            dtype = torch.float32 if x.dtype.itemsize == 2 else x.dtype  # 1/(1-p) is not rounded with the numbers it scales
-            hidden = F.dropout(x.new_ones(x.shape[1], self.fed_back_size, dtype=dtype), self.hidden_dropout)
-        return Noise(self.zoneout_h, self.zoneout_c, self.recurrent_dropout, seed, stream, self.training, hidden)
+        rates = (self.zoneout_h, self.zoneout_c, self.recurrent_dropout)
+        noise = Noise(*rates, seed, stream, self.training, None, current_first_row())
+        if not (self.hidden_dropout and self.training):
+            return noise
+        dtype = torch.float32 if x.dtype.itemsize == 2 else x.dtype  # 1/(1-p) is not rounded with the numbers it scales
+        like = x.new_zeros(x.shape[1], self.fed_back_size, dtype=dtype)
+        return noise._replace(hidden=locked_mask(noise, HIDDEN, self.hidden_dropout, like), seed=seed if any(rates) else 0)
 
     def zero_states(self, x: Tensor, B: int) -> State:
         rows = self.num_layers * self.num_directions

@@ -268,7 +268,9 @@ def _back(x: Any, tensors: dict[str, Tensor]) -> Any:
         return [_back(value, tensors) for value in x]
     if not isinstance(x, dict):
         return x
-    kind, inside = next(iter(x.items()), ("", None)) if len(x) == 1 else ("", None)
+    kind: str
+    inside: Any
+    kind, inside = next(iter(x.items())) if len(x) == 1 else ("", None)
     if kind == _TENSOR:
         return tensors[inside]
     if kind == _ARRAY:

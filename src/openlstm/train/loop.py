@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from openlstm.errors import ArgumentError, TrainingError, missing_extra
+from openlstm.noise import first_row
 
 try:
     import torch
@@ -329,7 +330,8 @@ class _Training:
             share = slice(0, 1)
         given = source.batch(rows[share], None if draw is None else draw[share])
         batch = [part.to(self.processes.device) for part in given]
-        error = self.loss(self.model, *batch)
+        with first_row(share.start):  # noise is that of these rows in the whole batch
+            error = self.loss(self.model, *batch)
         return None if empty else error, batch
 
     def _sums(self, error: Error | None) -> list[float]:

@@ -191,7 +191,7 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
     if noise is not None:
         fields |= {"zoneout_h": float(noise.zoneout_h), "zoneout_c": float(noise.zoneout_c)}
         fields |= {"candidate": float(noise.candidate), "seed": noise.seed & 0xFFFFFFFFFFFFFFFF}
-        fields |= {"stream": noise.stream, "training": noise.training}
+        fields |= {"stream": noise.stream, "first_row": noise.first_row, "training": noise.training}
         _put(kept, fields, hidden_mask=noise.hidden if noise.training else None)
     if call.reset_state is not None:
         h, c = (None if a is None else _contiguous(kept, a) for a in call.reset_state)
