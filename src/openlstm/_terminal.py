@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,9 +54,18 @@ def described(example: str, text: str) -> dict[str, Any]:
     return {"help": f"\b\nExample:\n{example}\n\n{text}", "short_help": text.split("\n")[0]}
 
 
-def first_process() -> bool:
-    """Whether this process prints and writes: of those that train together the first does."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+_prints = True
+
+
+def keep_silent() -> None:
+    """From now on print nothing: of the processes that train together the first speaks for all."""
+    global _prints
+    _prints = False
+
+
+def prints() -> bool:
+    """Whether this process prints."""
+    return _prints
 
 
 def err() -> Console:
@@ -67,7 +75,7 @@ def err() -> Console:
 
 def tell(lines: list[str], quiet: bool = False) -> None:
     """Print lines on standard error."""
-    for line in [] if quiet or not first_process() else lines:
+    for line in [] if quiet or not _prints else lines:
         err().print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -23,10 +23,10 @@ from openlstm._terminal import (
     add,
     described,
     err,
-    first_process,
     integer,
     output_option,
     print_json,
+    prints,
     say,
     status,
     tell,
@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             app(args=None if argv is None else list(argv), prog_name="openlstm", standalone_mode=True)
         except SystemExit as e:
-            if e.code in STOPPED and first_process():
+            if e.code in STOPPED and prints():
                 err().print("stopped")
             return int(e.code or 0)
         except (OpenLSTMError, OSError, ImportError, MemoryError, RuntimeError) as e:
             told = _in_form(e)
             if told is None:
                 raise  # a fault of ours
-            if first_process():
+            if prints():
                 err().print(f"[bold red]error[/] {escape(told)}", highlight=False, soft_wrap=True)
             return 1
     return 0

@@ -16,11 +16,10 @@ import numpy as np
 
 from openlstm.data import Format
 from openlstm.data.panel import Panel
-from openlstm.errors import ArgumentError, DataError
+from openlstm.errors import ArgumentError
 from openlstm.model_file import Header
 from openlstm.runtime.model import Model, load
 from openlstm.tasks.choice import Choice
-from openlstm.tasks.network import Net, make
 from openlstm.tasks.outline import last_times
 from openlstm.tasks.recipe import Recipe
 
@@ -100,31 +99,15 @@ class Start:
         return made.changed(series=series, network=old.network, decoder=old.decoder, training=training)
 
     def unseen(self, known: Panel, made: Recipe) -> Recipe:
-        """The recipe with no more validation than the model has not seen.
-
-        Raises:
-            DataError: if the model has none of the series' known steps in reach.
-        """
-        if not len(known) or not known.history.any():
-            raise DataError.of("fit", "there is nothing to train on", "no known step", "a table with values", "check the table")
+        """The recipe with no more validation than the model has not seen."""
         new = known.history - self.model.seen(known)
-        horizon = self.model.horizon
-        return replace(made, validation=np.where(new >= horizon, np.minimum(made.validation, new), 0))
+        return replace(made, validation=np.where(new >= self.model.horizon, np.minimum(made.validation, new), 0))
 
     def tell(self, known: Panel) -> str:
         """What is new, in words."""
         seen = self.model.seen(known)
         new, unknown = int((known.history - seen).sum()), int((seen == 0).sum())
         return f"trains on with {self.path}, which has not seen {new:,} of the steps and {unknown:,} of the series"
-
-    def net(self, header: Header, member: int, seed: int) -> Net:
-        """The network of a member as the model has it."""
-        import torch
-
-        net, begin = make(header, seed), f"member.{member}."
-        tensors = self.model.tensors.items()
-        net.load_state_dict({n.removeprefix(begin): torch.tensor(a) for n, a in tensors if n.startswith(begin)})
-        return net
 
     def choice(self) -> Choice:
         """Baselines, bands and weights of the model, for data of which it has seen every step."""

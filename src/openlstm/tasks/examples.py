@@ -16,7 +16,7 @@ from openlstm.model_file.header import COUNTS
 from openlstm.runtime.recursive import Sequence, check_counts, sequence
 from openlstm.runtime.window import Rows, measure, rows, windows
 from openlstm.tasks.network import arguments
-from openlstm.train.source import Source
+from openlstm.train.source import Computed, Source
 
 MOST_VALIDATION = 2048
 """So many validation windows are looked at after each epoch, evenly thinned out."""
@@ -68,13 +68,25 @@ class Examples:
 
     def learning(self) -> Source:
         """The series that can be trained on; a batch takes of each a window that ends anywhere in its training part."""
-        return _Learning(self)
+
+        def batch(rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
+            assert draw is not None
+            of = self.train[rows.numpy()]
+            own = [self.origins[s] for s in of]
+            return self._batch(np.array([o[int(u * len(o))] for o, u in zip(own, draw, strict=True)]), of, None)
+
+        return Computed(len(self.train), batch)
 
     def validating(self) -> Source:
         """The validation windows."""
-        return _Validating(self)
 
-    def batch(self, at: np.ndarray, of: np.ndarray, new: np.ndarray | None) -> list[Tensor]:
+        def batch(rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
+            at, of = self.validation[rows.numpy()], self.of[rows.numpy()]
+            return self._batch(at, of, at - self.cut[of])
+
+        return Computed(len(self.validation), batch)
+
+    def _batch(self, at: np.ndarray, of: np.ndarray, new: np.ndarray | None) -> list[Tensor]:
         """What `network.weighted_error` takes of the windows before the rows `at` [N] of the series `of` [N]."""
         given, y, spread = batch(self.header, self.rows, at, new)
         return [*given, y, torch.from_numpy(np.sqrt((spread / self.units[of]).clip(0.02, 20))).float()[:, None]]
@@ -83,32 +95,6 @@ class Examples:
         """The spread of the window before each of the rows `at` [N], float64 [N]."""
         series = self.header.series
         return measure(self.rows.values[at[:, None] + np.arange(-series.window, 0)], series.scale, series.period)[1]
-
-
-class _Learning:
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples.train)
-
-    def batch(self, rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
-        assert draw is not None
-        of = self.examples.train[rows.numpy()]
-        own = [self.examples.origins[s] for s in of]
-        return self.examples.batch(np.array([o[int(u * len(o))] for o, u in zip(own, draw, strict=True)]), of, None)
-
-
-class _Validating:
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples.validation)
-
-    def batch(self, rows: Tensor, draw: np.ndarray | None) -> list[Tensor]:
-        at, of = self.examples.validation[rows.numpy()], self.examples.of[rows.numpy()]
-        return self.examples.batch(at, of, at - self.examples.cut[of])
 
 
 def table_of(header: Header, panel: Panel) -> Rows:

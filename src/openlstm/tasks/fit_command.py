@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from openlstm._files import writable
-from openlstm._terminal import Json, Quiet, integer, output_option, print_json, say, status, tell
+from openlstm._terminal import Json, Quiet, integer, keep_silent, output_option, print_json, say, status, tell
 from openlstm.errors import ArgumentError, DataError
 from openlstm.tasks.command import PICTURES, Data, FutureData, Plot, draw, draw_evaluation, format_of, print_scores
 from openlstm.tasks.options import COLUMNS, FORMAT, TRAINING, Config, Options, split, with_options, write_config
@@ -194,7 +194,10 @@ def _launch(training: Options) -> bool:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of sockets, when another process ends
     from openlstm.train.processes import launch
 
-    return launch(training["processes"]).rank == 0
+    first = launch(training["processes"]).rank == 0
+    if not first:
+        keep_silent()
+    return first
 
 
 def _keeping(training: Options, output: Path) -> Options:

@@ -35,7 +35,7 @@ from openlstm.tasks.again import Start, arguments, seen_tensors
 from openlstm.tasks.evaluation import Evaluation, evaluate
 from openlstm.tasks.examples import Examples
 from openlstm.tasks.groups import held_out
-from openlstm.tasks.network import Net, make
+from openlstm.tasks.network import Net, make, network
 from openlstm.tasks.simulation import Efficiency
 from openlstm.tasks.trainings import Keeping
 from openlstm.train.progress import clock_time
@@ -129,6 +129,7 @@ class Forecaster:
         self.quantiles, self.baselines, self.init, self.steps = quantiles, baselines, init, steps
         self.batch_size, self.learning_rate, self.weight_decay, self.seed = batch_size, learning_rate, weight_decay, seed
         self.init_model = init_model
+        self._read: Start | None = None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor by name, as scikit-learn asks for them."""
@@ -191,7 +192,7 @@ class Forecaster:
             TrainingError: if a loss or a gradient is not finite.
         """
         keeping = Keeping(checkpoints, resume, checkpoint_every, log, tensorboard, watch, quiet)
-        start = None if self.init_model is None else Start.of(self.init_model)
+        start = self._start()
         self._check()
         self.panel_ = panel = self.read(data, form=form, future_data=future_data)
         asked = self if start is None else start.asked(self)
@@ -225,7 +226,16 @@ class Forecaster:
     @property
     def steps_ahead(self) -> int:
         """The horizon; that of the model that is trained on with, if there is one."""
-        return self.horizon if self.init_model is None else Start.of(self.init_model).model.horizon
+        start = self._start()
+        return self.horizon if start is None else start.model.horizon
+
+    def _start(self) -> Start | None:
+        """The model that is trained on with; read once."""
+        if self.init_model is None:
+            return None
+        if self._read is None or self._read.path != str(self.init_model):
+            self._read = Start.of(self.init_model)
+        return self._read
 
     def _trained(self, header: Header, start: Start | None, keeping: Keeping) -> tuple[choice.Choice, list[Net]]:
         """What stands beside the networks, and the networks."""
@@ -235,12 +245,13 @@ class Forecaster:
         first = Examples(header, known, made.validation, units) if made.validation.any() else everything
         validated = len(first.validation) > 0
         way = trainings.options(made, self.seed + members, weight_decay=self.weight_decay)
-        about = trainings.seconds(header, everything, way) * made.steps * (members + validated)
-        self.notes_.append(f"about {clock_time(about)} of training")
+        seconds = trainings.seconds(header, everything, way) * made.steps * (members + validated)
+        self.notes_.append(f"about {clock_time(seconds)} of training")
         tell([f"note: {note}" for note in self.notes_], keeping.quiet)
-        belongs = trainings.about(header, known, made, None if start is None else start.model.tensors)
-        net_of = lambda k, seed: make(header, seed) if start is None else start.net(header, k, seed)  # noqa: E731
-        with trainings.trainings(keeping, belongs, members + validated) as session:
+        old = None if start is None else start.model.tensors
+        about = trainings.about(header, known, made, old)
+        net_of = lambda k, seed: make(header, seed) if old is None else network(header, old, k)  # noqa: E731
+        with trainings.trainings(keeping, about, members + validated) as session:
             parts, net = trainings.EPOCHS, make(header, self.seed)
             if validated:
                 net, history = session.train("validation", net_of(0, way.seed), first, way)
@@ -352,8 +363,8 @@ class Forecaster:
             self.form_ = form or getattr(self, "form_", Format())
             return data
         self.form_ = form or Format()
-        if self.init_model is not None:
-            return Start.of(self.init_model).read(data, self.form_, future_data, self.time, self.target)
+        if (start := self._start()) is not None:
+            return start.read(data, self.form_, future_data, self.time, self.target)
         given = (self.series, self.future, self.past, self.static)
         ids, future, past, static = ((c,) if isinstance(c, str) else tuple(c) for c in given)
         columns = Columns(self.time, self.target, ids, future, past, static, self.wide)

@@ -54,7 +54,7 @@ TRAINING: dict[str, Any] = {
     ],
     "resume": Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped, where it was; or begin.")],
     "checkpoint_every": Annotated[
-        float, typer.Option(min=0, help="Seconds from one checkpoint to the next; 0 for every step.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Seconds from one checkpoint to the next; 0 for every step.")
     ],
     "log": Annotated[
         Path | None, typer.Option("--log", metavar="FILE", help="Every step and epoch, as lines of JSON.", show_default=False)

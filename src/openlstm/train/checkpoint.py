@@ -191,7 +191,8 @@ class Checkpoints:
                     one.load_state_dict(state["keep"][name])
             return
         what, hint = "holds no checkpoint that is whole", f"remove {self.folder}, and begin again"
-        raise CheckpointError.of(str(self.folder), what, f"{len(there)} damaged files", "a whole checkpoint", hint)
+        got = f"{len(there)} damaged file{'s' * (len(there) > 1)}"
+        raise CheckpointError.of(str(self.folder), what, got, "a whole checkpoint", hint)
 
 
 def expect_same(who: str, found: Any, expected: Any, path: str = "") -> None:

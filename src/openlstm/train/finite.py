@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,25 +25,15 @@ def origin(model: nn.Module, loss: Callable[..., Any], batch: Sequence[Tensor]) 
     >>> origin(openlstm.LSTM(3, 5), lambda model, x: (model(x)[0].sum(), torch.tensor(1)), [x])
     'input 2 is nan at step 4, row 1'
     """
-    where = None
+    places: Sequence[Place] = ()
     if any(isinstance(m, RECURRENT) for m in model.modules()):
-        try:
+        with suppress(OpenLSTMError):  # of a loss that cannot be looked into
             places = capture_layers(model, tuple(batch), lambda model, *b: loss(model, *b)[0], finite=False).places
-        except OpenLSTMError:  # the loss is not one that can be looked into
-            places = ()
-        found = (where for look in (_forward, _backward) for place in places if (where := look(place)))
-        where = next(found, None)
-    return where or _outside(model, loss, batch)
-
-
-def _forward(place: Place) -> str | None:
-    where = bad_input(place) or bad_weight(place) or first_non_finite(place)
-    return where and where.removeprefix("0: ")
-
-
-def _backward(place: Place) -> str | None:
-    where = weight_gradient(place).first_non_finite
-    return where and where.removeprefix("0: ")
+    for look in (bad_input, bad_weight, first_non_finite, lambda place: weight_gradient(place).first_non_finite):
+        for place in places:
+            if where := look(place):
+                return where.removeprefix("0: ")
+    return _outside(model, loss, batch)
 
 
 def _outside(model: nn.Module, loss: Callable[..., Any], batch: Sequence[Tensor]) -> str:

@@ -197,6 +197,7 @@ class _Training:
         self.signal = signals.Noted()
         self.checkpoints: Checkpoints | None = None
         self.name = ""
+        self.stopping = False  # whether one of several processes was told to stop
         self.steps = 0
         self.epochs: list[Epoch] = []
         self.best: Epoch | None = None
@@ -219,6 +220,7 @@ class _Training:
         begin = time.perf_counter() - self.seconds
         if not len(self.order):
             self.order = self._order()
+        self.model.train()
         for rows in self.order.split(self.options.batch_size)[self.batches :]:
             self._learn(rows)
             self.batches += 1
@@ -275,17 +277,17 @@ class _Training:
 
     def _learn(self, rows: Tensor) -> None:
         """One step down the gradient of the mean loss over the targets of some rows."""
-        self.model.train()
         error, batch = self._error(self.data, rows, self.draw.random(len(rows)))
         total, targets, stop = self._sums(error)
         self.total, self.counted = self.total + total, self.counted + targets
         if not math.isfinite(total):
-            self._refuse("loss", "a finite loss", f"loss={total}", batch, rows)
+            self._refuse("loss", f"loss={total}", batch)
         if targets:
-            self._step(None if error is None else error[0] / targets, total / targets, batch, rows)
-        self.signal.share(stop)
+            mean = None if error is None else error[0] / targets
+            self._step(mean, total / targets, batch, len(rows))
+        self.stopping = stop > 0
 
-    def _step(self, mean: Tensor | None, loss: float, batch: Sequence[Tensor], rows: Tensor) -> None:
+    def _step(self, mean: Tensor | None, loss: float, batch: Sequence[Tensor], rows: int) -> None:
         clip = self.options.clip
         self.optimizer.zero_grad()
         if mean is not None:
@@ -293,11 +295,11 @@ class _Training:
         self.processes.add_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, clip))
         number, rate = len(self.epochs) + 1, self.optimizer.param_groups[0]["lr"]
-        step = Step(self.steps, number, loss, norm, clip, len(rows), self.each_epoch, rate)
+        step = Step(self.steps, number, loss, norm, clip, rows, self.each_epoch, rate)
         for callback in self.each_step:
             callback(step)
         if not math.isfinite(norm):
-            self._refuse("gradient", "a finite gradient", f"norm={norm}", batch, rows)
+            self._refuse("gradient", f"norm={norm}", batch)
         self.optimizer.step()
         self.schedule.step()
         self.steps += 1
@@ -314,15 +316,13 @@ class _Training:
             part, targets, stop = self._sums(error)
             total, counted = total + part, counted + targets
             if not math.isfinite(part):
-                self._refuse("loss", "a finite loss", f"loss={part}", batch, rows)
-            self.signal.share(stop)
-            if self.signal.number is not None:
+                self._refuse("loss", f"loss={part}", batch)
+            self.stopping = stop > 0
+            if self._stops:
                 self._pause()  # it is begun again, from the end of the steps
         return total / max(counted, 1.0)
 
-    def _error(
-        self, source: Source, rows: Tensor, draw: np.ndarray | None
-    ) -> tuple[tuple[Tensor, Tensor] | None, list[Tensor]]:
+    def _error(self, source: Source, rows: Tensor, draw: np.ndarray | None) -> tuple[Error | None, list[Tensor]]:
         """The loss of this process's share of some rows, None where it has none of them, and the batch."""
         share = self.processes.share(len(rows))
         empty = share.start == share.stop
@@ -339,11 +339,16 @@ class _Training:
         own = (0.0, 0.0) if error is None else (float(error[0].detach()), float(error[1]))
         return self.processes.sums(*own, float(self.signal.number is not None))
 
+    @property
+    def _stops(self) -> bool:
+        """Whether to end here: one process as soon as it is told to, several at the step at which all of them know."""
+        return self.stopping if self.processes.count > 1 else self.signal.number is not None
+
     def _pause(self) -> None:
         """Save what is to be saved, and end here if a signal says so."""
         if self.checkpoints is None:
             return
-        if self.signal.number is not None:
+        if self._stops:
             saved = self.checkpoints.put(self.name, self.state_dict(), now=True)
             told = f"stopped at step {self.steps:,}, {'saved in' if saved else 'NOT saved in'} {self.checkpoints.folder}"
             self.checkpoints.say(told + ("; the same command with --resume goes on" if saved else ""))
@@ -351,7 +356,7 @@ class _Training:
         if self.checkpoints.due:
             self.checkpoints.put(self.name, self.state_dict())
 
-    def _refuse(self, kind: str, expected: str, got: str, batch: Sequence[Tensor], rows: Tensor) -> NoReturn:
+    def _refuse(self, kind: str, got: str, batch: Sequence[Tensor]) -> NoReturn:
         """Raise for a number that is not finite, and say where it was; the model gets the last good weights."""
         from openlstm.train.finite import origin
 
@@ -360,7 +365,7 @@ class _Training:
             self.model.load_state_dict(self.best_weights)
         what = f"the {kind} is not finite in epoch {len(self.epochs) + 1}"
         hint = "lower the learning rate, or look for huge values in the data"
-        raise TrainingError.of("train", what, f"{got} at step {self.steps}: {where}", expected, hint)
+        raise TrainingError.of("train", what, f"{got} at step {self.steps}: {where}", f"a finite {kind}", hint)
 
 
 _NOW = ("steps", "order", "batches", "total", "counted", "seconds")

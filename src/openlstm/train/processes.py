@@ -5,6 +5,7 @@ Legend: N rows of a batch, P processes.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -56,12 +57,15 @@ class Processes:
         return found
 
 
-_launched: Processes | None = None
+_current: Processes | None = None
 
 
 def processes() -> Processes:
     """Those of `launch`; before it, this process alone."""
-    return _launched or Processes(Fabric(accelerator=_accelerator(), devices=1))
+    global _current
+    if _current is None:
+        _current = Processes(Fabric(accelerator=_accelerator(), devices=1))
+    return _current
 
 
 def launch(count: int | None = None) -> Processes:
@@ -76,27 +80,28 @@ def launch(count: int | None = None) -> Processes:
     Raises:
         ArgumentError: if torchrun started another number of processes, or there were fewer devices.
     """
-    global _launched
+    global _current
     started = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # by torchrun
     if started and count not in (None, started):
         what, got = "torchrun has started another number of processes", f"--processes {count}, {started} by torchrun"
         raise ArgumentError.of("launch", what, got, f"{started}, or no --processes", "leave --processes out")
     count = started or count or 1
-    if count == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world = int(os.environ["WORLD_SIZE"]) if started else count  # others than torchrun set that for programs of their own
+    if world == 1:
         return processes()
     if _accelerator() == "cuda" and count > torch.cuda.device_count():
         got, expected = f"{count} processes, {torch.cuda.device_count()} GPUs", "at most one process for each GPU"
         raise ArgumentError.of("launch", "there are fewer GPUs than processes", got, expected, "pass a smaller --processes")
     for name in ("lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a banner for each process
-    machines = int(os.environ["WORLD_SIZE"]) // started if started else 1
-    fabric = Fabric(accelerator=_accelerator(), devices=count, num_nodes=machines, strategy="ddp")
+    fabric = Fabric(accelerator=_accelerator(), devices=count, num_nodes=world // count, strategy="ddp")
     with _together():
         fabric.launch()
+    atexit.register(torch.distributed.destroy_process_group)  # its threads would abort an interpreter that ends before them
     set_num_threads(max(1, get_num_threads() // count))
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    _launched = Processes(fabric)
-    return _launched
+    _current = Processes(fabric)
+    return _current
 
 
 @contextmanager
@@ -105,10 +110,10 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:  # of torch.distributed; gloo raises no class of its own
-        first, hint = (
-            str(e).splitlines()[0].split(". ")[0],
-            "look at what that one printed; where checkpoints were kept, --resume goes on",
-        )
+        first = str(e).splitlines()[0].split(". ")[0]
+        if not isinstance(e, torch.distributed.DistError) and "onnection" not in first:
+            raise
+        hint = "look at what that one printed; where checkpoints were kept, --resume goes on"
         raise TrainingError.of("train", "another process of this training has ended", first, "all of them", hint) from None
 
 

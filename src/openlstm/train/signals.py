@@ -28,15 +28,12 @@ class Noted:
             self.leave(number, frame)
         self.number = number
 
-    def share(self, somewhere: float) -> None:
-        """Stop with another process that was told to."""
-        if somewhere and self.number is None:
-            self.number = signal.SIGTERM
-
     def leave(self, number: int | None = None, frame: FrameType | None = None) -> NoReturn:
-        """Do what the signal did before: KeyboardInterrupt after Ctrl-C; where that was the end, SystemExit(128 + number)."""
-        number = self.number if number is None else number
-        assert number is not None
+        """Do what the signal did before: KeyboardInterrupt after Ctrl-C; where that was the end, SystemExit(128 + number).
+
+        Where none came to this process it leaves with another one that was told to, as after SIGTERM.
+        """
+        number = number or self.number or signal.SIGTERM
         handler = self.before.get(number)
         if callable(handler):
             handler(number, frame)

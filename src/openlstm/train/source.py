@@ -5,7 +5,7 @@ Legend: N rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ class Source(Protocol):
         """How many there are."""
         ...
 
-    def batch(self, rows: Tensor, draw: np.ndarray | None) -> Sequence[Tensor]:
+    def batch(self, rows: Tensor, draw: np.ndarray | None, /) -> Sequence[Tensor]:
         """Some of them, in the form in which the loss takes them.
 
         Args:
@@ -42,6 +42,16 @@ class Tensors:
     def batch(self, rows: Tensor, draw: np.ndarray | None) -> Sequence[Tensor]:
         """See `Source`."""
         return [part[rows] for part in self.parts]
+
+
+class Computed:
+    """So many examples, whose batches a function makes; its arguments are those of `Source.batch`."""
+
+    def __init__(self, count: int, batch: Callable[[Tensor, np.ndarray | None], Sequence[Tensor]]) -> None:
+        self.count, self.batch = count, batch
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def source_of(data: Sequence[Tensor] | Source) -> Source:
