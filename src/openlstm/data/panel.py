@@ -149,15 +149,17 @@ class Panel:
         return replace(self, history=history, values=hide(self.values), covariates=seen)
 
     def only(self, series: np.ndarray | slice) -> Panel:
-        """The panel of some of the series, by their numbers, a mask [S] or a slice."""
+        """The panel of some of the series, by their numbers, a mask [S] or a slice of neighbours."""
         chosen = np.arange(len(self))[series]
         sizes = self.lengths[chosen]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         rows = runs(self.offsets[chosen], sizes)
+        if isinstance(series, slice) and len(chosen):  # neighbours: what they hold lies in one piece
+            rows = slice(self.offsets[chosen[0]], self.offsets[chosen[-1] + 1])
         some = tuple(replace(c, values=c.values[chosen if c.role == "static" else rows]) for c in self.covariates)
         return replace(
             self,
-            keys=tuple(self.keys[s] for s in chosen),
+            keys=tuple(map(self.keys.__getitem__, chosen.tolist())),
             starts=self.starts[chosen],
             offsets=offsets,
             history=self.history[chosen],

@@ -11,6 +11,9 @@ from openlstm.model_file import Decoder
 
 Tensors = dict[str, np.ndarray]
 
+TOGETHER = 100_000
+"""Numbers of a matrix that a row is multiplied with in one call: too few for a library to spread them over threads."""
+
 
 def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
     """All quantiles of all steps from h [N, H] alone: W h + b, [N, K, Q] in spreads."""
@@ -20,9 +23,12 @@ def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
 def each_row(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The product of each row of x [N, A] and a matrix [B, A], [N, B], row by row in the matrix' type.
 
-    A product of matrices may round a row differently in another batch.
+    A product of matrices may round a row differently in another batch, and a product of a large matrix with other threads.
     """
-    return (x[:, None].astype(weight.dtype) @ weight.T)[:, 0]
+    out, most = np.empty((len(x), len(weight)), weight.dtype), max(4, TOGETHER // max(x.shape[1], 1) // 4 * 4)
+    for k in range(0, len(weight), most):
+        np.matmul(x[:, None], weight[k : k + most].T, out=out[:, None, k : k + most])
+    return out
 
 
 def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarray, middle: int) -> np.ndarray:
@@ -39,10 +45,12 @@ def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarr
     Returns:
         [N, K, Q] in spreads, rising along the last axis.
     """
-    head = np.asfortranarray(weights["head.weight"])  # a row times a matrix that lies so takes two thirds of the time
-    z = each_row(np.concatenate([h, context], axis=1), head) + weights["head.bias"]
+    # a row times a matrix that lies so takes two thirds of the time
+    head, own = np.asfortranarray(weights["head.weight"]), np.asfortranarray(weights["ahead.weight"])
+    z = each_row(np.concatenate([h, context], axis=1), head)
+    z += weights["head.bias"]
     z = z.reshape(ahead.shape[0], ahead.shape[1], -1)
-    z += ahead @ weights["ahead.weight"].T
+    z += ahead @ own.T
     out = np.tanh(z, out=z) @ weights["out.weight"].T + weights["out.bias"]  # [N, K, Q]
     return spread_out(out, (ahead @ weights["skip.weight"].T)[..., 0], middle)
 

@@ -131,10 +131,16 @@ class Model:
         if self.header.decoder.kind == "simulate":
             what, expected = "a simulating model reads no values of its target", "a model that forecasts"
             raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
+        parts = side_by_side(
+            lambda first: self._quantiles(panel.only(slice(first, first + BLOCK)), use, backend), range(0, len(panel), BLOCK)
+        )
+        return np.concatenate([np.zeros((0, self.horizon, len(self.levels))), *parts])
+
+    def _quantiles(self, panel: Panel, use: str, backend: str) -> np.ndarray:
         self.check(panel)
         if use == "best":
             parts = [f.name for f in self.header.forecasters if f.weight > 0]
-            values = self._mean({f: self.quantiles(panel, use=f, backend=backend) for f in parts})
+            values = self._mean({f: self._quantiles(panel, f, backend) for f in parts})
         elif use == "network":
             values = self.raw(panel, backend=backend)
         else:
@@ -181,14 +187,8 @@ class Model:
 
     def raw(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
         """The quantiles of the networks before calibration, float64 [S, K, Q]."""
-
-        def forecast(first: int) -> np.ndarray:
-            part = panel.only(slice(first, first + BLOCK))
-            table = rows(self.header.series, part, last=True)
-            return self.run(table, table.begins + part.history, backend=backend)
-
-        parts = side_by_side(forecast, range(0, len(panel), BLOCK))
-        out = np.concatenate([np.zeros((0, self.horizon, len(self.levels))), *parts])
+        table = rows(self.header.series, panel, last=True)
+        out = self.run(table, table.begins + panel.history, backend=backend)
         if not np.isfinite(out).all():
             what, got = "the forecast is not finite", "weights that are too large for these values"
             raise ModelFileError.of("Model.predict", what, got, "finite numbers", "fit the model again")
