@@ -72,6 +72,13 @@ def test_a_lag_that_is_missing_is_the_nearer_one_and_a_mark() -> None:
     assert (short.ahead[0, :3, 3] == short.ahead[0, :3, 1]).all()
 
 
+def test_a_lag_that_a_header_names_twice_is_read_twice() -> None:
+    head = drawn.header("direct", features=False)
+    head = head.changed(series=head.series.changed(lags=head.series.lags[:1] * 2))
+    seen = last_windows(head, one(np.arange(30.0)))
+    assert (seen.ahead[..., 1:3] == seen.ahead[..., 3:5]).all() and seen.ahead.shape[2] == head.ahead
+
+
 def behind(panel: Panel, *, by: float) -> Panel:
     """The panel with other numbers where nothing is known: targets and columns of the past behind the origin."""
     steps = np.arange(len(panel.values)) - np.repeat(panel.offsets[:-1], panel.lengths)

@@ -135,7 +135,7 @@ def windows(series: Series, rows: Rows, at: np.ndarray) -> Window:
         nearer = next((lags[near] for near in reversed(lags) if near.season == lag.season), next(iter(lags.values()), 0.0))
         ahead[..., 1 + 2 * k] = lags[lag] = np.where(absent, nearer, found)
         ahead[..., 2 + 2 * k] = absent
-    ahead[..., 1 + 2 * len(lags) :] = rows.plain.take(future, axis=0)[..., plain]
+    ahead[..., 1 + 2 * len(series.lags) :] = rows.plain.take(future, axis=0)[..., plain]
     mean, size = means(values)
     level = np.maximum(size, series.scale.floor)
     context = [np.log(spread / level), 1 - missing.mean(axis=1), ((mean - anchor) / spread).clip(-MOST, MOST)]
