@@ -167,10 +167,8 @@ class Model:
             return np.maximum(values, 0)
         if not self.header.series.positive:
             return values
-        own = np.maximum(values, 0)
-        below = np.searchsorted(panel.offsets, np.flatnonzero(panel.values < 0), side="right") - 1  # their series
-        own[below] = values[below]
-        return own
+        below = np.diff(np.concatenate([[0], np.cumsum(panel.values < 0)])[panel.offsets]) > 0
+        return np.where(below[:, None, None], values, np.maximum(values, 0))
 
     @property
     def setting(self) -> Setting:
