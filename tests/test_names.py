@@ -28,7 +28,7 @@ def test_every_name_works_in_a_fresh_interpreter() -> None:
     """One process has loaded what the package builds on, and nothing of the package; each name begins as a copy of it."""
     code = """
 import os, sys
-import altair, jinja2, lightning_fabric, numpy, polars, pydantic, rich, safetensors, torch._dynamo, vl_convert
+import altair, jinja2, lightning_fabric, msgspec, numpy, polars, rich, safetensors, torch._dynamo, vl_convert
 for name in sys.argv[1:]:
     if os.fork():
         if os.wait()[1]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -164,7 +163,7 @@ def _begin(folder: Path, mode: int) -> tuple[Path, int]:
         with suppress(OSError):  # being written, or not ours to remove
             _remove_left(left)
     while True:
-        part = folder / f".openlstm-{uuid.uuid4().hex}.part"
+        part = folder / f".openlstm-{os.urandom(16).hex()}.part"
         number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with suppress(OSError):  # a file system without locks, where nothing is removed either
             _lock(number)

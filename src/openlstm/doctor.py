@@ -28,7 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """The optional packages, by the extra that brings them."""
 
-BASE = ("numpy", "safetensors", "pydantic", "typer", "rich")
+BASE = ("numpy", "safetensors", "msgspec", "typer", "rich")
 
 
 def examine() -> dict[str, Any]:

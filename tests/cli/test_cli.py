@@ -235,7 +235,7 @@ def test_what_the_system_refuses_is_told_in_our_form(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("openlstm.runtime.model.read_panel", fail)
+    monkeypatch.setattr("openlstm.data.reading.read_panel", fail)
     ran = Ran(capsys, "predict", place / "m.safetensors", place / "a.csv")
     assert ran.status == 1 and ran.out == "" and ran.err.startswith(first) and "\n  hint      " in ran.err
 
@@ -244,7 +244,7 @@ def test_a_fault_of_ours_is_not_hidden(place: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("openlstm.runtime.model.read_panel", fail)
+    monkeypatch.setattr("openlstm.data.reading.read_panel", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         cli.main(["predict", str(place / "m.safetensors"), str(place / "a.csv")])
 

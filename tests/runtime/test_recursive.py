@@ -102,8 +102,8 @@ def test_counts_are_whole_and_above_zero() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_another_seed_draws_other_paths(seed: int) -> None:
     own = model("normal")
-    training = own.header.training.model_copy(update={"seed": seed + 5})
-    other = replace(own, header=own.header.model_copy(update={"training": training}))
+    training = own.header.training.changed(seed=seed + 5)
+    other = replace(own, header=own.header.changed(training=training))
     panel = drawn.panel(own.header)
     assert not (other.paths(panel, 5) == own.paths(panel, 5)).any()
 

@@ -37,9 +37,7 @@ def one(values: list[float] | np.ndarray, start: str = "2001-01-01") -> Panel:
 def scaled(head: Header, factor: float) -> Header:
     """The header of the same model in another unit."""
     scale = head.series.scale
-    return head.model_copy(
-        update={"series": head.series.model_copy(update={"scale": scale.model_copy(update={"floor": scale.floor * factor})})}
-    )
+    return head.changed(series=head.series.changed(scale=scale.changed(floor=scale.floor * factor)))
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 30])
@@ -72,6 +70,13 @@ def test_a_lag_that_is_missing_is_the_nearer_one_and_a_mark() -> None:
     short = last_windows(head, one([1, 2, 3, 4, 5]))  # of 8 before nothing is known, but of step 8
     assert short.ahead[0, :, 4].tolist() == [1, 1, 1, 0]
     assert (short.ahead[0, :3, 3] == short.ahead[0, :3, 1]).all()
+
+
+def test_a_lag_that_a_header_names_twice_is_read_twice() -> None:
+    head = drawn.header("direct", features=False)
+    head = head.changed(series=head.series.changed(lags=head.series.lags[:1] * 2))
+    seen = last_windows(head, one(np.arange(30.0)))
+    assert (seen.ahead[..., 1:3] == seen.ahead[..., 3:5]).all() and seen.ahead.shape[2] == head.ahead
 
 
 def behind(panel: Panel, *, by: float) -> Panel:
@@ -198,7 +203,7 @@ def test_the_model_is_built_of_its_file_alone(tmp_path) -> None:  # noqa: ANN001
         model: Model = drawn.model(drawn.header(kind))
         model_file.write(tmp_path / "m.safetensors", model.header, model.tensors)
         again = openlstm.load(tmp_path / "m.safetensors")
-        assert again.header == model.header.model_copy(update={"checksum": again.header.checksum})
+        assert again.header == model.header.changed(checksum=again.header.checksum)
         panel = drawn.panel(model.header)
         if kind == "simulate":
             assert (again.simulate(panel).values == model.simulate(panel).values).all()

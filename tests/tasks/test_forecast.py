@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import model_validator
 
 import openlstm
 from openlstm import Forecaster
@@ -302,9 +301,8 @@ def test_what_no_model_file_can_hold_is_told_before_the_training(
 
 
 def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Limited(Header):
-        @model_validator(mode="after")
-        def _possible(self) -> Limited:
+    class Limited(Header, frozen=True):
+        def __post_init__(self) -> None:
             raise ValueError("more than 9 numbers")
 
     monkeypatch.setattr("openlstm.tasks.outline.Header", Limited)
@@ -312,7 +310,7 @@ def test_a_model_that_is_too_large_as_a_whole_is_told_as_such(monkeypatch: pytes
     fails(
         ArgumentError,
         lambda: Forecaster(7, **SMALL).fit(daily(), quiet=True),
-        "Forecaster: the model is not what a file can hold\n  got       Value error, more than 9 numbers\n"
+        "Forecaster: the model is not what a file can hold\n  got       more than 9 numbers\n"
         "  expected  a smaller model\n  hint      pass a smaller hidden_size, num_layers, members or horizon",
     )
 

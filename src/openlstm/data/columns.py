@@ -11,7 +11,7 @@ from openlstm.data.dates import holds_dates
 from openlstm.data.files import Table, short
 from openlstm.data.numbers import holds_numbers
 from openlstm.errors import ArgumentError, DataError
-from openlstm.model_file import Series, Step
+from openlstm.model_file import Series, Step, plain
 
 AGGREGATES = ("mean", "sum", "last", "first", "min", "max", "median", "count")
 
@@ -81,7 +81,7 @@ def terms(series: Series, options: Mapping[str, str | None] | None = None) -> Te
         options: the fields of `Format`, and `time` and `target` for columns of other names.
     """
     roles = {role: tuple(f.name for f in series.of(role)) for role in ("future", "past", "static")}
-    own = series.form.model_dump()
+    own = plain(series.form)
     wide = own.pop("wide")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     named = {name: given.pop(name, known) for name, known in (("time", series.time), ("target", series.target))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -234,6 +233,8 @@ def wall_clock(times: np.ndarray, zone: str) -> np.ndarray:
     >>> show_times(wall_clock(np.array(["2024-03-31T00:30", "2024-03-31T01:30"], "datetime64[us]"), "Europe/Berlin"))
     ['2024-03-31 01:30', '2024-03-31 03:30']
     """
+    from zoneinfo import ZoneInfo
+
     # clocks change at whole quarters of an hour
     quarters, where = np.unique(times.astype("datetime64[s]").astype(np.int64) // 900, return_inverse=True)
     there = ZoneInfo(zone)

@@ -148,16 +148,20 @@ class Panel:
         seen = tuple(replace(c, values=hide(c.values)) if c.role == "past" else c for c in self.covariates)
         return replace(self, history=history, values=hide(self.values), covariates=seen)
 
-    def only(self, series: np.ndarray) -> Panel:
-        """The panel of some of the series, by their numbers or a mask [S]."""
+    def only(self, series: np.ndarray | slice) -> Panel:
+        """The panel of some of the series, by their numbers, a mask [S] or a slice of neighbours."""
         chosen = np.arange(len(self))[series]
-        rows = np.concatenate([np.r_[self.rows(int(s))] for s in chosen] or [np.zeros(0, np.int64)])
+        sizes = self.lengths[chosen]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        rows = runs(self.offsets[chosen], sizes)
+        if isinstance(series, slice) and len(chosen):  # neighbours: what they hold lies in one piece
+            rows = slice(self.offsets[chosen[0]], self.offsets[chosen[-1] + 1])
         some = tuple(replace(c, values=c.values[chosen if c.role == "static" else rows]) for c in self.covariates)
         return replace(
             self,
-            keys=tuple(self.keys[s] for s in chosen),
+            keys=tuple(map(self.keys.__getitem__, chosen.tolist())),
             starts=self.starts[chosen],
-            offsets=np.concatenate([[0], np.cumsum(self.lengths[chosen])]),
+            offsets=offsets,
             history=self.history[chosen],
             values=self.values[rows],
             covariates=some,
@@ -175,14 +179,22 @@ class Panel:
         """
         steps = int(min(self.history.max(initial=0), most or np.iinfo(np.int64).max))
         out = np.full((len(self), steps), np.nan)
-        for s in range(len(self)):
-            last = self.past(s)[-steps:] if steps else self.past(s)[:0]
-            out[s, steps - len(last) :] = last
+        known = np.minimum(self.history, steps)
+        out[np.arange(steps) >= steps - known[:, None]] = self.values[runs(self.offsets[:-1] + self.history - known, known)]
         return out
 
     def __iter__(self) -> Iterator[Panel]:
         """Each series as a panel of its own."""
         return (self.only(np.array([s])) for s in range(len(self)))
+
+
+def runs(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """So many whole numbers from each begin on, one run behind the other, int64.
+
+    >>> runs(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    return np.arange(sizes.sum()) + np.repeat(begins - np.cumsum(sizes) + sizes, sizes)
 
 
 def rows_of(who: str, values: ArrayLike) -> np.ndarray:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from openlstm.errors import ArgumentError, DtypeError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _chosen: int | None = None
 _looked = False  # for an OpenMP runtime
 _found: int | None = None
+_here = threading.local()  # in a thread that is one of several at work: `alone`
 
 
 def set_num_threads(threads: int | None) -> None:
@@ -49,6 +55,8 @@ def get_num_threads() -> int:
 
 def current() -> int:
     """As `get_num_threads`; called once per run of the engine."""
+    if getattr(_here, "alone", False):
+        return 1
     if not _looked and "torch" in sys.modules:
         _borrow_from_torch()
     if _chosen is not None:
@@ -84,6 +92,21 @@ def torch_aside(threads: int | None = None) -> Iterator[None]:
     finally:
         torch.set_num_threads(theirs)
         _chosen = chosen
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`work` of each item, in as many threads as the engine may use; what it runs of the engine uses one each.
+
+    >>> side_by_side(abs, [-1, 2])
+    [1, 2]
+    """
+    count = min(current(), len(items))
+    if count < 2:
+        return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # it takes its time to import
+
+    with ThreadPoolExecutor(count, initializer=lambda: setattr(_here, "alone", True)) as pool:
+        return list(pool.map(work, items))
 
 
 def _borrow_from_torch() -> None:

@@ -9,10 +9,7 @@ Report                              what `openlstm.xray` returns
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
-from openlstm._submodules import submodule
+from openlstm._submodules import on_first_use
 
 _HOMES = {
     "batches": "NotMeasurable",
@@ -47,15 +44,7 @@ _HOMES = {
 _LAZY = {name: home for home, names in _HOMES.items() for name in names.split()}
 """Public name -> the module that has it; `__init__.pyi` says the same to editors and type checkers."""
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name, or a submodule, on first use."""
-    home = _LAZY.get(name)
-    value = submodule(__name__, name) if home is None else getattr(import_module(f"{__name__}.{home}"), name)
-    if value is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_LAZY))}")
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

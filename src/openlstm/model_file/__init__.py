@@ -17,3 +17,5 @@ from openlstm.model_file.header import Series as Series
 from openlstm.model_file.header import Step as Step
 from openlstm.model_file.header import Training as Training
 from openlstm.model_file.header import upgrade as upgrade
+from openlstm.model_file.part import fault as fault
+from openlstm.model_file.part import plain as plain

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
-from pydantic import ValidationError
-from safetensors.numpy import save
 
 from openlstm._files import write_whole
 from openlstm.errors import ModelFileError
 from openlstm.model_file.header import VERSION, Header, upgrade
+from openlstm.model_file.part import fault, plain
 
 KEY = "openlstm"
 """The key of the safetensors metadata under which the header lies."""
@@ -46,23 +46,24 @@ def write(path: str | os.PathLike[str], header: Header, tensors: dict[str, np.nd
 
     Args:
         path: where; an existing file is replaced and keeps its permissions, a link is followed.
-        header: its version and checksum are filled in.
+        header: held against the schema, its checksum filled in.
         tensors: exactly those that `header.tensors()` names.
 
     Returns:
         The header as written, with its checksum.
 
     Raises:
-        ModelFileError: if the tensors are not those the header names, or hold a value that is not finite.
+        ModelFileError: if the header is none that a file can hold, or the tensors are not those it names, or not finite.
         OSError: if the place cannot be written; nothing is left behind.
     """
+    from safetensors.numpy import save  # reading does without it
+
     path = Path(path)
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    header = _valid(path, plain(header))
     _check_tensors(path, header, tensors)
-    header = header.model_copy(update={"version": VERSION})  # one that was read may be older
-    raw = json.loads(header.model_dump_json())
-    header = header.model_copy(update={"checksum": checksum(raw, tensors)})
-    write_whole(path, save(tensors, {KEY: _canonical(json.loads(header.model_dump_json()))}))
+    header = header.changed(checksum=checksum(plain(header), tensors))
+    write_whole(path, save(tensors, {KEY: _canonical(plain(header))}))
     return header
 
 
@@ -99,18 +100,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
             f"header version {VERSION} or older",
             "install a newer openlstm",
         )
-    try:
-        header = Header.model_validate_json(json.dumps(upgrade(raw)))
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
-        raise _error(
-            path,
-            "its header is not one of openlstm's",
-            _short(f"{where}: {first['msg']}"),
-            f"the closed schema of version {VERSION}",
-            "the file was made or changed by another program; fit the model again",
-        ) from None
+    header = _valid(path, upgrade(raw))
     _check_index(path, header, {name: place.kind for name, place in index.items()})
     kinds = {name: (np.dtype(kind), shape) for name, (kind, shape) in header.tensors().items()}
     sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in kinds.items()}
@@ -133,6 +123,20 @@ def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
         tensors[name] = found.astype(dtype, copy=False).reshape(shape)
     _check_content(path, header, tensors)
     return header, tensors
+
+
+def _valid(path: Path, raw: Any) -> Header:
+    try:
+        return msgspec.convert(raw, Header)
+    except msgspec.ValidationError as e:
+        where, what = fault(e)
+        raise _error(
+            path,
+            "its header is not one of openlstm's",
+            _short(f"{where or 'header'}: {what}"),
+            f"the closed schema of version {VERSION}",
+            "the file was made or changed by another program; fit the model again",
+        ) from None
 
 
 class _Place(NamedTuple):
@@ -196,9 +200,9 @@ def _short(value: Any) -> str:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        raw = json.loads(text)
+        raw = msgspec.json.decode(text)  # stricter than json: no NaN, nothing infinite, no half characters
         _canonical(raw)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise _damaged(path, "its header is not JSON") from None
     if not isinstance(raw, dict):
         raise _damaged(path, "its header is not a JSON object")

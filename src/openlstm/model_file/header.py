@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from msgspec import Meta, structs
 
 from openlstm import cells, weights
+from openlstm.model_file.part import LARGEST, MOST, Count, Finite, Key, Name, Part, Rate, Shape, Share, Size, Text, Time, Value
 
 VERSION = 4
 """The newest version of the header that this library reads and the one it writes.
@@ -29,9 +29,6 @@ CONTEXT = 3
 COUNTS = "negative binomial"
 """The distribution of counts: their values stay as they are, in spreads of the size of the window."""
 
-MOST = 2**27
-"""So many numbers a file holds at most, in all its tensors: 512 MiB."""
-
 MOST_AT_ONCE = 2**25
 """So many numbers the forecast of one series takes at most, of what the network reads or of what it gives."""
 
@@ -39,67 +36,38 @@ MOST_TEXT = 2**19
 """So many characters the part `series` takes at most, whose names and categories are the user's."""
 
 
-def _a_time(text: str) -> str:
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?", text, re.ASCII):
-        raise ValueError("is not an ISO time such as 2001-12-29T00:00:00")
-    datetime.fromisoformat(text)
-    return text
-
-
-def _a_size(value: float) -> float:
-    if not 1e-200 <= value <= 1e101:
-        raise ValueError("is not a size between 1e-200 and 1e101")
-    return value
-
-
-Name = Annotated[str, Field(max_length=1000)]
-Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")]  # part of the name of a tensor
-Time = Annotated[str, AfterValidator(_a_time)]
-Size = Annotated[float, AfterValidator(_a_size)]  # in the unit of the target, whose values are within 1e100
-Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=4)]
-"""What several parts are made of."""
-
-
-class _Part(BaseModel):
-    """A part of the header: closed (unknown keys are refused), strict about types, immutable, finite numbers only."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Step(_Part):
+class Step(Part, frozen=True, kw_only=True):
     """The sampling interval of a series: so many calendar months, seconds, or business days; at most 1000 years."""
 
     unit: Literal["month", "second", "business"]
-    count: int = Field(ge=1, le=1000 * 366 * 86400)
+    count: Annotated[int, Meta(ge=1, le=1000 * 366 * 86400)]
 
-    @model_validator(mode="after")
-    def _possible(self) -> Step:
+    def __post_init__(self) -> None:
         if self.years() > 1000:
             raise ValueError("a step is longer than 1000 years")
-        return self
 
     def years(self) -> float:
         """How long it is, in calendar years."""
         return self.count / {"month": 12, "second": 365.2425 * 86400, "business": 5 / 7 * 365.2425}[self.unit]
 
 
-class Scale(_Part):
+class Scale(Part, frozen=True, kw_only=True):
     """How a window of values is measured, see `runtime.window.measure`."""
 
     anchor: Literal["last", "season", "zero", "all"] = "season"
-    share: float = Field(default=0.001, ge=0, le=1)  # of the mean size of a window: its spread is at least that
+    share: Share = 0.001  # of the mean size of a window: its spread is at least that
     floor: Size  # in the unit of the target: no spread is less; with the anchor "all" it is the spread
-    center: float = Field(default=0.0, ge=-1e100, le=1e100)  # in the unit of the target, with the anchor "all"
+    center: Value = 0.0  # in the unit of the target, with the anchor "all"
 
 
-class Lag(_Part):
+class Lag(Part, frozen=True, kw_only=True):
     """The last known step of the same place in a season, or so many seasons before that."""
 
-    season: int = Field(ge=1, le=10**6)  # in steps
-    back: int = Field(default=0, ge=0, le=100)
+    season: Annotated[int, Meta(ge=1, le=10**6)]  # in steps
+    back: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
-class Feature(_Part):
+class Feature(Part, frozen=True, kw_only=True):
     """A covariate the network reads: a number as (value - mean) / deviation, a category as `width` numbers of its own.
 
     `marked`: a second input says where it is missing; without one a missing value is refused.
@@ -107,10 +75,10 @@ class Feature(_Part):
 
     name: Name
     role: Literal["future", "past", "static"]
-    mean: float = Field(default=0.0, ge=-1e100, le=1e100)
+    mean: Value = 0.0
     deviation: Size = 1.0
-    categories: tuple[Name, ...] | None = Field(default=None, min_length=1, max_length=10**4)
-    width: int = Field(default=1, ge=1, le=64)  # of the embedding
+    categories: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=10**4)] | None = None
+    width: Annotated[int, Meta(ge=1, le=64)] = 1  # of the embedding
     marked: bool = False
 
     @property
@@ -119,7 +87,7 @@ class Feature(_Part):
         return self.width + self.marked
 
 
-class Form(_Part):
+class Form(Part, frozen=True, kw_only=True):
     """How the table of the training was written, where that was not found by itself: the options of `data.Format`."""
 
     time_format: Name | None = None
@@ -132,7 +100,7 @@ class Form(_Part):
     wide: bool = False
 
 
-class Series(_Part):
+class Series(Part, frozen=True, kw_only=True):
     """What the model was trained on, and how its numbers are scaled.
 
     The values of a window enter as (y - anchor) / spread, see `runtime.window`.
@@ -140,21 +108,20 @@ class Series(_Part):
 
     time: Name
     target: Name
-    ids: tuple[Name, ...] = Field(default=(), max_length=100)
+    ids: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
     step: Step
     zone: Name | None = None
     form: Form = Form()
-    period: int = Field(ge=1, le=10**6)  # steps in a season
-    window: int = Field(ge=1, le=10**6)  # steps the network reads
-    horizon: int = Field(ge=1, le=10**8)  # steps it forecasts
+    period: Annotated[int, Meta(ge=1, le=10**6)]  # steps in a season
+    window: Annotated[int, Meta(ge=1, le=10**6)]  # steps the network reads
+    horizon: Annotated[int, Meta(ge=1, le=10**8)]  # steps it forecasts
     scale: Scale
     positive: bool = False  # no value of the training was below zero, so no quantile of a forecast is
-    calendar: tuple[Literal["hour", "weekday", "yearday", "month"], ...] = Field(default=(), max_length=4)
-    lags: tuple[Lag, ...] = Field(default=(), max_length=10)
-    features: tuple[Feature, ...] = Field(default=(), max_length=1000)
+    calendar: Annotated[tuple[Literal["hour", "weekday", "yearday", "month"], ...], Meta(max_length=4)] = ()
+    lags: Annotated[tuple[Lag, ...], Meta(max_length=10)] = ()
+    features: Annotated[tuple[Feature, ...], Meta(max_length=1000)] = ()
 
-    @model_validator(mode="after")
-    def _possible(self) -> Series:
+    def __post_init__(self) -> None:
         if self.horizon * self.step.years() > 5000:
             raise ValueError("the horizon is longer than 5000 years")
         if self.reach * self.step.years() > 100_000:
@@ -163,9 +130,8 @@ class Series(_Part):
             raise ValueError("two features of one name")
         if len(set(self.calendar)) < len(self.calendar):
             raise ValueError("the calendar holds something twice")
-        if len(json.dumps(self.model_dump(mode="json"))) > MOST_TEXT:
+        if len(json.dumps(self, default=structs.asdict)) > MOST_TEXT:
             raise ValueError(f"names and categories take more than {MOST_TEXT} characters")
-        return self
 
     @property
     def reach(self) -> int:
@@ -182,19 +148,20 @@ class Series(_Part):
         return tuple(f for f in self.features if f.role in roles)
 
 
-class Network(_Part):
+class Network(Part, frozen=True, kw_only=True):
     """`members` recurrent networks of equal shape, whose outputs are averaged."""
 
-    cell: str  # a key of cells.BY_NAME
-    clip: float | None = Field(default=None, gt=0)  # the cell state is kept within -clip..clip
-    cells_per_gate: int = Field(default=1, ge=1, le=2**16)  # so many neighbouring cells share their gates
-    heads: int = Field(default=1, ge=1, le=2**16)  # so many groups of units see the h of their own group alone
-    hidden_size: int = Field(ge=1, le=2**16)
-    num_layers: int = Field(ge=1, le=1000)
-    members: int = Field(ge=1, le=1000)
+    later: ClassVar = {"heads": 1}
 
-    @model_validator(mode="after")
-    def _possible(self) -> Network:
+    cell: str  # a key of cells.BY_NAME
+    clip: Rate | None = None  # the cell state is kept within -clip..clip
+    cells_per_gate: Annotated[int, Meta(ge=1, le=2**16)] = 1  # so many neighbouring cells share their gates
+    heads: Annotated[int, Meta(ge=1, le=2**16)] = 1  # so many groups of units see the h of their own group alone
+    hidden_size: Annotated[int, Meta(ge=1, le=2**16)]
+    num_layers: Annotated[int, Meta(ge=1, le=1000)]
+    members: Annotated[int, Meta(ge=1, le=1000)]
+
+    def __post_init__(self) -> None:
         if self.cell not in cells.BY_NAME:
             raise ValueError(f"unknown cell {self.cell!r}")
         known = {field.name for field in fields(cells.BY_NAME[self.cell])}  # type: ignore[arg-type]
@@ -209,13 +176,6 @@ class Network(_Part):
             raise ValueError("the units of a head are not a multiple of cells_per_gate")
         if self.members * self.num_layers > 1000:
             raise ValueError("more than 1000 layers in all members together")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: Any) -> dict[str, Any]:
-        """Without heads where there are none, as files were before there were any: a reader of that time takes it."""
-        out = dump(self)
-        return {name: value for name, value in out.items() if name != "heads" or value != 1}
 
     def recurrence(self) -> cells.Cell:
         """The cell with its options."""
@@ -223,64 +183,68 @@ class Network(_Part):
 
     def _options(self) -> dict[str, Any]:
         """Those that are not the defaults."""
-        options = {"clip": self.clip, "cells_per_gate": self.cells_per_gate, "heads": self.heads}
-        return {name: value for name, value in options.items() if value != type(self).model_fields[name].default}
+        defaults = {"clip": None, "cells_per_gate": 1, "heads": 1}
+        return {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
 
 
-class Decoder(_Part):
+class Decoder(Part, frozen=True, kw_only=True):
     """How the last h becomes a forecast: `linear` and `direct` give all quantiles of all steps at once, `recursive` one step
     after the other as a distribution, `simulate` the quantiles of the same step; see `runtime.decoder`.
     """
 
     kind: Literal["linear", "direct", "recursive", "simulate"] = "direct"
-    quantiles: tuple[float, ...] = Field(min_length=1, max_length=1000)
-    width: int = Field(default=1, ge=1, le=2**12)  # of the hidden layer of `direct`
+    quantiles: Annotated[tuple[Finite, ...], Meta(min_length=1, max_length=1000)]
+    width: Annotated[int, Meta(ge=1, le=2**12)] = 1  # of the hidden layer of `direct`
     distribution: Literal["normal", "student-t", "negative binomial"] | None = None  # of `recursive`
-    paths: int | None = Field(default=None, ge=1, le=10**5)  # of `recursive`: so many are drawn for each forecast
-    warmup: int | None = Field(default=None, ge=1, le=10**8)  # of `simulate`: steps of a window that were not trained on
+    paths: Annotated[int, Meta(ge=1, le=10**5)] | None = None  # of `recursive`: so many are drawn for each forecast
+    warmup: Annotated[int, Meta(ge=1, le=10**8)] | None = None  # of `simulate`: steps of a window that were not trained on
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Decoder:
+    def __post_init__(self) -> None:
         inside = all(0 < q < 1 for q in self.quantiles)
         if not inside or list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
             raise ValueError("quantiles must rise strictly inside (0, 1) and hold 0.5")
         for name, kind in (("distribution", "recursive"), ("paths", "recursive"), ("warmup", "simulate")):
             if (getattr(self, name) is None) == (self.kind == kind):
                 raise ValueError(f"{name} belongs to the {kind} decoder, and to no other")
-        return self
 
 
-class Forecaster(_Part):
+class Forecaster(Part, frozen=True, kw_only=True):
     """One of those that can be asked: the network itself, or a baseline that is kept beside it."""
 
     name: Key  # "network", a key of runtime.baselines.BY_NAME, or "best": the mean by weight of the others
-    weight: float = Field(default=0.0, ge=0, le=1)  # in the forecast that won on validation
-    error: float | None = None  # MASE on validation
+    weight: Share = 0.0  # in the forecast that won on validation
+    error: Finite | None = None  # MASE on validation
     # for each quantile, whether there were windows enough to calibrate it; () if not calibrated
-    enough: tuple[bool, ...] = Field(default=(), max_length=1000)
-    arrays: tuple[tuple[Key, Shape], ...] = Field(default=(), max_length=20)
+    enough: Annotated[tuple[bool, ...], Meta(max_length=1000)] = ()
+    arrays: Annotated[tuple[tuple[Key, Shape], ...], Meta(max_length=20)] = ()
 
 
-class Training(_Part):
+class Training(Part, frozen=True, kw_only=True):
     """How the model was trained: enough to repeat it, and to know which rows it has seen."""
 
     first: Time  # of the first row it has seen
     last: Time  # of the last row it has seen, validation included
-    seed: int = Field(ge=0, lt=2**63)
-    epochs: tuple[Annotated[int, Field(ge=0, le=10**9)], ...] = Field(
-        max_length=1000
-    )  # of each member: that of the kept weights
-    validation_loss: tuple[float, ...] = Field(max_length=1000)  # of each member
-    learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1, le=10**9)
-    weight_decay: float = Field(ge=0)
-    clip: float = Field(gt=0)
-    init: str = Field(default="default", max_length=100)  # as `openlstm.nn.init.apply` takes it
-    series: int = Field(default=0, ge=0, le=MOST)  # whose names and last times are kept as tensors
-    name_bytes: int = Field(default=0, ge=0, le=MOST)  # of those names
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    # of each member: that of the kept weights
+    epochs: Annotated[tuple[Annotated[int, Meta(ge=0, le=10**9)], ...], Meta(max_length=1000)]
+    validation_loss: Annotated[tuple[Finite, ...], Meta(max_length=1000)]  # of each member
+    learning_rate: Rate
+    batch_size: Annotated[int, Meta(ge=1, le=10**9)]
+    weight_decay: Annotated[float, Meta(ge=0, le=LARGEST)]
+    clip: Rate
+    init: Annotated[Text, Meta(max_length=100)] = "default"  # as `openlstm.nn.init.apply` takes it
+    series: Count = 0  # whose names and last times are kept as tensors
+    name_bytes: Count = 0  # of those names
+
+    def __post_init__(self) -> None:
+        for name in ("first", "last"):
+            try:
+                datetime.fromisoformat(getattr(self, name))
+            except ValueError as e:
+                raise ValueError(f"{name} is no time of the calendar: {e}") from None
 
 
-class Header(_Part):
+class Header(Part, frozen=True, kw_only=True):
     """Everything a model file says beside its tensors."""
 
     version: Literal[4] = VERSION
@@ -289,12 +253,13 @@ class Header(_Part):
     series: Series
     network: Network
     decoder: Decoder
-    forecasters: tuple[Forecaster, ...] = Field(default=(Forecaster(name="network", weight=1.0),), min_length=1, max_length=20)
+    forecasters: Annotated[tuple[Forecaster, ...], Meta(min_length=1, max_length=20)] = (
+        Forecaster(name="network", weight=1.0),
+    )
     training: Training
-    checksum: str = Field(default="", max_length=64)
+    checksum: Annotated[str, Meta(max_length=64)] = ""
 
-    @model_validator(mode="after")
-    def _possible(self) -> Header:
+    def __post_init__(self) -> None:
         embeddings = sum(f.categories is not None for f in self.series.features)
         if self.network.members * (self.network.num_layers + embeddings) > 1000:
             raise ValueError("more than 1000 layers and embeddings in all members together")
@@ -313,7 +278,6 @@ class Header(_Part):
         if max((series.reach + steps) * max(self.inputs, self.network.hidden_size), steps * widest) > MOST_AT_ONCE:
             raise ValueError(f"the forecast of one series takes more than {MOST_AT_ONCE} numbers")
         self._check_forecasters()
-        return self
 
     def _check_forecasters(self) -> None:
         names = [one.name for one in self.forecasters]

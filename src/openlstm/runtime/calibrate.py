@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +102,8 @@ def widening(level: float, count: int) -> float:
     >>> [round(widening(0.9, n), 2) for n in (2, 3, 5, 10, 1000)]
     [2.94, 1.7, 1.31, 1.13, 1.0]
     """
+    from statistics import NormalDist  # for those who calibrate: it takes its time to import
+
     z, n = NormalDist().inv_cdf(level), max(count, 2)
     if abs(level - 0.5) < 1e-9:
         return 1.0
@@ -136,9 +137,11 @@ def apply(shift: np.ndarray, quantiles: np.ndarray, scale: np.ndarray, levels: S
     """
     moved = quantiles + shift * np.where(scale > 0, scale, 0.0)[:, None, None]
     middle = int(np.argmin(np.abs(np.asarray(levels) - 0.5)))
-    low = np.minimum.accumulate(moved[..., middle::-1], axis=-1)[..., ::-1]
-    high = np.maximum.accumulate(moved[..., middle:], axis=-1)
-    return np.concatenate([low, high[..., 1:]], axis=-1)
+    for q in reversed(range(middle)):
+        np.minimum(moved[..., q], moved[..., q + 1], out=moved[..., q])
+    for q in range(middle + 1, moved.shape[-1]):
+        np.maximum(moved[..., q], moved[..., q - 1], out=moved[..., q])
+    return moved
 
 
 def warning(correction: Correction, levels: Sequence[float]) -> str | None:

@@ -21,12 +21,14 @@ def linear(weights: Tensors, h: np.ndarray, steps: int) -> np.ndarray:
 
 
 def each_row(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The product of each row of x [N, A] and a matrix [B, A], [N, B], row by row in float64.
+    """The product of each row of x [N, A] and a matrix [B, A], [N, B], row by row in the matrix' type.
 
     A product of matrices may round a row differently in another batch, and a product of a large matrix with other threads.
     """
-    x, most = x[:, None].astype(np.float64), max(4, TOGETHER // max(x.shape[1], 1) // 4 * 4)
-    return np.concatenate([(x @ weight[k : k + most].T)[:, 0] for k in range(0, len(weight), most)], axis=1)
+    out, most = np.empty((len(x), len(weight)), weight.dtype), max(4, TOGETHER // max(x.shape[1], 1) // 4 * 4)
+    for k in range(0, len(weight), most):
+        np.matmul(x[:, None], weight[k : k + most].T, out=out[:, None, k : k + most])
+    return out
 
 
 def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarray, middle: int) -> np.ndarray:
@@ -43,9 +45,13 @@ def direct(weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarr
     Returns:
         [N, K, Q] in spreads, rising along the last axis.
     """
-    given = each_row(np.concatenate([h, context], axis=1), weights["head.weight"]) + weights["head.bias"]
-    z = np.tanh(given.reshape(ahead.shape[0], ahead.shape[1], -1) + ahead @ weights["ahead.weight"].T)
-    out = z @ weights["out.weight"].T + weights["out.bias"]  # [N, K, Q]
+    # a row times a matrix that lies so takes two thirds of the time
+    head, own = np.asfortranarray(weights["head.weight"]), np.asfortranarray(weights["ahead.weight"])
+    z = each_row(np.concatenate([h, context], axis=1), head)
+    z += weights["head.bias"]
+    z = z.reshape(ahead.shape[0], ahead.shape[1], -1)
+    z += ahead @ own.T
+    out = np.tanh(z, out=z) @ weights["out.weight"].T + weights["out.bias"]  # [N, K, Q]
     return spread_out(out, (ahead @ weights["skip.weight"].T)[..., 0], middle)
 
 
@@ -55,17 +61,18 @@ def spread_out(out: np.ndarray, base: np.ndarray, middle: int) -> np.ndarray:
     >>> spread_out(np.zeros((1, 3)), np.zeros(1), 1).round(3).tolist()
     [[-0.693, 0.0, 0.693]]
     """
-    steps = np.logaddexp(0, out)
-    median = out[..., middle : middle + 1] + base[..., None]
-    above = median + np.cumsum(steps[..., middle + 1 :], axis=-1)
-    below = median - np.cumsum(steps[..., :middle][..., ::-1], axis=-1)[..., ::-1]
-    return np.concatenate([below, median, above], axis=-1)
+    found = np.maximum(out, 0) + np.log1p(np.exp(-np.abs(out)))  # softplus
+    found[..., middle] = out[..., middle] + base
+    for q in range(middle + 1, out.shape[-1]):
+        found[..., q] += found[..., q - 1]
+    for q in reversed(range(middle)):
+        found[..., q] = found[..., q + 1] - found[..., q]
+    return found
 
 
 def decode(decoder: Decoder, weights: Tensors, h: np.ndarray, context: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-    """The quantiles in spreads, float64 [N, K, Q]."""
-    h = h.astype(np.float64)
-    weights = {name: w.astype(np.float64) for name, w in weights.items()}
+    """The quantiles in spreads, [N, K, Q]: of the direct decoder in float32, as the network is, of the linear in float64."""
     if decoder.kind == "linear":
-        return linear(weights, h, ahead.shape[1])
-    return direct(weights, h, context.astype(np.float64), ahead.astype(np.float64), decoder.quantiles.index(0.5))
+        return linear({name: w.astype(np.float64) for name, w in weights.items()}, h, ahead.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # whether a forecast is finite is looked at in the end
+        return direct(weights, h, context, ahead, decoder.quantiles.index(0.5))

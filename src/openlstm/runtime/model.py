@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openlstm import model_file
-from openlstm.data.columns import terms
 from openlstm.data.grid import name_step
 from openlstm.data.panel import LARGEST, Panel, rows_of
-from openlstm.data.reading import read_panel
+from openlstm.engine.threads import side_by_side
 from openlstm.errors import ArgumentError, DataError, ModelFileError, describe
 from openlstm.model_file import Header
 from openlstm.model_file.header import COUNTS
@@ -31,9 +30,9 @@ from openlstm.runtime.network import Network
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.simulate import Simulation, simulate
 from openlstm.runtime.stream import CarriedStream, Stream, too_large
-from openlstm.runtime.window import Rows, measure, rows, windows
+from openlstm.runtime.window import Rows, embedded, measure, rows, windows
 
-BLOCK = 4096  # series go through the network at once
+BLOCK = 512  # series go through the network at once: what is computed of them stays in the cache
 TITLES = {"seasonal_drift": "seasonal naive + drift", "ets": "ETS", "damped_ets": "damped ETS", "theta": "Theta"}
 NETWORKS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "vanilla RNN", "rnn_relu": "vanilla RNN"}
 
@@ -137,10 +136,16 @@ class Model:
         if self.header.decoder.kind == "simulate":
             what, expected = "a simulating model reads no values of its target", "a model that forecasts"
             raise ArgumentError.of("Model.predict", what, "a simulating model", expected, "model.simulate(data)")
+        parts = side_by_side(
+            lambda first: self._quantiles(panel.only(slice(first, first + BLOCK)), use, backend), range(0, len(panel), BLOCK)
+        )
+        return np.concatenate([np.zeros((0, self.horizon, len(self.levels))), *parts])
+
+    def _quantiles(self, panel: Panel, use: str, backend: str) -> np.ndarray:
         self.check(panel)
         if use == "best":
             parts = [f.name for f in self.header.forecasters if f.weight > 0]
-            values = self._mean({f: self.quantiles(panel, use=f, backend=backend) for f in parts})
+            values = self._mean({f: self._quantiles(panel, f, backend) for f in parts})
         elif use == "network":
             values = self.raw(panel, backend=backend)
         else:
@@ -167,7 +172,7 @@ class Model:
             return np.maximum(values, 0)
         if not self.header.series.positive:
             return values
-        below = np.bincount(np.repeat(np.arange(len(panel)), panel.lengths), panel.values < 0, len(panel)) > 0
+        below = np.diff(np.concatenate([[0], np.cumsum(panel.values < 0)])[panel.offsets]) > 0
         return np.where(below[:, None, None], values, np.maximum(values, 0))
 
     @property
@@ -185,12 +190,8 @@ class Model:
 
     def raw(self, panel: Panel, *, backend: str = "auto") -> np.ndarray:
         """The quantiles of the networks before calibration, float64 [S, K, Q]."""
-        series = self.header.series
-        table = rows(series, panel)
-        out = np.zeros((len(panel), series.horizon, len(self.levels)))
-        for first in range(0, len(panel), BLOCK):
-            part = slice(first, first + BLOCK)
-            out[part] = self.run(table, table.begins[part] + panel.history[part], backend=backend)
+        table = rows(self.header.series, panel, last=True)
+        out = self.run(table, table.begins + panel.history, backend=backend)
         if not np.isfinite(out).all():
             what, got = "the forecast is not finite", "weights that are too large for these values"
             raise ModelFileError.of("Model.predict", what, got, "finite numbers", "fit the model again")
@@ -206,13 +207,11 @@ class Model:
         for member, network in enumerate(self.networks):
             own, embed = self.weights(member)
             roles = [f.role for f in series.features if f.categories is not None]
-            x = np.concatenate([seen.x, *(table_[seen.codes[..., k]] for k, table_ in enumerate(embed))], axis=-1)
             known = [table_ for table_, role in zip(embed, roles, strict=True) if role == "future"]
-            ahead = np.concatenate([seen.ahead, *(t[seen.ahead_codes[..., k]] for k, t in enumerate(known))], axis=-1)
-            y, _ = network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=backend)  # [W, N, H]
-            total += decode(decoder, own, y[-1], seen.context, ahead)
+            y, _ = network.run(embedded(seen.x, seen.codes, embed).swapaxes(0, 1), backend=backend)  # [W, N, H]
+            total += decode(decoder, own, y[-1], seen.context, embedded(seen.ahead, seen.ahead_codes, known))
         out = seen.anchor[:, None, None] + seen.spread[:, None, None] * (total / len(self.networks))
-        return np.sort(out, axis=-1)  # averaged quantiles of the linear decoder may cross by a hair
+        return np.sort(out, axis=-1) if decoder.kind == "linear" else out  # whose quantiles may cross by a hair
 
     def weights(self, member: int) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """The tensors of one member by their names in it, and the tables of its embeddings."""
@@ -256,6 +255,9 @@ class Model:
             return Panel.of(list(values), begin, series.step, target=series.target, time=series.time)
         if isinstance(data, Panel):
             return data
+        from openlstm.data.columns import terms  # what reads tables takes long to import
+        from openlstm.data.reading import read_panel
+
         asked = terms(series, options)
         how = {"step": asked.step, "categories": asked.categories, "future_data": future_data}
         return read_panel(data, asked.columns, asked.form, **how)
@@ -335,17 +337,15 @@ class Model:
         """Refuse another interval, values that are too large, and a window without a known value."""
         self._check_step(panel)
         series = self.header.series
-        if (beyond := np.flatnonzero(np.abs(panel.values) > LARGEST)).size:
+        if (beyond := np.flatnonzero((panel.values > LARGEST) | (panel.values < -LARGEST))).size:
             raise too_large("Model.predict", "a number in values", float(panel.values[beyond[0]]))
         if self.header.decoder.distribution == COUNTS:
             recursive.check_counts(panel)
         if series.scale.anchor == "last" and (panel.history < series.window).any():  # older models know no shorter window
             s = int(np.argmin(panel.history))
             what, got = f"{panel.history[s]} values are too few", f"series {panel.name(s)}"
-            expected, hint = (
-                f"at least {series.window}, the window of the model",
-                "pass more of the past; mark what is unknown as NaN",
-            )
+            expected = f"at least {series.window}, the window of the model"
+            hint = "pass more of the past; mark what is unknown as NaN"
             raise DataError.of("Model.predict", what, got, expected, hint)
         known = ~np.isnan(panel.pasts(series.window)).all(axis=1)
         if not known.all():

@@ -26,7 +26,7 @@ from openlstm.model_file import Decoder, Header, Series
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime.decoder import Tensors, each_row
 from openlstm.runtime.network import Network
-from openlstm.runtime.window import MOST, Rows, carry, columns, measure
+from openlstm.runtime.window import MOST, Rows, carry, columns, embedded, measure
 
 LEAST = 1e-3
 """The smallest scale, in spreads, and the smallest dispersion of counts."""
@@ -153,7 +153,7 @@ class Member:
 
     def step(self, x: np.ndarray, codes: np.ndarray, spread: np.ndarray, states: tuple[State, ...] | None = None) -> Begun:
         """Run over steps x [N, T, I] with the categories codes [N, T, C]; the distribution behind the last one."""
-        full = np.concatenate([x, *(table[codes[..., k]] for k, table in enumerate(self.tables))], axis=-1)
+        full = embedded(x, codes, self.tables)
         y, states = self.network.run(np.ascontiguousarray(full.swapaxes(0, 1)), states, backend=self.backend)
         return Begun(parameters(self.header.decoder, self.weights, y[-1], x[:, -1], spread), states)
 

@@ -18,7 +18,7 @@ from openlstm.data.panel import Panel
 from openlstm.runtime.decoder import each_row, spread_out
 from openlstm.runtime.prediction import Prediction
 from openlstm.runtime.recursive import Member
-from openlstm.runtime.window import rows
+from openlstm.runtime.window import embedded, rows
 
 NUMBERS = 2**24
 """So many numbers go into the network at once, about."""
@@ -86,7 +86,7 @@ def simulate(members: list[Member], panel: Panel) -> np.ndarray:
 
 def _quantiles(member: Member, plain: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The quantiles of one network in spreads, float64 [B, T, Q]."""
-    x = np.concatenate([plain, *(t[codes[..., k]] for k, t in enumerate(member.tables))], axis=-1, dtype=np.float32)
+    x = embedded(plain, codes, member.tables)
     y, _ = member.network.run(np.ascontiguousarray(x.swapaxes(0, 1)), backend=member.backend)  # [T, B, H]
     h = y.swapaxes(0, 1)
     out = each_row(h.reshape(-1, h.shape[-1]), member.weights["head.weight"]) + member.weights["head.bias"]

@@ -5,12 +5,13 @@ Legend: S series, M rows, N windows, W steps of a window, K steps of the horizon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from openlstm.data.grid import add_steps, phase, show_time, wall_clock
-from openlstm.data.panel import Covariate, Panel
+from openlstm.data.panel import Covariate, Panel, runs
 from openlstm.errors import DataError
 from openlstm.model_file import Feature, Lag, Scale, Series
 
@@ -29,7 +30,7 @@ class Rows(NamedTuple):
     plain: float32 [M, P], in this order: sine and cosine of each place in the calendar; each covariate that is a number (0
         where missing) and its mark; the marks of the categories.
     codes: int64 [M, C], the categories, from 1; 0 where missing.
-    begins: int64 [S], the row of the first step of each series.
+    begins: int64 [S], the row of the first step of each series; outside of them where only the last windows are wanted.
     """
 
     values: np.ndarray
@@ -59,32 +60,37 @@ class Window(NamedTuple):
     spread: np.ndarray
 
 
-def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = True) -> Rows:
+def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = True, last: bool = False) -> Rows:
     """The rows of a panel.
 
     Args:
         every: all its steps are read, not only those of the last windows.
         ahead: the steps behind the past are read too; where it trains they are not.
+        last: only the window behind the past of each series is wanted: rows before those that it reads are left out.
 
     Raises:
         DataError: if a covariate of the model is not there, is missing where the model has never seen it missing, or is not
             known far enough ahead.
     """
-    before, sizes = series.reach, np.maximum(panel.lengths, panel.history + series.horizon)
-    ends = np.cumsum(before + sizes)
-    begins = ends - sizes
+    left_out = np.maximum(panel.history - series.reach, 0) if last else np.zeros(len(panel), np.int64)
+    before = np.maximum(series.reach - panel.history, 0) if last else np.full(len(panel), series.reach)
+    sizes = before + np.maximum(panel.lengths, panel.history + series.horizon) - left_out
+    ends = np.cumsum(sizes)
+    begins = ends - sizes + before - left_out
     total = int(ends[-1]) if len(ends) else 0
-    at = np.arange(len(panel.values)) + np.repeat(begins - panel.offsets[:-1], panel.lengths)  # of each step of the panel
+    kept = panel.lengths - left_out
+    step = runs(panel.offsets[:-1] + left_out, kept)  # what is kept of the panel
+    at = runs(begins + left_out, kept)  # its rows
     values = np.full(total, np.nan)
-    values[at] = panel.values
-    plain, marks, codes = _calendar(series, panel, begins, sizes, total), [], []
+    values[at] = panel.values[step]
+    plain, marks, codes = _calendar(series, panel, begins, sizes), [], []
     for feature in series.features:
         column = _column(feature, panel)
         full = np.full(total, np.nan)
         if feature.role == "static":
-            full = np.repeat(column.values, before + sizes)
+            full = np.repeat(column.values, sizes)
         else:
-            full[at] = column.values
+            full[at] = column.values[step]
         missing = np.isnan(full)
         _check_known(feature, panel, missing, begins, (series.window, series.horizon if ahead else 0), every)
         if feature.categories is None:
@@ -99,42 +105,47 @@ def rows(series: Series, panel: Panel, *, every: bool = False, ahead: bool = Tru
 
 def windows(series: Series, rows: Rows, at: np.ndarray) -> Window:
     """The windows before the rows `at` [N] of the first step that is forecast."""
-    W, K = series.window, series.horizon
+    W, K, seasons = series.window, series.horizon, series.seasons
     place = at[:, None] + np.arange(-W, 0)  # [N, W]
     values = rows.values[place]
     anchor, spread = measure(values, series.scale, series.period)
-    scaled = lambda v: ((v - anchor[:, None]) / spread[:, None]).clip(-MOST, MOST)  # noqa: E731
+
+    def scaled(v: np.ndarray) -> np.ndarray:
+        return ((v - anchor[:, None]) / spread[:, None]).clip(-MOST, MOST)
+
     missing = np.isnan(values)
-    x = scaled(carry(values))
+    x = np.empty((len(at), W, 2 + len(seasons) + rows.plain.shape[1]), np.float32)
+    x[..., 0] = scaled(carry(values))
+    x[..., 1] = missing
     if series.scale.anchor == "season":  # before its first known value a window lies at its anchor
-        x = np.where(np.maximum.accumulate(~missing, axis=1), x, 0)
-    parts = [x, missing, *(np.nan_to_num(scaled(rows.values[place - season])) for season in series.seasons)]
-    x = np.concatenate([np.stack(parts, axis=-1), rows.plain[place]], axis=-1, dtype=np.float32)  # [N, W, I]
+        x[..., 0][~np.maximum.accumulate(~missing, axis=1)] = 0
+    for k, season in enumerate(seasons, 2):
+        found = scaled(rows.values[place - season])
+        x[..., k] = np.where(np.isnan(found), 0, found)
+    x[..., 2 + len(seasons) :] = rows.plain.take(place, axis=0)
+    plain, codes, _ = columns(series, "future")
     step = np.arange(K)
-    ahead = [np.broadcast_to((step + 1) / K, (len(at), K))]
+    future = at[:, None] + step  # [N, K]
+    ahead = np.empty((len(at), K, 1 + 2 * len(series.lags) + len(plain)), np.float32)
+    ahead[..., 0] = (step + 1) / K
     lags: dict[Lag, np.ndarray] = {}
-    for lag in series.lags:
-        back = lag.season * (step // lag.season + 1 + lag.back)
-        found = scaled(rows.values[at[:, None] + step - back])
+    for k, lag in enumerate(series.lags):
+        found = scaled(rows.values[future - lag.season * (step // lag.season + 1 + lag.back)])
         absent = np.isnan(found)
         nearer = next((lags[near] for near in reversed(lags) if near.season == lag.season), next(iter(lags.values()), 0.0))
-        lags[lag] = np.where(absent, nearer, found)
-        ahead += [lags[lag], absent]
-    plain, codes, _ = columns(series, "future")
-    future = at[:, None] + step  # [N, K]
-    known = [np.stack(ahead, axis=-1), rows.plain[future][..., plain]]
-    size, known_share = np.nanmean(np.abs(values), axis=1), 1 - missing.mean(axis=1)
+        ahead[..., 1 + 2 * k] = lags[lag] = np.where(absent, nearer, found)
+        ahead[..., 2 + 2 * k] = absent
+    ahead[..., 1 + 2 * len(series.lags) :] = rows.plain.take(future, axis=0)[..., plain]
+    mean, size = means(values)
     level = np.maximum(size, series.scale.floor)
-    context = [np.log(spread / level), known_share, ((np.nanmean(values, axis=1) - anchor) / spread).clip(-MOST, MOST)]
-    return Window(
-        x,
-        rows.codes[place],
-        np.concatenate(known, axis=-1, dtype=np.float32),
-        rows.codes[future][..., codes],
-        np.stack(context, axis=-1).astype(np.float32),
-        anchor,
-        spread,
-    )
+    context = [np.log(spread / level), 1 - missing.mean(axis=1), ((mean - anchor) / spread).clip(-MOST, MOST)]
+    context = np.stack(context, axis=-1).astype(np.float32)
+    return Window(x, rows.codes[place], ahead, rows.codes[future][..., codes], context, anchor, spread)
+
+
+def embedded(x: np.ndarray, codes: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """The inputs x [N, T, I] and behind them, for each of the categories codes [N, T, C], its row of its table."""
+    return np.concatenate([x, *(table[codes[..., k]] for k, table in enumerate(tables))], axis=-1) if len(tables) else x
 
 
 def measure(values: np.ndarray, scale: Scale, period: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,17 +163,25 @@ def measure(values: np.ndarray, scale: Scale, period: int) -> tuple[np.ndarray, 
     """
     if scale.anchor == "all":
         return np.full(len(values), scale.center), np.full(len(values), scale.floor)
+    mean, size = means(values)
     if scale.anchor == "zero":
-        return np.zeros(len(values)), np.maximum(np.nanmean(np.abs(values), axis=1), scale.floor)
+        return np.zeros(len(values)), np.maximum(size, scale.floor)
     filled = carry(values)
     anchor = filled[:, -1].copy()
     if scale.anchor == "last":
         return anchor, np.maximum(filled.std(axis=1), scale.floor)
     season = values[:, -period:]
     some = ~np.isnan(season).all(axis=1)
-    anchor[some] = np.nanmean(season[some], axis=1)
-    size = np.nanmean(np.abs(values), axis=1)
-    return anchor, np.maximum(np.maximum(np.nanstd(values, axis=1), scale.share * size), scale.floor)
+    anchor[some] = means(season[some])[0]
+    deviation = np.sqrt(means((values - mean[:, None]) ** 2)[0])
+    return anchor, np.maximum(np.maximum(deviation, scale.share * size), scale.floor)
+
+
+def means(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the known values of each row [N, W], and that of their sizes, [N]; of a row the same beside any others."""
+    known = ~np.isnan(values)
+    full, count = np.where(known, values, 0), known.sum(axis=1)
+    return full.sum(axis=1) / count, np.abs(full).sum(axis=1) / count
 
 
 def carry(values: np.ndarray) -> np.ndarray:
@@ -172,29 +191,28 @@ def carry(values: np.ndarray) -> np.ndarray:
     [1.0, 1.0, 1.0, 3.0]
     """
     known = ~np.isnan(values)
+    if known.all():
+        return values
     steps = np.arange(values.shape[-1])
     last = np.maximum.accumulate(np.where(known, steps, -1), axis=-1)
     first = np.argmax(known, axis=-1)[..., None]
     return np.take_along_axis(values, np.where(last < 0, first, last), axis=-1)
 
 
-def _calendar(series: Series, panel: Panel, begins: np.ndarray, sizes: np.ndarray, total: int) -> list[np.ndarray]:
-    """Sine and cosine of each place in the calendar, [M] each; series that begin together share the work."""
-    out = [np.zeros(total, np.float32) for _ in range(2 * len(series.calendar))]
-    if not out:
-        return out
-    before = series.reach
+def _calendar(series: Series, panel: Panel, begins: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Sine and cosine of each place in the calendar, float32 [M] each; series that begin together share the work."""
+    if not series.calendar:
+        return []
+    first = np.cumsum(sizes) - sizes - begins  # the step of the first row of each series
     starts, group = np.unique(panel.starts, return_inverse=True)
-    for g, start in enumerate(starts):
-        own = np.flatnonzero(group == g)
-        times = add_steps(start, series.step, np.arange(-before, int(sizes[own].max())))
-        times = wall_clock(times, panel.zone) if panel.utc and panel.zone else times
-        for k, cycle in enumerate(series.calendar):
-            angle = 2 * np.pi * phase(times, cycle)
-            for j, wave in enumerate((np.sin(angle), np.cos(angle))):
-                for s in own:
-                    out[2 * k + j][begins[s] - before : begins[s] + sizes[s]] = wave[: before + sizes[s]]
-    return out
+    low, high = np.full(len(starts), np.iinfo(np.int64).max), np.full(len(starts), np.iinfo(np.int64).min)
+    np.minimum.at(low, group, first)
+    np.maximum.at(high, group, first + sizes)
+    times = add_steps(np.repeat(starts, high - low), series.step, runs(low, high - low))
+    times = wall_clock(times, panel.zone) if panel.utc and panel.zone else times
+    place = runs((np.cumsum(high - low) - high)[group] + first, sizes)  # of each row among these times
+    angles = [2 * np.pi * phase(times, cycle) for cycle in series.calendar]
+    return [wave(angle).astype(np.float32)[place] for angle in angles for wave in (np.sin, np.cos)]
 
 
 def columns(series: Series, role: str) -> tuple[list[int], list[int], np.ndarray]:
@@ -234,24 +252,23 @@ def _check_known(
     if feature.marked:
         return
     before, horizon = around
-    ahead = horizon if feature.role == "future" else 0
-    for s in range(len(panel)):
-        first, origin = int(begins[s]), int(begins[s] + panel.history[s])
-        start, stop = (first, first + int(panel.lengths[s])) if every else (max(first, origin - before), origin + ahead)
-        absent = np.flatnonzero(missing[start:stop])
-        if len(absent):
-            step = start + int(absent[0]) - first
-            time = show_time(add_steps(panel.starts[s], panel.step, np.array([step]))[0])
-            behind = step >= panel.history[s] and not every
-            what = f"{feature.name!r} is not known far enough ahead" if behind else f"{feature.name!r} is missing"
-            expected = (
-                f"a value at each of the {horizon} steps of the horizon"
-                if behind
-                else "a value, as in all rows of the training"
-            )
-            hint = (
-                f"append rows with {feature.name} for the steps to forecast, the target left empty, or give --future-data"
-                if behind
-                else "fill it, or fit the model with data in which it is missing too"
-            )
-            raise DataError.of(f"series {panel.name(s)}", what, f"nothing at {time}", expected, hint)
+    origin = begins + panel.history
+    start, stop = np.maximum(begins, origin - before), origin + (horizon if feature.role == "future" else 0)
+    if every:
+        start, stop = begins, begins + panel.lengths
+    count = np.concatenate([[0], np.cumsum(missing)])
+    wrong = np.flatnonzero(count[stop] > count[start])
+    if not len(wrong):
+        return
+    s = int(wrong[0])
+    step = int(start[s] + np.argmax(missing[start[s] : stop[s]]) - begins[s])
+    time = show_time(add_steps(panel.starts[s], panel.step, np.array([step]))[0])
+    behind = step >= panel.history[s] and not every
+    what = f"{feature.name!r} is not known far enough ahead" if behind else f"{feature.name!r} is missing"
+    expected = f"a value at each of the {horizon} steps of the horizon" if behind else "a value, as in all rows of the training"
+    hint = (
+        f"append rows with {feature.name} for the steps to forecast, the target left empty, or give --future-data"
+        if behind
+        else "fill it, or fit the model with data in which it is missing too"
+    )
+    raise DataError.of(f"series {panel.name(s)}", what, f"nothing at {time}", expected, hint)

@@ -93,10 +93,10 @@ class Start:
         """The header of the new model: columns, scales, network and decoder of the old one."""
         old = self.model.header
         first = min(old.training.first, made.training.first)
-        training = made.training.model_copy(update={"first": first, "last": max(old.training.last, made.training.last)})
+        training = made.training.changed(first=first, last=max(old.training.last, made.training.last))
         positive = old.series.positive and made.series.positive
-        series = old.series.model_copy(update={"positive": positive})
-        return made.model_copy(update={"series": series, "network": old.network, "decoder": old.decoder, "training": training})
+        series = old.series.changed(positive=positive)
+        return made.changed(series=series, network=old.network, decoder=old.decoder, training=training)
 
     def unseen(self, known: Panel, made: Recipe) -> Recipe:
         """The recipe with no more validation than the model has not seen."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
@@ -204,7 +203,7 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
 
     header, tensors = model_file.read(model)
     if as_json:
-        return print_json({"model": str(model), **json.loads(header.model_dump_json())})
+        return print_json({"model": str(model), **model_file.plain(header)})
     Console().print(header_table(header, tensors, model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +78,7 @@ def fit_forecast(
     if plot is not None:
         writable(plot, PICTURES, inputs)
     first = _launch(training)
+    from openlstm.model_file import plain
     from openlstm.tasks.forecast import Forecaster
 
     place = _place(columns)
@@ -118,7 +118,7 @@ def fit_forecast(
             "plot": None if plot is None else str(plot),
             "notes": forecaster.notes_,
             "warnings": list(forecaster.warnings_),
-            "header": json.loads(forecaster.model_.header.model_dump_json(exclude={"checksum"})),
+            "header": {k: v for k, v in plain(forecaster.model_.header).items() if k != "checksum"},
             "evaluation": evaluation.to_dict() if evaluation else None,
         }
         return print_json(result)

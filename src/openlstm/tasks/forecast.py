@@ -221,8 +221,8 @@ class Forecaster:
             "series": len(seen["series.last"]),
             "name_bytes": len(seen["series.names"]),
         }
-        training = header.training.model_copy(update=how)
-        self.header_ = outline.valid({**header.model_dump(), "training": training, "forecasters": kept.forecasters})
+        training = header.training.changed(**how)
+        self.header_ = outline.valid({**model_file.plain(header), "training": training, "forecasters": kept.forecasters})
         self.model_ = build(self.header_, self.tensors_)
         return self
 
@@ -273,7 +273,7 @@ class Forecaster:
         """Baselines, bands and weights, by what the first network did on the validation windows."""
         if start is not None:
             return start.choice()
-        one = header.model_copy(update={"network": header.network.model_copy(update={"members": 1})})
+        one = header.changed(network=header.network.changed(members=1))
         judged = build(one, trainings.tensors([net]))
         if header.decoder.kind == "simulate":
             return simulation.choose(judged, self.known_, self.recipe_.validation, first.units)

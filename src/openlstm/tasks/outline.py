@@ -6,16 +6,18 @@ Legend: S series.
 from __future__ import annotations
 
 import math
+import re
+from functools import reduce
 from typing import Any
 
+import msgspec
 import numpy as np
-from pydantic import ValidationError
 
 import openlstm
 from openlstm import model_file
 from openlstm.data.panel import Panel
 from openlstm.errors import ArgumentError, DataError
-from openlstm.model_file import Decoder, Feature, Form, Header, Network, Scale, Training
+from openlstm.model_file import Feature, Form, Header, Scale
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime.window import SMALLEST
 from openlstm.tasks.metrics import seasonal_scale
@@ -131,17 +133,22 @@ def valid(parts: dict[str, Any]) -> Header:
     Raises:
         ArgumentError: if a model file cannot hold it.
     """
-    kinds = {"series": model_file.Series, "network": Network, "training": Training, "decoder": Decoder}
+    raw = model_file.plain(parts)
     try:
-        made = {name: kind.model_validate(parts[name]) for name, kind in kinds.items() if isinstance(parts[name], dict)}
-        return Header(**parts | made)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        what, got, expected = f"{name} is not what a model file can hold", f"{name}={first['input']!r}", first["msg"]
+        return msgspec.convert(raw, Header)
+    except msgspec.ValidationError as e:
+        where, why = model_file.fault(e)
+        name = re.sub(r"^(series|network|decoder|training)\b\.?", "", where)
         if not name:  # what is wrong is not one number alone
-            what, got, expected = "the model is not what a file can hold", first["msg"], "a smaller model"
-        hint = f"pass another {name}" if name else "pass a smaller hidden_size, num_layers, members or horizon"
+            what, hint = "the model is not what a file can hold", "pass a smaller hidden_size, num_layers, members or horizon"
+            raise ArgumentError.of("Forecaster", what, why, "a smaller model", hint) from None
+        keys = [int(key) if key.isdigit() else key for key in re.findall(r"\w+", where)]
+        got = f"{name}={reduce(lambda part, key: part[key], keys, raw)!r}"
+        what, expected, hint = (
+            f"{name} is not what a model file can hold",
+            why.removeprefix("Expected "),
+            f"pass another {name}",
+        )
         raise ArgumentError.of("Forecaster", what, got, expected, hint) from None
 
 

@@ -6,7 +6,6 @@ Legend: S series.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import time
@@ -22,7 +21,7 @@ import openlstm
 from openlstm.data.panel import Panel
 from openlstm.engine.threads import torch_aside
 from openlstm.insight import Watch
-from openlstm.model_file import Header
+from openlstm.model_file import Header, plain
 from openlstm.tasks.examples import Examples
 from openlstm.tasks.network import Net, make, weighted_error
 from openlstm.tasks.recipe import Recipe
@@ -117,13 +116,13 @@ def about(header: Header, known: Panel, made: Recipe, start: Mapping[str, np.nda
     Args:
         start: the tensors of the model that is trained on with, if there is one.
     """
-    held = header.model_dump_json(exclude={"checksum", "forecasters", "library"})
+    left_out = ("checksum", "forecasters", "library")
     return {
         "openlstm": openlstm.__version__,
         "torch": torch.__version__,
         "processes": processes().count,
         "data": _digest(known.values, known.offsets, known.history, *(c.values for c in known.covariates)),
-        "model": json.loads(held),
+        "model": {name: part for name, part in plain(header).items() if name not in left_out},
         "steps": made.steps,
         "precision": made.precision,
         "validation": _digest(made.validation),
