@@ -92,6 +92,11 @@ CELLS = [
     "LayerNormLSTM",
     "GRU",
     "VanillaRNN",
+    "SLSTM",
+    "MinGRU",
+    "MinLSTM",
+    "JANET",
+    "IndRNN",
 ]
 
 

@@ -117,9 +117,9 @@ def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None)
 
 
 def seen(h: Array, w_hh: Array) -> Any:
-    """What the sums see of h [..., R]: h W_hh^T [..., G*H], where units see all of h, their own head alone, or themselves alone.
+    """What the sums see of h [..., R]: h W_hh^T [..., G*H], where units see all of h, their own head, or themselves alone.
 
-    `w_hh` [G*H, K] says which: R / K heads, of which every unit is one where K = 1; None where there is no such product (K = 0).
+    `w_hh` [G*H, K] says which: R / K heads, of which every unit is one where K = 1; None without such a product (K = 0).
     """
     blocks = _blocks(h.shape[-1], w_hh)
     if blocks is None:

@@ -51,7 +51,7 @@ class Weights(NamedTuple):
     With memory blocks (`Cell.cells_per_gate` = m) every gate but the candidate has H/m rows instead of H.
     """
 
-    w_ih: Array | None  # [G*H, I]; None where x [T, B, G*H] already are the sums of W_ih x, in the order of `Cell.gates`
+    w_ih: Any  # [G*H, I]; None where x [T, B, G*H] already are the sums of W_ih x, in the order of `Cell.gates`
     w_hh: Array  # [G*H, K], K as `recurrent_size` says
     b_ih: Array | None = None  # [G*H]
     b_hh: Array | None = None  # [G*H]
