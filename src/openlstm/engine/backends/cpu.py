@@ -80,7 +80,7 @@ def forward_simple(call: Call) -> Run | None:
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
         fields[name] = address = a.data_ptr()
-        if size and not address:
+        if not address:
             return None
     if not T:
         return None
@@ -186,6 +186,9 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
     }
     _put_rows(kept, fields, None, x=x)
     _put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
+    if weights.w_ih is not None and not fields["w_ih"]:  # an empty tensor has no address, and a null would say: x is the sums
+        kept.append(somewhere := np.empty(1))
+        fields["w_ih"] = somewhere.ctypes.data
     if lengths is not None:
         lengths = A.as_like(lengths, x)
         check_lengths_in_range("cpu", lengths, T)  # the kernel would read beyond memory
