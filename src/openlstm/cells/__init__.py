@@ -45,11 +45,13 @@ from openlstm.cells.base import State as State
 from openlstm.cells.base import Step as Step
 from openlstm.cells.base import StepGradients as StepGradients
 from openlstm.cells.base import StepInputs as StepInputs
+from openlstm.cells.base import check_traits as check_traits
 from openlstm.cells.base import clamp as clamp
 from openlstm.cells.base import joined as joined
 from openlstm.cells.base import named_states as named_states
 from openlstm.cells.base import parted as parted
 from openlstm.cells.gru import GRU
+from openlstm.cells.laws import check as check
 from openlstm.cells.layer_norm import NORM_EPS as NORM_EPS
 from openlstm.cells.layer_norm import LayerNormLSTM
 from openlstm.cells.lstm import LSTM, LSTM1997, Peephole
