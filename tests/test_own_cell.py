@@ -194,7 +194,7 @@ def test_a_derivative_that_torch_cannot_see_is_found() -> None:
             {"states": ("c", "h")},
             "the states cannot be told apart\n"
             "  got       states=('c', 'h')\n"
-            "  expected  a tuple of different words, none of them 'h'\n"
+            "  expected  different names, none of them 'h'\n"
             "  hint      states = ('c',) for one",
         ),
         (

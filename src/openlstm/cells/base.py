@@ -46,6 +46,14 @@ def named_states(names: tuple[str, ...]) -> Any:
     return _NAMED[names]
 
 
+def told_apart(states: Any) -> bool:
+    """Whether `states` can be the names of a cell's states beside h."""
+    names = isinstance(states, tuple) and all(isinstance(name, str) and name.isidentifier() for name in states)
+    if not names or any(name.startswith("_") or keyword.iskeyword(name) for name in states):  # no fields of a named tuple
+        return False
+    return bool(states) and len({"h", *states}) == 1 + len(states)
+
+
 def _states(names: tuple[str, ...], *values: Any) -> Any:
     return named_states(names)(*values)
 
@@ -142,7 +150,7 @@ class Cell(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
         super().__init_subclass__(**options)
-        if "states" in cls.__dict__ and _are_names(cls.states):
+        if "states" in cls.__dict__ and told_apart(cls.states):
             named_states(cls.states)
         if "kernel" not in cls.__dict__:
             cls.kernel = ""
@@ -205,15 +213,6 @@ TRAITS = ("name", "gates", "saved", "has_cell")
 """What every cell has to state; the other traits have a default."""
 
 
-def _are_names(names: Any) -> bool:
-    """Whether it is a tuple of different words that a named tuple can have beside h."""
-    if not isinstance(names, tuple) or not all(
-        isinstance(n, str) and n.isidentifier() and not keyword.iskeyword(n) for n in names
-    ):
-        return False
-    return len({*names, "h"}) > len(names) and not any(n.startswith("_") for n in names)
-
-
 def check_traits(cell: Cell) -> None:
     """Raise where the traits of a user's cell are missing, of another kind, or contradict each other.
 
@@ -235,8 +234,8 @@ def check_traits(cell: Cell) -> None:
             refuse(trait, f"{trait} is not a tuple of different names", f'{trait}=("f", "g")', 'one name alone is ("f",)')
     if not cell.gates:
         refuse("gates", "there is no gate", "at least one block of sums", 'a cell without gates has one: gates = ("z",)')
-    if cell.has_cell and (not cell.states or not _are_names(cell.states)):
-        expected, hint = "a tuple of different words, none of them 'h'", "states = ('c',) for one"
+    if not told_apart(cell.states):
+        expected, hint = "different names, none of them 'h'", "states = ('c',) for one"
         refuse("states", "the states cannot be told apart", expected, hint)
     if {*cell.saved} & {"h", *(cell.states if cell.has_cell else ())}:
         refuse("saved", "a gate has the name of a state", f"other names than h, {', '.join(cell.states)}", "rename one of them")

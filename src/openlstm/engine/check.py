@@ -226,7 +226,7 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         got, hint = f"{name}.w_ih=None, cells_per_gate={m}", "take cells_per_gate=1"
         raise like.error(ArgumentError, f"{who} has no sums to be given: cells share their gates", got, "w_ih [G*H, I]", hint)
     _check_kind(name, "w_hh", w.w_hh, like)
-    field, first = ("w_hh", w.w_hh) if sums else ("w_ih", w.w_ih)
+    decides, first = ("w_hh", w.w_hh) if sums else ("w_ih", w.w_ih)
     rows = first.shape[0] if first.ndim == 2 else -1
     if rows < 0 or rows % unit:
         gates = ", ".join(cell.gates)
@@ -234,8 +234,8 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         hint = f"{type(cell).__name__} has {blocks} of H rows ({gates}); is this the weight of another cell?"
         if m > 1:
             hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
-        got, columns = f"{name}.{field}: {describe(first)}", "K" if sums else "I"
-        raise like.error(ShapeError, f"{name}.{field} does not fit {who}", got, f"[{_rows(cell)}, {columns}]", hint)
+        got, columns = f"{name}.{decides}: {describe(first)}", "K" if sums else "I"
+        raise like.error(ShapeError, f"{name}.{decides} does not fit {who}", got, f"[{_rows(cell)}, {columns}]", hint)
     hidden = rows // unit * m
     layout.check_recurrence(cell, hidden, 0 if w.w_hr is None else 1)
     if w.w_hr is not None:
@@ -273,7 +273,7 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         if b is not None:
             _check_kind(name, field, b, like)
             if b.shape != (rows,):
-                hint = f"take the bias from the same layer as {field}"
+                hint = f"take the bias from the same layer as {decides}"
                 raise _shape(f"{name}.{field}", b, f"[{_rows(cell)}]", (rows,), like, hint)
     _check_peepholes(name, cell, w.w_ch, hidden, like)
     _check_norm(name, cell, w.norm, hidden, like)
