@@ -52,7 +52,7 @@ struct Slstm : Plain {
       const V shown = at.dh[k] * o / at.c[n_][k], dc = at.dc[c_][k] + shown, dn = at.dc[n_][k] - shown * at.c[c_][k] / at.c[n_][k];
       const V of_i = i * fma(at.s[G][k], dc, dn);
       V of_f = f * fma(c, dc, n * dn);
-      of_f = n == T(0) && f == one ? V{} : of_f;  // cut at 1 it has no slope
+      of_f = n == T(0) && f == one ? V{} : of_f;    // cut at 1 it has no slope
       const V rest = at.dc[m_][k] - (of_i + of_f);  // what m' gives to the one of the two that it is
       const auto first = i == one;
       out.dz[I][k] = first ? of_i + rest : of_i;

@@ -43,7 +43,7 @@ struct Plan {
   const T* zeros;
   Tokens tokens;
   const Shared<T>& shared;
-  const X* const* rows_of_x;  // of W_ih, in the order of dz
+  const X* const* rows_of_x;                     // of W_ih, in the order of dz
   const X *const *rows_of_h, *const *rows_of_r;  // of W_hh head by head
 
   // The rows of W_hh that lie together: all of them, or with heads those of a gate, so many times a head; elements of their panels,
@@ -250,7 +250,8 @@ class RowsBackward {
       for (index head = 0; head < b_.heads; head++) {
         const index of_head = pairs ? cell_.gates * products_.factors(run) : run, between = pairs ? products_.factors(run) : b_.hidden;
         const index panels = plan_.panels_of_run();
-        products_.multiply_runs({dz_h_, dh_, live, head * of_head, plan_.runs(), between, run, w + head * plan_.runs() * panels, panels, head * b_.recurrent, b_.recurrent});
+        products_.multiply_runs(
+            {dz_h_, dh_, live, head * of_head, plan_.runs(), between, run, w + head * plan_.runs() * panels, panels, head * b_.recurrent, b_.recurrent});
       }
   }
 
@@ -502,7 +503,9 @@ void backward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Bac
                          b.projected * tokens.most,
                          traits.peepholes ? 2 * H * tokens.most : 0,
                          b.w_ih ? products.panel_size(tokens.most, b.inputs) : 0,
-                         dense ? b.heads * plan.panels_of_h() : elementwise ? H * tokens.most : 0,
+                         dense         ? b.heads * plan.panels_of_h()
+                         : elementwise ? H * tokens.most
+                                       : 0,
                          b.projected ? products.panel_size(tokens.most, H) : 0,
                          traits.needs_row ? (3 * rows + 2 * H) * b.batch : 0};
   index each = 0;
