@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support import ROOT
 
 import openlstm
 from openlstm import cells, recur
@@ -289,3 +290,14 @@ def test_a_cell_whose_kernel_was_not_compiled_runs_on_the_reference_and_says_so(
         y, state = layer(torch.ones(2, 1, 2))
     assert layer.backend_used(y) == "reference" and state._fields == ("h", "c", "k")
     y.sum().backward()
+
+
+def test_the_page_of_cells_has_each_with_its_states_and_kernels() -> None:
+    page = (ROOT / "docs" / "cells.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for cell in cells.ALL:
+        (row,) = (row.split("|") for row in rows if f"`{type(cell).__name__}`" in row.split("|")[1])
+        states = ", ".join(["h", *(cell.states if cell.has_cell else ())])
+        assert row[3].strip() in (states, "(h, i, f, o), c"), row
+        assert {"none": "-", "elementwise": "each unit itself"}.get(cell.recurrence, "W_hh") in row[4]
+        assert f"`{cell.kernel}`" in row[5], row

@@ -51,7 +51,7 @@ def follow(folder: Path) -> None:
     files = {"native/cells/attention.cpp": blocks("cpp")[0]}
     files["src/openlstm/cells/attention.py"] = next(text for text in blocks("python") if text.startswith('"""'))
     for name, text in files.items():
-        assert f"`{name}`" in PAGE
+        assert re.search("`{1}`\\sin\\s`{0}/`".format(*name.rsplit("/", 1)), PAGE)
         (folder / name).write_text(text)
     for name, change in re.findall(r"^--- (.*)\n((?:[ +-](?!-- ).*\n|@@\n)*)", blocks("diff")[0], re.M):
         text = (folder / name).read_text()

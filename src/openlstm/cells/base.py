@@ -243,7 +243,7 @@ def check_traits(cell: Cell) -> None:
         expected = f"one of gates and of saved: {', '.join(n for n in cell.gates if n in cell.saved) or 'there is none'}"
         refuse("candidate", "the candidate is not a gate that is saved", expected, "candidate = None for a cell without one")
     wants = {"w_ch": bool(cell.peepholes), "mask": cell.candidate is not None, "norm": bool(cell.norms)}
-    lacks = [name for name, wanted in wants.items() if wanted and name not in _taken(cls)]
+    lacks = [name for name, wanted in wants.items() if wanted and not {name, "**"} & {*_taken(cls)}]
     if lacks:
         got, expected = f"forward({', '.join(_taken(cls))})", f"forward(self, z, before, ..., {lacks[0]}=None)"
         reason = {"w_ch": "peepholes", "mask": "a candidate, for recurrent dropout", "norm": "norms"}[lacks[0]]
@@ -252,8 +252,9 @@ def check_traits(cell: Cell) -> None:
 
 @cache
 def _taken(cls: type[Cell]) -> tuple[str, ...]:
-    """The parameters of a cell's forward."""
-    return tuple(inspect.signature(cls.forward).parameters)
+    """The parameters of a cell's forward, "**" for any by name."""
+    given = inspect.signature(cls.forward).parameters.values()
+    return tuple("**" if p.kind is p.VAR_KEYWORD else p.name for p in given)
 
 
 def _sizes(cell: Cell, z: Array, before: Any) -> str:
