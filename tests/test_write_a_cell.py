@@ -77,7 +77,7 @@ def test_the_kernel_of_the_page_keeps_the_laws(tmp_path: Path) -> None:
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     (module,) = (folder / "build").glob("_native*.so")
     shutil.copy(module, folder / "src" / "openlstm")
-    named = re.findall(r"-m pytest (.*) -k attention", PAGE)[0].split()
+    named = re.findall(r"-m pytest (.*?) -k attention", PAGE, re.S)[0].replace("\\\n", "").split()
     command = [sys.executable, "-m", "pytest", *named, "-k", "attention", "-p", "no:cacheprovider", "-p", "no:xdist", "-vv"]
     tools |= {"PYTHONPATH": os.pathsep.join([str(folder / "src"), str(folder)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=tools, capture_output=True, text=True, check=False)
