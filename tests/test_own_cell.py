@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.support import ROOT
+from tests.support import NEEDS_NATIVE, ROOT
 
 import openlstm
 from openlstm import cells, recur
 from openlstm.cells import Cell, State, Step, StepGradients, concat, sigmoid, split, tanh, where
-from openlstm.errors import ArgumentError, OpenLSTMError, ShapeError
+from openlstm.engine import native
+from openlstm.errors import ArgumentError, BackendError, OpenLSTMError, ShapeError
 from openlstm.reference import Weights
 
 
@@ -301,3 +304,36 @@ def test_the_page_of_cells_has_each_with_its_states_and_kernels() -> None:
         assert row[3].strip() in (states, "(h, i, f, o), c"), row
         assert {"none": "-", "elementwise": "each unit itself"}.get(cell.recurrence, "W_hh") in row[4]
         assert f"`{cell.kernel}`" in row[5], row
+
+
+@NEEDS_NATIVE
+def test_a_class_and_a_struct_that_differ_are_named() -> None:
+    """Where they did not say the same a kernel would read what is not there."""
+    assert all(native.check_kernel(cell) is None for cell in cells.ALL)
+    with pytest.raises(BackendError) as caught:
+        native.check_kernel(but(kernel="slstm"))
+    assert str(caught.value) == (
+        "Own: gates of the class and of the struct of kernel 'slstm' differ\n"
+        "  got       gates=('f', 'g')\n"
+        "  expected  4, as in native/cells/\n"
+        "  hint      change one of them and compile again: `make build`"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:openlstm. Own has no kernel", "ignore:.*should not be instantiated:DeprecationWarning")
+def test_everything_that_the_page_lists_works_in_a_layer() -> None:
+    torch.manual_seed(0)
+    layer, x = openlstm.LSTM(2, 3, cell=Own(), dtype=torch.float64), torch.randn(4, 2, 2, dtype=torch.float64)
+    y = layer(x)[0]
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x)[0], y)
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert torch.equal(other(x)[0], y)
+    assert torch.equal(layer(x.flatten(0, 1), cu_seqlens=[0, 8])[0], layer(x.reshape(8, 1, 2))[0].flatten(0, 1))
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, lengths=[4, 2])[0], x.clone().requires_grad_(), fast_mode=True)
+    slope = torch.func.grad(lambda x: layer(x)[0].sum())(x)
+    (expected,) = torch.autograd.grad(layer(leaf := x.clone().requires_grad_())[0].sum(), leaf)
+    torch.testing.assert_close(slope, expected)
+    torch.testing.assert_close(torch.func.vmap(lambda x: layer(x)[0])(torch.stack([x, 2 * x]))[0], y)
+    half = copy.deepcopy(layer).to(torch.bfloat16)(x.bfloat16())[0]
+    assert half.dtype == torch.bfloat16 and torch.allclose(half.double(), y, atol=0.05)
