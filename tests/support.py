@@ -428,7 +428,7 @@ def impossible(params: dict[str, Any]) -> bool:
     cell = params.get("cell", getattr(case, "cell", None))
     if not isinstance(cell, Cell):
         return False
-    if "products" in params:
+    if isinstance(params.get("products"), str):  # pytest has a mark for none
         with native.use_bfloat16(params["products"]):
             return not native.has_bfloat16(cell)
     return not cell.kernel and (backend is cpu or backend == "cpu")

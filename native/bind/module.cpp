@@ -66,13 +66,21 @@ void run_backward(const std::string& cell, const std::string& type, nb::dict cal
   });
 }
 
-// The names of the cells that have kernels.
-std::vector<std::string> cells() {
-  std::vector<std::string> names;
+// The cells that have kernels, and what the traits of each are in Python.
+nb::dict cells() {
+  constexpr const char* recurrences[] = {"dense", "elementwise", "none"};
+  nb::dict found;
   const Kernels<float>& kernels = in_use().float32;
   for (int f = 0; f < kernels.family_count; f++)
-    for (int k = 0; k < kernels.families[f]->count; k++) names.emplace_back(kernels.families[f]->cells[k].name);
-  return names;
+    for (int k = 0; k < kernels.families[f]->count; k++) {
+      const Traits& t = kernels.families[f]->cells[k].traits;
+      nb::dict says;
+      says["gates"] = t.gates, says["saved"] = t.saved, says["separate"] = t.separate, says["peepholes"] = t.peepholes;
+      says["feeds_back"] = t.feedback, says["states"] = t.states, says["has_cell"] = t.has_cell && !t.h_is_cell;
+      says["recurrence"] = recurrences[static_cast<int>(t.recurrence)];
+      found[kernels.families[f]->cells[k].name] = says;
+    }
+  return found;
 }
 
 constexpr const char* bfloat16_names[] = {"", "avx512bf16", "amx", "amxtest"};

@@ -170,7 +170,7 @@ Bfloat16Facts here() {
 
 bool amx_runs(const Bfloat16Facts& facts) { return facts.amx && facts.amx_built && !facts.refused && facts.avx512bf16; }
 
-const Kernels<float, bfloat16>* kernels_of(Bfloat16 which) {
+const Kernels<float, bfloat16>* kernels_of([[maybe_unused]] Bfloat16 which) {
 #ifdef OPENLSTM_HAVE_amx
   static const Kernels<float, bfloat16> with_amx = {&amx::products_float32, avx512bf16::kernels.rows, avx512bf16::kernels.families,
                                                     avx512bf16::kernels.family_count};

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from openlstm.errors import ShapeError, describe
+
 Array = Any  # a numpy.ndarray or a torch.Tensor; both kinds never meet in one call
 
 
@@ -76,8 +78,15 @@ def where(condition: Array, a: Array, b: Array) -> Array:
 
 
 def split(x: Array, parts: int) -> tuple[Array, ...]:
-    """Cut the last axis into equal parts."""
+    """Cut the last axis into equal parts.
+
+    Raises:
+        ShapeError: where it has no such parts.
+    """
     n = x.shape[-1] // parts
+    if n * parts != x.shape[-1]:
+        got, hint = f"x: {describe(x)}", "one part for each gate of z, or for each state of c"
+        raise ShapeError.of("split", f"{x.shape[-1]} numbers are not {parts} equal parts", got, f"a multiple of {parts}", hint)
     return tuple(x[..., k * n : (k + 1) * n] for k in range(parts))
 
 

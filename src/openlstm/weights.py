@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from openlstm import _array as A
 from openlstm._array import Array
 from openlstm.cells import Cell
-from openlstm.cells.base import told_apart
 from openlstm.errors import ArgumentError, ShapeError, describe
 
 GATE_ORDERS: dict[str, str] = {
@@ -121,9 +120,6 @@ def check_recurrence(cell: Cell, hidden_size: int, proj_size: int = 0) -> None:
     if cell.recurrence not in RECURRENCES:
         got, expected = f"recurrence={cell.recurrence!r}", " or ".join(map(repr, RECURRENCES))
         raise ArgumentError.of(who, "unknown recurrence", got, expected, "'dense' is that of the LSTM")
-    if not told_apart(cell.states):
-        got, expected = f"states={cell.states!r}", "different names, none of them 'h'"
-        raise ArgumentError.of(who, "the states cannot be told apart", got, expected, "states = ('c',) for one")
     if proj_size and cell.reads_h:
         got, hint = f"proj_size={proj_size}", "take proj_size=0, or a cell with a cell state beside h"
         raise ArgumentError.of(who, "cannot be projected: a step reads what each unit put out", got, "proj_size=0", hint)

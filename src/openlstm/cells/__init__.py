@@ -11,7 +11,8 @@ A cell owns only what is different about it: the map from (z, c) to (h', c') and
 (in which a unit sees all of h, its own head, itself, or nothing of it: `Cell.recurrence`), the loop over time, lengths, resets,
 noise and projection belong to `reference.py` and to the engine, which read the traits below.
 
-A cell of your own needs four lines of traits and `forward`; it runs wherever a cell does, slower, on the reference:
+A cell of your own needs four lines of traits and `forward`; it runs wherever a cell does, slower, on the reference. `check` says
+whether it is right (docs/write-a-cell.md):
 
 >>> class Leaky(Cell):
 ...     \"\"\"c' = f c + (1 - f) g;  h' = c'.\"\"\"
@@ -21,6 +22,7 @@ A cell of your own needs four lines of traits and `forward`; it runs wherever a 
 ...         f, g = sigmoid(z_f), tanh(z_g)
 ...         c = f * before.c + (1 - f) * g
 ...         return Step((f, g), c, c)
+>>> check(Leaky())
 >>> import numpy as np
 >>> Leaky()(np.zeros((1, 2)), State(np.zeros((1, 1)), np.ones((1, 1)))).h.tolist()
 [[0.5]]
@@ -58,11 +60,13 @@ from openlstm.cells.base import State as State
 from openlstm.cells.base import Step as Step
 from openlstm.cells.base import StepGradients as StepGradients
 from openlstm.cells.base import StepInputs as StepInputs
+from openlstm.cells.base import check_traits as check_traits
 from openlstm.cells.base import clamp as clamp
 from openlstm.cells.base import joined as joined
 from openlstm.cells.base import named_states as named_states
 from openlstm.cells.base import parted as parted
 from openlstm.cells.gru import GRU
+from openlstm.cells.laws import check as check
 from openlstm.cells.layer_norm import NORM_EPS as NORM_EPS
 from openlstm.cells.layer_norm import LayerNormLSTM
 from openlstm.cells.lstm import LSTM, LSTM1997, Peephole

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import keyword
 import math
 import sys
 from abc import ABC, abstractmethod
 from collections import namedtuple
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -46,7 +49,9 @@ def named_states(names: tuple[str, ...]) -> Any:
 def told_apart(states: Any) -> bool:
     """Whether `states` can be the names of a cell's states beside h."""
     names = isinstance(states, tuple) and all(isinstance(name, str) and name.isidentifier() for name in states)
-    return names and bool(states) and len({"h", *states}) == 1 + len(states)
+    if not names or any(name.startswith("_") or keyword.iskeyword(name) for name in states):  # no fields of a named tuple
+        return False
+    return bool(states) and len({"h", *states}) == 1 + len(states)
 
 
 def _states(names: tuple[str, ...], *values: Any) -> Any:
@@ -169,12 +174,16 @@ class Cell(ABC):
         Raises:
             DtypeError, ShapeError: naming the cell, where it returned something else than its traits promise.
         """
-        normed: Any = {} if norm is None else {"norm": norm}  # most cells do not take it
+        given = {"w_ch": w_ch, "mask": mask, "norm": norm}  # a simple cell may take none of them
+        given = {name: a for name, a in given.items() if a is not None}
         if self.kernel:
-            return self.forward(z, before, w_ch, mask, **normed)
-        given = {"w_ch": w_ch, "mask": mask}  # a simple cell may take neither
-        step = self.forward(z, before, **{name: a for name, a in given.items() if a is not None}, **normed)
-        _check(self, step, z)
+            return self.forward(z, before, **given)
+        try:
+            step = self.forward(z, before, **given)
+        except Exception as error:
+            error.add_note(_sizes(self, z, before))
+            raise
+        check_step(self, step, z)
         return step
 
     @abstractmethod
@@ -200,7 +209,65 @@ class Cell(ABC):
         return _differentiate(self, inputs, dh, dc)
 
 
-def _check(cell: Cell, step: Any, z: Array) -> None:
+TRAITS = ("name", "gates", "saved", "has_cell")
+"""What every cell has to state; the other traits have a default."""
+
+
+def check_traits(cell: Cell) -> None:
+    """Raise where the traits of a user's cell are missing, of another kind, or contradict each other.
+
+    Raises:
+        ArgumentError: naming the cell and the trait.
+    """
+    who, cls = type(cell).__name__, type(cell)
+    missing = [name for name in TRAITS if not hasattr(cell, name)]
+    if missing:
+        hint = 'in the class: name, gates, saved, has_cell = "mine", ("f", "g"), ("f", "g"), True'
+        raise ArgumentError.of(who, "a trait is missing", f"no {', no '.join(missing)}", ", ".join(TRAITS), hint)
+
+    def refuse(trait: str, what: str, expected: str, hint: str) -> NoReturn:
+        raise ArgumentError.of(who, what, f"{trait}={getattr(cell, trait)!r}", expected, hint)
+
+    for trait in ("gates", "saved", "peepholes", "feeds_back"):
+        names = getattr(cell, trait)
+        if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+            refuse(trait, f"{trait} is not a tuple of different names", f'{trait}=("f", "g")', 'one name alone is ("f",)')
+    if not cell.gates:
+        refuse("gates", "there is no gate", "at least one block of sums", 'a cell without gates has one: gates = ("z",)')
+    if not told_apart(cell.states):
+        expected, hint = "different names, none of them 'h'", "states = ('c',) for one"
+        refuse("states", "the states cannot be told apart", expected, hint)
+    if {*cell.saved} & {"h", *(cell.states if cell.has_cell else ())}:
+        refuse("saved", "a gate has the name of a state", f"other names than h, {', '.join(cell.states)}", "rename one of them")
+    if cell.candidate is not None and not (cell.candidate in cell.gates and cell.candidate in cell.saved):
+        expected = f"one of gates and of saved: {', '.join(n for n in cell.gates if n in cell.saved) or 'there is none'}"
+        refuse("candidate", "the candidate is not a gate that is saved", expected, "candidate = None for a cell without one")
+    wants = {"w_ch": bool(cell.peepholes), "mask": cell.candidate is not None, "norm": bool(cell.norms)}
+    lacks = [name for name, wanted in wants.items() if wanted and not {name, "**"} & {*_taken(cls)}]
+    if lacks:
+        got, expected = f"forward({', '.join(_taken(cls))})", f"forward(self, z, before, ..., {lacks[0]}=None)"
+        reason = {"w_ch": "peepholes", "mask": "a candidate, for recurrent dropout", "norm": "norms"}[lacks[0]]
+        raise ArgumentError.of(who, f"forward does not take {lacks[0]}", got, expected, f"the traits name {reason}")
+
+
+@cache
+def _taken(cls: type[Cell]) -> tuple[str, ...]:
+    """The parameters of a cell's forward, "**" for any by name."""
+    given = inspect.signature(cls.forward).parameters.values()
+    return tuple("**" if p.kind is p.VAR_KEYWORD else p.name for p in given)
+
+
+def _sizes(cell: Cell, z: Array, before: Any) -> str:
+    """What a step was given, in words, for an error that comes up in it."""
+    apart = "" if not cell.separate else f", those of {', '.join(cell.gates[-cell.separate :])} twice (of x, of h)"
+    units = z.shape[-1] // (len(cell.gates) + cell.separate)
+    words = [f"z {describe(z)}: {', '.join(cell.gates)} side by side{apart}", f"before.h {describe(before.h)}"]
+    if before.c is not None:
+        words.append(f"before.c {describe(before.c)}: {', '.join(cell.states)} side by side")
+    return f"{type(cell).__name__}.forward was given, with H = {units}: {'; '.join(words)}"
+
+
+def check_step(cell: Cell, step: Any, z: Array) -> None:
     """Raise where what a user's cell returned does not fit its traits."""
     who = type(cell).__name__
     if not isinstance(step, Step):

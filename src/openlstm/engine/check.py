@@ -17,7 +17,7 @@ from openlstm import _array as A
 from openlstm import weights as layout
 from openlstm._array import Array
 from openlstm.call import Call
-from openlstm.cells import Cell
+from openlstm.cells import Cell, check_traits
 from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError, ShapeError, describe, message
 from openlstm.noise import Noise
 from openlstm.reference import State, Weights
@@ -217,6 +217,8 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
     """H and R of weights that fit the cell, whatever I is."""
     if not isinstance(w, Weights):
         raise _no_weights(like.who, name, w)
+    if not cell.kernel:
+        check_traits(cell)
     m, who, sums = cell.cells_per_gate, type(cell).__name__, w.w_ih is None
     unit = len(cell.gates) if m == 1 else sum(layout.gate_rows(cell, m))  # rows of m cells, which share their gates
     if not sums:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm import weights
-from openlstm.cells import LSTM, Cell
+from openlstm.cells import BY_NAME, LSTM, Cell
 from openlstm.errors import BackendError
 
 try:
@@ -23,7 +23,9 @@ except ImportError as error:
     # the interpreter puts the package's path behind the reason
     _why_missing = "it was not built" if "cannot import name" in str(error) else str(error).split(" (")[0]
 
-KERNELS: frozenset[str] = frozenset() if _why_missing else frozenset(library.cells())
+_TRAITS: dict[str, dict[str, Any]] = {} if _why_missing else library.cells()
+
+KERNELS = frozenset(_TRAITS)
 """The kernels that this build has: the names that `Cell.kernel` may take."""
 
 PROJECTED = KERNELS - {"fgr"}
@@ -53,6 +55,24 @@ _FASTER = {
 }
 
 _isa_error: str | None = None
+
+
+def check_kernel(cell: Cell) -> None:
+    """Raise where the struct of a cell's kernel says something else of it than its class: it would read what is not there.
+
+    Raises:
+        BackendError: naming the trait.
+    """
+    for trait, struct in _TRAITS.get(cell.kernel, {}).items():
+        says = getattr(cell, trait)
+        if (len(says) if isinstance(says, tuple) else says) != struct:
+            what = f"{trait} of the class and of the struct of kernel {cell.kernel!r} differ"
+            hint = "change one of them and compile again: `make build`"
+            raise BackendError.of(type(cell).__name__, what, f"{trait}={says!r}", f"{struct!r}, as in native/cells/", hint)
+
+
+for _cell in BY_NAME.values():
+    check_kernel(_cell)
 
 
 def available() -> bool:

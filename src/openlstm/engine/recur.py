@@ -12,7 +12,7 @@ from openlstm.call import Call
 from openlstm.cells import Cell, joined, parted
 from openlstm.engine.backends.table import SUPPORT, choose_for
 from openlstm.engine.check import check_call
-from openlstm.errors import ArgumentError, describe
+from openlstm.errors import ArgumentError, ShapeError, describe
 from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
 from openlstm.weights import cell_size, expand, fed_back_size, hidden_size
@@ -89,6 +89,14 @@ def _joined(name: str, cell: Cell, state: Any) -> Any:
         expected = f"({names}): h [B, R], the others [B, H]"
         hint = "give what `recur` gave, or zeros where the row begins"
         raise ArgumentError.of("recur", f"{name} is not ({names})", f"{name}: {describe(state)}", expected, hint)
+    odd = next((k for k, s in enumerate(state) if k and describe(s) != describe(state[1])), None)
+    if odd is not None:
+        one, other = cell.states[odd - 1], cell.states[0]
+        got, hint = (
+            f"{name}.{one}: {describe(state[odd])}, {name}.{other}: {describe(state[1])}",
+            "each state has H units a row",
+        )
+        raise ShapeError.of("recur", f"{name}.{one} and {name}.{other} have different shapes", got, "[B, H] each", hint)
     return joined(cell, state)
 
 

@@ -68,7 +68,7 @@ def run(call: Call) -> Run:
     half = x.dtype if x.dtype in HALF else autocast_type(x) if call.autocast else None
     if call.bfloat16:
         half = half or torch.bfloat16
-    opened = call.differentiable or bool(call.edits) or not cell.kernel
+    opened = call.differentiable or bool(call.edits) or call.cell.kernel not in CELLS  # a cell of the user's own
     if x.is_cuda and not (opened or call.checkpoint or torch.compiler.is_compiling()):
         transformed = torch._C._are_functorch_transforms_active()
         if not transformed and choose_for(call, call.who, call.save) == "cuda":
@@ -126,7 +126,7 @@ def _closed(call: Call) -> Run:
 
 def _opened(call: Call) -> Run:
     """A call by the reference in plain torch operations, so that gates and cell states carry gradients too."""
-    if not call.cell.kernel and not call.edits:
+    if call.cell.kernel not in CELLS and not call.edits:
         choose(call.backend, call.cell, call.x, call.who, False, call.noise is not None)
     if call.noise is not None:
         call = call._replace(noise=call.noise._replace(seed=int(call.noise.seed)))

@@ -98,7 +98,10 @@ class Place:
         """Why there is no share of a state that a gate keeps, None if there is one."""
         if self._highway is not None:
             return None
-        return f"{self.name}: {brief(self.cell)} has no highway: nothing keeps a state but the weights"
+        own = f"{self.name}: {brief(self.cell)}"
+        if not self.cell.kernel and self.cell.has_cell:
+            return f"{own} saves no gate f: so is called the share of the first state that a step keeps"
+        return f"{own} has no highway: nothing keeps a state but the weights"
 
     @property
     def no_stability(self) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openlstm.cells import Cell
+from openlstm.cells import Cell, check_traits
 from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError, DtypeError, describe
 
@@ -155,6 +155,8 @@ def cell(who: str, value: Any, has_cell: bool) -> None:
         if isinstance(value, type) and issubclass(value, Cell):
             got, hint = f"cell: the class {value.__name__}", f"make one: {value.__name__}()"
         raise DtypeError.of(who, "cell is not a cell", got, expected, hint)
+    if not value.kernel:
+        check_traits(value)
     if value.has_cell != has_cell:
         hint = "openlstm.RNN runs the cells without a cell state" if has_cell else "openlstm.LSTM runs the cells with one"
         raise ArgumentError.of(who, "cannot run this cell", f"cell: {brief(value)}", expected, hint)

@@ -129,7 +129,7 @@ def choose(
             if (name != "cpu" or native.available()) and support.refusal(cell, x, projection, noise, save) is None:
                 if name == "cpu":
                     native.check_isa()
-                if not cell.kernel:
+                if name == "reference" and cell.kernel not in native.KERNELS and native.available():
                     _tell_slow(cell)
                 return name
     if requested not in SUPPORT:
