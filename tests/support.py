@@ -313,7 +313,7 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
             seed=k,
         )
         clip, blocks = rng.random() < 0.25, int(rng.choice([2, 3]) if rng.random() < 0.2 else 1)
-        heads = 2 + k % 3 if k // len(among) % 4 == 1 and (native.HEADS or among is cells.ALL) else 1
+        heads = 2 + k % 3 if k // len(among) % 4 == 1 else 1
         case = replace(case, **fixed)
         case = replace(case, each=case.each and case.reset_state, cell=_with(case.cell, clip=0.4 if clip else None))
         if blocks > 1 and "cells_per_gate" in _options(cell):

@@ -123,7 +123,7 @@ def seen(h: Array, w_hh: Array) -> Any:
     """
     blocks = _blocks(h.shape[-1], w_hh)
     if blocks is None:
-        return h @ w_hh.T if w_hh.shape[1] else None
+        return h @ w_hh.T if w_hh.shape[1] == h.shape[-1] else None
     found = _einsum("...nk,gnuk->...gnu", h.reshape(*h.shape[:-1], *blocks.shape[1::2]), blocks)
     return found.reshape(*h.shape[:-1], w_hh.shape[0])
 

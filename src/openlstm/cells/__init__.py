@@ -46,6 +46,9 @@ from openlstm.cells.base import Step as Step
 from openlstm.cells.base import StepGradients as StepGradients
 from openlstm.cells.base import StepInputs as StepInputs
 from openlstm.cells.base import clamp as clamp
+from openlstm.cells.base import joined as joined
+from openlstm.cells.base import named_states as named_states
+from openlstm.cells.base import parted as parted
 from openlstm.cells.gru import GRU
 from openlstm.cells.layer_norm import NORM_EPS as NORM_EPS
 from openlstm.cells.layer_norm import LayerNormLSTM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections import namedtuple
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +23,40 @@ class State(NamedTuple):
 
     h: Array  # [B, R]
     c: Array | None = None  # [B, C], the cell states side by side, in the order of `Cell.states`
+
+
+_NAMED: dict[tuple[str, ...], Any] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
+
+
+def named_states(names: tuple[str, ...]) -> Any:
+    """The named tuple of the states of a cell that has several beside h: (h, c, n, m), each [.., H].
+
+    >>> named_states(("c", "n"))(h=1, c=2, n=3)
+    States(h=1, c=2, n=3)
+    """
+    if names not in _NAMED:
+        made: Any = namedtuple("States", ("h", *names), module=__name__)
+        made.__reduce__ = lambda states: (_states, (names, *states))  # a pickle finds no class that is made here
+        _NAMED[names] = made
+    return _NAMED[names]
+
+
+def _states(names: tuple[str, ...], *values: Any) -> Any:
+    return named_states(names)(*values)
+
+
+def parted(cell: Cell, state: Any) -> Any:
+    """A `State` as it is handed out: with a name for each state where the cell has several beside h."""
+    if len(cell.states) == 1 or state.c is None:
+        return state
+    return named_states(cell.states)(state.h, *A.split(state.c, len(cell.states)))
+
+
+def joined(cell: Cell, state: Any) -> Any:
+    """The way back of `parted`: (h, c, n, m) as a `State` whose c holds c, n and m side by side."""
+    if len(cell.states) == 1 or not isinstance(state, tuple) or len(state) != 1 + len(cell.states):
+        return state
+    return State(state[0], A.concat(list(state[1:])))
 
 
 class Step(NamedTuple):
@@ -102,6 +137,8 @@ class Cell(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
         super().__init_subclass__(**options)
+        if "states" in cls.__dict__ and isinstance(cls.states, tuple):
+            named_states(cls.states)
         if "kernel" not in cls.__dict__:
             cls.kernel = ""
         if "forward" in cls.__dict__ and "backward" not in cls.__dict__:

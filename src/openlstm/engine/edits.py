@@ -85,6 +85,7 @@ class EditedCell(Cell):
     def __init__(self, cell: Cell, changes: dict[str, list[Edit]], begins: Tensor, w_hr: Tensor | None) -> None:
         self.cell = cell
         self.name, self.gates, self.saved, self.has_cell = cell.name, cell.gates, cell.saved, cell.has_cell
+        self.states, self.recurrence, self.heads, self.reads_h = cell.states, cell.recurrence, cell.heads, cell.reads_h
         self.separate, self.peepholes, self.feeds_back = cell.separate, cell.peepholes, cell.feeds_back
         self.candidate, self.clip = cell.candidate, cell.clip
         self.changes = changes
@@ -105,8 +106,8 @@ class EditedCell(Cell):
         if inner:
             with _Between(self._replace) as made:
                 step = self.cell(z, before, w_ch, mask, norm)
-            made_of = self._named(step)
-            if any(made.replaced.get(name) is not made_of[name] for name in inner):
+            made_of = self._named(step, made)
+            if any(made.replaced.get(name) is not made_of.get(name) for name in inner):
                 raise _cannot(self.cell, "its operations are not the same at every step", inner)
         else:
             step = self.cell(z, before, w_ch, mask, norm)
@@ -120,19 +121,21 @@ class EditedCell(Cell):
     def _find(self, inner: list[str], *arguments: Any) -> dict[int, str]:
         """Which operations of the cell make what is to be changed."""
         results: list[Any] = []
-        with torch.no_grad(), _Between(lambda n, out: results.append(out)):
+        with torch.no_grad(), _Between(lambda n, out: results.append(out)) as made:
             step = self.cell(*arguments)
-        marks = {}
-        for name, value in self._named(step).items():
-            at = next((n for n, out in enumerate(results) if out is value), None)
-            if name in inner:
-                if at is None:
-                    raise _cannot(self.cell, f"no operation of its forward has {name} as its result", inner)
-                marks[at] = name
+        marks, named = {}, self._named(step, made)
+        for name in inner:
+            at = next((n for n, out in enumerate(results) if name in named and out is named[name]), None)
+            if at is None:
+                raise _cannot(self.cell, f"no operation of its forward has {name} as its result", inner)
+            marks[at] = name
         return marks
 
-    def _named(self, step: Step) -> dict[str, Any]:
-        return {**dict(zip(self.saved, step.gates, strict=True)), "c": step.c}
+    def _named(self, step: Step, made: _Between) -> dict[str, Any]:
+        """The results by name; several states are what the cell put side by side, and each may be changed alone."""
+        several = len(self.states) > 1
+        parts = next((parts for out, parts in made.joined if several and out is step.c), (step.c,) if not several else ())
+        return {**dict(zip(self.saved, step.gates, strict=True)), **dict(zip(self.states, parts, strict=False))}
 
     def _replace(self, n: int, out: Any) -> Any:
         assert self.marks is not None
@@ -156,10 +159,13 @@ class _Between(TorchFunctionMode):
         super().__init__()
         self.see = see
         self.count = 0
+        self.joined: list[tuple[Any, tuple[Any, ...]]] = []  # what torch.cat made, and of what
         self.replaced: dict[str, Any] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func is torch.cat:
+            self.joined.append((out, tuple(args[0])))
         found = self.see(self.count, out)
         self.count += 1
         if found is None:

@@ -27,9 +27,6 @@ KERNELS: frozenset[str] = frozenset() if _why_missing else frozenset(library.cel
 PROJECTED = KERNELS - {"fgr"}
 """The kernels that a projection may follow."""
 
-HEADS = "slstm" in KERNELS
-"""Whether this build knows heads, and sums that are given."""
-
 _BFLOAT16 = {
     "": "float32, rounded once",
     "avx512bf16": "AVX512-BF16",

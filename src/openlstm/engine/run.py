@@ -6,7 +6,7 @@
         backends/       -> arrays become addresses
 
 A user's own cell, an edited one, and whatever has gates with gradients goes none of these ways: the reference runs it in plain
-torch operations.
+torch operations; with `checkpoint` torch runs stretches of them again.
 
 Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, else H for each of
 `Cell.feeds_back`).
@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint as recompute
 
 from openlstm import reference
 from openlstm.call import Call
 from openlstm.cells import Cell
-from openlstm.engine import edits, native
+from openlstm.engine import checkpoint, edits, native
 from openlstm.engine.autograd import HALF, differentiable, unwatched
 from openlstm.engine.backends import cpu, cuda
 from openlstm.engine.backends.table import choose, choose_for, takes_kernel
@@ -128,15 +129,28 @@ def _opened(call: Call) -> Run:
     if call.noise is not None:
         call = call._replace(noise=call.noise._replace(seed=int(call.noise.seed)))
     _check_values(call)
+    kept = call.save or call.edits or call.differentiable or torch._C._are_functorch_transforms_active()
     call = edits.edited(call) if call.edits else call
     with plain_types(call.x):
-        done = reference.forward(call)
+        done = reference.forward(call) if kept or not call.checkpoint else _in_stretches(call)
     saved = None
     if done.saved is not None:
         _, gates, c, m = (a if a is None or call.differentiable else a.detach() for a in done.saved)
         saved = Saved(done.y, gates if call.cell.saved else None, c, m)
     # the state itself would be an ancestor of y, and a gradient would count twice
     return Run(done.y, cloned(done.state), saved)
+
+
+def _in_stretches(call: Call) -> Run:
+    """The reference in plain operations, of which only the states between stretches are kept: torch runs each again."""
+    T, B, _ = call.x.shape
+    checkpoint.check(call.who, call.checkpoint, T)
+    ys, state = [], call.state
+    for window in checkpoint.stretches(T, B, call.checkpoint, call.reverse):
+        part = call._replace(state=state, window=window, checkpoint=0)
+        y, state = recompute(lambda part=part: reference.forward(part)[:2], use_reentrant=False)
+        ys.append(y)
+    return Run(torch.cat(ys[::-1] if call.reverse else ys), state, None)
 
 
 def _half(call: Call, half: torch.dtype, opened: bool) -> Run:
@@ -182,13 +196,10 @@ def _check_values(call: Call) -> None:
 
 
 def _check_checkpoint(call: Call) -> None:
-    """What keeps less than everything: the kernels, and the reference with a derivative of its own."""
-    cell, who = call.cell, call.who
-    if cell.kernel and not (call.x.is_cuda and call.backend == "cuda"):
-        return
-    why = "the cuda backend" if cell.kernel else f"{type(cell).__name__}, a cell without a kernel"
-    got, expected = f"{who}(checkpoint=..., backend={call.backend!r})", "a cell of openlstm.cells on 'cpu' or 'reference'"
-    raise BackendError.of(who, f"{why} keeps every step", got, expected, "leave checkpoint out")
+    """What keeps less than everything: the kernels and the reference."""
+    if call.x.is_cuda and call.backend == "cuda":
+        got, expected = f"{call.who}(checkpoint=..., backend='cuda')", "backend 'cpu' or 'reference'"
+        raise BackendError.of(call.who, "the cuda backend keeps every step", got, expected, "leave checkpoint out")
 
 
 def _refuse_forward_mode(call: Call) -> None:

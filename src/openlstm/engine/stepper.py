@@ -6,6 +6,7 @@ Legend: B batch, I input size, H hidden size, R what is fed back (P with a proje
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from openlstm import reference
-from openlstm.cells import Cell
+from openlstm.cells import Cell, parted
 from openlstm.engine import native, threads
 from openlstm.engine.backends.table import choose
 from openlstm.engine.check import check_layers
 from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe
 from openlstm.reference import State, Weights, unshared
-from openlstm.weights import fed_back_size, hidden_size
+from openlstm.weights import cell_size, fed_back_size, hidden_size
 
 WHO = "Stepper"
 
@@ -40,7 +41,8 @@ class Stepper:
     Attributes:
         step: x [B, I] (or [I] where B = 1), float32 or float64 as the weights, numpy (fastest), a torch tensor or a list ->
             the last layer's h, numpy [B, R]. **The array is the same one at every step**: copy what is to be kept.
-        state: h [L, B, R] and c [L, B, H] (None for a cell without one) as copies; assign to go on from elsewhere.
+        state: h [L, B, R] and c [L, B, H] (None for a cell without one) as copies, of a cell with more states (h, c, n, m);
+            assign to go on from elsewhere.
 
     One stepper is one stream: threads may take turns, each copying what it got before the next one's turn.
 
@@ -70,14 +72,15 @@ class Stepper:
         self._stack = [Weights(*(None if a is None else _numpy(a) for a in unshared(cell, w)[1])) for w in stack]
         self._cell: Cell = cell.unshared()
         self._batch = _whole(batch)
+        self._tensors = not self._cell.kernel and hasattr(stack[0].w_hh, "detach")  # a cell of one's own may know torch alone
         first = self._stack[0]
-        self._dtype = first.w_ih.dtype
-        self._fit = _Fit(self._dtype, self._batch, first.w_ih.shape[1])
+        self._dtype = first.w_hh.dtype
+        self._fit = _Fit(self._dtype, self._batch, first.w_hh.shape[0] if first.w_ih is None else first.w_ih.shape[1])
         self._hidden = hidden_size(self._cell, first)
         R = fed_back_size(self._cell, self._hidden, 0 if first.w_hr is None else first.w_hr.shape[0])
         shape = (len(self._stack), batch)
         self._h = np.zeros((*shape, R), self._dtype)
-        self._c = np.zeros((*shape, self._hidden), self._dtype) if self._cell.has_cell else None
+        self._c = np.zeros((*shape, cell_size(self._cell, self._hidden)), self._dtype) if self._cell.has_cell else None
         self._y = np.zeros((batch, R), self._dtype)
         probe = np.empty((1, batch, self._fit.inputs), self._dtype)
         self.backend = choose(backend, self._cell, probe, WHO, first.w_hr is not None)
@@ -86,16 +89,20 @@ class Stepper:
         self.step = self._by_reference if native is None else native.step
 
     @property
-    def state(self) -> State:
-        """h [L, B, R] and c [L, B, H], copies."""
+    def state(self) -> Any:
+        """h [L, B, R] and c [L, B, H], and what further states the cell has; copies."""
         with self._alone():
-            return State(self._h.copy(), None if self._c is None else self._c.copy())
+            return parted(self._cell, State(self._h.copy(), None if self._c is None else self._c.copy()))
 
     @state.setter
     def state(self, value: Any) -> None:
         given = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-        found = []
-        for name, mine, its in zip("hc", (self._h, self._c), (*given, None, None), strict=False):
+        found, names = [], ("h", *self._cell.states)
+        own = parted(self._cell, State(self._h, self._c))
+        if len(given) > len(names):
+            what, hint = f"a state of {len(given)} parts", "assign what another stepper's `state`, or the layer, gave"
+            raise ShapeError.of(WHO, what, f"state: {describe(value)}", f"({', '.join(names)})", hint)
+        for name, mine, its in zip(names, own, given + (None,) * (len(names) - len(given)), strict=True):
             array = None if its is None else _numpy(its)
             if (mine is None or array is None or array.shape != mine.shape) and mine is not array:
                 expected = "None" if mine is None else f"{mine.dtype}{list(mine.shape)} = [L, B, .]"
@@ -106,7 +113,7 @@ class Stepper:
                 raise DtypeError.of(WHO, what, f"{name}: {describe(its)}", str(mine.dtype), hint)
             found.append(array)
         with self._alone():
-            for mine, array in zip((self._h, self._c), found, strict=True):
+            for mine, array in zip(own, found, strict=True):
                 if mine is not None:
                     mine[...] = array
 
@@ -136,13 +143,16 @@ class Stepper:
                 "steps": 1,
                 "last": 1,
                 "batch": self._batch,
-                "inputs": w.w_ih.shape[1],
+                "inputs": self._fit.inputs if w.w_ih is None else w.w_ih.shape[1],
                 "hidden": self._hidden,
                 "projected": 0 if w.w_hr is None else w.w_hr.shape[0],
                 "feedback": len(self._cell.feeds_back),
                 "has_cell": self._cell.has_cell,
                 "threads": threads.current(),
                 "clip": math.inf if self._cell.clip is None else float(self._cell.clip),
+                "recurrent": w.w_hh.shape[1],
+                "heads": self._cell.heads,
+                "beta": float(getattr(self._cell, "beta", 0.0)),
             }
             given = {**w._asdict(), "h0": self._h[n], "c0": None if self._c is None else self._c[n]}
             layers.append(call | {name: a.ctypes.data for name, a in given.items() if a is not None})
@@ -151,10 +161,13 @@ class Stepper:
 
     def _by_reference(self, x: Any) -> np.ndarray:
         x = self._fit(x).reshape(self._batch, self._fit.inputs)
+        kind = sys.modules["torch"].from_numpy if self._tensors else lambda a: a
+        x = kind(x)
         with self._alone():
             states = []
             for n, w in enumerate(self._stack):
-                begin = State(self._h[n], None if self._c is None else self._c[n])
+                begin = State(kind(self._h[n]), None if self._c is None else kind(self._c[n]))
+                w = Weights(*(None if a is None else kind(a) for a in w))
                 states.append(reference.step(self._cell, x, begin, w)[0])
                 x = states[-1].h[:, : self._hidden] if len(self._cell.feeds_back) > 1 else states[-1].h
             for n, (h, c) in enumerate(states):

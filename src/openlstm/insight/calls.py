@@ -38,7 +38,7 @@ class LayerCall:
         self.given = given
         self.random = torch.get_rng_state() if module.training else None
         self.outputs: list[Any] = []  # y (or the data of a packed one), h_n, c_n
-        self.gradients: list[Any] = [None, None, None]
+        self.gradients: list[Any] = []  # at each output, None for none
 
     @property
     def arrived(self) -> bool:
@@ -69,7 +69,17 @@ class LayerCall:
             t.retain_grad()
         self.outputs = own
         y = y._replace(data=own[0]) if isinstance(y, PackedSequence) else own[0]
+        if hasattr(state, "_make"):  # the named states of a cell with several
+            return y, state._make(own[1:])
         return y, tuple(own[1:]) if isinstance(state, tuple) else own[1]
+
+    def flows(self) -> tuple[Any, Any, Any]:
+        """The gradients at y, at h and at c, which holds the further states of a cell side by side; None for none."""
+        dy, dh, *others = [*self.gradients, None, None, None][: max(len(self.outputs), 3)]
+        if len(others) == 1 or all(g is None for g in others):
+            return dy, dh, others[0]
+        parts = zip(others, self.outputs[2:], strict=True)
+        return dy, dh, torch.cat([torch.zeros_like(out) if g is None else g for g, out in parts], -1)
 
 
 class NoHook:
@@ -161,7 +171,7 @@ def places_of(path: str, call: LayerCall, calls: int, with_loss: bool) -> list[t
     inner layers. What torch.autocast rounded on the way there is as it was; here nothing is rounded any more.
     """
     layer = ours(call.module)
-    own: Any = layer.weight_ih_l0
+    own = layer.first_weight
     floats = {name: _in_type(call.given.get(name), own.dtype) for name in ("input", "hx", "reset_state")}
     given, spread, spread_state = _enter(layer, {**call.given, **floats})
     inner = layer.num_layers * layer.num_directions > 1 and with_loss
@@ -172,7 +182,7 @@ def places_of(path: str, call: LayerCall, calls: int, with_loss: bool) -> list[t
         y, state, passes = layer.run_layers(given)
     flows: list[tuple[Any, Any, Any]] = [(None, None, None)] * len(passes)
     if with_loss:
-        spreads = zip(call.gradients, (spread, spread_state, spread_state), strict=True)
+        spreads = zip(call.flows(), (spread, spread_state, spread_state), strict=True)
         dy, dh, dc = (None if g is None else f(g) for g, f in spreads)
         if inner:
             flows = _inner(passes, [(y, dy), (state.h, dh), (state.c, dc)])

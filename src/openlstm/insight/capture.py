@@ -152,5 +152,5 @@ def _differentiate(value: Any, calls: list[LayerCall]) -> None:
         raise ArgumentError.of("capture_layers", what, got, "a loss computed from the model's output", hint)
     for call in calls:
         n = len(call.outputs)
-        call.gradients = [*found[:n], *[None] * (3 - n)]
+        call.gradients = list(found[:n])
         del found[:n]

@@ -101,6 +101,13 @@ class Place:
         return f"{self.name}: {brief(self.cell)} has no highway: nothing keeps a state but the weights"
 
     @property
+    def no_stability(self) -> str | None:
+        """Why small differences of its state do not tell whether it is stable, None if they do."""
+        if not isinstance(self.cell, cells.SLSTM):
+            return None
+        return f"{self.name}: c, n and m of {brief(self.cell)} say one thing in several ways: of m + a, c/e^a and n/e^a for any a"
+
+    @property
     def no_stream(self) -> str | None:
         """Why it cannot run as a stream, None if it can."""
         end = f"{self.name}: a backward direction needs the end of the data before it can begin"
@@ -113,6 +120,8 @@ class Place:
             return "f"
         if isinstance(self.cell, cells.GRU):
             return "z"
+        if isinstance(self.cell, cells.MinGRU):
+            return "1-u"
         if self.cell.has_cell and self.cell.kernel and hasattr(self.cell, "coupled"):
             return "1-i" if self.cell.coupled else "1"  # type: ignore[attr-defined]
         return None
@@ -120,6 +129,7 @@ class Place:
     def kept(self, saved: Saved) -> Tensor | None:
         """The factor with which a step keeps each unit of the highway [n, B, H]: f, 1 - i, z of a GRU, 1; None without one.
 
+        That of c alone, while further states of the cell are held: of an sLSTM dc'/dc = f, whatever n and m do.
         Zoneout keeps the old cell with its probability p: p + (1 - p) f.
         """
         name = self._highway
@@ -130,7 +140,7 @@ class Place:
             assert saved.c is not None
             f = torch.ones_like(saved.c)
         else:
-            f = 1 - gates["i"] if name == "1-i" else gates[name]
+            f = 1 - gates[name[2:]] if name.startswith("1-") else gates[name]
         p = 0.0
         if self.noise is not None:
             p = self.noise.zoneout_c if self.cell.has_cell else self.noise.zoneout_h
@@ -173,7 +183,7 @@ class Place:
         return self.reset[at.clamp(max=self.steps - 1)] & inside
 
     def before(self, t0: int, start: State, saved: Saved) -> State:
-        """The state with which every step of a chunk began, h [n, B, R] and c [n, B, H]."""
+        """The state with which every step of a chunk began, h [n, B, R] and c [n, B, C]."""
         n = saved.h.shape[0]
         cut = self.cuts(t0, t0 + n)
         first = None

@@ -292,7 +292,7 @@ class Watch(Result):
             got = f"step {step}, layers {', '.join(path or 'itself' for path in calls.of)}"
             raise ArgumentError.of("Watch", what, got, "a forward and a backward pass", hint)
         for call in longest.values():
-            call.gradients = [*(t.grad for t in call.outputs), None, None][:3]
+            call.gradients = [t.grad for t in call.outputs]
         return [place for place, _ in calls.places(longest, True)]
 
     def _see(self, step: int, places: Sequence[Place]) -> None:

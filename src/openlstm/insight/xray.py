@@ -141,7 +141,8 @@ def xray(
         made.of_model("required_lag", lambda: required)
     for word, measure in _OF_PLACES.items():
         made.of_places(word, measure)
-    made.of_places("stability", partial(stability, feeds_back=inputs.feeds_back(data, loss, captured.outputs)))
+    stable = partial(stability, feeds_back=inputs.feeds_back(data, loss, captured.outputs))
+    made.of_places("stability", _unless(lambda place: place.no_stability, stable))
     if stage != "before":
         made.say_what_to_send(used)
     made.of_model("attribution", lambda: _attribution(model, data, loss, places, features))

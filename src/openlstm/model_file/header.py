@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from openlstm import cells, weights
 
@@ -188,6 +188,7 @@ class Network(_Part):
     cell: str  # a key of cells.BY_NAME
     clip: float | None = Field(default=None, gt=0)  # the cell state is kept within -clip..clip
     cells_per_gate: int = Field(default=1, ge=1, le=2**16)  # so many neighbouring cells share their gates
+    heads: int = Field(default=1, ge=1, le=2**16)  # so many groups of units see the h of their own group alone
     hidden_size: int = Field(ge=1, le=2**16)
     num_layers: int = Field(ge=1, le=1000)
     members: int = Field(ge=1, le=1000)
@@ -202,9 +203,19 @@ class Network(_Part):
                 raise ValueError(f"{self.cell} has no {name}")
         if self.hidden_size % self.cells_per_gate:
             raise ValueError("hidden_size is not a multiple of cells_per_gate")
+        if self.hidden_size % self.heads:
+            raise ValueError("hidden_size is not a multiple of heads")
+        if self.hidden_size // self.heads % self.cells_per_gate:
+            raise ValueError("the units of a head are not a multiple of cells_per_gate")
         if self.members * self.num_layers > 1000:
             raise ValueError("more than 1000 layers in all members together")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: Any) -> dict[str, Any]:
+        """Without heads where there are none, as files were before there were any: a reader of that time takes it."""
+        out = dump(self)
+        return {name: value for name, value in out.items() if name != "heads" or value != 1}
 
     def recurrence(self) -> cells.Cell:
         """The cell with its options."""
@@ -212,7 +223,7 @@ class Network(_Part):
 
     def _options(self) -> dict[str, Any]:
         """Those that are not the defaults."""
-        options = {"clip": self.clip, "cells_per_gate": self.cells_per_gate}
+        options = {"clip": self.clip, "cells_per_gate": self.cells_per_gate, "heads": self.heads}
         return {name: value for name, value in options.items() if value != type(self).model_fields[name].default}
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from openlstm import cells, weights
 from openlstm.call import Call
-from openlstm.engine.backends.table import choose
+from openlstm.engine.backends.table import brief, choose
 from openlstm.engine.run import run, runs_as, straight
 from openlstm.errors import ArgumentError, DtypeError, ShapeError, describe
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
+from openlstm.nn.recurrent import VANILLA
 from openlstm.reference import State, Weights
 
 
@@ -37,31 +38,45 @@ class OneStep(nn.Module):
         self.bias = bias
         self.backend = backend
         made = weights.shapes(cell, input_size, hidden_size, bias=bias)
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        for name in dict.fromkeys(("weight_ih", "weight_hh", "bias_ih", "bias_hh", *made)):
             size = made.get(name)
             new = None if size is None else nn.Parameter(torch.empty(size, device=device, dtype=dtype))
             self.register_parameter(name, new)
+        self._more = len(made) > 2 + 2 * bias or cell.recurrence == "none"  # than torch.nn's cells have, or less
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn."""
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn.
+
+        Norms (`cells.LayerNormLSTM`) begin with weight 1 and bias 0.
+        """
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name.startswith("norm_"):
+                nn.init.constant_(parameter, float(name.endswith("_weight")))
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def backend_used(self, x: Tensor) -> str:
         """The name of the backend that a call with `x` will run on."""
         return choose(self.backend, self.cell, runs_as(x), type(self).__name__)
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+        shown = f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+        usual = self.cell in (cells.LSTM(), cells.GRU(), *VANILLA)
+        return shown if usual else f"{shown}, cell={brief(self.cell)}"
 
     def _weights(self) -> Weights:
         p = self._parameters
         try:
-            return Weights(p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"])
+            w = Weights(p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"])
         except KeyError:  # a parametrised weight is an attribute and no parameter; attributes cost a microsecond more
-            return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+            w = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        if not self._more:
+            return w
+        norms = [getattr(self, name) for name in weights.NORMS if hasattr(self, name)]
+        norm, w_ch = torch.cat(norms) if norms else None, getattr(self, "weight_ch", None)
+        return w._replace(w_hh=w.w_ih[:, :0] if w.w_hh is None else w.w_hh, w_ch=w_ch, norm=norm)
 
     def _step(self, x: Tensor, w: Weights, state: State) -> State:
         """One step of x [B, I], in the type that x has; without a gradient straight to the kernel."""
@@ -78,8 +93,12 @@ class OneStep(nn.Module):
             x = checks.same_as_weights(who, x, weight)
         return x, ((x.shape[0], self.hidden_size) if x.dim() == 2 else (self.hidden_size,))
 
+    def _h_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of h, where that of the other states is `shape`: a cell that feeds its gates back carries them in it."""
+        return (*shape[:-1], shape[-1] * len(self.cell.feeds_back))
+
     def _member(self, name: str, s: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """h or c, checked."""
+        """One of the states, checked."""
         if not (isinstance(s, Tensor) and s.shape == shape and s.dtype == x.dtype and s.device == x.device):
             s = _state(type(self).__name__, name, s, shape, x)
         return s
@@ -96,12 +115,13 @@ class LSTMCell(OneStep):
         input_size, hidden_size: I and H.
         bias: whether there are bias_ih and bias_hh.
         device, dtype: of the parameters.
+        cell: the recurrence, `openlstm.cells.LSTM()` if None; any with a cell state, your own too.
         backend: "auto", "cpu" or "reference"; a named one is never replaced by another.
 
     A call `cell(x, (h, c))`: x [B, I], h and c [B, H], or [I] and [H] without a batch; zeros if (h, c) is None.
 
     Returns:
-        (h', c'), shaped as h and c. On CPU the same bits as `openlstm.LSTM` gives at that step of a sequence.
+        (h', c'), shaped as h and c; of a cell with more states a named tuple of all: (h, c, n, m) of `cells.SLSTM`. On CPU the same bits as `openlstm.LSTM` gives at that step of a sequence.
 
     Raises:
         ShapeError, DtypeError: where an argument does not fit; the message says what would.
@@ -112,6 +132,9 @@ class LSTMCell(OneStep):
     >>> h, c = openlstm.LSTMCell(3, 5)(torch.zeros(2, 3))
     >>> h.shape, c.shape
     (torch.Size([2, 5]), torch.Size([2, 5]))
+    >>> step = openlstm.LSTMCell(3, 8, cell=openlstm.cells.SLSTM(heads=2))
+    >>> step(torch.zeros(2, 3), step(torch.zeros(2, 3))).n.shape
+    torch.Size([2, 8])
     """
 
     def __init__(
@@ -122,9 +145,12 @@ class LSTMCell(OneStep):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
+        cell: cells.Cell | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__(cells.LSTM(), input_size, hidden_size, bias, device, dtype, backend)
+        cell = cells.LSTM() if cell is None else cell
+        checks.cell("LSTMCell", cell, has_cell=True)
+        super().__init__(cell, input_size, hidden_size, bias, device, dtype, backend)
 
     @classmethod
     def from_torch(cls, cell: nn.LSTMCell) -> LSTMCell:
@@ -146,22 +172,30 @@ class LSTMCell(OneStep):
         _torch_has("LSTMCell.to_torch", self)
         return convert("LSTMCell.to_torch", "the cell", self, nn.LSTMCell)
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Any]:
         """See the class."""
         w = self._weights()
         x, shape = self._input(input, w.w_ih)
+        names = self.cell.states
         if hx is None:
-            h, c = x.new_zeros(shape), x.new_zeros(shape)
-        elif not isinstance(hx, (tuple, list)) or len(hx) != 2 or hx[0] is None or hx[1] is None:
-            got, hint = f"hx: {describe(hx)}", "pass both h and c"
-            raise DtypeError.of("LSTMCell", "hx is not a pair (h, c)", got, "(h [B, H], c [B, H])", hint)
+            h, c = x.new_zeros(self._h_shape(shape)), x.new_zeros(*shape[:-1], shape[-1] * len(names))
+        elif not isinstance(hx, (tuple, list)) or len(hx) != 1 + len(names) or any(s is None for s in hx):
+            alone = len(names) == 1
+            got, hint = f"hx: {describe(hx)}", "pass both h and c" if alone else f"pass h, {', '.join(names)}"
+            expected = f"(h [B, H], {', '.join(f'{name} [B, H]' for name in names)})"
+            what = f"hx is not {'a pair ' * alone}(h, {', '.join(names)})"
+            raise DtypeError.of("LSTMCell", what, got, expected, hint)
         else:
-            h, c = self._member("h", hx[0], x, shape), self._member("c", hx[1], x, shape)
+            h, *others = hx
+            h = self._member("h", h, x, self._h_shape(shape))
+            others = [self._member(name, s, x, shape) for name, s in zip(names, others, strict=True)]
+            c = others[0] if len(others) == 1 else torch.cat(others, -1)
         if x.dim() == 1:
             new = self._step(x.unsqueeze(0), w, State(h.unsqueeze(0), c.unsqueeze(0)))
-            return new.h[0], new.c[0]  # type: ignore[index]
-        new = self._step(x, w, State(h, c))
-        return new.h, new.c
+            new = State(new.h[0], new.c[0])  # type: ignore[index]
+        else:
+            new = self._step(x, w, State(h, c))
+        return (new.h, new.c) if len(names) == 1 else cells.parted(self.cell, new)
 
 
 class _WithoutCell(OneStep):
@@ -171,6 +205,7 @@ class _WithoutCell(OneStep):
         """See the class."""
         w = self._weights()
         x, shape = self._input(input, w.w_ih)
+        shape = self._h_shape(shape)
         h = x.new_zeros(shape) if hx is None else self._member("h", hx, x, shape)
         alone = x.dim() == 1
         state = State(h.unsqueeze(0) if alone else h)
@@ -184,7 +219,8 @@ class GRUCell(_WithoutCell):
         r = sigmoid(x W_r + h U_r);  z = sigmoid(x W_z + h U_z);  n = tanh(x W_n + r * (h U_n))      # biases in all four sums
         h' = (1 - z) * n + z * h
 
-    Args as in `LSTMCell`. A call `cell(x, h)`: x [B, I], h [B, H], or [I] and [H] without a batch; zeros if h is None.
+    Args as in `LSTMCell`. `cell` is one without a cell state. A call `cell(x, h)`: x [B, I], h [B, H], or [I] and [H]
+    without a batch; zeros if h is None.
 
     Returns:
         h', shaped as h.
@@ -204,9 +240,12 @@ class GRUCell(_WithoutCell):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
+        cell: cells.Cell | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__(cells.GRU(), input_size, hidden_size, bias, device, dtype, backend)
+        cell = cells.GRU() if cell is None else cell
+        checks.cell("GRUCell", cell, has_cell=False)
+        super().__init__(cell, input_size, hidden_size, bias, device, dtype, backend)
 
     @classmethod
     def from_torch(cls, cell: nn.GRUCell) -> GRUCell:
@@ -243,11 +282,14 @@ class RNNCell(_WithoutCell):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
+        cell: cells.Cell | None = None,
         backend: str = "auto",
     ) -> None:
-        cell = cells.VanillaRNN(nonlinearity)  # type: ignore[arg-type]
+        if cell is None:
+            cell = cells.VanillaRNN(nonlinearity)  # type: ignore[arg-type]
+        checks.cell("RNNCell", cell, has_cell=False)
         super().__init__(cell, input_size, hidden_size, bias, device, dtype, backend)
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = getattr(cell, "nonlinearity", nonlinearity)
 
     @classmethod
     def from_torch(cls, cell: nn.RNNCell) -> RNNCell:
@@ -267,6 +309,10 @@ class RNNCell(_WithoutCell):
 
 def _torch_has(who: str, cell: OneStep) -> None:
     """Raise where torch.nn's cell would lack something of ours."""
+    known = {LSTMCell: (cells.LSTM(),), GRUCell: (cells.GRU(),), RNNCell: VANILLA}[type(cell)]
+    if cell.cell not in known:
+        got, expected = f"cell: {brief(cell.cell)}", f"cells.{brief(known[0])}"
+        raise ArgumentError.of(who, f"torch.nn has no {brief(cell.cell)}", got, expected, "keep the openlstm cell")
     if cell.backend != "auto":
         hint = "keep the openlstm cell, or set it to its default first"
         got = f"backend={cell.backend!r}"

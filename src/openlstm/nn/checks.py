@@ -121,10 +121,27 @@ def noise(who: str, cell: Cell, given: dict[str, Any]) -> None:
             "use zoneout_h, which acts on the state that it has",
         )
         raise ArgumentError.of(who, "zoneout_c without a cell state", got, "zoneout_c=0", hint)
+    for name in ("hidden_dropout", "weight_dropout"):
+        if given[name] and cell.recurrence == "none":
+            got, hint = f"{name}: {given[name]}, cell: {brief(cell)}", "use input_dropout, or recurrent_dropout on the candidate"
+            raise ArgumentError.of(who, f"{name} without a product with h", got, f"{name}=0", hint)
     if given["recurrent_dropout"] and cell.candidate is None:
         got = f"recurrent_dropout: {given['recurrent_dropout']}, cell: {brief(cell)}"
         hint = "use hidden_dropout, which acts on what is fed back"
         raise ArgumentError.of(who, "recurrent_dropout without a candidate", got, "recurrent_dropout=0", hint)
+
+
+def sums(who: str, cell: Cell, input_size: int, hidden_size: int) -> None:
+    """A layer whose first layer is given the sums of its gates, so that it has no weight_ih."""
+    gates, m = len(cell.gates), cell.cells_per_gate
+    if m > 1:
+        got, hint = f"cell: {brief(cell)}", "take cells_per_gate=1, or give every gate the sums of its own"
+        raise ArgumentError.of(who, "input_projection=False with gates that cells share", got, "cells_per_gate=1", hint)
+    if input_size != gates * hidden_size:
+        what = f"input_projection=False needs the sums of {gates} gates of {hidden_size} units, input_size is {input_size}"
+        expected = f"input_size={gates * hidden_size}: gates * hidden_size"
+        hint = f"x holds what W_ih x would be, gate by gate in the order {', '.join(cell.gates)}"
+        raise ArgumentError.of(who, what, f"input_size={input_size}", expected, hint)
 
 
 def cell(who: str, value: Any, has_cell: bool) -> None:

@@ -2,8 +2,8 @@
 
 Nothing here reads values (that would break a compiled graph); checks of values live in `engine/check.py`.
 
-Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), L layers,
-D directions, N sequences.
+Legend: T time, B batch, I input size, H hidden size, R what is fed back (P with a projection, 4H for FGR, else H), C the
+cell states side by side, L layers, D directions, N sequences.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     """The arguments of a call in the one form that layers run."""
 
     x: Tensor  # [T, B, I]
-    hx: State | None  # h [L*D, B, R], c [L*D, B, H]
+    hx: State | None  # h [L*D, B, R], c [L*D, B, C]
     lengths: Tensor | None  # int64 [B]
     reset: Tensor | None  # bool [T, B]
     reset_state: State | None  # as hx, or [L*D, T, B, .]
@@ -59,7 +59,7 @@ class Form(NamedTuple):
         """
         who = type(layer).__name__
         _features(who, self, x, layer.input_size)
-        x = same_as_weights(who, x, layer.weight_ih_l0)
+        x = same_as_weights(who, x, layer.first_weight)
         known = _Known(who, self, x)
         _together(who, reset, reset_state)
         return Inputs(
@@ -97,7 +97,7 @@ class _Known(NamedTuple):
 
     def state(self, layer: Any, name: str, value: Any) -> State:
         """(h, c), or h alone for a cell without a highway, as `State` with a batch axis."""
-        return State(*(self.member(*m) for m in self.members(layer, name, value)))
+        return _state([self.member(*m) for m in self.members(layer, name, value)])
 
     def reset_state(self, layer: Any, value: Any) -> State:
         """As `state`; one for all rows is spread over them, one for each step keeps both axes [L*D, T, B, .]."""
@@ -115,7 +115,7 @@ class _Known(NamedTuple):
                 s = self.member(m[0], m[1], s, m[3], m[4])
                 s = s.unsqueeze(1).expand(-1, self.sizes[0], -1, -1) if steps else s
             found.append(s)
-        return State(*found)
+        return _state(found)
 
     def stepwise(self, name: str, letter: str, s: Tensor, rows: int, width: int) -> Tensor:
         """[L*D, T, B, .] of a state for every step, in the form of x."""
@@ -129,21 +129,23 @@ class _Known(NamedTuple):
         return s.unsqueeze(2) if not self.form.batched else s.transpose(1, 2) if self.form.batch_first else s
 
     def members(self, layer: Any, name: str, value: Any) -> list[tuple[str, str, Any, int, int]]:
-        """h and c of a state: name, letter of the width, value, L*D, width."""
+        """h, c and further states: name, letter of the width, value, L*D, width."""
         rows = layer.num_layers * layer.num_directions
         if not layer.cell.has_cell:
             tensor(self.who, name, value, f"{self.who} has no cell state: pass h alone, a tensor")
             return [(name, "R", value, rows, layer.fed_back_size)]
-        pair = isinstance(value, (tuple, list)) and len(value) == 2 and value[0] is not None and value[1] is not None
-        if not pair:
-            hint = "pass both; torch.zeros(L*D, B, H) where the cell begins empty"
-            expected = "(h [L*D, B, R], c [L*D, B, H])"
-            got = f"{name}: {describe(value)}"
-            raise DtypeError.of(self.who, f"{name} is not a pair (h, c)", got, expected, hint)
-        h, c = value
+        names = layer.cell.states
+        several = isinstance(value, (tuple, list)) and len(value) == 1 + len(names) and all(s is not None for s in value)
+        if not several:
+            alone = len(names) == 1
+            hint = f"pass {'both' if alone else 'all'}; torch.zeros(L*D, B, H) where the cell begins empty"
+            expected = f"(h [L*D, B, R], {', '.join(f'{s} [L*D, B, H]' for s in names)})"
+            got, what = f"{name}: {describe(value)}", f"{name} is not {'a pair ' * alone}(h, {', '.join(names)})"
+            raise DtypeError.of(self.who, what, got, expected, hint)
+        h, *others = value
         return [
             (f"{name}[0], h,", "R", h, rows, layer.fed_back_size),
-            (f"{name}[1], c,", "H", c, rows, layer.hidden_size),
+            *[(f"{name}[{k}], {s},", "H", a, rows, layer.hidden_size) for k, (s, a) in enumerate(zip(names, others), 1)],
         ]
 
     def member(self, name: str, letter: str, s: Any, rows: int, width: int) -> Tensor:
@@ -220,6 +222,12 @@ class _Known(NamedTuple):
         return f"{name}: {describe(value)}, {self.shown or _got_x(self.form, self.x)}"
 
 
+def _state(members: list[Tensor]) -> State:
+    """h, and the states beside it side by side."""
+    h, *others = members
+    return State(h, torch.cat(others, -1) if len(others) > 1 else others[0] if others else None)
+
+
 def mask(who: str, value: Tensor) -> Tensor:
     """A reset as bool; one of numbers must hold 0 and 1 (which a graph does not look at)."""
     if value.dtype == torch.bool:
@@ -251,7 +259,7 @@ def enter_sequences(
         hint = "put the sequences one behind the other: torch.cat(sequences)"
         raise ShapeError.of(who, f"x has {x.dim()} axes", f"x: {describe(x)}", "[total, I] with cu_seqlens", hint)
     _features(who, Form(False, False), x, layer.input_size)
-    x = same_as_weights(who, x, layer.weight_ih_l0)
+    x = same_as_weights(who, x, layer.first_weight)
     total = len(x)
     cu = _as_tensor(who, cu_seqlens, "cu_seqlens")
     got = f"cu_seqlens: {describe(cu)}, x: {describe(x)}"

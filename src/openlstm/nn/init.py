@@ -32,7 +32,8 @@ def forget_bias(module: M, value: float) -> M:
     """Set the bias of the gate that keeps the memory, so that it begins at sigmoid(value): 1 gives 0.73, 3 gives 0.95.
 
     That is the forget gate; of a GRU the update gate z (h' = (1 - z) n + z h); of CIFG, whose f is 1 - i, the input gate, which
-    gets -value.
+    gets -value, and so of minGRU its gate u. The input gate of minLSTM, whose gates add up to one, gets -value too. Of an sLSTM
+    it is the factor sigmoid(z_f) by which the weight of what is held falls.
 
     Source: Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015.
 
@@ -48,6 +49,8 @@ def forget_bias(module: M, value: float) -> M:
     for part in _parts("forget_bias", module):
         gate, sign = part.keeper("forget_bias")
         part.write(gate, sign * value)
+        if isinstance(part.cell, cells.MinLSTM):
+            part.write("i", -value)
     return module
 
 
@@ -92,10 +95,12 @@ def chrono(module: M, lag: int, *, generator: torch.Generator | None = None) -> 
 def orthogonal(module: M, gain: float = 1.0, *, generator: torch.Generator | None = None) -> M:
     """Make the recurrent matrix of every gate orthogonal (times `gain`), so that it neither shrinks nor stretches what passes.
 
+    With heads that is done for every head by itself; the single weights of `cells.IndRNN` become gain or -gain.
+
     Source: Saxe, McClelland & Ganguli 2014; for recurrence Henaff, Szlam & LeCun 2016.
 
     Raises:
-        ArgumentError: for parametrised weights.
+        ArgumentError: for parametrised weights, or a cell without a recurrent matrix.
         DtypeError: for another kind of module.
 
     >>> import torch, openlstm
@@ -104,14 +109,63 @@ def orthogonal(module: M, gain: float = 1.0, *, generator: torch.Generator | Non
     True
     """
     for part in _parts("orthogonal", module):
+        if part.w_hh is None:
+            hint = "use forget_bias or chrono, which set the gates"
+            raise ArgumentError.of("orthogonal", "there is no recurrent matrix", brief(part.cell), "a cell with weight_hh", hint)
         for gate in part.cell.gates:
-            nn.init.orthogonal_(part.block(part.w_hh, gate), gain, generator=generator)  # [H, R]
+            of_gate = part.block(part.w_hh, gate)  # [H, R], or [H, K] of heads
+            for head in (of_gate,) if part.heads == 1 else of_gate.chunk(part.heads):
+                nn.init.orthogonal_(head, gain, generator=generator)
+    return module
+
+
+@torch.no_grad()
+def slstm(module: M, ratio: float | None = None) -> M:
+    """Begin an sLSTM as its authors do: nothing recurrent, forget gates that keep for ever at one end of a head and not at all
+    at the other.
+
+        W_hh = 0;   b_f = 5 - 12 (k / (DH - 1))^(0.3 + 1.3 ratio)  for unit k of a head of DH;   other biases 0
+
+    Args:
+        ratio: where the layer stands in a stack, from 0 for the lowest to 1 for the highest; if None that of each layer in its
+            own module, 0 for a single one.
+
+    Source: Beck et al. 2024, and the code that its authors published.
+
+    Raises:
+        ArgumentError: for another cell, a ratio outside 0 .. 1, a module without biases, or with parametrised weights.
+        DtypeError: for another kind of module.
+
+    >>> import openlstm
+    >>> layer = openlstm.nn.init.slstm(openlstm.LSTM(3, 4, cell=openlstm.cells.SLSTM(heads=2)))
+    >>> layer.bias_ih_l0[4:8].tolist(), float(layer.weight_hh_l0.abs().max())
+    ([5.0, -7.0, 5.0, -7.0], 0.0)
+    """
+    if ratio is not None and not 0 <= ratio <= 1:
+        hint = "the number of the block by that of the last one: 0 for the lowest"
+        raise ArgumentError.of("slstm", f"ratio is {ratio!r}", f"ratio={ratio!r}", "a number from 0 to 1, or None", hint)
+    parts = list(_parts("slstm", module))
+    layers = len(parts) // (2 if getattr(module, "bidirectional", False) else 1)
+    for n, part in enumerate(parts):
+        if not isinstance(part.cell, cells.SLSTM):
+            hint = "use forget_bias or chrono"
+            raise ArgumentError.of("slstm", "the cell is no sLSTM", brief(part.cell), "cells.SLSTM", hint)
+        part.keeper("slstm")
+        own = n * layers // len(parts) / max(layers - 1, 1) if ratio is None else ratio
+        size = part.hidden // part.heads
+        k = torch.linspace(0, 1, size, dtype=torch.float64) if size > 1 else torch.zeros(1, dtype=torch.float64)
+        part.w_hh.zero_()
+        for bias in part.biases:
+            bias.zero_()
+        part.write("f", (5 - 12 * k ** (0.3 + 1.3 * own)).repeat(part.heads).to(part.w_hh))
     return module
 
 
 @torch.no_grad()
 def identity(module: M, scale: float = 1.0) -> M:
     """Begin a vanilla RNN as a copy of its own state: W_hh = scale * identity, biases 0; with relu the IRNN.
+
+    Of `cells.IndRNN` the single weights become scale.
 
     Source: Le, Jaitly & Hinton 2015, section 3.
 
@@ -124,10 +178,11 @@ def identity(module: M, scale: float = 1.0) -> M:
     [[1.0, 0.0], [0.0, 1.0]]
     """
     for part in _parts("identity", module):
-        if not isinstance(part.cell, cells.VanillaRNN):
+        if not isinstance(part.cell, (cells.VanillaRNN, cells.IndRNN)):
             hint = "use chrono or forget_bias, which let the state itself be kept"
             raise ArgumentError.of("identity", "the layer has gates", brief(part.cell), "a vanilla RNN", hint)
-        nn.init.eye_(part.w_hh).mul_(scale)
+        for head in part.w_hh.chunk(part.heads):
+            nn.init.eye_(head).mul_(scale)
         for bias in part.biases:
             bias.zero_()
     return module
@@ -219,8 +274,10 @@ def apply(module: M, how: str | Choice) -> M:
 def _takes(choice: Choice, cell: Cell) -> bool:
     """Whether a cell has what the choice sets."""
     if choice.name in ("forget-bias", "chrono"):
-        return "f" in cell.gates or isinstance(cell, (cells.GRU, cells.CIFG))
-    return choice.name != "identity" or isinstance(cell, cells.VanillaRNN)
+        return "f" in cell.gates or isinstance(cell, (cells.GRU, cells.CIFG, cells.MinGRU))
+    if choice.name == "orthogonal":
+        return cell.recurrence != "none"
+    return choice.name != "identity" or isinstance(cell, (cells.VanillaRNN, cells.IndRNN))
 
 
 def _short(value: float) -> str:
@@ -235,8 +292,13 @@ class _Part(NamedTuple):
 
     cell: Cell
     hidden: int
-    w_hh: Tensor  # [G*H, R]
+    w_hh: Any  # [G*H, K], None where there is none
     biases: tuple[Tensor, ...]  # [G*H] each, which add up; the first carries values
+
+    @property
+    def heads(self) -> int:
+        """So many blocks of weights make up the recurrent matrix of a gate."""
+        return self.hidden if self.cell.recurrence == "elementwise" else self.cell.heads
 
     def block(self, array: Tensor, gate: str) -> Tensor:
         """The rows of one gate, as a view."""
@@ -261,6 +323,8 @@ class _Part(NamedTuple):
             return "z", 1
         if isinstance(self.cell, cells.CIFG):
             return "i", -1
+        if isinstance(self.cell, cells.MinGRU):
+            return "u", -1
         hint = "use a layer of LSTM, CIFG or GRU cells"
         raise ArgumentError.of(who, "the cell has no gate that forgets", brief(self.cell), "a cell with f or z", hint)
 

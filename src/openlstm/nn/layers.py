@@ -246,7 +246,7 @@ class RNN(Recurrent):
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
-        return shown if self.nonlinearity == "tanh" else f"{shown}, nonlinearity={self.nonlinearity!r}"
+        return shown if self.nonlinearity == "tanh" or not isinstance(self.cell, cells.VanillaRNN) else f"{shown}, nonlinearity={self.nonlinearity!r}"
 
 
 def _torch_has(who: str, layer: Recurrent, *known: Cell) -> None:

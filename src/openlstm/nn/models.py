@@ -35,7 +35,7 @@ def layers(model: nn.Module, *, every_path: bool = False) -> list[tuple[str, Any
 def names(layer: Any) -> tuple[str, ...]:
     """The arrays of a layer as a trace calls them, without the path in front: "0.f", "1_reverse.c"."""
     cell = _cell(layer)
-    arrays = (*cell.saved, *(("c",) if cell.has_cell else ()), "h")
+    arrays = (*cell.saved, *(cell.states if cell.has_cell else ()), "h")
     ends = ("", "_reverse") if layer.bidirectional else ("",)
     return tuple(f"{k}{end}.{array}" for k in range(layer.num_layers) for end in ends for array in arrays)
 

@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     backend: str
     check_finite: bool
     checkpoint: int | None
+    input_projection: bool
 
 
 DEFAULTS: dict[str, Any] = {
@@ -56,6 +57,7 @@ DEFAULTS: dict[str, Any] = {
     "backend": "auto",
     "check_finite": False,
     "checkpoint": None,
+    "input_projection": True,
 }
 """The keywords that torch.nn's layers do not have."""
 
@@ -90,6 +92,7 @@ class Recurrent(nn.Module):
     backend: str
     check_finite: bool
     checkpoint: int | None
+    input_projection: bool
     _edits: tuple[Edit, ...] = ()  # what `openlstm.edit` changes at the moment; a part of every call
     _recorder: Any = None  # what keeps the passes of a call while `openlstm.trace` runs it
 
@@ -116,10 +119,12 @@ class Recurrent(nn.Module):
         own = {**DEFAULTS, **options}
         checks.sizes(who, input_size, hidden_size, num_layers, proj_size)
         flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
-        checks.flags(who, **flags, check_finite=own["check_finite"])
+        checks.flags(who, **flags, check_finite=own["check_finite"], input_projection=own["input_projection"])
         checks.rate(who, "dropout", dropout)
         checks.noise(who, cell, own)
         checks.checkpoint(who, own["checkpoint"])
+        if not own["input_projection"]:
+            checks.sums(who, cell, input_size, hidden_size)
         if dtype is not None:
             checks.dtype(who, dtype, f"dtype={dtype}")
         if dropout > 0 and num_layers == 1:
@@ -136,11 +141,13 @@ class Recurrent(nn.Module):
         for name, value in own.items():
             setattr(self, name, float(value) if isinstance(DEFAULTS[name], float) else value)
         for layer in range(num_layers):
-            width = input_size if layer == 0 else (proj_size or hidden_size) * self.num_directions
             for direction in range(self.num_directions):
                 end = weights.suffix(layer, direction)
-                for name, shape in weights.shapes(cell, width, hidden_size, proj_size, bias).items():
+                for name, shape in self._shapes(layer).items():
                     setattr(self, name + end, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        if cell.recurrence == "none":  # what stands for the matrix that is not there; it has the type and device of the others
+            nothing = torch.empty(sum(weights.gate_rows(cell, hidden_size)), 0, device=device, dtype=dtype)
+            self.register_buffer("_no_weight_hh", nothing, persistent=False)
         self.reset_parameters()
 
     @property
@@ -154,11 +161,24 @@ class Recurrent(nn.Module):
         return weights.fed_back_size(self.cell, self.hidden_size, self.proj_size)
 
     @property
+    def first_weight(self) -> Tensor:
+        """A weight that says which type and device the layer has."""
+        w = self.weights_of(0)
+        return w.w_hh if w.w_ih is None else w.w_ih
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """The parameters of a layer in one direction, by their names without a suffix."""
+        width = self.input_size if layer == 0 else (self.proj_size or self.hidden_size) * self.num_directions
+        made = weights.shapes(self.cell, width, self.hidden_size, self.proj_size, self.bias)
+        if layer == 0 and not self.input_projection:
+            del made["weight_ih"]
+        return made
+
+    @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer and direction, in torch.nn's order."""
-        names = weights.shapes(self.cell, 1, self.hidden_size, self.proj_size, self.bias)
         return [
-            [getattr(self, name + weights.suffix(layer, direction)) for name in names]
+            [getattr(self, name + weights.suffix(layer, direction)) for name in self._shapes(layer)]
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)
         ]
@@ -171,18 +191,31 @@ class Recurrent(nn.Module):
     def weights_of(self, layer: int, direction: int = 0) -> Weights:
         """The parameters of one layer in one direction, whatever stands in their place: parametrisations and tying hold."""
         names, here, bias = _names(layer, direction), self._parameters, self.bias
+        if self.cell.recurrence == "none" or not self.input_projection:
+            return self._weights_without(layer, names)
         try:  # of an attribute a module asks its parameters last
             w_ih, w_hh = here[names[0]], here[names[1]]
             b_ih, b_hh = (here[names[2]], here[names[3]]) if bias else (None, None)
         except KeyError:
             w_ih, w_hh, b_ih, b_hh = (getattr(self, name) if bias or k < 2 else None for k, name in enumerate(names[:4]))
+        return self._all_of(Weights(w_ih, w_hh, b_ih, b_hh), names)
+
+    def _weights_without(self, layer: int, names: tuple[str, ...]) -> Weights:
+        """`weights_of` where there is no weight_hh, or no weight_ih because x is the sums."""
+        shapes = self._shapes(layer)
+        found = (getattr(self, name) if part in shapes else None for name, part in zip(names[:4], _PARAMETERS, strict=False))
+        w = Weights(*found)
+        return self._all_of(w if w.w_hh is not None else w._replace(w_hh=self._no_weight_hh), names)
+
+    def _all_of(self, w: Weights, names: tuple[str, ...]) -> Weights:
+        """With what only some cells and layers have."""
         cell = self.cell
         if not (self.proj_size or cell.peepholes or cell.norms):
-            return Weights(w_ih, w_hh, b_ih, b_hh)
+            return w
         w_hr = getattr(self, names[4]) if self.proj_size else None
         w_ch = getattr(self, names[5]) if cell.peepholes else None
         norm = torch.cat([getattr(self, name) for name in names[6:]]) if cell.norms else None
-        return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch, norm)
+        return w._replace(w_hr=w_hr, w_ch=w_ch, norm=norm)
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in the order and with the bits of torch.nn.
@@ -228,6 +261,8 @@ class Recurrent(nn.Module):
             form = Form.of(self, input)
             y, state, _ = self.run_layers(form.enter(self, *given))
             y, state = form.leave(y), form.leave_state(state)
+        if len(self.cell.states) > 1 and self.cell.has_cell:
+            return y, cells.parted(self.cell, state)
         return y, ((state.h, state.c) if self.cell.has_cell else state.h)
 
     _packed = packed.run_packed
@@ -368,7 +403,8 @@ class Recurrent(nn.Module):
     def zero_states(self, x: Tensor, B: int) -> State:
         rows = self.num_layers * self.num_directions
         h = x.new_zeros(rows, B, self.fed_back_size)
-        return State(h, x.new_zeros(rows, B, self.hidden_size) if self.cell.has_cell else None)
+        C = weights.cell_size(self.cell, self.hidden_size)
+        return State(h, x.new_zeros(rows, B, C) if self.cell.has_cell else None)
 
 
 VANILLA = (cells.VanillaRNN("tanh"), cells.VanillaRNN("relu"))

@@ -349,5 +349,7 @@ def _step_gradients(heard: list[_Heard], value: Tensor, differentiable: bool) ->
         dh_t, dc_t = step_gradients(call, run, dy, State(dh, dc))
         fed_back = dh_t.split(dh_t.shape[-1] // len(cell.feeds_back), -1)
         named = {f"d{block}": g for block, g in zip(cell.feeds_back, fed_back, strict=True)}
-        out.append(named if dc_t is None else {**named, "dc": dc_t})
+        if dc_t is not None:
+            named |= {f"d{name}": g for name, g in zip(cell.states, dc_t.chunk(len(cell.states), -1), strict=True)}
+        out.append(named)
     return out

@@ -132,7 +132,7 @@ def _recurrent(header: Header) -> nn.Module:
     elif isinstance(cell, GRUCell):
         out = GRU(*sizes, batch_first=True)
     else:
-        out = LSTM(*sizes, batch_first=True, cell=cell)
+        out = (LSTM if cell.has_cell else RNN)(*sizes, batch_first=True, cell=cell)
     if header.training.init != "default":  # which would draw them a second time
         init.apply(out, header.training.init)
     return out

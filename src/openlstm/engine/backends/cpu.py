@@ -75,11 +75,12 @@ def forward_simple(call: Call) -> Run | None:
     if b_ih is not None:
         given += [("b_ih", b_ih, rows), ("b_hh", b_hh, rows)]
     fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": cell.has_cell}
+    fields["recurrent"] = H
     for name, a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
         fields[name] = address = a.data_ptr()
-        if size and not address:
+        if not address:
             return None
     if not T:
         return None
@@ -96,6 +97,8 @@ def forward_simple(call: Call) -> Run | None:
         fields["c_n"] = c.data_ptr()
     if cell.clip is not None:
         fields["clip"] = cell.clip
+    if cell.name == "janet":
+        fields["beta"] = float(cell.beta)  # type: ignore[attr-defined]
     native.library.forward(cell.kernel, "float64" if dtype.itemsize == 8 else "float32", fields)
     return Run(y, State(y if h is None else h, c), None)
 
@@ -177,11 +180,15 @@ def _fields(kept: list[Any], call: Call, cell: Cell, weights: Weights) -> tuple[
         "clip": math.inf if cell.clip is None else float(cell.clip),
         "feedback": len(cell.feeds_back),
         "has_cell": cell.has_cell,
+        "recurrent": weights.w_hh.shape[1],
+        "heads": cell.heads,
+        "beta": float(getattr(cell, "beta", 0.0)),
     }
-    if native.HEADS:
-        fields |= {"recurrent": weights.w_hh.shape[1], "heads": cell.heads, "beta": float(getattr(cell, "beta", 0.0))}
     _put_rows(kept, fields, None, x=x)
     _put(kept, fields, **weights._asdict(), h0=state.h, c0=state.c)
+    if weights.w_ih is not None and not fields["w_ih"]:  # an empty tensor has no address, and a null would say: x is the sums
+        kept.append(somewhere := np.empty(1))
+        fields["w_ih"] = somewhere.ctypes.data
     if lengths is not None:
         lengths = A.as_like(lengths, x)
         check_lengths_in_range("cpu", lengths, T)  # the kernel would read beyond memory

@@ -47,8 +47,6 @@ class Support:
         """Why this backend cannot run `cell` on `x`, None if it can."""
         if self.kernels is not None and cell.kernel not in self.kernels:
             return f"it has no kernel for {brief(cell)}; it has {', '.join(sorted(self.kernels))}"
-        if self.module is cpu and cell.heads > 1 and not native.HEADS:
-            return "this build has no kernels for heads"
         if projection and self.projected is not None and cell.kernel not in self.projected:
             return f"it has no projection for {brief(cell)}"
         if not self.clips and cell.clip is not None:

@@ -25,7 +25,8 @@ from openlstm.errors import ArgumentError
 from openlstm.insight.batches import detached, each, plain_types
 from openlstm.insight.place import Place
 from openlstm.noise import ZONEOUT_C, ZONEOUT_H, active, hidden_mask, zoneout_backward
-from openlstm.reference import Saved, State, Weights, full_step, unshared, unsum
+from openlstm.reference import Saved, State, Weights, full_step, unseen, unshared, unsum
+from openlstm.weights import cell_size
 
 
 def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> np.ndarray:
@@ -37,10 +38,10 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
         cell: the recurrence that ran.
         saved: h [T, B, R], gates and c, from `recur(..., save=True)` without noise and resets; numpy or torch.
         weights: the weights it ran with.
-        state: the state it began with, h [B, R] and c [B, H].
+        state: the state it began with, h [B, R] and c [B, C].
 
     Returns:
-        [T, B, S, S] in the dtype of `saved`; rows and columns are h, then c.
+        [T, B, S, S] in the dtype of `saved`; rows and columns are h, then c and what further states there are.
 
     Raises:
         ArgumentError: for a layer with a projection, whose saved h is not the cell's own output, and for a cell of your own
@@ -61,11 +62,11 @@ def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> 
     gates = A.split(_numpy(saved.gates), len(cell.saved)) if cell.saved else ()  # each [T, B, H]
     c = _numpy(saved.c) if cell.has_cell else None
     before = State(_earlier(state.h, h), None if c is None else _earlier(state.c, c))
-    S = R + H * cell.has_cell
+    S = R + cell_size(cell, H)
     unit = np.broadcast_to(np.eye(S, dtype=h.dtype)[:, None, None, :], (S, T, B, S))  # one unit vector per row of the Jacobian
     around = StepInputs(gates, before, c, h, weights.w_ch, norm=weights.norm)
     flow = cell.backward(around, unit[..., :R], unit[..., R:] if cell.has_cell else None)
-    to_h = unsum(cell, flow.z)[1] @ weights.w_hh  # [S, T, B, R]
+    to_h = unseen(unsum(cell, flow.z)[1], weights.w_hh, R)  # [S, T, B, R]
     to_h = to_h if flow.h is None else to_h + flow.h
     return np.moveaxis(to_h if flow.c is None else np.concatenate([to_h, flow.c], -1), 0, 2)  # [T, B, S, S]
 
@@ -150,7 +151,7 @@ class ChunkSteps(NamedTuple):
 
     def _zoned(self, kind: int, d: Array) -> tuple[Array, Array]:
         def one(t: int, d: Array) -> tuple[Array, Array]:
-            new, old = zoneout_backward(self.noise, kind, t, d)
+            new, old = zoneout_backward(self.noise, kind, t, d, len(self.cell.states) if kind == ZONEOUT_C else 1)
             return new, A.namespace(d).zeros_like(d) if old is None else old
 
         if d.ndim == 2:
@@ -162,7 +163,7 @@ class ChunkSteps(NamedTuple):
         """dL/d(state after) -> dL/d(state before), of each step alone: the transposed Jacobian times a vector."""
         flow, old = self.flow(dh, dc)
         with plain_types(self.weights.w_hh):
-            to_h = unsum(self.cell, flow.z)[1] @ self.weights.w_hh
+            to_h = unseen(unsum(self.cell, flow.z)[1], self.weights.w_hh, dh.shape[-1])
         mask = hidden_mask(self.noise)
         to_h = to_h if mask is None else mask * to_h
         to_h = (to_h if flow.h is None else to_h + flow.h) + old.h

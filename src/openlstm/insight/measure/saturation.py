@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from openlstm.cells import SLSTM, MinLSTM
 from openlstm.insight import charts
 from openlstm.insight.display import GRID, Chart, Display, alt
 from openlstm.insight.measure.sums import Sums, added
@@ -40,6 +41,7 @@ class Saturation(Result):
         low, high, mean, entropy: [G, H].
         histogram: [G, 20], the share of all values of all units in each twentieth of 0 .. 1; rows sum to 1.
         steps: how many steps of rows were counted.
+        relative: whether i is a weight beside what is held (sLSTM, minLSTM), so that one that is always open tells of no fault.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Saturation(Result):
     entropy: np.ndarray
     histogram: np.ndarray
     steps: int
+    relative: bool = False
 
     def mean_of(self, *names: str) -> float | None:
         """The mean of the first of these gates that there is, over units and steps."""
@@ -72,7 +75,7 @@ class Saturation(Result):
         found = []
         for k, gate in enumerate(self.gates):
             stuck = float((self.high[k] > 0.9).mean()), float((self.low[k] > 0.9).mean())
-            if gate == "i" and stuck[0] > 0.5:  # an open o or r hides nothing, which is no fault
+            if gate == "i" and stuck[0] > 0.5 and not self.relative:  # an open o or r hides nothing, which is no fault
                 found.append(
                     f"Gate {gate} is always open in {percent(stuck[0])} of the units: inputs too large, normalise them."
                 )
@@ -196,4 +199,5 @@ class SaturationSums(Sums):
         total = self.histogram.sum(1, keepdim=True).clamp(min=1)
         low, high, mean, bits = ((a / n).numpy() for a in (self.low, self.high, self.sums, self.bits))
         histogram = (self.histogram / total).numpy()
-        return Saturation(self.place.name, self.place.gates, low, high, mean, bits / np.log(2), histogram, self.steps)
+        counts = (low, high, mean, bits / np.log(2), histogram, self.steps)
+        return Saturation(self.place.name, self.place.gates, *counts, isinstance(self.place.cell, (SLSTM, MinLSTM)))

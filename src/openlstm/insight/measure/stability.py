@@ -33,6 +33,7 @@ from openlstm.insight.measure.jacobians import ChunkSteps
 from openlstm.insight.place import Place
 from openlstm.insight.results import Asked, Result
 from openlstm.insight.words import number, steps
+from openlstm.weights import cell_size
 
 _EVERY = 4  # steps between two orthogonalisations
 _ROWS = 8  # rows that are followed, the longest
@@ -124,7 +125,7 @@ def stability(place: Place, exponents: int = 8, *, feeds_back: bool = False) -> 
     if exponents < 1:
         raise ArgumentError.of("stability", "at least one exponent", f"exponents={exponents}", ">= 1", "use 8")
     R, has_cell = place.state.h.shape[1], place.cell.has_cell
-    S = R + place.units * has_cell
+    S = R + cell_size(place.cell, place.units)
     N = min(exponents, S)
     ends = place.ends()
     rows = torch.argsort(ends, descending=True, stable=True)[:_ROWS]

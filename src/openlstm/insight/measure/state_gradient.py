@@ -207,7 +207,7 @@ class StateGradientSums(LagSums):
         kept = self.place.kept(part.saved)
         assert kept is not None
         cut = self.place.cuts(part.t0, part.t0 + kept.shape[0])
-        flow, begins = (part.dh, 0) if part.dc is None else (part.dc, 1)
+        flow, begins = (part.dh, 0) if part.dc is None else (part.dc[..., : self.place.units], 1)
         self.v = torch.zeros_like(flow[0]) if self.v is None else self.v
         n = kept.shape[0]
         on = torch.empty(n, flow.shape[1], dtype=torch.float64)

@@ -117,7 +117,7 @@ def streaming(place: Place) -> Streaming | None:
     for part in place.forwards():
         real = place.order(part.t0, part.t1) >= 0  # [n, B]
         count = real.sum(1).clamp(min=1)
-        inner = part.saved.h if part.saved.c is None else part.saved.c
+        inner = part.saved.h if part.saved.c is None else part.saved.c[..., : place.units]
         size[part.t0 : part.t1] = ((inner.abs().mean(-1).double() * real).sum(1) / count).cpu()
         for t in range(part.t0, part.t1):
             h = part.saved.h[t - part.t0]

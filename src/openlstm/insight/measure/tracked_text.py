@@ -115,7 +115,7 @@ def _shown(places: Sequence[Place], tracked: Mapping[str, Tracking], count: int)
 def _names(place: Place) -> list[str]:
     """What a text can be coloured by: the cell first, then the gates."""
     saved = [n for n in place.cell.saved if n in place.cell.gates]
-    return [*(("c",) if place.cell.has_cell else ()), "h", *saved]
+    return [*(place.cell.states if place.cell.has_cell else ()), "h", *saved]
 
 
 def _label(u: Unit, place: str) -> str:

@@ -364,9 +364,9 @@ def _chunks(place: Place, name: str) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def _state(place: Place, name: str | None) -> str:
-    there = [*place.cell.saved, *(("c",) if place.cell.has_cell else ()), "h"]
+    there = [*place.cell.saved, *(place.cell.states if place.cell.has_cell else ()), "h"]
     if name is None:
-        return "c" if place.cell.has_cell else "h"
+        return place.cell.states[0] if place.cell.has_cell else "h"
     if name not in there:
         hint = "leave it out for the cell state"
         raise ArgumentError.of("tracking", f"{place.name} has no {name!r}", repr(name), ", ".join(there), hint)

@@ -125,7 +125,7 @@ class UnitActivitySums(Sums):
 
         rows = partial(place.real, part.t0)
         h = rows(part.saved.h[..., : self.R])
-        inner = h if part.saved.c is None else rows(part.saved.c)
+        inner = h if part.saved.c is None else rows(gates[place.cell.states[0]])
         if not len(h):
             return
         self.n += len(h)
@@ -133,7 +133,7 @@ class UnitActivitySums(Sums):
         moved = inner.double() - self.shift
         self.sum += moved.sum(0).cpu()
         self.squares += moved.square().sum(0).cpu()
-        if part.saved.c is not None:
+        if part.saved.c is not None and len(place.cell.states) == 1:  # beside further states the size of c says nothing
             self.saturated += (inner.abs() > 3).sum(0).cpu()
         if "o" in gates:
             self.never_shown += (rows(gates["o"]) < 0.05).sum(0).cpu()

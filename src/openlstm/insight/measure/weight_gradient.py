@@ -111,14 +111,18 @@ class WeightGradientSums(LagSums):
         n = part.dh.shape[0]
         self.forward_bad = bad_chunk(self.place, part.t0, part.saved) or self.forward_bad  # the last one found ran first
         if self.backward_bad is None:
-            named = {"dL/dh": part.dh, "dL/dc": part.dc}
+            states = self.place.cell.states
+            of_c = (None,) if part.dc is None else part.dc.chunk(len(states), -1)
+            named = {"dL/dh": part.dh, **{f"dL/d{name}": d for name, d in zip(states, of_c, strict=False)}}
             self.backward_bad = bad_step(self.place, part.t0, named, reversed(self.place.ran(n)))
         lags = self.enters.lags(part.t0, part.t0 + n)
         turn = ChunkSteps.of(self.place, part.t0, part.start, part.saved)
         flow, _ = turn.flow(part.dh, part.dc)
         dz_x, dz_h = unsum(turn.cell, flow.z)
         x, h = self.place.x[part.t0 : part.t0 + n], turn.around.before.h
-        product = _squares(dz_x) * _squares(x) + _squares(dz_h) * _squares(h)  # [n, B]
+        product = _squares_seen(dz_h, h, turn.weights.w_hh)  # [n, B]
+        if turn.weights.w_ih is not None:
+            product = product + _squares(dz_x) * _squares(x)
         self.add_by_lag(self.sums, lags, product.sqrt())
 
     def result(self) -> WeightGradient:
@@ -126,6 +130,18 @@ class WeightGradientSums(LagSums):
         share = (self.sums / total if np.isfinite(total) and total > 0 else torch.zeros_like(self.sums)).numpy()
         found = bad_weight(self.place) or self.forward_bad or self.backward_bad
         return WeightGradient(self.place.name, np.arange(len(share)), share, found)
+
+
+def _squares_seen(dz: torch.Tensor, h: torch.Tensor, w_hh: torch.Tensor) -> torch.Tensor:
+    """The squares of what a step adds to the gradient of W_hh, which is made of heads: [n, B]."""
+    K = w_hh.shape[1]
+    if not K:
+        return dz.new_zeros(dz.shape[:-1], dtype=torch.float64)
+    heads = h.shape[-1] // K
+    if heads == 1:
+        return _squares(dz) * _squares(h)
+    of_dz = _squares(dz.unflatten(-1, (-1, heads, K))).sum(-2)  # [n, B, heads]
+    return (of_dz * _squares(h.unflatten(-1, (heads, K)))).sum(-1)
 
 
 def _squares(a: torch.Tensor) -> torch.Tensor:
