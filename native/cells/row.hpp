@@ -51,17 +51,9 @@ static void cell_row(const RowSteps<T>& p) {
   const index H = p.hidden / p.heads, whole = H / units, tiles_of_head = whole + (whole * units < H), groups = whole / U + whole % U + (whole * units < H);
   const T *x = p.x, *sums = p.sums, *h = p.h, *c = p.c;
   T *out = p.out, *c_out = p.c_out, *gates = p.gates;
-  const CellStep<T> step{.rows = 1,
-                         .last = p.hidden,
-                         .hidden = p.hidden,
-                         .c = &c,
-                         .out = &out,
-                         .c_out = c_out ? &c_out : nullptr,
-                         .gates = gates ? &gates : nullptr,
-                         .w_ch = p.w_ch,
-                         .clip = p.clip,
-                         .beta = p.beta,
-                         .noise = &none};
+  const index all = p.hidden;
+  const CellStep<T> step{nullptr, 0,       0,       1,      0,       all,    all,    &c,   &out, c_out ? &c_out : nullptr, gates ? &gates : nullptr,
+                         nullptr, nullptr, p.w_ch, nullptr, p.clip, p.beta, &none};
   for (index s = 0; s < p.steps; s++) {
     const bool back = s % 2;  // what a step reads last is still in the cache when the next one begins with it
     for (index done_heads = 0; done_heads < p.heads; done_heads++) {
