@@ -32,7 +32,9 @@ class Recurrence(nn.Module):
         H = self.heads * K
         # In this order they are i, f, g, o: what is called fgate feeds the input gate, and igate the forget gate.
         self.sums = nn.ModuleList([theirs.fgate, theirs.igate, theirs.zgate, theirs.ogate])
-        self.lstm = openlstm.LSTM(4 * H, H, batch_first=True, cell=openlstm.cells.SLSTM(self.heads), input_projection=False)
+        self.lstm: Any = openlstm.LSTM(
+            4 * H, H, batch_first=True, cell=openlstm.cells.SLSTM(self.heads), input_projection=False
+        )
         with torch.no_grad():
             self.lstm.weight_hh_l0.copy_(kernel.permute(2, 0, 3, 1).reshape(4 * H, K))
             self.lstm.bias_ih_l0.copy_(bias.transpose(0, 1).flatten())
@@ -69,7 +71,7 @@ class Matrix(nn.Module):
 def swap(model: nn.Module) -> None:
     """Swap the recurrence of every block of a TiRex2 model, in place; trained weights have to be loaded before."""
     for mixer in model.modules():
-        cell = getattr(mixer, "fwd_cell", None)
+        cell: Any = getattr(mixer, "fwd_cell", None)
         if hasattr(cell, "get_R"):
             mixer.fwd_cell = mixer.rev_cell = Recurrence(cell)  # they share their weights
         elif hasattr(cell, "mlstm_backend"):
@@ -201,7 +203,8 @@ def main() -> None:
         y = model.predict([TimeseriesType(series, None, None)], horizon, **plain)[0]
         return y, 1e3 * (time.perf_counter() - start)
 
-    forecast(model, series, 40), forecast(swapped, series, 40)  # the first call is not timed
+    for each in (model, swapped):  # the first calls are slower
+        forecast(each, series, 40)
     (before, slow), (after, fast) = forecast(model, series, 40), forecast(swapped, series, 40)
     difference = float((before - after).norm() / before.norm())
     print(f"two series of 200, 40 steps ahead: {slow:.1f} ms, swapped {fast:.1f} ms; difference {difference:.0e}")

@@ -46,7 +46,7 @@ def pair() -> tuple[Any, Any]:
     return theirs, swapped
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def _distance(a: Any, b: Any) -> float:
     return float(((a - b).norm() / b.norm()).detach())
 
 
@@ -101,7 +101,7 @@ def test_forecasts_are_the_same(pair: tuple[Any, Any], known: bool) -> None:
 
 @pytest.mark.parametrize("begin", [3, 4, 30])
 def test_a_stream_is_the_whole_context_again(pair: tuple[Any, Any], begin: int) -> None:
-    """Value by value, two variates forecast together beside one alone, from before the first patch is full, three patches far."""
+    """Value by value, two variates together beside one alone, from before a patch is full, three patches far."""
     theirs, ours = pair
     series = torch.randn(3, 45).cumsum(1)
     groups = [series[:2], series[2:]]
