@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import openlstm
+import tirex
 from job import NETWORKS, Job, inputs
 from openlstm import cells
 from openlstm.call import Call
@@ -28,7 +29,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def build(job: Job, threads: int) -> Built:
     """A job of openlstm, on its own number of threads where it names one."""
-    built = many(job) if job.how.startswith("many") else step(job) if job.how.startswith("step") else layer_job(job, make(job))
+    if job.how.startswith("tirex"):
+        built = tirex.build(job, ours=True)
+    else:
+        built = many(job) if job.how.startswith("many") else step(job) if job.how.startswith("step") else layer_job(job, make(job))
     return built._replace(prepare=lambda: openlstm.set_num_threads(job.threads or threads))
 
 

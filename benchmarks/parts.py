@@ -48,6 +48,8 @@ LONG: Shape = (4096, 32, 32, 128)  # what checkpoints are measured on
 HALF: tuple[Shape, ...] = ((128, 32, 256, 256), (365, 256, 32, 256), (64, 32, 512, 512), (35, 20, 1024, 1024))
 HALF_AIM = {"forward": 1.6, "train": 1.4}  # times float32, at HALF
 HALF_TOLERANCE = 0.03  # of numbers with 8 bits, over as many steps
+TIREX: tuple[Shape, ...] = ((512, 1, 32, 512), (512, 64, 32, 512), (2048, 1, 32, 512), (2048, 64, 32, 512))
+TIREX_TOLERANCE = 1e-5
 CELLS: tuple[Shape, ...] = ((1, 1, 64, 64), (1, 1, 256, 256), (1, 64, 256, 256))
 
 LARGE: tuple[Shape, ...] = ((128, 32, 256, 256), (128, 64, 512, 512))
@@ -401,6 +403,27 @@ def many() -> Part:
     return Part(f"{NETWORKS} small networks in one call", tuple(map(contest, shapes)))
 
 
+def tirex() -> Part:
+    """TiRex-2: the recurrence of an sLSTM block, a whole forecast, and a forecast for one more value."""
+
+    def contest(what: str, shape: Shape) -> Contest:
+        def rows(m: Measured) -> list[Row]:
+            aims: dict[str, float | None] = {"tirex": None, "compiled": None}
+            if what == "recurrence":
+                aims = {"tirex": 5.0, "compiled": 2.0}
+            return [row(m, "openlstm", *speeds(m, "openlstm", aims), label=f"TiRex-2: {what}")]
+
+        jobs = {"openlstm": Job("openlstm", "forward", shape, how=f"tirex {what}")}
+        whole = what.replace("value", "forecast")  # it has no other way
+        jobs["tirex"] = Job("tirex", "forward", shape, how=f"tirex {whole}")
+        if what == "recurrence" or shape[0] == TIREX[0][0]:
+            jobs["compiled"] = Job("tirex", "forward", shape, how=f"tirex {whole} compiled")
+        return Contest(jobs, rows, alike=tuple(jobs) if what == whole else (), tolerance=TIREX_TOLERANCE)
+
+    title = "TiRex-2 with random weights: one block's recurrence, a forecast, and a forecast for one more value"
+    return Part(title, tuple(contest(what, shape) for what in ("recurrence", "forecast", "value") for shape in TIREX))
+
+
 PARTS: dict[str, Callable[[], Part]] = {
     "forward": lambda: layer("forward"),
     "train": lambda: layer("train"),
@@ -420,4 +443,5 @@ PARTS: dict[str, Callable[[], Part]] = {
     "one-row": one_row,
     "checkpoint": checkpoint,
     "bfloat16": half,
+    "tirex": tirex,
 }

@@ -35,12 +35,21 @@ def begin(library: str, threads: int) -> Build:
         from ours import build
 
         return lambda job: build(job, threads)
+    if library == "tirex":
+        import tirex
+
+        return lambda job: tirex.build(job, ours=False)
     return {"torch": torch_nn, "loop": loop}[library]
 
 
 def versions(library: str) -> dict[str, str]:
     """What a reader needs to know to repeat a run."""
-    packages = {"flax": ("flax", "jax", "jaxlib"), "onnxruntime": ("onnxruntime", "onnx"), "loop": ("torch",)}
+    packages = {
+        "flax": ("flax", "jax", "jaxlib"),
+        "onnxruntime": ("onnxruntime", "onnx"),
+        "loop": ("torch",),
+        "tirex": ("torch",),
+    }
     found = {name: version(name) for name in packages.get(library, (library,))}
     return {**found, "numpy": np.__version__, "python": platform.python_version()}
 
