@@ -11,10 +11,38 @@ namespace openlstm {
 // A matrix is multiplied in panels: up to `panel_vectors` vectors of columns side by side for all k, [factors][vectors][width].
 constexpr int panel_vectors = 4;
 
+// How h enters the sums: every unit sees all of it (or of its head), itself alone through one number a gate, or nothing.
+enum class Recurrence { dense, elementwise, none };
+
+// What a cell is to the loops.
+struct Traits {
+  int gates;      // blocks of H rows in the weights
+  int separate;   // the last of them want the sums of W x and of W h apart
+  int saved;      // blocks of H kept for backward
+  int peepholes;  // gates that see c directly
+  int feedback;   // blocks of H that are fed back
+  int states;     // blocks of H that make up c
+  Recurrence recurrence;
+  bool has_cell;   // a cell state c beside h
+  bool h_is_cell;  // its cell state is h itself, unless a projection makes h something else
+  bool needs_row;  // wants the sums of a whole row at once
+  int after;       // the peephole that sees c after the step, -1 for none
+  int sees[3];     // the gates with a peephole
+
+  // Sums lie in the order: separate ones of W x, those of both, separate ones of W h; so each product fills one run.
+  OPENLSTM_INLINE int sums() const { return gates + separate; }
+  OPENLSTM_INLINE int blocks() const { return panel_vectors / gates; }  // vectors of units in a tile
+  // The gate whose weights make sum k of W x (k < gates), or of W h counted from `separate`.
+  OPENLSTM_INLINE int gate_of_x(int k) const { return k < separate ? gates - separate + k : k - separate; }
+  // Where the sum of W x of a gate lies; that of W h lies at `separate + gate`.
+  OPENLSTM_INLINE int place_of_x(int gate) const { return gate < gates - separate ? gate + separate : gate - (gates - separate); }
+};
+
 // sums[tile u][row r][vector n] += x[r] . panel of tile u, for k in order: one chain of multiply-adds each, begun by the biases.
 template <class T>
 struct TileProduct {
   const T* const* x;  // rows of factors
+  index from;         // where in a row they begin
   index rows, factors;
   const T* panel;  // of the first tile
   int vectors;     // in each panel
@@ -27,11 +55,37 @@ struct TileProduct {
   bool back;                         // from the last tile to the first
 };
 
+// The vectors of a tile: with the numbers of rows that lie gate by gate, or unit by unit.
+template <class T>
+struct TileRows {
+  const T* const* x;
+  index rows;
+  const T* panel;    // of the tile: its biases, or the panel of one row that is its weights
+  index unit, last;  // its units
+  index hidden;      // H
+  const Traits& cell;
+  T* out;  // the tile's sums
+  index between_rows;
+};
+
+// out[m][to .. to + columns) = sum over runs of numbers of x[m], in order, times panels of their own.
+template <class T, class Out = T>
+struct RunsProduct {
+  const T* const* x;
+  Out* const* out;
+  index rows;
+  index from, runs, between, run;  // where in a row the first run begins; runs, from one to the next in factors; numbers of each
+  const T* panels;                 // of the first run
+  index between_panels;
+  index to, columns;
+};
+
 // dw[r] += sum over the tokens k, in order, of d[k][r] * x[k], for r < rows; the whole sum is added as one number.
 template <class T>
 struct WeightGradient {
   const T* turned;     // d, by `turn`
-  index tokens, rows;  // rows <= gradient_rows
+  index first;         // of its rows
+  index tokens, rows;  // first + rows <= gradient_rows
   const T* panels;     // x [tokens, columns]
   T* dw;               // [rows, columns]
   index columns;
@@ -53,6 +107,7 @@ struct Products {
   void (*tiles)(const TileProduct<T>&);
   // out[m][0 .. columns) = x[m] . panels, for n rows of K numbers.
   void (*multiply)(const T* const* x, T* const* out, index n, index K, const T* panels, index columns);
+  void (*multiply_runs)(const RunsProduct<T>&);
   void (*multiply_given)(const T* const* x, X* const* out, index n, index K, const T* panels, index columns);
   void (*add_gradient)(const WeightGradient<T>&);
   // d [tokens, rows] as add_gradient wants it: put into room, of turned_size(tokens) elements.
@@ -95,33 +150,18 @@ struct RowFunctions {
   void (*zoneout)(const Noise& noise, uint32_t key, const T* before, T* now, index first, index last);
   // dL/dh of a step's result: what passes by where zoneout kept the old value, and in its place what the cell answers for.
   void (*split_zoneout)(const Noise& noise, uint32_t key, T* dh, T* kept, index n);
+  // Sums of W x that are given, from rows [gates][H], where a product would have put them; and to sums what a unit sees of itself,
+  // from rows [H].
+  void (*put_sums)(const TileRows<T>&);
+  void (*add_diagonal)(const TileRows<T>&);
+  // The way back of the latter: out[u] = sum over the gates of w[gate][u] * d[gate][u], for n units.
+  void (*diagonal)(const T* w, const T* d, index gates, index n, T* out);
   // out[r] += sum over the tokens of d[token][r], times c[token][r] where c is given; the sum is added as one number.
   void (*add_tokens)(const T* d, index between_d, const T* c, index between_c, index tokens, T* out, index n);
   void (*exp)(const T* in, T* out, index n);
   void (*sigmoid)(const T* in, T* out, index n);
   void (*tanh)(const T* in, T* out, index n);
-};
-
-// What a cell is to the loops.
-struct Traits {
-  int gates;       // blocks of H rows in the weights
-  int separate;    // the last of them want the sums of W x and of W h apart
-  int saved;       // blocks of H kept for backward
-  int peepholes;   // gates that see c directly
-  int feedback;    // blocks of H that are fed back
-  bool has_cell;   // a cell state c beside h
-  bool h_is_cell;  // its cell state is h itself, unless a projection makes h something else
-  bool needs_row;  // wants the sums of a whole row at once
-  int after;       // the peephole that sees c after the step, -1 for none
-  int sees[3];     // the gates with a peephole
-
-  // Sums lie in the order: separate ones of W x, those of both, separate ones of W h; so each product fills one run.
-  OPENLSTM_INLINE int sums() const { return gates + separate; }
-  OPENLSTM_INLINE int blocks() const { return panel_vectors / gates; }  // vectors of units in a tile
-  // The gate whose weights make sum k of W x (k < gates), or of W h counted from `separate`.
-  OPENLSTM_INLINE int gate_of_x(int k) const { return k < separate ? gates - separate + k : k - separate; }
-  // Where the sum of W x of a gate lies; that of W h lies at `separate + gate`.
-  OPENLSTM_INLINE int place_of_x(int gate) const { return gate < gates - separate ? gate + separate : gate - (gates - separate); }
+  void (*log_sigmoid)(const T* in, T* out, index n);
 };
 
 // A step of a cell on some rows and tiles: what it reads and writes.
@@ -136,7 +176,7 @@ struct CellStep {
   T* const* gates;                      // what is saved (null: nothing)
   const uint32_t *zoneout_c, *dropped;  // by row: keys of the random numbers
   const T *w_ch, *norm;
-  T clip;
+  T clip, beta;
   const Noise* noise;
 
   OPENLSTM_INLINE bool clipped() const { return clip - clip == 0; }
@@ -151,18 +191,19 @@ struct WeightTile {
 // Steps of a cell on a single row, one after the other. The sums of W x wait, or are made with each step where x is given.
 template <class T>
 struct RowSteps {
-  index steps, hidden, factors;  // n, H, and those of h
-  const T* x;                    // of the first step, or null
-  index between_x, inputs;       // from step to step; factors
-  const T* sums;                 // that wait, of the first step and tile
+  index steps, hidden, heads;  // n, H, groups of units
+  index factors;               // those of h that a group sees
+  const T* x;                  // of the first step, or null
+  index between_x, inputs;     // from step to step; factors
+  const T* sums;               // that wait, of the first step and tile
   index between_steps, between_sums;
-  WeightTile<T> first, last;  // tiles; the last one may have fewer vectors
+  WeightTile<T> first, last;  // tiles of a head; the last one may have fewer vectors
   index between_tiles;
   const T *h, *c;                               // before the first
   T *out, *c_out, *gates;                       // of the first: h', c' and what is saved; null where nobody asks
   index between_out, between_c, between_gates;  // from step to step, backwards in time where negative
   const T* w_ch;
-  T clip;
+  T clip, beta;
 };
 
 // The derivative of a step of a cell on some rows: dL/dh', dL/dc' -> dL/dz, dL/dc.
@@ -177,7 +218,7 @@ struct CellGradient {
   T* room;                                                                          // 6 * H
   const uint32_t *zoneout_c, *dropped;
   const T *w_ch, *norm;
-  T clip;
+  T clip, beta;
   bool h_is_output;  // no projection
   const Noise* noise;
 

@@ -102,6 +102,9 @@ void add_problem_fields(Fields<Call>& fields) {
   OPENLSTM_FIELD(hidden_mask);
   OPENLSTM_FIELD(feedback);
   OPENLSTM_FIELD(has_cell);
+  OPENLSTM_FIELD(recurrent);
+  OPENLSTM_FIELD(heads);
+  OPENLSTM_FIELD(beta);
   OPENLSTM_NOISE(zoneout_h);
   OPENLSTM_NOISE(zoneout_c);
   OPENLSTM_NOISE(candidate);

@@ -133,8 +133,8 @@ std::vector<std::string> compiled_isas() {
 void apply(const std::string& type, const std::string& name, Address in, Address out, index n) {
   with_kernels(type, [&]<class T, class X>(const Kernels<T, X>& kernels) {
     const auto& rows = *kernels.rows;
-    auto f = name == "exp" ? rows.exp : name == "sigmoid" ? rows.sigmoid : name == "tanh" ? rows.tanh : nullptr;
-    if (!f) throw nb::value_error("openlstm._native.apply: expected exp, sigmoid or tanh");
+    auto f = name == "exp" ? rows.exp : name == "sigmoid" ? rows.sigmoid : name == "tanh" ? rows.tanh : name == "logsigmoid" ? rows.log_sigmoid : nullptr;
+    if (!f) throw nb::value_error("openlstm._native.apply: expected exp, sigmoid, tanh or logsigmoid");
     f(to<const T>(in), to<T>(out), n);
   });
 }

@@ -37,20 +37,22 @@ template <class T>
 struct Layer {
   Forward<T> f;                                    // h0 and c0 are the state
   Block<T> packed, peepholes, norm, h_new, c_new;  // the new state, until every layer has made its step
+  index c_size;
 
   Layer(const Kernels<T>& kernels, const CellKernel<T>& cell, nb::dict given) : f(read_call<Forward<T>>(given)) {
-    const index H = f.hidden, rows = cell.traits.gates * H;
+    const index H = f.hidden, C = cell.traits.states * H, rows = cell.traits.gates * H;
     packed = block_of<T>(packed_size(kernels, cell, f) + 1);
     pack(kernels, cell, f, packed.get());
     peepholes = block_of(cell.traits.peepholes * H, f.w_ch), norm = block_of(f.norm ? 4 * rows + 2 * H : 0, f.norm);
-    h_new = block_of<T>(f.batch * f.fed_back()), c_new = block_of<T>(f.c0 ? f.batch * H : 0);
+    h_new = block_of<T>(f.batch * f.fed_back()), c_new = block_of<T>(f.c0 ? f.batch * C : 0);
+    c_size = f.batch * C;
     f.packed = packed.get(), f.w_ch = peepholes.get(), f.norm = norm.get();
     f.y = {h_new.get(), 0, f.fed_back()}, f.c_n = c_new.get();
-    f.w_ih = f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them
+    f.w_hh = f.b_ih = f.b_hh = f.w_hr = nullptr;  // the caller may let go of them, and of w_ih, which only says that x is multiplied
   }
 
   void put_h(T* to) const { std::memcpy(to, f.y.data, static_cast<std::size_t>(f.batch * f.fed_back()) * sizeof(T)); }
-  void put_c(T* to) const { std::memcpy(to, f.c_n, static_cast<std::size_t>(f.batch * f.hidden) * sizeof(T)); }
+  void put_c(T* to) const { std::memcpy(to, f.c_n, static_cast<std::size_t>(c_size) * sizeof(T)); }
 };
 
 // The layers of one type; a step runs them one after the other. Nothing that others see is written before all of them have ended:
@@ -69,7 +71,7 @@ struct Stack {
   index inputs() const { return layers[0].f.inputs; }
   double work() const {  // multiply-adds of a step
     double sum = 0;
-    for (const auto& layer : layers) sum += static_cast<double>(layer.f.batch * layer.f.hidden * (layer.f.inputs + layer.f.fed_back()));
+    for (const auto& layer : layers) sum += static_cast<double>(layer.f.batch * layer.f.hidden * (layer.f.inputs + layer.f.recurrent));
     return sum * cell.traits.gates;
   }
   void step(const T* x) {

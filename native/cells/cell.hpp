@@ -4,7 +4,8 @@
 // a separate gate has two, at the end. A step turns each z into its gate in place, in three parts, so that the engine can act
 // between them (recurrent dropout, clipping, zoneout):
 //     activate: (z, c) -> gates      update: (gates, c) -> c'      output: (gates, c') -> h'
-// A cell without a cell state hands z on instead of c'. `backward` is the derivative of all three.
+// A cell without a cell state hands z on instead of c'. `backward` is the derivative of all three. c is an array of N vectors; of a
+// cell with more states c[state] is, and h' takes the place of the first.
 #pragma once
 
 #include "kernels.hpp"
@@ -17,15 +18,45 @@ namespace openlstm::OPENLSTM_ISA {
 // registers. Without multiply-adds in hardware nothing is gained.
 constexpr int at_once = OPENLSTM_ROWS >= 3 ? 2 : 1;
 
+// The traits of most cells.
+struct Plain {
+  static constexpr int separate = 0, peepholes = 0, feedback = 1, states = 1;
+  static constexpr int candidate = -1;  // the gate that recurrent dropout acts on
+  static constexpr int room = 0;        // vectors that a step works on, where they are more than its sums
+  static constexpr bool has_cell = true, h_is_cell = false, needs_row = false, has_beta = false;
+  static constexpr Recurrence recurrence = Recurrence::dense;
+};
+
+// N vectors of each cell state, as a cell takes them: an array of vectors, or of such arrays; and those of one state.
+template <class T, int states, int N>
+struct StatesOf {
+  typedef Vec<T> All[states][N];
+};
+template <class T, int N>
+struct StatesOf<T, 1, N> {
+  typedef Vec<T> All[N];
+};
+template <class T, int states, int N>
+using StateVectors = typename StatesOf<T, states, N>::All;
+template <int states, class C>
+OPENLSTM_INLINE auto& state_of(C& c, [[maybe_unused]] int state) {
+  if constexpr (states == 1)
+    return c;
+  else
+    return c[state];
+}
+
 // What a step's derivative starts from. The candidate that was saved is the product with its mask, 0 or 1 / (1 - p), where there
 // is recurrent dropout; elsewhere the mask is 1.
-template <class T, int saved, int N>
+template <class T, int saved, int N, int states = 1>
 struct Known {
-  Vec<T> s[saved ? saved : 1][N];  // saved gates
-  Vec<T> c_before[N], c[N], h[N];  // the state before, c' and the cell's own output
-  Vec<T> dh[N], dc[N];             // dL/dh', and what reaches c' from the next step
-  Vec<T> dfed[3][N];               // dL/d(the gates that are fed back)
-  Vec<T> peephole[3][N];           // w_ch
+  Vec<T> s[saved ? saved : 1][N];          // saved gates
+  StateVectors<T, states, N> c_before, c;  // the state before, and c'
+  Vec<T> h[N];                             // the cell's own output
+  Vec<T> dh[N];                            // dL/dh'
+  StateVectors<T, states, N> dc;           // what reaches c' from the next step
+  Vec<T> dfed[3][N];                       // dL/d(the gates that are fed back)
+  Vec<T> peephole[3][N];                   // w_ch
   Vec<T> mask[N];
   T keep;   // 1 - p
   T limit;  // c' was clipped there; NaN, at which no comparison is true, for no limit
@@ -36,14 +67,16 @@ struct Known {
 };
 
 // What it gives: dL/dz and dL/dc.
-template <class T, int sums, int N>
+template <class T, int sums, int N, int states = 1>
 struct Gradients {
-  Vec<T> dz[sums][N], dc[N];
+  Vec<T> dz[sums][N];
+  StateVectors<T, states, N> dc;
 };
 
 template <class Cell>
 constexpr Traits traits_of() {
-  Traits t{Cell::gates, Cell::separate, Cell::saved, Cell::peepholes, Cell::feedback, Cell::has_cell, Cell::h_is_cell, Cell::needs_row, -1, {0, 0, 0}};
+  Traits t{Cell::gates,     Cell::separate,  Cell::saved, Cell::peepholes, Cell::feedback, Cell::states, Cell::recurrence, Cell::has_cell,
+           Cell::h_is_cell, Cell::needs_row, -1,          {0, 0, 0}};
   if constexpr (Cell::peepholes > 0) {
     for (int k = 0; k < 3; k++) t.sees[k] = Cell::sees[k];
     if (Cell::has_o) t.after = Cell::last_peephole;
@@ -95,16 +128,24 @@ OPENLSTM_INLINE void in_groups(index rows, index first, index last, bool neighbo
   if (end < last) in_groups_of<T, false>(rows, end, last, rows > 1, f);
 }
 
+// Vectors that a step of a cell works on: its sums, and what else it saves or needs.
+template <class Cell>
+constexpr int room_of = Cell::room > Cell::sums ? Cell::room : Cell::sums;
+
 // The cell on N vectors, whose sums are z on entry; the cell's own output takes the place of c.
 template <class Cell, class T, int S, int N, bool full>
 OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const Places<T, full, N>& at) {
   const index H = p.hidden;
   const Noise& noise = *p.noise;
-  Vec<T> c[N] = {}, peephole[3][N];
+  StateVectors<T, Cell::states, N> c = {};
+  Vec<T> peephole[3][N];
   for (int j = 0; j < Cell::peepholes; j++)
     for (int k = 0; k < N; k++) peephole[j][k] = load(p.w_ch + j * H + at.unit[k], at.lanes(k));
   if constexpr (Cell::has_cell)
-    for (int k = 0; k < N; k++) c[k] = load(p.c[at.row[k]] + at.unit[k], at.lanes(k));
+    for (int s = 0; s < Cell::states; s++)
+      for (int k = 0; k < N; k++) state_of<Cell::states>(c, s)[k] = load(p.c[at.row[k]] + s * H + at.unit[k], at.lanes(k));
+  if constexpr (Cell::has_beta)
+    for (int k = 0; k < N; k++) z[Cell::sums][k] = splat(p.beta);
   Cell::activate(z, c, peephole);
   if constexpr (Cell::candidate >= 0)
     if (noise.candidate > 0 && noise.training)
@@ -113,17 +154,20 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
         z[Cell::candidate][k] = drop ? Vec<T>{} : z[Cell::candidate][k] * splat(T(1 / (1 - noise.candidate)));
       }
   Cell::update(z, c);
+  Vec<T>(&out)[N] = state_of<Cell::states>(c, 0);
   if constexpr (Cell::has_cell) {
     if (p.clipped())
-      for (int k = 0; k < N; k++) c[k] = clamp(c[k], p.clip);
-    if (p.c_out) {
-      Vec<T> carried[N];
-      for (int k = 0; k < N; k++) carried[k] = c[k];
-      if (noise.zoneout_c > 0)
-        for (int k = 0; k < N; k++)
-          carried[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + at.unit[k], at.lanes(k)), carried[k]);
-      for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + at.unit[k], carried[k], at.lanes(k));
-    }
+      for (int k = 0; k < N; k++) out[k] = clamp(out[k], p.clip);
+    if (p.c_out)
+      for (int s = 0; s < Cell::states; s++) {
+        Vec<T> carried[N];
+        for (int k = 0; k < N; k++) carried[k] = state_of<Cell::states>(c, s)[k];
+        if (noise.zoneout_c > 0)
+          for (int k = 0; k < N; k++)
+            carried[k] =
+                zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + s * H + at.unit[k], at.lanes(k)), carried[k]);
+        for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + s * H + at.unit[k], carried[k], at.lanes(k));
+      }
   }
   if constexpr (!Cell::needs_row) Cell::output(z, c, peephole);  // otherwise c' is handed on, to be normalised
   constexpr int saved = Cell::needs_row ? Cell::gates : Cell::saved;
@@ -131,7 +175,7 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
   if (saved && p.gates)
     for (int k = 0; k < N; k++)
       for (int s = 0; s < saved; s++) store(p.gates[at.row[k]] + s * H + at.unit[k], z[s][k], at.lanes(k));
-  for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], c[k], at.lanes(k));
+  for (int k = 0; k < N; k++) store(p.out[at.row[k]] + at.unit[k], out[k], at.lanes(k));
   if constexpr (Cell::feedback > 1)
     for (int k = 0; k < N; k++)
       for (int j = 1; j < Cell::feedback; j++) store(p.out[at.row[k]] + j * H + at.unit[k], z[Cell::fed[j - 1]][k], at.lanes(k));
@@ -151,7 +195,7 @@ static void cell_forward(const CellStep<T>& p) {
   const index vectors = (p.last - p.first) / width<T>;
   const bool by_rows = p.rows > 1 && (p.rows % N == 0 || vectors % N != 0);  // where neither is even, a group is worked out in vain
   in_groups<T>(p.rows, p.first, p.last, by_rows, [&](const auto& at) __attribute__((always_inline)) {
-    Vec<T> z[S][N];
+    Vec<T> z[room_of<Cell>][N];
     for (int k = 0; k < N; k++) {
       const T* sums = sums_at<Cell>(p, at.row[k], at.unit[k]);
       for (int s = 0; s < S; s++) z[s][k] = load(sums + place_of<Cell>(s) * width<T>);
@@ -168,8 +212,8 @@ OPENLSTM_INLINE Vec<T> without_zoneout(const Noise& noise, Vec<T> y, Vec<T> befo
 
 // Recurrent dropout: the masks that the candidates of N vectors were multiplied by, and the share that is kept. at(k) is the row and
 // the unit of the k-th.
-template <class T, int saved, int N, class At>
-OPENLSTM_INLINE void know_masks(Known<T, saved, N>& known, const CellGradient<T>& p, At at) {
+template <class T, int saved, int N, int states, class At>
+OPENLSTM_INLINE void know_masks(Known<T, saved, N, states>& known, const CellGradient<T>& p, At at) {
   const Noise& noise = *p.noise;
   const bool masked = noise.candidate > 0 && noise.training;
   known.keep = masked ? T(1 - noise.candidate) : T(1);
@@ -184,17 +228,23 @@ OPENLSTM_INLINE void know_masks(Known<T, saved, N>& known, const CellGradient<T>
 
 template <class Cell, class T>
 static void cell_backward(const CellGradient<T>& p) {
-  constexpr int S = Cell::gates + Cell::separate, N = at_once;
+  constexpr int S = Cell::gates + Cell::separate, N = at_once, states = Cell::states;
   const index H = p.hidden;
   const Noise& noise = *p.noise;
+  const auto of = [](auto& c, int state) __attribute__((always_inline)) -> auto& { return state_of<states>(c, state); };
   in_groups<T>(p.rows, 0, H, H < 2 * width<T>, [&](const auto& places) __attribute__((always_inline)) {
-    Known<T, Cell::saved, N> at = {};
-    Gradients<T, S, N> out;
-    Vec<T> passes[N] = {};
+    Known<T, Cell::saved, N, Cell::states> at = {};
+    Gradients<T, S, N, Cell::states> out;
+    StateVectors<T, Cell::states, N> passes = {};
     for (int k = 0; k < N; k++) {
       const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
       for (int j = 0; j < Cell::saved; j++) at.s[j][k] = load(p.gates[row] + j * H + unit, n);
-      if constexpr (Cell::has_cell) at.c_before[k] = load(p.c_before[row] + unit, n), at.c[k] = load(p.c[row] + unit, n), at.dc[k] = load(p.dc[row] + unit, n);
+      if constexpr (Cell::has_cell)
+        for (int j = 0; j < states; j++) {
+          const index place = j * H + unit;
+          of(at.c_before, j)[k] = load(p.c_before[row] + place, n), of(at.c, j)[k] = load(p.c[row] + place, n);
+          of(at.dc, j)[k] = load(p.dc[row] + place, n);
+        }
       at.h[k] = load(p.h[row] + unit, n), at.dh[k] = load(p.dh[row] + unit, n);
       for (int j = 0; j + 1 < Cell::feedback; j++) at.dfed[j][k] = load(p.dfed[row] + j * H + unit, n);
       for (int j = 0; j < Cell::peepholes; j++) at.peephole[j][k] = load(p.w_ch + j * H + unit, n);
@@ -202,19 +252,22 @@ static void cell_backward(const CellGradient<T>& p) {
     if constexpr (Cell::candidate >= 0) know_masks(at, p, [&](int k) __attribute__((always_inline)) { return Place{places.row[k], places.unit[k]}; });
     if constexpr (Cell::has_cell)
       if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
-        Vec<T> own[N], z[S][N];
+        StateVectors<T, states, N> own;
+        Vec<T> z[room_of<Cell>][N] = {};
         for (int j = 0; j < Cell::saved; j++)
           for (int k = 0; k < N; k++) z[j][k] = at.s[j][k];
-        for (int k = 0; k < N; k++) own[k] = at.c_before[k];
+        for (int j = 0; j < states; j++)
+          for (int k = 0; k < N; k++) of(own, j)[k] = of(at.c_before, j)[k];
         Cell::update(z, own);
-        for (int k = 0; k < N; k++) {
-          const index row = places.row[k], unit = places.unit[k];
-          Vec<T> zero{}, d = at.dc[k];
-          at.c[k] = p.clipped() ? clamp(own[k], p.clip) : own[k];
-          if (p.own_c) store(p.own_c[row] + unit, at.c[k], places.lanes(k));
-          passes[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, d, zero);
-          at.dc[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, zero, d);
-        }
+        for (int j = 0; j < states; j++)
+          for (int k = 0; k < N; k++) {
+            const index row = places.row[k], unit = places.unit[k];
+            Vec<T> zero{}, d = of(at.dc, j)[k], now = of(own, j)[k];
+            of(at.c, j)[k] = now = p.clipped() && j == 0 ? clamp(now, p.clip) : now;
+            if (p.own_c && j == 0) store(p.own_c[row] + unit, now, places.lanes(k));
+            of(passes, j)[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, d, zero);
+            of(at.dc, j)[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[row], unit, zero, d);
+          }
       }
     if constexpr (!Cell::has_cell)
       if (noise.zoneout_h > 0 && !noise.training && p.h_is_output)
@@ -223,7 +276,8 @@ static void cell_backward(const CellGradient<T>& p) {
     Cell::backward(at, out);
     for (int k = 0; k < N; k++) {
       const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
-      if constexpr (Cell::has_cell) store(p.dc[row] + unit, noise.zoneout_c > 0 ? out.dc[k] + passes[k] : out.dc[k], n);
+      if constexpr (Cell::has_cell)
+        for (int j = 0; j < states; j++) store(p.dc[row] + j * H + unit, noise.zoneout_c > 0 ? of(out.dc, j)[k] + of(passes, j)[k] : of(out.dc, j)[k], n);
       for (int j = 0; j < S; j++) store(p.dz[row] + place_of<Cell>(j) * H + unit, out.dz[j][k], n);
     }
   });

@@ -6,11 +6,10 @@ namespace openlstm::OPENLSTM_ISA {
 // Cho et al. 2014 in the form of Chung et al. 2014 that cuDNN made common: the reset gate acts on the product.
 //     r, u = sigmoid(z);  n = tanh(z_nx + r z_nh);  h' = (1 - u) n + u h
 template <class T>
-struct Gru {
+struct Gru : Plain {
   using V = Vec<T>;
   static constexpr int gates = 3, separate = 1, sums = 4, saved = 4, candidate = 2;
-  static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = true, h_is_cell = true, needs_row = false;
+  static constexpr bool h_is_cell = true;
   enum { R, U, X, H };  // X becomes n, H stays W_hn h + b_hn
 
   template <int N>

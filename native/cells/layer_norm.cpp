@@ -8,12 +8,11 @@ namespace openlstm::OPENLSTM_ISA {
 // and whose cell is normalised, n = N(c'), before the output gate shows it:  h' = o tanh(n). A step keeps the four gates and,
 // behind them, the raw sums of W x and of W h.
 template <class T>
-struct LayerNormLstm {
+struct LayerNormLstm : Plain {
   using V = Vec<T>;
   enum { I, F, G, O };
   static constexpr int gates = 4, separate = 4, sums = 8, saved = 12, candidate = G;
-  static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = true, h_is_cell = false, needs_row = true;
+  static constexpr bool needs_row = true;
 
   template <int N>
   static OPENLSTM_INLINE void activate(V (&z)[gates][N], const V (&)[N], const V (&)[3][N]) {

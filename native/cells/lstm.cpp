@@ -11,15 +11,14 @@ enum class Variant { none, nig, nfg, nog, niaf, noaf, cifg, fgr };
 // with peepholes p or without. NIG: i = 1. NFG: f = 1. NOG: o = 1. NIAF: g = z. NOAF: h' = o c'. CIFG: f = 1 - i. FGR: the gates
 // are fed back beside h.
 template <class T, Variant variant = Variant::none, bool peephole = false>
-struct Lstm {
+struct Lstm : Plain {
   using V = Vec<T>;
   static constexpr bool has_i = variant != Variant::nig, has_o = variant != Variant::nog;
   static constexpr bool has_f = variant != Variant::nfg && variant != Variant::cifg;
   static constexpr int I = 0, F = has_i, G = F + has_f, O = G + 1;
-  static constexpr int gates = G + 1 + has_o, separate = 0, sums = gates, saved = gates, candidate = G;
+  static constexpr int gates = G + 1 + has_o, sums = gates, saved = gates, candidate = G;
   static constexpr int peepholes = peephole ? has_i + has_f + has_o : 0;
   static constexpr int feedback = variant == Variant::fgr ? 4 : 1;
-  static constexpr bool has_cell = true, h_is_cell = false, needs_row = false;
   static constexpr int fed[3] = {I, F, O};                                                // the gates that are fed back
   static constexpr int sees[3] = {has_i ? I : has_f ? F : O, has_i && has_f ? F : O, O};  // the gates with a peephole
   static constexpr int last_peephole = peepholes - 1;                                     // of the output gate, which sees c' instead of c

@@ -1,15 +1,15 @@
-// The vanilla RNN.
+// The vanilla RNN, and the one whose units see themselves alone.
 #include "cells/kernel.hpp"
 
 namespace openlstm::OPENLSTM_ISA {
 
-// Elman 1990: h' = tanh(z). Le, Jaitly & Hinton 2015: h' = max(z, 0); NaN stays NaN.
-template <class T, bool relu>
-struct Rnn {
+// Elman 1990: h' = tanh(z). Le, Jaitly & Hinton 2015: h' = max(z, 0); NaN stays NaN. Li et al. 2018: z = W x + b + u h, by units.
+template <class T, bool relu, bool independent = false>
+struct Rnn : Plain {
   using V = Vec<T>;
-  static constexpr int gates = 1, separate = 0, sums = 1, saved = 0, candidate = -1;
-  static constexpr int peepholes = 0, feedback = 1;
-  static constexpr bool has_cell = false, h_is_cell = false, needs_row = false;
+  static constexpr int gates = 1, sums = 1, saved = 0;
+  static constexpr bool has_cell = false;
+  static constexpr Recurrence recurrence = independent ? Recurrence::elementwise : Recurrence::dense;
 
   template <int N>
   static OPENLSTM_INLINE void activate(V (&)[1][N], const V (&)[N], const V (&)[3][N]) {}
@@ -39,6 +39,8 @@ template <class T>
 constexpr CellKernel<T> cells[] = {
     cell_kernel<Rnn<T, false>, T>("rnn_tanh"),
     cell_kernel<Rnn<T, true>, T>("rnn_relu"),
+    cell_kernel<Rnn<T, false, true>, T>("indrnn_tanh"),
+    cell_kernel<Rnn<T, true, true>, T>("indrnn_relu"),
 };
 
 OPENLSTM_FAMILY(rnn)

@@ -5,7 +5,8 @@
 //     dw_ch = sum dz c    of the gates with a peephole, c before the step, for the output gate after it
 //     dnorm = sum dn s, sum dn    of what was normalised, s, and dL/d of what that became
 //
-// dz lies in the order of the sums (kernels.hpp, Traits): those of W x are a run, those of W h another.
+// dz lies in the order of the sums (kernels.hpp, Traits): those of W x are a run, those of W h another. With heads the products of
+// W_hh are made head by head, from dz and h of its own units; where a unit sees itself alone they are products of numbers.
 //
 // Each part first takes its own rows through a block's steps and lays their dz, x and h into memory that all parts share; then,
 // after the block's one barrier, it sums its own rows of the weights' gradients. Sums over tokens run by falling time and, within
@@ -29,7 +30,7 @@ template <class T>
 struct Shared {
   T *w_ih, *w_hh, *w_hr;   // panels of the weights as they are, for dx, dh and the projection's input
   T *dz[2], *g[2], *c[2];  // [tokens, sums*H]; dL/d(projection) [tokens, P]; for peepholes c before and after [tokens, 2*H]
-  T *x[2], *h[2], *m[2];   // panels [tokens, I], [tokens, R], [tokens, H]
+  T *x[2], *h[2], *m[2];   // panels [tokens, I]; for each head [tokens, recurrent], or [tokens, H] as it is; [tokens, H]
   T* norm[2];              // every row's gradients of norms [B, 14*H]: weights of x, both biases, weights of h, weights and biases of c
 };
 
@@ -41,9 +42,16 @@ struct Plan {
   const Order& order;
   const T* zeros;
   Tokens tokens;
-  Shared<T> shared;
-  const X* const* rows_of_x;  // of W_ih, in the order of dz
-  const X *const *rows_of_h, *const *rows_of_r;
+  const Shared<T>& shared;
+  const X* const* rows_of_x;                     // of W_ih, in the order of dz
+  const X *const *rows_of_h, *const *rows_of_r;  // of W_hh head by head
+
+  // The rows of W_hh that lie together: all of them, or with heads those of a gate, so many times a head; elements of their panels,
+  // and of those of a head's h for a block.
+  index runs() const { return b.heads > 1 ? cell.traits.gates : 1; }
+  index run() const { return cell.traits.gates * b.hidden / (b.heads * runs()); }
+  index panels_of_run() const { return kernels.products->panel_size(run(), b.recurrent); }
+  index panels_of_h() const { return kernels.products->panel_size(tokens.most, b.recurrent); }
 };
 
 // One part's way through its rows.
@@ -67,7 +75,7 @@ class RowsBackward {
         rooms_(pairs ? share_.count() * rooms_of_a_row() + most_ * room_of_dx() : 0),
         keys_(2 * share_.count()),
         pointers_(2 * most_ + 16 * share_.count()) {
-    const index R = b_.fed_back(), H = b_.hidden, n = share_.count();
+    const index R = b_.fed_back(), C = cell_.states * b_.hidden, n = share_.count();
     T** at = pointers_;
     auto out = [&] { return at += n, at - n; };
     auto in = [&] { return const_cast<const T**>(out()); };
@@ -78,7 +86,7 @@ class RowsBackward {
     for (index j = 0; j < n; j++) {
       const index b = row(j);
       start(b_.dh_n, b_.dh0, b, R);
-      if (cell_.has_cell) start(carries() ? b_.dc_n : nullptr, b_.dc0, b, H);
+      if (cell_.has_cell) start(carries() ? b_.dc_n : nullptr, b_.dc0, b, C);
     }
   }
 
@@ -93,7 +101,7 @@ class RowsBackward {
       step(t, share_.alive(alive), slot, K, turn);
       slot += alive;
     }
-    if (b_.dx) products_.multiply_given(dz_x_, dx_, tokens_, cell_.gates * b_.hidden, plan_.shared.w_ih, b_.inputs);
+    if (b_.dx && b_.w_ih) products_.multiply_given(dz_x_, dx_, tokens_, cell_.gates * b_.hidden, plan_.shared.w_ih, b_.inputs);
   }
 
  private:
@@ -107,13 +115,14 @@ class RowsBackward {
 
   // Where rows are put that do not lie as factors, or hold no numbers of type T: for each row of a step x, h before it and after
   // it, dz of W h, and what is projected; for each of a block dz of W x.
-  index rooms_of_a_row() const { return b_.inputs + 2 * b_.fed_back() + products_.factors(cell_.gates * b_.hidden) + products_.factors(b_.projected); }
+  index rooms_of_a_row() const { return b_.inputs + 2 * b_.fed_back() + room_of_dz() + products_.factors(b_.projected); }
+  index room_of_dz() const { return b_.heads * plan_.runs() * products_.factors(plan_.run()); }
   index room_of_dx() const { return b_.dx ? products_.factors(cell_.gates * b_.hidden) : 0; }
   T* room_of_x(index j) const { return rooms_ + j * rooms_of_a_row(); }
   T* room_of_h(index j) const { return room_of_x(j) + b_.inputs; }
   T* room_of_y(index j) const { return room_of_h(j) + b_.fed_back(); }
   T* room_of_dz(index j) const { return room_of_y(j) + b_.fed_back(); }
-  T* room_of_g(index j) const { return room_of_dz(j) + products_.factors(cell_.gates * b_.hidden); }
+  T* room_of_g(index j) const { return room_of_dz(j) + room_of_dz(); }
   T* room_of_dx(index token) const { return rooms_ + share_.count() * rooms_of_a_row() + token * room_of_dx(); }
 
   const T* numbers(const X* from, index n, T* room) const {
@@ -137,36 +146,36 @@ class RowsBackward {
   }
 
   void step(index t, index alive, index slot, index K, int turn) {
-    const index R = b_.fed_back(), H = b_.hidden, GH = cell_.gates * H, SH = cell_.sums() * H;
+    const index R = b_.fed_back(), H = b_.hidden, C = cell_.states * H, GH = cell_.gates * H, SH = cell_.sums() * H;
     const Shared<T>& shared = plan_.shared;
     const index live_before = tokens_;
     index live = 0;
     for (index j = 0; j < share_.count(); j++) {
       const index b = row(j);
-      T *dh = b_.dh0 + b * R, *dc = carries() ? b_.dc0 + b * H : nullptr;
+      T *dh = b_.dh0 + b * R, *dc = carries() ? b_.dc0 + b * C : nullptr;
       if (j >= alive) {
         if (b_.dx) clear(b_.dx.at(t, b), b_.inputs);
         if (b_.h_steps) clear(b_.h_steps.at(t, b), R);
-        if (b_.c_steps) clear(b_.c_steps.at(t, b), H);
+        if (b_.c_steps) clear(b_.c_steps.at(t, b), C);
         continue;
       }
       if (b_.dy) rows_.add_given(b_.dy.at(t, b), dh, R);
       if (b_.h_steps) copy(dh, b_.h_steps.at(t, b), R);
-      if (b_.c_steps && dc) copy(dc, b_.c_steps.at(t, b), H);
+      if (b_.c_steps && dc) copy(dc, b_.c_steps.at(t, b), C);
       // A step that nothing depends on contributes exact zeros, whatever its numbers are: 0 * NaN would be NaN.
-      const bool matters = rows_.any(dh, R) || (dc && rows_.any(dc, H));
+      const bool matters = rows_.any(dh, R) || (dc && rows_.any(dc, C));
       const index at = slot + share_.position(j);
       T* dz = shared.dz[turn] + at * SH;
       all_dz_[j] = matters ? dz : nullptr;
       const T *h_before, *c_before;
       before(t, j, h_before, c_before);
-      products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, shared.x[turn]);
+      if (b_.w_ih) products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, shared.x[turn]);
       const T* seen = h_before;
       if (b_.hidden_mask) {
         rows_.times(h_before, b_.hidden_mask + b * R, masked_, R);
         seen = masked_;
       }
-      products_.pack_row(matters ? seen : nullptr, at, K, R, shared.h[turn]);
+      put_h(matters ? seen : nullptr, at, K, shared.h[turn]);
       if (!matters) {
         clear(dz, SH);
         if (b_.dx) clear(b_.dx.at(t, b), b_.inputs);
@@ -187,10 +196,13 @@ class RowsBackward {
     if (live > 0) call_cell(live);
     for (index n = 0; n < live; n++) {
       const T *dz_x = given_.dz[n], *dz_h = dz_x + cell_.separate * H;
-      if (b_.dx) dz_x = dz_x_[live_before + n] = factors(dz_x, GH, room_of_dx(live_before + n));
-      dz_h_[n] = b_.dx && !cell_.separate ? dz_x : factors(dz_h, GH, room_of_dz(n));
+      const bool multiplied = b_.dx && b_.w_ih, alike = !cell_.separate && b_.heads == 1 && cell_.recurrence == Recurrence::dense;
+      if (multiplied) dz_x = dz_x_[live_before + n] = factors(dz_x, GH, room_of_dx(live_before + n));
+      if (b_.dx && !b_.w_ih)
+        for (int gate = 0; gate < cell_.gates; gate++) products_.convert(dz_x + cell_.place_of_x(gate) * H, dx_[live_before + n] + gate * H, H);
+      dz_h_[n] = multiplied && alike ? dz_x : factors_by_head(dz_h, room_of_dz(n));
     }
-    products_.multiply(dz_h_, dh_, live, GH, shared.w_hh, R);
+    through_w_hh(live);
     for (index j = 0, n = 0; j < alive; j++) {
       if (!all_dz_[j]) continue;
       T* dh = dh_[n];
@@ -206,21 +218,66 @@ class RowsBackward {
     tokens_ += live;
   }
 
+  // What the sums saw of h, or zeros where it is null, for their gradients.
+  void put_h(const T* seen, index at, index K, T* to) const {
+    const index H = b_.hidden;
+    if (cell_.recurrence == Recurrence::dense)
+      for (index head = 0; head < b_.heads; head++)
+        products_.pack_row(seen ? seen + head * H / b_.heads : nullptr, at, K, b_.recurrent, to + head * plan_.panels_of_h());
+    else if (cell_.recurrence == Recurrence::elementwise)
+      seen ? copy(seen, to + at * H, H) : clear(to + at * H, H);
+  }
+
+  // dz of W h as it enters the product: as it lies, or in factors, with heads those of each head and gate by themselves.
+  const T* factors_by_head(const T* dz, T* room) const {
+    if (!pairs || cell_.recurrence != Recurrence::dense) return dz;
+    if (b_.heads == 1) return factors(dz, plan_.run(), room);
+    for (index gate = 0; gate < cell_.gates; gate++)
+      for (index head = 0; head < b_.heads; head++)
+        factors(dz + gate * b_.hidden + head * plan_.run(), plan_.run(), room + (head * cell_.gates + gate) * products_.factors(plan_.run()));
+    return room;
+  }
+
+  // dh = dz W_hh for the rows that matter.
+  void through_w_hh(index live) const {
+    const index R = b_.fed_back(), run = plan_.run();
+    const T* w = plan_.shared.w_hh;
+    if (cell_.recurrence == Recurrence::none)
+      for (index n = 0; n < live; n++) clear(dh_[n], R);
+    else if (cell_.recurrence == Recurrence::elementwise)
+      for (index n = 0; n < live; n++) rows_.diagonal(w, dz_h_[n], cell_.gates, R, dh_[n]);
+    else
+      for (index head = 0; head < b_.heads; head++) {
+        const index of_head = pairs ? cell_.gates * products_.factors(run) : run, between = pairs ? products_.factors(run) : b_.hidden;
+        const index panels = plan_.panels_of_run();
+        products_.multiply_runs(
+            {dz_h_, dh_, live, head * of_head, plan_.runs(), between, run, w + head * plan_.runs() * panels, panels, head * b_.recurrent, b_.recurrent});
+      }
+  }
+
   // The state that step t of the j-th row began with.
   void before(index t, index j, const T*& h, const T*& c) const {
-    const index R = b_.fed_back(), H = b_.hidden, b = row(j);
+    const index R = b_.fed_back(), b = row(j);
     c = nullptr;
     if (begin_.cut(t, b)) {
       h = begin_.reset_h(t, b);
       if (carries()) c = begin_.reset_c(t, b);
     } else if (begin_.first(t, b)) {
-      h = b_.h0 + b * R;
-      if (carries()) c = b_.c0 + b * H;
+      h = rounded(b_.h0 + b * R, j);
+      if (carries()) c = b_.c0 + b * cell_.states * b_.hidden;
     } else {
       h = numbers(b_.y.at(begin_.before(t), b), R, room_of_h(j));
       if (carries()) c = b_.c.at(begin_.before(t), b);
     }
     if (!carries()) c = h;
+  }
+
+  // The state at the begin as y would hold it, so that a sequence run in stretches has the gradients of a whole one.
+  const T* rounded(const T* h, index j) const {
+    if constexpr (!pairs) return h;
+    X* room = reinterpret_cast<X*>(room_of_y(j));
+    products_.convert(h, room, b_.fed_back());
+    return numbers(room, b_.fed_back(), room_of_h(j));
   }
 
   // What the cell needs of the n-th row that matters.
@@ -233,7 +290,7 @@ class RowsBackward {
     given_.h[n] = b_.projected ? b_.m.at(t, b) : y;
     given_.dh[n] = b_.projected ? dm_ + n * H : b_.dh0 + b * b_.fed_back();
     given_.dfed[n] = b_.dh0 + b * b_.fed_back() + H;
-    given_.dc[n] = cell_.has_cell ? b_.dc0 + b * H : nullptr;
+    given_.dc[n] = cell_.has_cell ? b_.dc0 + b * cell_.states * H : nullptr;
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
     given_.dnorm[n] = cell_.needs_row ? norm_sums(j, turn) : nullptr;
@@ -265,6 +322,7 @@ class RowsBackward {
                          b_.w_ch,
                          b_.norm,
                          b_.clip,
+                         b_.beta,
                          !b_.projected,
                          &b_.noise});
   }
@@ -291,12 +349,12 @@ class RowsBackward {
 
   // Nothing crosses a reset; what arrives there belongs to the state that was put in place.
   void cut(index t, index b) const {
-    const index R = b_.fed_back(), H = b_.hidden;
+    const index R = b_.fed_back(), C = cell_.states * b_.hidden;
     if (b_.dreset_h) rows_.add(b_.dh0 + b * R, b_.dreset_h.at(begin_.crossed(t), b), R);
     clear(b_.dh0 + b * R, R);
     if (!carries()) return;
-    if (b_.dreset_c) rows_.add(b_.dc0 + b * H, b_.dreset_c.at(begin_.crossed(t), b), H);
-    clear(b_.dc0 + b * H, H);
+    if (b_.dreset_c) rows_.add(b_.dc0 + b * C, b_.dreset_c.at(begin_.crossed(t), b), C);
+    clear(b_.dc0 + b * C, C);
   }
 
   const Plan<T, X>& plan_;
@@ -326,11 +384,15 @@ class RowsBackward {
 
 // f(first, n) for the stretches of a slice that do not cross a multiple of `run`, at most `most` long.
 template <class F>
-void in_runs(Slice rows, index run, index most, F f) {
-  for (index first = rows.first, last; first < rows.last; first = last) {
-    last = std::min({(first / run + 1) * run, rows.last, first + most});
+void in_runs(index first, index end, index run, index most, F f) {
+  for (index last; first < end; first = last) {
+    last = std::min({(first / run + 1) * run, end, first + most});
     f(first, last - first);
   }
+}
+template <class F>
+void in_runs(Slice rows, index run, index most, F f) {
+  in_runs(rows.first, rows.last, run, most, f);
 }
 
 template <class T, class X>
@@ -340,14 +402,14 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
   const Products<T, X>& products = *plan.kernels.products;
   const Multiplying<T, X> multiplying{products};
   const Traits& cell = plan.cell.traits;
-  const index H = b.hidden, rows = cell.gates * H, R = b.fed_back(), wide = cell.sums() * H, most = products.gradient_rows;
+  const index H = b.hidden, rows = cell.gates * H, head = H / b.heads, wide = cell.sums() * H, most = products.gradient_rows;
   const Slice gates(rows, part), projected(b.projected, part), peepholes(cell.peepholes * H, part), norms(cell.needs_row ? 4 * rows + 2 * H : 0, part);
   // Where row r of the weights lies among the blocks of dz.
   auto in_x = [&](index r) { return cell.place_of_x(static_cast<int>(r / H)) * H + r % H; };
   auto in_h = [&](index r) { return r + cell.separate * H; };
   if (!b.go_on) {
-    clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
-    clear(b.dw_hh + gates.first * R, gates.size() * R);
+    if (b.w_ih) clear(b.dw_ih + gates.first * b.inputs, gates.size() * b.inputs);
+    clear(b.dw_hh + gates.first * b.recurrent, gates.size() * b.recurrent);
     if (b.db_ih) clear(b.db_ih + gates.first, gates.size());
     if (b.db_hh) clear(b.db_hh + gates.first, gates.size());
     if (b.projected) clear(b.dw_hr + projected.first * H, projected.size() * H);
@@ -359,8 +421,15 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
     const Slice mine(products.panels(columns), part);
     products.pack_rows(from, K, mine.first, mine.last, columns, panels);
   };
-  pack(plan.rows_of_h, rows, R, shared.w_hh);
-  if (b.dx) pack(plan.rows_of_x, rows, b.inputs, shared.w_ih);
+  if (const index panels = products.panels(b.recurrent); cell.recurrence == Recurrence::dense)
+    in_runs(Slice(b.heads * plan.runs() * panels, part), panels, panels, [&](index first, index n) {
+      const index which = first / panels, at = which % plan.runs() * H + which / plan.runs() * head;  // a run, and its first row
+      const index begin = first % panels;
+      products.pack_rows(plan.rows_of_h + at, plan.run(), begin, begin + n, b.recurrent, shared.w_hh + which * plan.panels_of_run());
+    });
+  else if (cell.recurrence == Recurrence::elementwise && part.id == 0)
+    if (const T* own = products.numbers_of_given(b.w_hh, rows, shared.w_hh); own != shared.w_hh) copy(own, shared.w_hh, rows);
+  if (b.dx && b.w_ih) pack(plan.rows_of_x, rows, b.inputs, shared.w_ih);
   if (b.projected) pack(plan.rows_of_r, b.projected, H, shared.w_hr);
   part.wait();
 
@@ -378,16 +447,22 @@ void backward_part(const Plan<T, X>& plan, const Part& part) {
       plan.kernels.rows->add_tokens(d, between, c, between_c, tokens, out, n);
     };
     in_runs(gates, H, most, [&](index r, index n) {
-      products.turn(dz + in_x(r), wide, K, n, turned);
-      products.add_gradient({turned, K, n, shared.x[turn], b.dw_ih + r * b.inputs, b.inputs});
-      if (in_h(r) != in_x(r)) products.turn(dz + in_h(r), wide, K, n, turned);
-      products.add_gradient({turned, K, n, shared.h[turn], b.dw_hh + r * R, R});
+      const bool dense = cell.recurrence == Recurrence::dense;
+      if (b.w_ih || dense) products.turn(dz + in_x(r), wide, K, n, turned);
+      if (b.w_ih) products.add_gradient({turned, 0, K, n, shared.x[turn], b.dw_ih + r * b.inputs, b.inputs});
+      if (dense && in_h(r) != in_x(r)) products.turn(dz + in_h(r), wide, K, n, turned);
+      if (dense)
+        in_runs(r, r + n, head, n, [&](index own, index count) {
+          const T* h = shared.h[turn] + own % H / head * plan.panels_of_h();
+          products.add_gradient({turned, own - r, K, count, h, b.dw_hh + own * b.recurrent, b.recurrent});
+        });
+      if (cell.recurrence == Recurrence::elementwise) add_tokens(dz + in_h(r), wide, shared.h[turn] + r % H, H, K, b.dw_hh + r, n);
       if (b.db_ih) add_tokens(dz + in_x(r), wide, nullptr, 0, K, b.db_ih + r, n);
       if (b.db_hh) add_tokens(dz + in_h(r), wide, nullptr, 0, K, b.db_hh + r, n);
     });
     in_runs(projected, b.projected, most, [&](index r, index n) {
       products.turn(shared.g[turn] + r, b.projected, K, n, turned);
-      products.add_gradient({turned, K, n, shared.m[turn], b.dw_hr + r * H, H});
+      products.add_gradient({turned, 0, K, n, shared.m[turn], b.dw_hr + r * H, H});
     });
     in_runs(peepholes, H, H, [&](index r, index n) {
       const index which = r / H, unit = r % H, after = which == cell.after ? H : 0;
@@ -406,38 +481,43 @@ template <class T, class X>
 void backward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Backward<T, X>& b) {
   const Products<T, X>& products = *kernels.products;
   const Traits& traits = cell.traits;
-  const index H = b.hidden, rows = traits.gates * H, sums = traits.sums() * H, R = b.fed_back();
+  const index H = b.hidden, rows = traits.gates * H, sums = traits.sums() * H, widest = std::max({sums, b.fed_back(), traits.states * H});
+  const bool dense = traits.recurrence == Recurrence::dense, elementwise = traits.recurrence == Recurrence::elementwise;
   const Order order(b);
   const Tokens tokens(b.taken(), b.batch);
-  Scratch<T> zeros(std::max(sums, R));
-  clear<T>(zeros, std::max(sums, R));
+  Scratch<T> zeros(widest);
+  clear<T>(zeros, widest);
   Scratch<const X*> matrix_rows(2 * rows + b.projected);
   const X** rows_of_r = matrix_rows + 2 * rows;
   for (index k = 0; k < rows; k++) {
-    matrix_rows[k] = b.w_ih + (traits.gate_of_x(static_cast<int>(k / H)) * H + k % H) * b.inputs;
-    matrix_rows[rows + k] = b.w_hh + k * R;
+    if (b.w_ih) matrix_rows[k] = b.w_ih + (traits.gate_of_x(static_cast<int>(k / H)) * H + k % H) * b.inputs;
+    matrix_rows[rows + k] = b.w_hh + k * b.recurrent;
   }
   for (index k = 0; k < b.projected; k++) rows_of_r[k] = b.w_hr + k * H;
-  Scratch<T> w_ih(b.dx ? products.panel_size(rows, b.inputs) : 0), w_hh(products.panel_size(rows, R));
+  Shared<T> shared{};
+  Plan<T, X> plan{kernels, cell, b, order, zeros, tokens, shared, matrix_rows, matrix_rows + rows, rows_of_r};
+  Scratch<T> w_ih(b.dx && b.w_ih ? products.panel_size(rows, b.inputs) : 0);
+  Scratch<T> w_hh(dense ? b.heads * plan.runs() * plan.panels_of_run() : elementwise ? rows : 0);
   Scratch<T> w_hr(b.projected ? products.panel_size(b.projected, H) : 0);
   const index sizes[] = {sums * tokens.most,
                          b.projected * tokens.most,
                          traits.peepholes ? 2 * H * tokens.most : 0,
-                         products.panel_size(tokens.most, b.inputs),
-                         products.panel_size(tokens.most, R),
+                         b.w_ih ? products.panel_size(tokens.most, b.inputs) : 0,
+                         dense         ? b.heads * plan.panels_of_h()
+                         : elementwise ? H * tokens.most
+                                       : 0,
                          b.projected ? products.panel_size(tokens.most, H) : 0,
                          traits.needs_row ? (3 * rows + 2 * H) * b.batch : 0};
   index each = 0;
   for (index size : sizes) each += size;
   Scratch<T> blocks(2 * each);
-  Shared<T> shared{w_ih, w_hh, w_hr, {}, {}, {}, {}, {}, {}, {}};
+  shared.w_ih = w_ih, shared.w_hh = w_hh, shared.w_hr = w_hr;
   for (int turn = 0; turn < 2; turn++) {
     T* at = blocks + turn * each;
     T** const places[] = {&shared.dz[turn], &shared.g[turn], &shared.c[turn], &shared.x[turn], &shared.h[turn], &shared.m[turn], &shared.norm[turn]};
     for (int k = 0; k < 7; at += sizes[k++]) *places[k] = at;
   }
-  Plan<T, X> plan{kernels, cell, b, order, zeros, tokens, shared, matrix_rows, matrix_rows + rows, rows_of_r};
-  const double work = 3. * static_cast<double>(b.taken() * b.batch) * static_cast<double>(rows) * static_cast<double>(b.inputs + R);
+  const double work = 3. * static_cast<double>(b.taken() * b.batch) * static_cast<double>(rows) * static_cast<double>(columns(b));
   const int threads = useful_threads(b, work, work_per_thread);
   parallel(threads, [](void* context, const Part& part) { backward_part(*static_cast<const Plan<T, X>*>(context), part); }, &plan);
 }

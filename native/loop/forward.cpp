@@ -8,7 +8,10 @@
 // row (layer normalisation) is called once, when the products of all tiles are done.
 //
 // x W_ih^T does not wait for the step before. Where rows are few, or the weights too many for the cache, it is summed for several
-// steps at once; the order of the sum stays the same, and so do the bits.
+// steps at once; the order of the sum stays the same, and so do the bits. Sums of W x that are given stand in its place.
+//
+// Where units are in heads, a tile's rows begin at its head's h; where a unit sees itself alone the product is one multiply-add, and
+// where no unit sees h there is none.
 #include <unistd.h>
 
 #include "loop/loop.hpp"
@@ -38,7 +41,7 @@ struct Plan {
   T* to_pack;       // where the weights go that come unpacked, or null
   const T* packed;  // tiles, behind them the panels of the projection
   const T* w_hr;    // these panels, or null
-  T* c;             // [B, H], where cell states live if they are not kept
+  T* c;             // [B, C], where cell states live if they are not kept
   T* h;             // [2, B, R], where h lives if y does not hold it as it is: this step's and the one's before
   bool by_units;    // every part takes all rows and its own units: one row, one step
   index ahead;      // steps whose inputs are summed at once
@@ -63,18 +66,18 @@ class RowsForward {
         own_(tiles_.count, part),
         keep_(f_.c || f_.gates),
         alone_(share_.count() == 1 && plan.plain),
-        waits_(cell_.needs_row || (plan.ahead > 1 && !(alone_ && f_.inputs <= few_inputs))),
+        waits_(cell_.needs_row || (alone_ && !f_.w_ih) || (plan.ahead > 1 && !(alone_ && f_.inputs <= few_inputs))),
         one_tile_(plan.one_step ? tiles_.size : 0),
         m_(f_.projected && !f_.m ? share_.count() * f_.hidden : 0),
         masked_(f_.hidden_mask ? share_.count() * f_.fed_back() : 0),
-        as_factors_(pairs ? share_.count() * (products_.factors(f_.fed_back()) + products_.factors(f_.hidden) + plan.ahead * products_.factors(f_.inputs)) : 0),
+        as_factors_(pairs ? share_.count() * (room_of_h() + products_.factors(f_.hidden) + plan.ahead * room_of_x()) : 0),
         sums_(tiles_.sums *
               (waits_ ? (last_tile() - first_tile()) * plan.ahead * share_.count() : most_tiles * std::min(rows_at_once, std::max<index>(share_.count(), 1)))),
         gates_(cell_.needs_row && !keep_ ? share_.count() * cell_.saved * f_.hidden : 0),
         coming_(waits_ ? plan.ahead * share_.count() : 0),
         keys_(3 * share_.count()),
         pointers_(9 * share_.count()) {
-    const index n = share_.count(), H = f_.hidden;
+    const index n = share_.count(), C = cell_.states * f_.hidden;
     auto in = [&](index k) { return const_cast<const T**>(pointers_ + k * n); };
     auto out = [&](index k) { return pointers_ + k * n; };
     x_ = in(0), h_ = in(1), c_ = in(2), seen_ = f_.hidden_mask || pairs ? in(3) : h_;
@@ -84,10 +87,10 @@ class RowsForward {
     zoneout_h_ = keys_, zoneout_c_ = keys_ + n, dropped_ = keys_ + 2 * n;
     for (index j = 0; j < n; j++) {
       h_[j] = f_.h0 ? f_.h0 + row(j) * f_.fed_back() : plan.zeros;
-      if (cell_.has_cell) c_[j] = !carries() ? h_[j] : f_.c0 ? f_.c0 + row(j) * H : plan.zeros;
+      if (cell_.has_cell) c_[j] = !carries() ? h_[j] : f_.c0 ? f_.c0 + row(j) * C : plan.zeros;
       if (f_.hidden_mask) seen_[j] = masked_ + j * f_.fed_back();
-      if (f_.projected) out_[j] = m_ + j * H;
-      if (cell_.needs_row && !keep_) saved_[j] = gates_ + j * cell_.saved * H;
+      if (f_.projected) out_[j] = m_ + j * f_.hidden;
+      if (cell_.needs_row && !keep_) saved_[j] = gates_ + j * cell_.saved * f_.hidden;
     }
   }
 
@@ -113,17 +116,26 @@ class RowsForward {
   // Whether there is a c beside h. The cell state of a GRU is h itself, unless h is not what its cell puts out (projection).
   bool carries() const { return cell_.has_cell && (!cell_.h_is_cell || f_.has_cell); }
 
-  // f(first tile, how many) for this part's tiles, `most` at once, there or back. The last tile of a row may be a smaller one.
+  // Elements for a row of h as factors, and for one of x, which as sums stays numbers.
+  index room_of_h() const { return f_.heads * tiles_.seen; }
+  index room_of_x() const { return f_.w_ih ? tiles_.inputs : f_.inputs; }
+
+  // f(first tile, how many) for this part's tiles, `most` at once, there or back. Those of a call belong to one head, whose last tile
+  // may be a smaller one.
   template <class F>
   void in_tiles(index most, bool back, F f) const {
-    const index first = first_tile(), last = last_tile();
-    const index whole = last > first && tiles_.blocks(last - 1) < tiles_.full ? last - 1 : last;
-    if (back && whole < last) f(whole, 1);
-    for (index done = first; done < whole; done += most) {
-      const index count = std::min(most, whole - done);
-      f(back ? whole - (done - first) - count : done, count);
+    const index begin = first_tile(), end = last_tile(), n = tiles_.of_head;
+    for (index done = begin; done < end;) {
+      const index here = back ? begin + end - 1 - done : done, head = here / n * n, first = std::max(begin, head), last = std::min(end, head + n);
+      const index whole = tiles_.blocks(last - 1) < tiles_.full ? last - 1 : last;
+      if (back && whole < last) f(whole, 1);
+      for (index k = first; k < whole; k += most) {
+        const index count = std::min(most, whole - k);
+        f(back ? whole - (k - first) - count : k, count);
+      }
+      if (!back && whole < last) f(whole, 1);
+      done += last - first;
     }
-    if (!back && whole < last) f(whole, 1);
   }
 
   // The sums of a tile that wait for their step, from row `slot` on.
@@ -132,17 +144,26 @@ class RowsForward {
 
   TileProduct<T> product(index tile, index count, const T* packed, const T* const* x, index rows, T* sums, index between_sums, bool back) const {
     const index block = rows >= 4 * products_.rows ? panel_in_cache / (tiles_.vectors(tile) * tiles_.width * static_cast<index>(sizeof(T))) : 0;
-    return {x, rows, 0, packed, tiles_.vectors(tile), count, tiles_.size, sums, tiles_.sums, between_sums, nullptr, 0, block ? block : whole_panel, back};
+    return {x, 0, rows, 0, packed, tiles_.vectors(tile), count, tiles_.size, sums, tiles_.sums, between_sums, nullptr, 0, block ? block : whole_panel, back};
   }
   void add_inputs(TileProduct<T> p, index tile) const {
+    if (!f_.w_ih) return each_tile(rows_.put_sums, p, tile);
     p.bias = p.panel, p.biases = tiles_.biases(tile);
     p.panel = tiles_.w_ih(p.panel, tile), p.factors = tiles_.inputs;
     products_.tiles(p);
   }
   void add_hidden(TileProduct<T> p, index tile) const {
-    p.panel = tiles_.w_hh(p.panel, tile), p.factors = tiles_.fed_back;
+    if (cell_.recurrence == Recurrence::none) return;
+    p.panel = tiles_.w_hh(p.panel, tile), p.factors = tiles_.seen;
+    if (cell_.recurrence == Recurrence::elementwise) return each_tile(rows_.add_diagonal, p, tile);
+    p.from = tile / tiles_.of_head * tiles_.seen;
     p.sums += cell_.separate * tiles_.width;
     products_.tiles(p);
+  }
+  void each_tile(void (*f)(const TileRows<T>&), const TileProduct<T>& p, index tile) const {
+    for (index k = 0; k < p.tiles; k++)
+      f({p.x, p.rows, p.panel + k * p.between_panels, tiles_.unit(tile + k), tiles_.end(tile + k), f_.hidden, cell_, p.sums + k * p.between_sums,
+         p.between_rows});
   }
 
   // The sums of the inputs of steps n, n + 1, ..., tile by tile.
@@ -161,11 +182,20 @@ class RowsForward {
   // A row of x as factors; where it does not lie so already, it is put into the room number `slot`.
   const T* x_factors(index t, index b, index slot) const {
     if constexpr (pairs) {
-      T* room = as_factors_ + share_.count() * (products_.factors(f_.fed_back()) + products_.factors(f_.hidden)) + slot * products_.factors(f_.inputs);
-      return products_.factors_of_given(f_.x.at(t, b), f_.inputs, room);
+      T* room = as_factors_ + share_.count() * (room_of_h() + products_.factors(f_.hidden)) + slot * room_of_x();
+      return (f_.w_ih ? products_.factors_of_given : products_.numbers_of_given)(f_.x.at(t, b), f_.inputs, room);
     } else {
       return f_.x.at(t, b);
     }
+  }
+
+  // A row of h as factors, head by head, in the j-th row's room; as it is where there is no product.
+  const T* h_factors(const T* h, index j) const {
+    if (cell_.recurrence != Recurrence::dense) return h;
+    T* room = as_factors_ + j * room_of_h();
+    const T* seen = h;
+    for (index head = 0; head < f_.heads; head++) seen = products_.factors_of(h + head * f_.recurrent, f_.recurrent, room + head * tiles_.seen);
+    return f_.heads > 1 ? room : seen;
   }
 
   // Where the n-th step's h is put: into y, but for numbers that y does not hold as they are.
@@ -177,7 +207,7 @@ class RowsForward {
   }
 
   void step(index n) {
-    const index R = f_.fed_back(), H = f_.hidden, t = step_at(f_, n), alive = share_.alive(plan_.order.alive(t));
+    const index R = f_.fed_back(), H = f_.hidden, C = cell_.states * H, t = step_at(f_, n), alive = share_.alive(plan_.order.alive(t));
     const Noise& noise = f_.noise;
     for (index j = 0; j < alive; j++) {
       const index b = row(j);
@@ -187,14 +217,14 @@ class RowsForward {
         c_[j] = carries() ? begin_.reset_c(t, b) : h_[j];
       }
       y_[j] = h_row(n, t, b);
-      if (c_out_) c_out_[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * H;
+      if (c_out_) c_out_[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * C;
       if (saved_ && keep_) saved_[j] = f_.gates.at(t, b);
       if (f_.projected && f_.m) out_[j] = f_.m.at(t, b);
       if (noise.zoneout_h > 0) zoneout_h_[j] = key_of(noise, Kind::zoneout_h, t, b);
       if (noise.zoneout_c > 0) zoneout_c_[j] = key_of(noise, Kind::zoneout_c, t, b);
       if (noise.candidate > 0) dropped_[j] = key_of(noise, Kind::candidate, t, b);
       if (f_.hidden_mask) rows_.times(h_[j], f_.hidden_mask + b * R, masked_ + j * R, R);
-      if constexpr (pairs) seen_[j] = products_.factors_of(f_.hidden_mask ? masked_ + j * R : h_[j], R, as_factors_ + j * products_.factors(R));
+      if constexpr (pairs) seen_[j] = h_factors(f_.hidden_mask ? masked_ + j * R : h_[j], j);
     }
     if (!plan_.by_units || part_.id == 0)
       for (index j = alive; j < share_.count(); j++) empty(t, row(j));
@@ -202,8 +232,7 @@ class RowsForward {
     ready_ += alive;
     if (plan_.w_hr) {
       if constexpr (pairs)
-        for (index j = 0; j < alive; j++)
-          shown_[j] = products_.factors_of(out_[j], H, as_factors_ + share_.count() * products_.factors(R) + j * products_.factors(H));
+        for (index j = 0; j < alive; j++) shown_[j] = products_.factors_of(out_[j], H, as_factors_ + share_.count() * room_of_h() + j * products_.factors(H));
       products_.multiply(shown_, y_, alive, H, plan_.w_hr, R);
     }
     for (index j = 0; j < alive; j++) {
@@ -232,7 +261,7 @@ class RowsForward {
     index end = n + 1;
     while ((!waits_ || end % plan_.ahead != 0) && end < f_.taken() && here(end) && !begin_.cut(step_at(f_, end), b)) end++;
     const index along = f_.reverse ? -1 : 1, last = step_at(f_, end - 1);
-    T* const c = !carries() ? nullptr : keep_ ? f_.c.at(first, b) : plan_.c + b * f_.hidden;
+    T* const c = !carries() ? nullptr : keep_ ? f_.c.at(first, b) : plan_.c + b * cell_.states * f_.hidden;
     const bool saves = cell_.saved && keep_;
     const auto tile = [&](index which) {
       const T* packed = plan_.packed + which * tiles_.size;
@@ -240,7 +269,8 @@ class RowsForward {
     };
     plan_.cell.row({.steps = end - n,
                     .hidden = f_.hidden,
-                    .factors = tiles_.fed_back,
+                    .heads = f_.heads,
+                    .factors = tiles_.seen,
                     .x = waits_ ? nullptr : f_.x.at(first, b),
                     .between_x = along * f_.x.step,
                     .inputs = tiles_.inputs,
@@ -248,7 +278,7 @@ class RowsForward {
                     .between_steps = waits_ ? tiles_.sums : 0,
                     .between_sums = waits_ ? between_waiting() : 0,
                     .first = tile(0),
-                    .last = tile(tiles_.count - 1),
+                    .last = tile(tiles_.of_head - 1),
                     .between_tiles = tiles_.size,
                     .h = h_[0],
                     .c = cell_.has_cell ? c_[0] : nullptr,
@@ -259,7 +289,8 @@ class RowsForward {
                     .between_c = keep_ ? along * f_.c.step : 0,
                     .between_gates = along * f_.gates.step,
                     .w_ch = f_.w_ch,
-                    .clip = f_.clip});
+                    .clip = f_.clip,
+                    .beta = f_.beta});
     ready_ += end - n;
     h_[0] = f_.y.at(last, b);
     if (cell_.has_cell) c_[0] = !carries() ? h_[0] : keep_ ? f_.c.at(last, b) : c;
@@ -281,7 +312,7 @@ class RowsForward {
         T* sums = waits_ ? waiting(tile, ready_ + first) : sums_;
         if (!waits_) add_inputs(product(tile, count, packed, x_ + first, rows, sums, between_sums, back), tile);
         add_hidden(product(tile, count, packed, seen_ + first, rows, sums, between_sums, back), tile);
-        call_cell(sums, between_sums, first, rows, tile * tiles_.units, std::min((tile + count) * tiles_.units, f_.hidden));
+        call_cell(sums, between_sums, first, rows, tiles_.unit(tile), tiles_.end(tile + count - 1));
       }
     });
   }
@@ -294,13 +325,13 @@ class RowsForward {
 
   void call_cell(const T* sums, index between_sums, index first, index rows, index unit, index last) const {
     plan_.cell.forward({sums, tiles_.sums, between_sums, rows, unit, last, f_.hidden, c_ + first, out_ + first, c_out_ ? c_out_ + first : nullptr,
-                        saved_ ? saved_ + first : nullptr, zoneout_c_ + first, dropped_ + first, f_.w_ch, f_.norm, f_.clip, &f_.noise});
+                        saved_ ? saved_ + first : nullptr, zoneout_c_ + first, dropped_ + first, f_.w_ch, f_.norm, f_.clip, f_.beta, &f_.noise});
   }
 
   // Past the row's length.
   void empty(index t, index b) const {
     clear(f_.y.at(t, b), f_.fed_back());
-    if (keep_ && carries()) clear(f_.c.at(t, b), f_.hidden);
+    if (keep_ && carries()) clear(f_.c.at(t, b), cell_.states * f_.hidden);
     if (saved_ && keep_) clear(f_.gates.at(t, b), cell_.saved * f_.hidden);
     if (f_.m) clear(f_.m.at(t, b), f_.hidden);
   }
@@ -309,7 +340,7 @@ class RowsForward {
   template <class F>
   void in_own_units(F f) const {
     if (!plan_.by_units) return f(0, f_.fed_back());
-    const index first = own_.first * tiles_.units, last = std::min(own_.last * tiles_.units, f_.hidden);
+    const index first = tiles_.unit(own_.first), last = tiles_.unit(own_.last);
     if (first < last)
       for (index block = 0; block < cell_.feedback; block++) f(block * f_.hidden + first, block * f_.hidden + last);
   }
@@ -320,9 +351,11 @@ class RowsForward {
       const index b = row(j);
       if (f_.h_n) in_own_units([&](index first, index last) { copy(h_[j] + first, f_.h_n + b * f_.fed_back() + first, last - first); });
       if (!f_.c_n || !carries()) continue;
-      const index first = plan_.by_units ? own_.first * tiles_.units : 0;
-      const index last = plan_.by_units ? std::min(own_.last * tiles_.units, f_.hidden) : f_.hidden;
-      if (first < last) copy(c_[j] + first, f_.c_n + b * f_.hidden + first, last - first);
+      const index first = plan_.by_units ? tiles_.unit(own_.first) : 0, last = plan_.by_units ? tiles_.unit(own_.last) : f_.hidden;
+      for (index state = 0; state < cell_.states && first < last; state++) {
+        const index at = state * f_.hidden + first;
+        copy(c_[j] + at, f_.c_n + b * cell_.states * f_.hidden + at, last - first);
+      }
     }
   }
 
@@ -375,7 +408,7 @@ void forward_part(const Plan<T, X>& plan, const Part& part) {
 // own cache (1 to 2 MB), so many that W_ih is fetched rarely, and so few that their sums stay there.
 template <class T, class X>
 index steps_ahead(const Problem<T, X>& p, const Products<T, X>& products, index rows, index weights) {
-  if (p.taken() == 1 || rows == 0) return 1;
+  if (p.taken() == 1 || rows == 0 || (!p.w_ih && rows > 1)) return 1;
   const bool large = weights * static_cast<index>(sizeof(T)) > 1 << 20;
   const index of_large = products.rows_in_large ? std::max<index>(products.rows_in_large / rows, 1) : 4;
   return std::min<index>(rows < products.rows ? products.rows_ahead / rows : large ? of_large : 1, p.taken());
@@ -405,7 +438,7 @@ void pack(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Problem
 template <class T, class X>
 void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forward<T, X>& f) {
   const Traits& traits = cell.traits;
-  const double per_step = static_cast<double>(f.batch * traits.gates * f.hidden) * static_cast<double>(f.inputs + f.fed_back());
+  const double per_step = static_cast<double>(f.batch * traits.gates * f.hidden) * static_cast<double>(columns(f));
   int threads = useful_threads(f, per_step * static_cast<double>(f.taken()), work_per_thread);
   const bool whole = f.projected || traits.needs_row;  // a row's units cannot be shared out
   bool by_units = !whole && f.taken() == 1;
@@ -423,9 +456,10 @@ void forward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Forw
   const bool plain = cell.row && std::is_same_v<T, X> && !f.projected && !f.hidden_mask && noise.zoneout_h <= 0 && noise.zoneout_c <= 0 &&
                      noise.candidate <= 0 && !one_step && (!by_units || threads == 1);
   const index ahead = steps_ahead(f, *kernels.products, by_units ? f.batch : f.batch / threads, weights);
-  Scratch<T> zeros(f.fed_back() + f.hidden), to_pack(one_step || f.packed ? 0 : weights + projection);
-  Scratch<T> c(keep || !traits.has_cell ? 0 : f.batch * f.hidden), h(std::is_same_v<T, X> ? 0 : 2 * f.batch * f.fed_back());
-  clear<T>(zeros, f.fed_back() + f.hidden);
+  const index C = traits.states * f.hidden;
+  Scratch<T> zeros(f.fed_back() + C), to_pack(one_step || f.packed ? 0 : weights + projection);
+  Scratch<T> c(keep || !traits.has_cell ? 0 : f.batch * C), h(std::is_same_v<T, X> ? 0 : 2 * f.batch * f.fed_back());
+  clear<T>(zeros, f.fed_back() + C);
   const T* packed = f.packed ? f.packed : to_pack;
   Plan<T, X> plan{kernels, cell, f, order, tiles, zeros, to_pack, packed, f.projected ? packed + weights : nullptr, c, h, by_units, ahead, one_step, plain};
   parallel(threads, [](void* context, const Part& part) { forward_part(*static_cast<const Plan<T, X>*>(context), part); }, &plan);

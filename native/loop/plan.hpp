@@ -85,7 +85,7 @@ class Share {
 template <class T, class X>
 struct Begin {
   const Problem<T, X>& p;
-  const T* zeros;  // [max(R, H)]
+  const T* zeros;  // [max(R, C)]
 
   // The step before t, in the order of processing.
   index before(index t) const { return p.reverse ? t + 1 : t - 1; }
@@ -118,6 +118,12 @@ inline index step_at(const Problem<T, X>& p, index n) {
 // row, whose weights then come from the caches of two processors. (On a quiet machine 4,096 would do; on a busy one every barrier
 // waits for the other thread's turn, which a short step cannot make up for.)
 constexpr index work_per_thread = 1 << 18, work_per_barrier = 1 << 16, work_of_one_row = 1 << 15;
+
+// Multiply-adds of a gate's sum; a cell takes as long as a few of them.
+template <class T, class X>
+inline index columns(const Problem<T, X>& p) {
+  return std::max<index>((p.w_ih ? p.inputs : 0) + p.recurrent, 8);
+}
 
 template <class T, class X>
 inline int useful_threads(const Problem<T, X>& p, double work, index least) {

@@ -73,10 +73,10 @@ constexpr int sums_of(int m, int n) {
   return M == 1 ? n : 2 * m + n;
 }
 
-// sums += rows . N vectors of a panel that has `vectors`, over K factors.
+// sums += rows . N vectors of a panel that has `vectors`, over K factors, which in the rows begin at the first one.
 template <int M, int N>
-OPENLSTM_INLINE void product(RowBlock* rows, index K, const float* panel, index vectors) {
-  for (index k = 0; k < K; k += align, panel += align * vectors * tile_floats) {
+OPENLSTM_INLINE void product(RowBlock* rows, index first, index K, const float* panel, index vectors) {
+  for (index k = first; k < first + K; k += align, panel += align * vectors * tile_floats) {
     each<M>([&](auto m) __attribute__((always_inline)) { rows[m.value].template load<4 + m.value>(k); });
     each<N>([&](auto n) __attribute__((always_inline)) {
       constexpr int column = 6 + n.value % 2;
@@ -123,7 +123,7 @@ static void tile(const TileProduct<float>& p, index u) {
       else
         load_tile<tile.value>(here + r * p.between_rows + v * tile_floats, between);
     });
-    product<M, N>(blocks, p.factors, panel + vector * tile_floats, p.vectors);
+    product<M, N>(blocks, p.from, p.factors, panel + vector * tile_floats, p.vectors);
     each_sum<M, N>([&](auto tile, index r, index v)
                        __attribute__((always_inline)) { store_tile<tile.value>(here + r * p.between_rows + v * tile_floats, between); });
   });
@@ -137,34 +137,38 @@ static void tiles(const TileProduct<float>& p) {
 }
 
 template <class Out>
-static void multiply_panels(const float* const* x, Out* const* out, index rows, index K, const float* panels, index columns, bool add) {
-  Panels<float>(columns).each([&](index column, index vectors) {
-    in_blocks(x, rows, vectors, [&](auto m, auto n, RowBlock* blocks, index row, index vector) {
+static void multiply_panels(const RunsProduct<float, Out>& p, bool add) {
+  const index K = factors(p.run);
+  Panels<float>(p.columns).each([&](index column, index vectors) {
+    in_blocks(p.x, p.rows, vectors, [&](auto m, auto n, RowBlock* blocks, index row, index vector) {
       constexpr int M = decltype(m)::value, N = decltype(n)::value;
       alignas(64) float sums[M * tile_rows * N * tile_floats];
       each_sum<M, N>([&](auto tile, index, index) __attribute__((always_inline)) { zero_tile<tile.value>(); });
-      product<M, N>(blocks, factors(K), panels + factors(K) * column + vector * tile_floats, vectors);
+      for (index run = 0; run < p.runs; run++)
+        product<M, N>(blocks, p.from + run * p.between, K, p.panels + run * p.between_panels + K * column + vector * tile_floats, vectors);
       each_sum<M, N>([&](auto tile, index r, index v)
                          __attribute__((always_inline)) { store_tile<tile.value>(sums + (r * N + v) * tile_floats, N * row_bytes); });
-      for (index r = 0; r < min<index>(rows - row, M * tile_rows); r++)
+      for (index r = 0; r < min<index>(p.rows - row, M * tile_rows); r++)
         for (index v = 0; v < N; v++) {
-          const index at = column + (vector + v) * tile_floats, lanes = columns - at;
+          const index at = column + (vector + v) * tile_floats, lanes = p.columns - at;
           const Vec<float> sum = load(sums + (r * N + v) * tile_floats);
-          store(out[row + r] + at, add ? load(out[row + r] + at, lanes) + sum : sum, lanes);
+          Out* out = p.out[row + r] + p.to + at;
+          store(out, add ? load(out, lanes) + sum : sum, lanes);
         }
     });
   });
 }
 template <class Out>
 static void multiply(const float* const* x, Out* const* out, index rows, index K, const float* panels, index columns) {
-  multiply_panels(x, out, rows, K, panels, columns, false);
+  multiply_panels<Out>({x, out, rows, 0, 1, 0, K, panels, 0, 0, columns}, false);
 }
+static void multiply_runs(const RunsProduct<float>& p) { multiply_panels<float>(p, false); }
 
 static void add_gradient(const WeightGradient<float>& g) {
   const float* in[gradient_rows];
   float* out[gradient_rows];
-  for (index r = 0; r < g.rows; r++) in[r] = g.turned + r * turned_stride(g.tokens), out[r] = g.dw + r * g.columns;
-  multiply_panels(static_cast<const float* const*>(in), static_cast<float* const*>(out), g.rows, g.tokens, g.panels, g.columns, true);
+  for (index r = 0; r < g.rows; r++) in[r] = g.turned + (g.first + r) * turned_stride(g.tokens), out[r] = g.dw + r * g.columns;
+  multiply_panels<float>({in, out, g.rows, 0, 1, 0, g.tokens, g.panels, 0, 0, g.columns}, true);
 }
 
 // In four chains: as many sums as there are registers for.
@@ -190,6 +194,7 @@ const Products<float, bfloat16> products_float32 = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                     128,
                                                     tiles,
                                                     multiply<float>,
+                                                    multiply_runs,
                                                     multiply<bfloat16>,
                                                     add_gradient,
                                                     turn<float>,

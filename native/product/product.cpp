@@ -41,7 +41,7 @@ static void tile(const TileProduct<T>& p, index row, index u, index first, index
     for (int m = 0; m < U * M; m++)
       for (int n = 0; n < N; n++) acc[m][n] = load(sums + m / M * p.between_sums + m % M * p.between_rows + n * W);
   }
-  product<T, M, N, U>(acc, p.x + row, first, last - first, p.panel + u * p.between_panels + first * N * W, p.between_panels);
+  product<T, M, N, U>(acc, p.x + row, p.from + first, last - first, p.panel + u * p.between_panels + first * N * W, p.between_panels);
   for (int m = 0; m < U * M; m++)
     for (int n = 0; n < N; n++) store(sums + m / M * p.between_sums + m % M * p.between_rows + n * W, acc[m][n]);
 }
@@ -74,30 +74,33 @@ static void tiles(const TileProduct<T>& p) {
 // Whole rows --------------------------------------------------------------------------------------------------------------
 
 template <class T, class Out, int M, int N>
-static void multiply_tile(const T* const* x, Out* const* out, index K, const T* panel, index column, index columns, bool add) {
+static void multiply_tile(const RunsProduct<T, Out>& p, index row, index column, bool add) {
+  const index K = factors(p.run);
   Vec<T> acc[M][N] = {};
-  product<T, M, N>(acc, x, 0, K, panel);
+  for (index run = 0; run < p.runs; run++) product<T, M, N>(acc, p.x + row, p.from + run * p.between, K, p.panels + run * p.between_panels + K * column);
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) {
-      const index at = column + n * width<T>, lanes = columns - at;
-      store(out[m] + at, add ? load(out[m] + at, lanes) + acc[m][n] : acc[m][n], lanes);
+      const index at = column + n * width<T>, lanes = p.columns - at;
+      Out* out = p.out[row + m] + p.to + at;
+      store(out, add ? load(out, lanes) + acc[m][n] : acc[m][n], lanes);
     }
 }
 
 template <class T, class Out>
-static void multiply_panels(const T* const* x, Out* const* out, index n, index K, const T* panels, index columns, bool add) {
-  Panels<T>(columns).each([&](index column, index vectors) {
-    in_tiles(n, [&](auto rows, index first) {
-      with_count<panel_vectors>(vectors, [&](auto vectors) {
-        multiply_tile<T, Out, decltype(rows)::value, decltype(vectors)::value>(x + first, out + first, factors(K), panels + factors(K) * column, column,
-                                                                               columns, add);
-      });
+static void multiply_panels(const RunsProduct<T, Out>& p, bool add) {
+  Panels<T>(p.columns).each([&](index column, index vectors) {
+    in_tiles(p.rows, [&](auto rows, index first) {
+      with_count<panel_vectors>(vectors, [&](auto vectors) { multiply_tile<T, Out, decltype(rows)::value, decltype(vectors)::value>(p, first, column, add); });
     });
   });
 }
 template <class T, class Out>
 static void multiply(const T* const* x, Out* const* out, index n, index K, const T* panels, index columns) {
-  multiply_panels(x, out, n, K, panels, columns, false);
+  multiply_panels<T, Out>({x, out, n, 0, 1, 0, K, panels, 0, 0, columns}, false);
+}
+template <class T>
+static void multiply_runs(const RunsProduct<T>& p) {
+  multiply_panels<T, T>(p, false);
 }
 
 // Gradients of weights ----------------------------------------------------------------------------------------------------
@@ -107,8 +110,8 @@ static void add_gradient(const WeightGradient<T>& g) {
   const index stride = turned_stride(g.tokens);
   const T* in[gradient_rows];
   T* out[gradient_rows];
-  for (index k = 0; k < g.rows; k++) in[k] = g.turned + k * stride, out[k] = g.dw + k * g.columns;
-  multiply_panels(static_cast<const T* const*>(in), static_cast<T* const*>(out), g.rows, g.tokens, g.panels, g.columns, true);
+  for (index k = 0; k < g.rows; k++) in[k] = g.turned + (g.first + k) * stride, out[k] = g.dw + k * g.columns;
+  multiply_panels<T, T>({in, out, g.rows, 0, 1, 0, g.tokens, g.panels, 0, 0, g.columns}, true);
 }
 
 // Multiply-adds on registers alone, in as many chains as the product's tile has: the limit of what the product can reach.
@@ -161,6 +164,7 @@ constexpr Products<T, Given<T>> products_of = {OPENLSTM_NAME(OPENLSTM_ISA),
                                                0,
                                                tiles<T>,
                                                multiply<T, T>,
+                                               multiply_runs<T>,
                                                multiply<T, Given<T>>,
                                                add_gradient<T>,
                                                turn<T>,

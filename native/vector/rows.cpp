@@ -40,6 +40,50 @@ static void apply_tanh(const T* in, T* out, index n) {
 }
 
 template <class T>
+static void apply_log_sigmoid(const T* in, T* out, index n) {
+  elementwise(in, out, n, [](Vec<T>(&x)[1]) {
+    Vec<T> e[1];
+    exp_minus_abs<T>(x, e);
+    log_share_of<T>(x, e, x);
+  });
+}
+
+// f(gate, first unit of a vector, its place in the panel) for the vectors of a tile.
+template <class T, class F>
+OPENLSTM_INLINE void in_tile(const TileRows<T>& p, F f) {
+  for (index block = 0; p.unit + block * width<T> < p.last; block++)
+    for (int gate = 0; gate < p.cell.gates; gate++) f(gate, p.unit + block * width<T>, (block * p.cell.gates + gate) * width<T>);
+}
+template <class T>
+static void put_sums(const TileRows<T>& p) {
+  const index W = width<T>;
+  for (index row = 0; row < p.rows; row++) {
+    T* out = p.out + row * p.between_rows;
+    in_tile(p, [&](int gate, index unit, index place) {
+      const index at = place + (p.cell.place_of_x(gate) - gate) * W;
+      store(out + at, load(p.panel + at) + load(p.x[row] + gate * p.hidden + unit, p.last - unit));
+    });
+    for (index n = p.cell.gates; n < p.cell.sums(); n++) store(out + n * W, load(p.panel + n * W));  // of W h alone
+  }
+}
+template <class T>
+static void add_diagonal(const TileRows<T>& p) {
+  for (index row = 0; row < p.rows; row++)
+    in_tile(p, [&](int, index unit, index place) {
+      T* sum = p.out + row * p.between_rows + p.cell.separate * width<T> + place;
+      store(sum, fma(load(p.panel + place), load(p.x[row] + unit, p.last - unit), load(sum)));
+    });
+}
+template <class T>
+static void diagonal(const T* w, const T* d, index gates, index n, T* out) {
+  for (index u = 0; u < n; u += width<T>) {
+    Vec<T> sum{};
+    for (index gate = 0; gate < gates; gate++) sum = fma(load(w + gate * n + u, n - u), load(d + gate * n + u, n - u), sum);
+    store(out + u, sum, n - u);
+  }
+}
+
+template <class T>
 static void multiply_rows(const T* a, const T* b, T* out, index n) {
   times(a, b, out, n);
 }
@@ -85,8 +129,9 @@ static void add_tokens(const T* d, index between_d, const T* c, index between_c,
 }
 
 template <class T>
-constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,     add<Given<T>, T>, any<T>,           zoneout_row<T>,
-                                               split_zoneout<T>, add_tokens<T>, apply_exp<T>,     apply_sigmoid<T>, apply_tanh<T>};
+constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,           add<Given<T>, T>, any<T>,        zoneout_row<T>, split_zoneout<T>,
+                                               put_sums<T>,      add_diagonal<T>,     diagonal<T>,      add_tokens<T>, apply_exp<T>,   apply_sigmoid<T>,
+                                               apply_tanh<T>,    apply_log_sigmoid<T>};
 
 extern const Products<float, Given<float>> products_float32;
 extern const Products<double, double> products_float64;
