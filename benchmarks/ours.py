@@ -31,8 +31,10 @@ def build(job: Job, threads: int) -> Built:
     """A job of openlstm, on its own number of threads where it names one."""
     if job.how.startswith("tirex"):
         built = tirex.build(job, ours=True)
+    elif job.how.startswith("many"):
+        built = many(job)
     else:
-        built = many(job) if job.how.startswith("many") else step(job) if job.how.startswith("step") else layer_job(job, make(job))
+        built = step(job) if job.how.startswith("step") else layer_job(job, make(job))
     return built._replace(prepare=lambda: openlstm.set_num_threads(job.threads or threads))
 
 

@@ -337,7 +337,7 @@ def projectable(cell: Cell) -> bool:
     return len(cell.feeds_back) == cell.heads == 1 and cell.recurrence == "dense" and not cell.reads_h
 
 
-def layer_of(cell: Cell, *sizes: int, **options: Any) -> Any:
+def layer_of(cell: Cell, *sizes: Any, **options: Any) -> Any:
     """A layer that runs the cell."""
     if isinstance(cell, VanillaRNN):
         return openlstm.RNN(*sizes, nonlinearity=cell.nonlinearity, **options)

@@ -438,13 +438,15 @@ class Mine(cells.LSTM):
             lambda: openlstm.quantize(FGR),
             ArgumentError,
             "quantize: FGR() has no kernel in 8 bits\n  got       cell: FGR()\n"
-            "  expected  LSTM and its variants without FGR, GRU, RNN or JANET, each with heads=1\n  hint      keep its weights in float32",
+            "  expected  LSTM and its variants without FGR, GRU, RNN or JANET, each with heads=1\n"
+            "  hint      keep its weights in float32",
         ),
         (
             lambda: openlstm.quantize(openlstm.LSTM(3, 4, cell=cells.LayerNormLSTM()).eval()),
             ArgumentError,
             "quantize: LayerNormLSTM() has no kernel in 8 bits\n  got       cell: LayerNormLSTM()\n"
-            "  expected  LSTM and its variants without FGR, GRU, RNN or JANET, each with heads=1\n  hint      keep its weights in float32",
+            "  expected  LSTM and its variants without FGR, GRU, RNN or JANET, each with heads=1\n"
+            "  hint      keep its weights in float32",
         ),
         (
             lambda: Stepper(LSTM, weights="int4"),

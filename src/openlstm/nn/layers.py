@@ -18,7 +18,8 @@ from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
-from openlstm.nn.recurrent import DEFAULTS, VANILLA, Options, Recurrent, visible
+from openlstm.nn.options import DEFAULTS, Options, visible
+from openlstm.nn.recurrent import VANILLA, Recurrent
 
 
 @visible
