@@ -174,15 +174,6 @@ class Network(Part, frozen=True, kw_only=True):
             raise ValueError("hidden_size is not a multiple of heads * cells_per_gate")
         if self.members * self.num_layers > 1000:
             raise ValueError("more than 1000 layers in all members together")
-<<<<<<< HEAD
-=======
-        return self
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: Any) -> dict[str, Any]:
-        """Without heads where there are none, as files were before there were any: a reader of that time takes it."""
-        return {name: value for name, value in dump(self).items() if name != "heads" or value != 1}
->>>>>>> cells
 
     def recurrence(self) -> cells.Cell:
         """The cell with its options."""
