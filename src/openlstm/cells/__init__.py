@@ -11,8 +11,8 @@ A cell owns only what is different about it: the map from (z, c) to (h', c') and
 (in which a unit sees all of h, its own head, itself, or nothing of it: `Cell.recurrence`), the loop over time, lengths, resets,
 noise and projection belong to `reference.py` and to the engine, which read the traits below.
 
-A cell of your own needs four lines of traits and `forward`; it runs wherever a cell does, slower, on the reference. `check` says
-whether it is right (docs/write-a-cell.md):
+A cell of your own needs four lines of traits and `forward`; it runs wherever a cell does, slower, on the reference. `check`
+says whether it is right (docs/write-a-cell.md):
 
 >>> class Leaky(Cell):
 ...     \"\"\"c' = f c + (1 - f) g;  h' = c'.\"\"\"
