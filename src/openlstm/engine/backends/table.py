@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -89,7 +88,6 @@ SUPPORT: dict[str, Support] = {
 _told: set[Any] = set()
 
 
-@cache
 def _dtype(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
