@@ -23,10 +23,11 @@ import numpy as np
 import pytest
 import torch
 
+import openlstm
 from openlstm import _array as A
 from openlstm import cells, reference, weights
 from openlstm.call import Call
-from openlstm.cells import GRU, LSTM, Cell
+from openlstm.cells import GRU, LSTM, Cell, VanillaRNN
 from openlstm.data.panel import Panel
 from openlstm.engine import native, threads
 from openlstm.engine.backends import cpu
@@ -79,7 +80,7 @@ class Case:
             return rng.standard_normal(shape).astype(self.dtype)
 
         def state(*steps: int, real: bool = True) -> State:
-            """Of a state that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
+            """Of one that is carried n, a sum of weights, is above 0, or 0 where a unit begins anew, as all of it then is."""
             h = normal(*steps, self.B, self.R)
             if not self.cell.has_cell:
                 return State(h)
@@ -325,10 +326,24 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
 
 
 def projected(case: Case, P: int) -> Case:
-    """The case with a projection of P, as far as its cell can have one: where every unit sees all of h; GRU needs its memory."""
-    if len(case.cell.feeds_back) > 1 or case.cell.heads > 1 or case.cell.recurrence != "dense" or case.cell.reads_h:
+    """The case with a projection of P, as far as its cell can have one; GRU needs its memory."""
+    if not projectable(case.cell):
         return replace(case, P=0)
     return replace(case, P=P, cell=_with(case.cell, memory=True) if P else case.cell)
+
+
+def projectable(cell: Cell) -> bool:
+    """Whether a projection may follow: every unit sees all of h, which is the output alone, and is read by the sums alone."""
+    return len(cell.feeds_back) == cell.heads == 1 and cell.recurrence == "dense" and not cell.reads_h
+
+
+def layer_of(cell: Cell, *sizes: Any, **options: Any) -> Any:
+    """A layer that runs the cell."""
+    if isinstance(cell, VanillaRNN):
+        return openlstm.RNN(*sizes, nonlinearity=cell.nonlinearity, **options)
+    if isinstance(cell, GRU):
+        return openlstm.GRU(*sizes, **options)
+    return (openlstm.LSTM if cell.has_cell else openlstm.RNN)(*sizes, cell=cell, **options)
 
 
 def name_of(cell: Cell) -> str:

@@ -16,10 +16,12 @@ from openlstm.call import Call
 from openlstm.cells import (
     FGR,
     GRU,
+    JANET,
     LSTM,
     LSTM1997,
     NIAF,
     NOAF,
+    SLSTM,
     Cell,
     LayerNormLSTM,
     Peephole,
@@ -40,6 +42,10 @@ OPTIONS = [
     LSTM1997(clip=0.3),
     GRU(memory=True),
     LayerNormLSTM(clip=0.5),
+    LSTM(heads=2),
+    GRU(heads=4),
+    SLSTM(heads=2),
+    JANET(beta=0.0),
 ]
 EVERY = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=repr)
 MASKED = pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
@@ -54,7 +60,11 @@ def given(cell: Cell, seed: int = 0, masked: bool = False) -> dict[str, torch.Te
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     out = {"z": 2 * normal(B, (len(cell.gates) + cell.separate) * H), "h": normal(B, len(cell.feeds_back) * H)}
-    out |= {"c": normal(B, H)} if cell.has_cell else {}
+    out |= {"c": normal(B, len(cell.states) * H)} if cell.has_cell else {}
+    if "n" in cell.states:  # a sum of weights is above 0, or 0 where a unit begins
+        c, n, m = out["c"].chunk(3, -1)
+        begins = normal(B, H) > 0.5
+        out["c"] = torch.cat([torch.where(begins, 0, s) for s in (c, n.abs() + 0.1, m)], -1)
     out |= {"w_ch": normal(len(cell.peepholes) * H)} if cell.peepholes else {}
     out |= {"norm": normal(sum(weights.norm_sizes(cell, H).values()))} if cell.norms else {}
     return out | ({"mask": (normal(B, H) > 0) / 0.7} if masked and cell.candidate else {})
@@ -74,7 +84,8 @@ def test_kernels_are_named_once_each_and_options_do_not_hide() -> None:
     """A name stands for one set of equations; the 1997 cell is NFG without peepholes."""
     names = [c.kernel for c in cells.ALL if c != cells.LSTM1997()]
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np"
-    assert names == ["lstm", "peephole", *greff.split(), "fgr", "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
+    later = "slstm mingru minlstm janet indrnn_tanh indrnn_relu"
+    assert names == ["lstm", "peephole", *greff.split(), "fgr", "lstm_ln", "gru", "rnn_tanh", "rnn_relu", *later.split()]
     assert cells.LSTM1997().kernel == "nfg_np"
     assert cells.LSTM(clip=1.0, cells_per_gate=2).kernel == "lstm" and cells.GRU(memory=True).kernel == "gru"
 
@@ -85,7 +96,7 @@ def test_traits_fit_what_a_step_gives(cell: Cell, masked: bool) -> None:
     gates, h, c = run(cell, given(cell, masked=masked))
     assert len(gates) == len(cell.saved) and all(gate.shape == (B, H) for gate in gates)
     assert h.shape == (B, len(cell.feeds_back) * H)
-    assert (c is not None) == cell.has_cell and (c is None or c.shape == (B, H))
+    assert (c is not None) == cell.has_cell and (c is None or c.shape == (B, len(cell.states) * H))
     assert cell.candidate is None or cell.candidate in cell.gates
     assert set(cell.peepholes) <= set(cell.gates)
 
@@ -126,7 +137,7 @@ def test_backward_equals_autograd(cell: Cell, masked: bool, kind: str) -> None:
     inputs = {name: t.requires_grad_() for name, t in a.items() if name != "mask"}
     step = run(cell, a)
     dh = torch.randn(step.h.shape, dtype=torch.float64)
-    dc = None if step.c is None else torch.randn(B, H, dtype=torch.float64)
+    dc = None if step.c is None else torch.randn(step.c.shape, dtype=torch.float64)
     loss = (step.h * dh).sum() + (0 if step.c is None else (step.c * dc).sum())
     found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
     expected = dict(zip(inputs, found, strict=True))

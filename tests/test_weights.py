@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support import projectable
 
 from openlstm import cells, weights
 from openlstm.cells import FGR, GRU, LSTM, LSTM1997, Cell, LayerNormLSTM, VanillaRNN
@@ -35,12 +36,10 @@ def test_shapes_of_a_gru_are_those_of_torch() -> None:
     assert list(weights.shapes(GRU(), 3, 5).items()) == list(weights.shapes(GRU(memory=True), 3, 5).items()) == expected
 
 
-EVERY = [*cells.ALL, GRU(memory=True), *BLOCKS]
+EVERY = [*cells.ALL, GRU(memory=True), *BLOCKS, LSTM(heads=3), LSTM(heads=2, cells_per_gate=3), cells.SLSTM(heads=6)]
 
 
-@pytest.mark.parametrize(
-    ("cell", "proj_size"), [(c, P) for c in EVERY for P in (0, 2) if not P or len(c.feeds_back) == 1], ids=repr
-)
+@pytest.mark.parametrize(("cell", "proj_size"), [(c, P) for c in EVERY for P in (0, 2) if not P or projectable(c)], ids=repr)
 def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: int) -> None:
     I, H = 3, 6
     named = weights.shapes(cell, I, H, proj_size)
@@ -49,8 +48,10 @@ def test_shapes_fit_the_traits_and_tell_the_hidden_size(cell: Cell, proj_size: i
     assert rows == len(cell.gates) * H - shared * (H - H // cell.cells_per_gate)
     R = weights.fed_back_size(cell, H, proj_size)
     assert R == (proj_size or (4 * H if cell == FGR() else H))
-    expected: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I), "weight_hh": (rows, R)}
-    expected |= {"bias_ih": (rows,), "bias_hh": (rows,)} | ({"weight_hr": (2, H)} if proj_size else {})
+    K = {"dense": R // cell.heads, "elementwise": 1, "none": 0}[cell.recurrence]
+    assert weights.recurrent_size(cell, R) == K
+    expected: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I), **({"weight_hh": (rows, K)} if K else {})}
+    expected |= {"bias_ih": (rows,), **({"bias_hh": (rows,)} if K else {}), **({"weight_hr": (2, H)} if proj_size else {})}
     expected |= {"weight_ch": (len(cell.peepholes) * H,)} if cell.peepholes else {}
     if cell == LayerNormLSTM():
         sizes = {"x": 4 * H, "h": 4 * H, "c": H}

@@ -31,6 +31,11 @@ GATES = {
     "lstm_ln": "ifgo",
     "gru": "rzn",
     "rnn": "h",
+    "slstm": "ifgo",
+    "mingru": "ug",
+    "minlstm": "ifg",
+    "janet": "fg",
+    "indrnn": "h",
 }
 """The blocks of rows of the weights, a letter each."""
 
@@ -40,7 +45,7 @@ class End(NamedTuple):
 
     y: Tensor  # [T, B, R]
     h: Tensor  # [B, R]
-    c: Tensor | None  # [B, H]
+    c: Tensor | None  # [B, C]
     seen: dict[str, Tensor]  # gates and the cell state by name, each [T, B, H], zero past a row's length
 
 
@@ -48,7 +53,7 @@ class Nudge(NamedTuple):
     """Zeros added to the state after each step: what flows back to them is dL/dh_t and dL/dc_t."""
 
     h: Tensor  # [T, B, R]
-    c: Tensor | None  # [T, B, H]
+    c: Tensor | None  # [T, B, C]
 
 
 def run(
@@ -86,12 +91,14 @@ def run(
             made, c_new, seen[t] = _unit(cell, x[t, b], h, shown, c, w, H, _of(masks[t], b))
             h_new = made if w.w_hr is None else w.w_hr @ made
             h = _zoned(noise, "zoneout_h", zones[0][t], b, h, h_new)
-            c = None if c is None or c_new is None else _zoned(noise, "zoneout_c", zones[1][t], b, c, c_new)
+            zone = zones[1][t]
+            zone = zone if zone is None else zone.repeat(1, len(cell.states))  # of a unit all states or none
+            c = None if c is None or c_new is None else _zoned(noise, "zoneout_c", zone, b, c, c_new)
             if nudge is not None:
                 h = h + nudge.h[t, b]
                 c = c if c is None or nudge.c is None else c + nudge.c[t, b]
             y[t] = h
-            seen[t] |= {} if c is None else {"c": c}
+            seen[t] |= {} if c is None else dict(zip(cell.states, c.split(H), strict=True))
         ys.append(torch.stack(y) if T else x.new_zeros(0, h0.shape[1]))
         hs.append(h)
         cs.append(c)
@@ -147,13 +154,27 @@ def _unit(
         rows = slice(start, start + H // shared)
         start = rows.stop
         columns = slice(0, H) if cell.name == "fgr" and gate == "g" else slice(None)
-        a, b = w.w_ih[rows] @ x, w.w_hh[rows, columns] @ shown[columns]
+        a = x[rows] if w.w_ih is None else w.w_ih[rows] @ x
+        if cell.recurrence == "none":
+            b = torch.zeros_like(a)
+        elif w.w_hh.shape[1] != len(shown):  # unit u sees the units of its own head
+            K, units = w.w_hh.shape[1], range(rows.stop - rows.start)
+            heads = [u * shared // K for u in units]
+            b = torch.stack([w.w_hh[rows.start + u] @ shown[k * K : (k + 1) * K] for u, k in zip(units, heads, strict=True)])
+        else:
+            b = w.w_hh[rows, columns] @ shown[columns]
         if w.b_ih is not None:
-            a, b = a + w.b_ih[rows], b + w.b_hh[rows]
+            a = a + w.b_ih[rows]
+        if w.b_hh is not None:
+            b = b + w.b_hh[rows]
         of_x[gate], of_h[gate] = (s.repeat_interleave(shared) for s in (a, b))
     z = {gate: of_x[gate] + of_h[gate] for gate in of_x}
     mask = 1.0 if mask is None else mask
-    if cell.name == "rnn":
+    if cell.name in _MINIMAL:
+        return _minimal_unit(cell, z, h, mask)
+    if cell.name == "slstm":
+        return _exponential_unit(z, c.split(H), mask)
+    if cell.name in ("rnn", "indrnn"):
         return (torch.tanh(z["h"]) if cell.nonlinearity == "tanh" else torch.relu(z["h"])), None, {}
     if cell.name == "gru":
         r, u = torch.sigmoid(z["r"]), torch.sigmoid(z["z"])
@@ -175,6 +196,36 @@ def _unit(
     out = o * (new if cell.name == "noaf" else torch.tanh(new))
     gates = {"i": i, "f": f, "g": g, "o": o}
     return (torch.cat([out, i, f, o]) if cell.name == "fgr" else out), new, {gate: gates[gate] for gate in GATES[cell.name]}
+
+
+_MINIMAL = ("mingru", "minlstm", "janet")
+
+
+def _minimal_unit(cell: Any, z: dict[str, Tensor], h: Tensor, mask: Any) -> tuple[Tensor, None, dict[str, Tensor]]:
+    """Cells whose only state is h: minGRU and minLSTM (Feng et al. 2024), JANET (van der Westhuizen & Lasenby 2018)."""
+    if cell.name == "janet":
+        f, g = torch.sigmoid(z["f"]), mask * torch.tanh(z["g"])
+        i = 1 - torch.sigmoid(z["f"] - cell.beta)
+        return f * h + i * g, None, {"f": f, "g": g, "i": i}
+    g = mask * torch.where(z["g"] >= 0, z["g"] + 0.5, torch.sigmoid(z["g"]))
+    if cell.name == "mingru":
+        u = torch.sigmoid(z["u"])
+        return (1 - u) * h + u * g, None, {"u": u, "g": g}
+    p, q = torch.sigmoid(z["i"]), torch.sigmoid(z["f"])
+    i, f = p / (q + p), q / (q + p)
+    return f * h + i * g, None, {"i": i, "f": f, "g": g, "p": p, "q": q}
+
+
+def _exponential_unit(z: dict[str, Tensor], states: Any, mask: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """sLSTM (Beck et al. 2024): where nothing has been summed up yet, m' is z_i."""
+    c, n, m = states
+    s = torch.sigmoid(z["f"])
+    held = torch.log(s) + m
+    new_m = torch.where(n == 0, z["i"], torch.maximum(z["i"], held))
+    i, f = torch.exp(z["i"] - new_m), torch.exp(held - new_m).clamp(max=1)
+    g, o = mask * torch.tanh(z["g"]), torch.sigmoid(z["o"])
+    new_c, new_n = f * c + i * g, f * n + i
+    return o * new_c / new_n, torch.cat([new_c, new_n, new_m]), {"i": i, "f": f, "g": g, "o": o, "s": s}
 
 
 def _normalising_unit(
@@ -201,7 +252,8 @@ def _of(a: Any, b: int) -> Any:
 
 
 def _peepholes(cell: Any) -> str:
-    plain = cell.name in ("lstm", "lstm1997", "lstm_ln", "gru", "rnn") or not getattr(cell, "peephole", True)
+    bare = ("lstm", "lstm1997", "lstm_ln", "gru", "rnn", "indrnn", "slstm", *_MINIMAL)
+    plain = cell.name in bare or not getattr(cell, "peephole", True)
     return "" if plain else GATES[cell.name].replace("g", "")
 
 

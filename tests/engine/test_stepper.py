@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import NEEDS_NATIVE, python
+from tests import support
+from tests.support import NEEDS_NATIVE, name_of, python
 
 import openlstm
 from openlstm import cells, runtime
@@ -25,21 +26,17 @@ T = 5
 def layer_of(cell: cells.Cell, inputs: int, hidden: int, **options: Any) -> Any:
     """A layer that runs the cell."""
     torch.manual_seed(hidden)
-    if isinstance(cell, cells.VanillaRNN):
-        return openlstm.RNN(inputs, hidden, nonlinearity=cell.nonlinearity, **options)
-    if isinstance(cell, cells.GRU):
-        return openlstm.GRU(inputs, hidden, **options)
-    return openlstm.LSTM(inputs, hidden, cell=cell, **options)
+    return support.layer_of(cell, inputs, hidden, **options)
 
 
-def whole(layer: Any, x: torch.Tensor) -> tuple[np.ndarray, State]:
+def whole(layer: Any, x: torch.Tensor) -> tuple[np.ndarray, Any]:
     with torch.no_grad():
         y, state = layer(x)
-    h, c = state if isinstance(state, tuple) else (state, None)
-    return y.numpy(), State(h.numpy(), None if c is None else c.numpy())
+    found = [s.numpy() for s in (state if isinstance(state, tuple) else (state,))]
+    return y.numpy(), State(*found) if len(found) < 3 else type(state)(*found)
 
 
-def same(a: State, b: State) -> bool:
+def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))
 
 
@@ -48,15 +45,16 @@ def check(layer: Any, x: torch.Tensor, **options: Any) -> None:
     stepper = Stepper(layer, batch=x.shape[1], **options)
     found = np.stack([stepper.step(step).copy() for step in x.numpy()])[..., : y.shape[-1]]
     assert np.array_equal(found, y)
-    assert np.array_equal(stepper.state.h, end.h)
-    if end.c is not None:
-        assert np.array_equal(np.asarray(stepper.state.c), end.c)
+    assert type(stepper.state) is type(end)
+    for mine, theirs in zip(stepper.state, end, strict=True):
+        assert (mine is None) == (theirs is None) and (mine is None or np.array_equal(mine, theirs))
 
 
-@pytest.mark.parametrize("cell", cells.ALL, ids=lambda cell: cell.kernel)
+@pytest.mark.parametrize("cell", [*cells.ALL, cells.SLSTM(heads=2), cells.LSTM(heads=4), cells.GRU(heads=2)], ids=name_of)
 @pytest.mark.parametrize("sizes", [(1, 3, 5), (4, 1, 17), (7, 33, 16)], ids=str)
 def test_a_step_has_the_bits_of_the_layer(cell: cells.Cell, sizes: tuple[int, int, int]) -> None:
     B, I, H = sizes
+    H *= cell.heads
     for dtype in (torch.float32, torch.float64):
         check(layer_of(cell, I, H, num_layers=2, dtype=dtype), torch.randn(T, B, I, dtype=dtype))
 

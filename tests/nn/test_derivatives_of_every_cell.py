@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests import support
 from torch.autograd import gradgradcheck
 from torch.func import functional_call, grad, jacrev, vmap
 
-import openlstm
 from openlstm import cells
 
 T, B, I, H = 3, 2, 2, 3
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own, on its first jvp
-    pytest.mark.parametrize("cell", cells.ALL, ids=lambda cell: cell.kernel),
+    pytest.mark.parametrize("cell", [*cells.ALL, cells.LSTM(heads=3), cells.JANET(beta=0.0)], ids=support.name_of),
 ]
 
 
@@ -24,9 +24,7 @@ def layer_of(cell: cells.Cell, **options: Any) -> Any:
     """A float64 layer that runs the cell, the same weights at every call."""
     torch.manual_seed(3)
     options["dtype"] = torch.float64
-    if isinstance(cell, cells.VanillaRNN):
-        return openlstm.RNN(I, H, nonlinearity=cell.nonlinearity, **options)
-    return openlstm.GRU(I, H, **options) if isinstance(cell, cells.GRU) else openlstm.LSTM(I, H, cell=cell, **options)
+    return support.layer_of(cell, I, H, **options)
 
 
 def energy(layer: Any, w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:

@@ -36,11 +36,21 @@ def states(layer: Any, batch: int | None, seed: int = 1, dtype: torch.dtype = to
     middle = [] if batch is None else [batch]
     width = getattr(layer, "fed_back_size", layer.proj_size or layer.hidden_size)
     h = torch.randn(rows, *middle, width, dtype=dtype)
-    return (h, torch.randn(rows, *middle, layer.hidden_size, dtype=dtype)) if is_pair(layer) else h
+    if not is_pair(layer):
+        return h
+    names = _states(layer)
+    others = {name: torch.randn(rows, *middle, layer.hidden_size, dtype=dtype) for name in names}
+    if "n" in others:  # a sum of weights
+        others["n"] = others["n"].abs() + 0.1
+    return (h, *others.values())
+
+
+def _states(layer: Any) -> tuple[str, ...]:
+    return layer.cell.states if hasattr(layer, "cell") else ("c",)
 
 
 def is_pair(layer: Any) -> bool:
-    """Whether a layer's state is (h, c)."""
+    """Whether a layer's state is (h, c), or more."""
     return layer.cell.has_cell if hasattr(layer, "cell") else isinstance(layer, nn.LSTM)
 
 
@@ -60,8 +70,9 @@ def everything(layer: Any, x: Any, hx: Any = None, run: Any = None, **call: Any)
     ends = [y.data if packed else y, *(state if pair else [state])]
     torch.manual_seed(7)
     torch.autograd.backward(ends, [torch.randn(end.shape, dtype=torch.float64).to(dtype) for end in ends])
-    out = dict(zip(("y", "h", "c"), ends, strict=False), dx=data.grad)
-    out.update(zip(("dh0", "dc0"), [] if start is None else [s.grad for s in start], strict=False))
+    names = ("h", *_states(layer))
+    out = dict(zip(("y", *names), ends, strict=False), dx=data.grad)
+    out.update(zip((f"d{name}0" for name in names), [] if start is None else [s.grad for s in start], strict=False))
     out.update({f"d{name}": p.grad for name, p in layer.named_parameters()})
     return {name: a.detach() for name, a in out.items() if a is not None}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import Case, Problem, far, to_numpy
+from tests.support import Case, Problem, far, projectable, to_numpy
 
 from openlstm import cells, reference, weights
 from openlstm.call import Call
@@ -22,7 +22,7 @@ from openlstm.noise import Noise
 from openlstm.reference import Run, State, Weights
 
 OPTIONS = [LSTM(clip=0.4), Peephole(clip=0.4), FGR(clip=0.3), LSTM(cells_per_gate=3), LSTM1997(clip=0.5, cells_per_gate=2)]
-OPTIONS += [GRU(memory=True)]
+OPTIONS += [GRU(memory=True), GRU(heads=2), cells.LSTM(heads=2), cells.SLSTM(heads=3), cells.LSTM(heads=2, cells_per_gate=2)]
 EVERY = pytest.mark.parametrize("cell", [*cells.ALL, *OPTIONS], ids=repr)
 TRAIN = Noise(0.3, 0.4, 0.3, seed=(5 << 32) + 11, stream=3)
 
@@ -34,8 +34,8 @@ def drawn(cell: Cell, seed: int, **fixed: Any) -> tuple[Problem, Noise | None]:
     def often() -> bool:
         return bool(rng.random() < 0.6)
 
-    H = cell.cells_per_gate * int(rng.integers(1, 5))
-    P = int(rng.integers(1, 4)) if often() and len(cell.feeds_back) == 1 else 0
+    H = cell.heads * cell.cells_per_gate * int(rng.integers(1, 5))
+    P = int(rng.integers(1, 4)) if often() and projectable(cell) else 0
     flags = {name: often() for name in ("bias", "lengths", "reset", "reset_state", "reverse")}
     sizes = {"T": int(rng.integers(0, 8)), "B": int(rng.integers(1, 6)), "I": int(rng.integers(1, 4)), "H": H, "P": P}
     case = Case(cell, seed=seed, **{**sizes, **flags, **fixed})
@@ -130,7 +130,17 @@ def test_numpy_equals_torch(cell: Cell, seed: int) -> None:
 def test_every_cell_passes_gradcheck_and_gradgradcheck(cell: Cell, noisy: bool) -> None:
     """Also of what is saved, and twice. (The candidate's mask and clipping have kinks only where a number is exactly there.)"""
     p, _ = drawn(
-        cell, 1, T=3, B=2, I=2, H=cell.cells_per_gate * 2, P=0, reset=True, reset_state=True, lengths=True, reverse=False
+        cell,
+        1,
+        T=3,
+        B=2,
+        I=2,
+        H=cell.heads * cell.cells_per_gate * 2,
+        P=0,
+        reset=True,
+        reset_state=True,
+        lengths=True,
+        reverse=False,
     )
     noise = TRAIN._replace(zoneout_c=0.4 * cell.has_cell, candidate=0.3 * (cell.candidate is not None)) if noisy else None
     inputs = {name: a.detach().requires_grad_() for name, a in named(p).items()}
@@ -328,7 +338,7 @@ def test_saved_names_every_gate(cell: Cell) -> None:
     p, _ = drawn(cell, 7, T=3, P=0)
     saved = forward(p, None, save=True).saved
     assert saved is not None
-    assert list(saved.named(cell)) == [*cell.saved, *(["c"] if cell.has_cell else []), "h"] and saved.m is None
+    assert list(saved.named(cell)) == [*cell.saved, *(cell.states if cell.has_cell else []), "h"] and saved.m is None
 
 
 def test_what_is_saved_beside_a_projection_and_under_zoneout() -> None:
@@ -370,5 +380,5 @@ def test_no_step_at_all_keeps_every_shape(cell: Cell) -> None:
     assert run.saved.gates.shape == (0, 3, len(cell.saved) * H)
     for a in (run.saved.c, g.c_steps):
         assert (a is None) == (not cell.has_cell)
-        assert a is None or a.shape == (0, 3, H)
+        assert a is None or a.shape == (0, 3, len(cell.states) * H)
     assert torch.equal(run.state.h, p.state.h) and torch.equal(g.state.h, p.dstate.h) and not g.weights.w_hh.any()

@@ -25,7 +25,9 @@ class State(NamedTuple):
     c: Array | None = None  # [B, C], the cell states side by side, in the order of `Cell.states`
 
 
-_NAMED: dict[tuple[str, ...], Any] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
+_NAMED: dict[
+    tuple[str, ...], Any
+] = {}  # made with the class of a cell, since a compiled graph can look one up and not make one
 
 
 def named_states(names: tuple[str, ...]) -> Any:
@@ -39,6 +41,12 @@ def named_states(names: tuple[str, ...]) -> Any:
         made.__reduce__ = lambda states: (_states, (names, *states))  # a pickle finds no class that is made here
         _NAMED[names] = made
     return _NAMED[names]
+
+
+def told_apart(states: Any) -> bool:
+    """Whether `states` can be the names of a cell's states beside h."""
+    names = isinstance(states, tuple) and all(isinstance(name, str) and name.isidentifier() for name in states)
+    return names and bool(states) and len({"h", *states}) == 1 + len(states)
 
 
 def _states(names: tuple[str, ...], *values: Any) -> Any:
@@ -137,7 +145,7 @@ class Cell(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A derived class inherits neither the kernel nor, where it writes `forward` anew, the `backward`."""
         super().__init_subclass__(**options)
-        if "states" in cls.__dict__ and isinstance(cls.states, tuple):
+        if "states" in cls.__dict__ and told_apart(cls.states):
             named_states(cls.states)
         if "kernel" not in cls.__dict__:
             cls.kernel = ""

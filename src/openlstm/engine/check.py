@@ -32,8 +32,8 @@ def check_call(call: Call, who: str = WHO) -> None:
     Args:
         call: `cell` a `Cell`;
             x [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others;
-            `Weights` of w_ih [G*H, I] (None where x [T, B, G*H] is the sums), w_hh [G*H, K] (`weights.recurrent_size`), b_ih and
-            b_hh [G*H] or both None (b_ih alone where nothing is fed back), w_hr [P, H] or None, w_ch
+            `Weights` of w_ih [G*H, I] (None where x [T, B, G*H] is the sums), w_hh [G*H, K] (`weights.recurrent_size`), b_ih
+            and b_hh [G*H] or both None (b_ih alone where nothing is fed back), w_hr [P, H] or None, w_ch
             [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises;
             `State` of h [B, R] and c [B, C] (None for a cell without one), or None;
             lengths, B integers within 0..T, in a list or an array on any device, or None;
@@ -148,12 +148,13 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
             field, columns = ("w_hh", "K") if w.w_ih is None else ("w_ih", "I")
             like = _check_first(who, f"{name}.{field}", getattr(w, field), f"[{_rows(cell)}, {columns}]")
         hidden, fed_back = _check_weights(name, cell, w, like)
-        if n and w.w_ih is None:
+        w_ih: Any = w.w_ih
+        if n and w_ih is None:
             got, hint = f"{name}.w_ih=None", "only the first layer can be given its sums"
             raise like.error(ArgumentError, f"{name} has no w_ih", got, f"[{_rows(cell)}, {below}]", hint)
-        if n and w.w_ih.shape[1] != below:
-            expected, hint = (w.w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
-            raise _shape(f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
+        if n and w_ih.shape[1] != below:
+            expected, hint = (w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
+            raise _shape(f"{name}.w_ih", w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
         below = hidden if len(cell.feeds_back) > 1 else fed_back
 
 
@@ -224,7 +225,7 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         got, hint = f"{name}.w_ih=None, cells_per_gate={m}", "take cells_per_gate=1"
         raise like.error(ArgumentError, f"{who} has no sums to be given: cells share their gates", got, "w_ih [G*H, I]", hint)
     _check_kind(name, "w_hh", w.w_hh, like)
-    field, first = ("w_hh", w.w_hh) if sums else ("w_ih", w.w_ih)
+    decides, first = ("w_hh", w.w_hh) if sums else ("w_ih", w.w_ih)
     rows = first.shape[0] if first.ndim == 2 else -1
     if rows < 0 or rows % unit:
         gates = ", ".join(cell.gates)
@@ -232,8 +233,8 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         hint = f"{type(cell).__name__} has {blocks} of H rows ({gates}); is this the weight of another cell?"
         if m > 1:
             hint = f"every {m} cells share their gates, which have H/{m} rows each, g has H ({gates}); is H a multiple of {m}?"
-        got, columns = f"{name}.{field}: {describe(first)}", "K" if sums else "I"
-        raise like.error(ShapeError, f"{name}.{field} does not fit {who}", got, f"[{_rows(cell)}, {columns}]", hint)
+        got, columns = f"{name}.{decides}: {describe(first)}", "K" if sums else "I"
+        raise like.error(ShapeError, f"{name}.{decides} does not fit {who}", got, f"[{_rows(cell)}, {columns}]", hint)
     hidden = rows // unit * m
     layout.check_recurrence(cell, hidden, 0 if w.w_hr is None else 1)
     if w.w_hr is not None:
@@ -271,7 +272,7 @@ def _check_weights(name: str, cell: Cell, w: Any, like: _Like) -> tuple[int, int
         if b is not None:
             _check_kind(name, field, b, like)
             if b.shape != (rows,):
-                hint = f"take the bias from the same layer as {field}"
+                hint = f"take the bias from the same layer as {decides}"
                 raise _shape(f"{name}.{field}", b, f"[{_rows(cell)}]", (rows,), like, hint)
     _check_peepholes(name, cell, w.w_ch, hidden, like)
     _check_norm(name, cell, w.norm, hidden, like)

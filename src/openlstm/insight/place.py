@@ -105,7 +105,9 @@ class Place:
         """Why small differences of its state do not tell whether it is stable, None if they do."""
         if not isinstance(self.cell, cells.SLSTM):
             return None
-        return f"{self.name}: c, n and m of {brief(self.cell)} say one thing in several ways: of m + a, c/e^a and n/e^a for any a"
+        return (
+            f"{self.name}: c, n and m of {brief(self.cell)} say one thing in several ways: of m + a, c/e^a and n/e^a for any a"
+        )
 
     @property
     def no_stream(self) -> str | None:

@@ -123,7 +123,10 @@ def noise(who: str, cell: Cell, given: dict[str, Any]) -> None:
         raise ArgumentError.of(who, "zoneout_c without a cell state", got, "zoneout_c=0", hint)
     for name in ("hidden_dropout", "weight_dropout"):
         if given[name] and cell.recurrence == "none":
-            got, hint = f"{name}: {given[name]}, cell: {brief(cell)}", "use input_dropout, or recurrent_dropout on the candidate"
+            got, hint = (
+                f"{name}: {given[name]}, cell: {brief(cell)}",
+                "use input_dropout, or recurrent_dropout on the candidate",
+            )
             raise ArgumentError.of(who, f"{name} without a product with h", got, f"{name}=0", hint)
     if given["recurrent_dropout"] and cell.candidate is None:
         got = f"recurrent_dropout: {given['recurrent_dropout']}, cell: {brief(cell)}"

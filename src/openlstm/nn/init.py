@@ -111,7 +111,9 @@ def orthogonal(module: M, gain: float = 1.0, *, generator: torch.Generator | Non
     for part in _parts("orthogonal", module):
         if part.w_hh is None:
             hint = "use forget_bias or chrono, which set the gates"
-            raise ArgumentError.of("orthogonal", "there is no recurrent matrix", brief(part.cell), "a cell with weight_hh", hint)
+            raise ArgumentError.of(
+                "orthogonal", "there is no recurrent matrix", brief(part.cell), "a cell with weight_hh", hint
+            )
         for gate in part.cell.gates:
             of_gate = part.block(part.w_hh, gate)  # [H, R], or [H, K] of heads
             for head in (of_gate,) if part.heads == 1 else of_gate.chunk(part.heads):
@@ -138,7 +140,7 @@ def slstm(module: M, ratio: float | None = None) -> M:
 
     >>> import openlstm
     >>> layer = openlstm.nn.init.slstm(openlstm.LSTM(3, 4, cell=openlstm.cells.SLSTM(heads=2)))
-    >>> layer.bias_ih_l0[4:8].tolist(), float(layer.weight_hh_l0.abs().max())
+    >>> layer.bias_ih_l0[4:8].tolist(), layer.weight_hh_l0.abs().max().item()
     ([5.0, -7.0, 5.0, -7.0], 0.0)
     """
     if ratio is not None and not 0 <= ratio <= 1:

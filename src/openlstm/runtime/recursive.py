@@ -167,9 +167,7 @@ class Member:
         past = {season: scale.of(table.values[place - season]) for season in series.seasons}  # read for K <= season alone
         wide = Scaled(np.repeat(scale.anchor, P), np.repeat(scale.spread, P))
         given = np.repeat(begun.given[:, None], P, axis=1)  # [N, P, R]
-        states = tuple(
-            type(state)(*(None if a is None else np.repeat(a, P, axis=0) for a in state)) for state in begun.states
-        )
+        states = tuple(type(state)(*(None if a is None else np.repeat(a, P, axis=0) for a in state)) for state in begun.states)
         for k in range(K):
             if k:
                 value = scale.of(out[..., k - 1])
