@@ -16,12 +16,12 @@ enum class Recurrence { dense, elementwise, none };
 
 // What a cell is to the loops.
 struct Traits {
-  int gates;       // blocks of H rows in the weights
-  int separate;    // the last of them want the sums of W x and of W h apart
-  int saved;       // blocks of H kept for backward
-  int peepholes;   // gates that see c directly
-  int feedback;    // blocks of H that are fed back
-  int states;      // blocks of H that make up c
+  int gates;      // blocks of H rows in the weights
+  int separate;   // the last of them want the sums of W x and of W h apart
+  int saved;      // blocks of H kept for backward
+  int peepholes;  // gates that see c directly
+  int feedback;   // blocks of H that are fed back
+  int states;     // blocks of H that make up c
   Recurrence recurrence;
   bool has_cell;   // a cell state c beside h
   bool h_is_cell;  // its cell state is h itself, unless a projection makes h something else
@@ -60,11 +60,11 @@ template <class T>
 struct TileRows {
   const T* const* x;
   index rows;
-  const T* panel;            // of the tile: its biases, or the panel of one row that is its weights
-  index unit, last;          // its units
-  index hidden;              // H
+  const T* panel;    // of the tile: its biases, or the panel of one row that is its weights
+  index unit, last;  // its units
+  index hidden;      // H
   const Traits& cell;
-  T* out;                    // the tile's sums
+  T* out;  // the tile's sums
   index between_rows;
 };
 
@@ -191,11 +191,11 @@ struct WeightTile {
 // Steps of a cell on a single row, one after the other. The sums of W x wait, or are made with each step where x is given.
 template <class T>
 struct RowSteps {
-  index steps, hidden, heads;    // n, H, groups of units
-  index factors;                 // those of h that a group sees
-  const T* x;                    // of the first step, or null
-  index between_x, inputs;       // from step to step; factors
-  const T* sums;                 // that wait, of the first step and tile
+  index steps, hidden, heads;  // n, H, groups of units
+  index factors;               // those of h that a group sees
+  const T* x;                  // of the first step, or null
+  index between_x, inputs;     // from step to step; factors
+  const T* sums;               // that wait, of the first step and tile
   index between_steps, between_sums;
   WeightTile<T> first, last;  // tiles of a head; the last one may have fewer vectors
   index between_tiles;

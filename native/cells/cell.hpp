@@ -50,13 +50,13 @@ OPENLSTM_INLINE auto& state_of(C& c, [[maybe_unused]] int state) {
 // is recurrent dropout; elsewhere the mask is 1.
 template <class T, int saved, int N, int states = 1>
 struct Known {
-  Vec<T> s[saved ? saved : 1][N];  // saved gates
+  Vec<T> s[saved ? saved : 1][N];          // saved gates
   StateVectors<T, states, N> c_before, c;  // the state before, and c'
-  Vec<T> h[N];                     // the cell's own output
-  Vec<T> dh[N];                    // dL/dh'
-  StateVectors<T, states, N> dc;   // what reaches c' from the next step
-  Vec<T> dfed[3][N];               // dL/d(the gates that are fed back)
-  Vec<T> peephole[3][N];           // w_ch
+  Vec<T> h[N];                             // the cell's own output
+  Vec<T> dh[N];                            // dL/dh'
+  StateVectors<T, states, N> dc;           // what reaches c' from the next step
+  Vec<T> dfed[3][N];                       // dL/d(the gates that are fed back)
+  Vec<T> peephole[3][N];                   // w_ch
   Vec<T> mask[N];
   T keep;   // 1 - p
   T limit;  // c' was clipped there; NaN, at which no comparison is true, for no limit
@@ -75,8 +75,8 @@ struct Gradients {
 
 template <class Cell>
 constexpr Traits traits_of() {
-  Traits t{Cell::gates,      Cell::separate, Cell::saved,     Cell::peepholes, Cell::feedback, Cell::states,
-           Cell::recurrence, Cell::has_cell, Cell::h_is_cell, Cell::needs_row, -1,             {0, 0, 0}};
+  Traits t{Cell::gates,     Cell::separate,  Cell::saved, Cell::peepholes, Cell::feedback, Cell::states, Cell::recurrence, Cell::has_cell,
+           Cell::h_is_cell, Cell::needs_row, -1,          {0, 0, 0}};
   if constexpr (Cell::peepholes > 0) {
     for (int k = 0; k < 3; k++) t.sees[k] = Cell::sees[k];
     if (Cell::has_o) t.after = Cell::last_peephole;
@@ -164,7 +164,8 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
         for (int k = 0; k < N; k++) carried[k] = state_of<Cell::states>(c, s)[k];
         if (noise.zoneout_c > 0)
           for (int k = 0; k < N; k++)
-            carried[k] = zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + s * H + at.unit[k], at.lanes(k)), carried[k]);
+            carried[k] =
+                zoneout<T>(noise, noise.zoneout_c, p.zoneout_c[at.row[k]], at.unit[k], load(p.c[at.row[k]] + s * H + at.unit[k], at.lanes(k)), carried[k]);
         for (int k = 0; k < N; k++) store(p.c_out[at.row[k]] + s * H + at.unit[k], carried[k], at.lanes(k));
       }
   }
@@ -230,7 +231,7 @@ static void cell_backward(const CellGradient<T>& p) {
   constexpr int S = Cell::gates + Cell::separate, N = at_once, states = Cell::states;
   const index H = p.hidden;
   const Noise& noise = *p.noise;
-  const auto of = [](auto& c, int state) __attribute__((always_inline))->auto& { return state_of<states>(c, state); };
+  const auto of = [](auto& c, int state) __attribute__((always_inline)) -> auto& { return state_of<states>(c, state); };
   in_groups<T>(p.rows, 0, H, H < 2 * width<T>, [&](const auto& places) __attribute__((always_inline)) {
     Known<T, Cell::saved, N, Cell::states> at = {};
     Gradients<T, S, N, Cell::states> out;
@@ -276,8 +277,7 @@ static void cell_backward(const CellGradient<T>& p) {
     for (int k = 0; k < N; k++) {
       const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
       if constexpr (Cell::has_cell)
-        for (int j = 0; j < states; j++)
-          store(p.dc[row] + j * H + unit, noise.zoneout_c > 0 ? of(out.dc, j)[k] + of(passes, j)[k] : of(out.dc, j)[k], n);
+        for (int j = 0; j < states; j++) store(p.dc[row] + j * H + unit, noise.zoneout_c > 0 ? of(out.dc, j)[k] + of(passes, j)[k] : of(out.dc, j)[k], n);
       for (int j = 0; j < S; j++) store(p.dz[row] + place_of<Cell>(j) * H + unit, out.dz[j][k], n);
     }
   });

@@ -52,7 +52,7 @@ static void cell_row(const RowSteps<T>& p) {
   const T *x = p.x, *sums = p.sums, *h = p.h, *c = p.c;
   T *out = p.out, *c_out = p.c_out, *gates = p.gates;
   const index all = p.hidden;
-  const CellStep<T> step{nullptr, 0,       0,       1,      0,       all,    all,    &c,   &out, c_out ? &c_out : nullptr, gates ? &gates : nullptr,
+  const CellStep<T> step{nullptr, 0,       0,      1,       0,      all,    all,  &c, &out, c_out ? &c_out : nullptr, gates ? &gates : nullptr,
                          nullptr, nullptr, p.w_ch, nullptr, p.clip, p.beta, &none};
   for (index s = 0; s < p.steps; s++) {
     const bool back = s % 2;  // what a step reads last is still in the cache when the next one begins with it
@@ -68,7 +68,8 @@ static void cell_row(const RowSteps<T>& p) {
       };
       const auto rest = [&]() __attribute__((always_inline)) {
         with_count<blocks>((H - whole * units + width<T> - 1) / width<T>, [&](auto vectors) __attribute__((always_inline)) {
-          row_tiles<Cell, T, decltype(vectors)::value, 1, false>(p, step, x, of_x + whole * p.between_sums, seen, at(p.last, 0), first + whole * units, first + H);
+          row_tiles<Cell, T, decltype(vectors)::value, 1, false>(p, step, x, of_x + whole * p.between_sums, seen, at(p.last, 0), first + whole * units,
+                                                                 first + H);
         });
       };
       for (index done = 0; done < groups; done++) {

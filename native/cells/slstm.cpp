@@ -23,9 +23,9 @@ struct Slstm : Plain {
     share_of<T>(z[F], z[S]);
     OPENLSTM_EACH(k) kept[k] = kept[k] + c[m_][k], ahead[k] = z[I][k] - kept[k];
     exp_minus_abs<T>(ahead, e);
-    OPENLSTM_EACH(k) {  // NaN must not be lost in a comparison
-      const auto first = (c[n_][k] == T(0)) | (ahead[k] >= T(0));
-      z[M][k] = first ? z[I][k] : ahead[k] < T(0) ? kept[k] : ahead[k];
+    OPENLSTM_EACH(k) {
+      const auto first = (c[n_][k] == T(0)) | ~(ahead[k] < T(0));  // also where one of the two is NaN
+      z[M][k] = first ? z[I][k] : kept[k];
       z[F][k] = ahead[k] < T(0) ? one : e[k];
       z[I][k] = first ? one + (z[I][k] - z[I][k]) : e[k];
     }
@@ -52,7 +52,7 @@ struct Slstm : Plain {
       const V shown = at.dh[k] * o / at.c[n_][k], dc = at.dc[c_][k] + shown, dn = at.dc[n_][k] - shown * at.c[c_][k] / at.c[n_][k];
       const V of_i = i * fma(at.s[G][k], dc, dn);
       V of_f = f * fma(c, dc, n * dn);
-      of_f = n == T(0) && f == one ? V{} : of_f;  // cut at 1 it has no slope
+      of_f = n == T(0) && f == one ? V{} : of_f;    // cut at 1 it has no slope
       const V rest = at.dc[m_][k] - (of_i + of_f);  // what m' gives to the one of the two that it is
       const auto first = i == one;
       out.dz[I][k] = first ? of_i + rest : of_i;

@@ -43,7 +43,7 @@ struct Plan {
   const T* zeros;
   Tokens tokens;
   const Shared<T>& shared;
-  const X* const* rows_of_x;  // of W_ih, in the order of dz
+  const X* const* rows_of_x;                     // of W_ih, in the order of dz
   const X *const *rows_of_h, *const *rows_of_r;  // of W_hh head by head
 
   // The rows of W_hh that lie together: all of them, or with heads those of a gate, so many times a head; elements of their panels,
@@ -196,11 +196,11 @@ class RowsBackward {
     if (live > 0) call_cell(live);
     for (index n = 0; n < live; n++) {
       const T *dz_x = given_.dz[n], *dz_h = dz_x + cell_.separate * H;
-      const bool multiplied = b_.dx && b_.w_ih;
+      const bool multiplied = b_.dx && b_.w_ih, alike = !cell_.separate && b_.heads == 1 && cell_.recurrence == Recurrence::dense;
       if (multiplied) dz_x = dz_x_[live_before + n] = factors(dz_x, GH, room_of_dx(live_before + n));
       if (b_.dx && !b_.w_ih)
         for (int gate = 0; gate < cell_.gates; gate++) products_.convert(dz_x + cell_.place_of_x(gate) * H, dx_[live_before + n] + gate * H, H);
-      dz_h_[n] = multiplied && !cell_.separate && b_.heads == 1 ? dz_x : factors_by_head(dz_h, room_of_dz(n));
+      dz_h_[n] = multiplied && alike ? dz_x : factors_by_head(dz_h, room_of_dz(n));
     }
     through_w_hh(live);
     for (index j = 0, n = 0; j < alive; j++) {
@@ -230,7 +230,8 @@ class RowsBackward {
 
   // dz of W h as it enters the product: as it lies, or in factors, with heads those of each head and gate by themselves.
   const T* factors_by_head(const T* dz, T* room) const {
-    if (!pairs || b_.heads == 1 || cell_.recurrence != Recurrence::dense) return cell_.recurrence == Recurrence::dense ? factors(dz, plan_.run(), room) : dz;
+    if (!pairs || cell_.recurrence != Recurrence::dense) return dz;
+    if (b_.heads == 1) return factors(dz, plan_.run(), room);
     for (index gate = 0; gate < cell_.gates; gate++)
       for (index head = 0; head < b_.heads; head++)
         factors(dz + gate * b_.hidden + head * plan_.run(), plan_.run(), room + (head * cell_.gates + gate) * products_.factors(plan_.run()));
@@ -249,7 +250,8 @@ class RowsBackward {
       for (index head = 0; head < b_.heads; head++) {
         const index of_head = pairs ? cell_.gates * products_.factors(run) : run, between = pairs ? products_.factors(run) : b_.hidden;
         const index panels = plan_.panels_of_run();
-        products_.multiply_runs({dz_h_, dh_, live, head * of_head, plan_.runs(), between, run, w + head * plan_.runs() * panels, panels, head * b_.recurrent, b_.recurrent});
+        products_.multiply_runs(
+            {dz_h_, dh_, live, head * of_head, plan_.runs(), between, run, w + head * plan_.runs() * panels, panels, head * b_.recurrent, b_.recurrent});
       }
   }
 
@@ -261,13 +263,21 @@ class RowsBackward {
       h = begin_.reset_h(t, b);
       if (carries()) c = begin_.reset_c(t, b);
     } else if (begin_.first(t, b)) {
-      h = b_.h0 + b * R;
+      h = rounded(b_.h0 + b * R, j);
       if (carries()) c = b_.c0 + b * cell_.states * b_.hidden;
     } else {
       h = numbers(b_.y.at(begin_.before(t), b), R, room_of_h(j));
       if (carries()) c = b_.c.at(begin_.before(t), b);
     }
     if (!carries()) c = h;
+  }
+
+  // The state at the begin as y would hold it, so that a sequence run in stretches has the gradients of a whole one.
+  const T* rounded(const T* h, index j) const {
+    if constexpr (!pairs) return h;
+    X* room = reinterpret_cast<X*>(room_of_y(j));
+    products_.convert(h, room, b_.fed_back());
+    return numbers(room, b_.fed_back(), room_of_h(j));
   }
 
   // What the cell needs of the n-th row that matters.
@@ -493,7 +503,9 @@ void backward(const Kernels<T, X>& kernels, const CellKernel<T>& cell, const Bac
                          b.projected * tokens.most,
                          traits.peepholes ? 2 * H * tokens.most : 0,
                          b.w_ih ? products.panel_size(tokens.most, b.inputs) : 0,
-                         dense ? b.heads * plan.panels_of_h() : elementwise ? H * tokens.most : 0,
+                         dense         ? b.heads * plan.panels_of_h()
+                         : elementwise ? H * tokens.most
+                                       : 0,
                          b.projected ? products.panel_size(tokens.most, H) : 0,
                          traits.needs_row ? (3 * rows + 2 * H) * b.batch : 0};
   index each = 0;

@@ -162,7 +162,8 @@ class RowsForward {
   }
   void each_tile(void (*f)(const TileRows<T>&), const TileProduct<T>& p, index tile) const {
     for (index k = 0; k < p.tiles; k++)
-      f({p.x, p.rows, p.panel + k * p.between_panels, tiles_.unit(tile + k), tiles_.end(tile + k), f_.hidden, cell_, p.sums + k * p.between_sums, p.between_rows});
+      f({p.x, p.rows, p.panel + k * p.between_panels, tiles_.unit(tile + k), tiles_.end(tile + k), f_.hidden, cell_, p.sums + k * p.between_sums,
+         p.between_rows});
   }
 
   // The sums of the inputs of steps n, n + 1, ..., tile by tile.
@@ -231,8 +232,7 @@ class RowsForward {
     ready_ += alive;
     if (plan_.w_hr) {
       if constexpr (pairs)
-        for (index j = 0; j < alive; j++)
-          shown_[j] = products_.factors_of(out_[j], H, as_factors_ + share_.count() * room_of_h() + j * products_.factors(H));
+        for (index j = 0; j < alive; j++) shown_[j] = products_.factors_of(out_[j], H, as_factors_ + share_.count() * room_of_h() + j * products_.factors(H));
       products_.multiply(shown_, y_, alive, H, plan_.w_hr, R);
     }
     for (index j = 0; j < alive; j++) {

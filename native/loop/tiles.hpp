@@ -13,9 +13,9 @@ struct Tiles {
   const Products<T, X>& products;
   const Traits& cell;
   const Problem<T, X>& p;
-  const index width, full, units;              // of a vector; blocks and units of a full tile
-  const index head, of_head, count, last;      // units of a head; its tiles; all tiles; blocks of the last one of a head
-  const index inputs, seen, size, sums;        // factors of x, of h for one head; elements of a tile, and of its sums for one row
+  const index width, full, units;          // of a vector; blocks and units of a full tile
+  const index head, of_head, count, last;  // units of a head; its tiles; all tiles; blocks of the last one of a head
+  const index inputs, seen, size, sums;    // factors of x, of h for one head; elements of a tile, and of its sums for one row
 
   Tiles(const Products<T, X>& products, const Traits& cell, const Problem<T, X>& p)
       : products(products),

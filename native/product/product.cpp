@@ -90,8 +90,7 @@ template <class T, class Out>
 static void multiply_panels(const RunsProduct<T, Out>& p, bool add) {
   Panels<T>(p.columns).each([&](index column, index vectors) {
     in_tiles(p.rows, [&](auto rows, index first) {
-      with_count<panel_vectors>(
-          vectors, [&](auto vectors) { multiply_tile<T, Out, decltype(rows)::value, decltype(vectors)::value>(p, first, column, add); });
+      with_count<panel_vectors>(vectors, [&](auto vectors) { multiply_tile<T, Out, decltype(rows)::value, decltype(vectors)::value>(p, first, column, add); });
     });
   });
 }

@@ -129,9 +129,9 @@ static void add_tokens(const T* d, index between_d, const T* c, index between_c,
 }
 
 template <class T>
-constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,       add<Given<T>, T>, any<T>,        zoneout_row<T>,
-                                               split_zoneout<T>, put_sums<T>,     add_diagonal<T>,  diagonal<T>,   add_tokens<T>,
-                                               apply_exp<T>,     apply_sigmoid<T>, apply_tanh<T>,    apply_log_sigmoid<T>};
+constexpr RowFunctions<T, Given<T>> rows_of = {multiply_rows<T>, add<T, T>,           add<Given<T>, T>, any<T>,        zoneout_row<T>, split_zoneout<T>,
+                                               put_sums<T>,      add_diagonal<T>,     diagonal<T>,      add_tokens<T>, apply_exp<T>,   apply_sigmoid<T>,
+                                               apply_tanh<T>,    apply_log_sigmoid<T>};
 
 extern const Products<float, Given<float>> products_float32;
 extern const Products<double, double> products_float64;

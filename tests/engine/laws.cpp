@@ -98,19 +98,42 @@ static void flush_to_zero(bool on) {
 #endif
 }
 
-// What Python knows of the cells; a GRU has a cell state only under a projection.
+// What Python knows of the cells; a GRU has a cell state only under a projection. `sees` is what a unit sees of h: A all or its
+// head, B itself, C nothing; 'a' for A where there can be no projection, since a step reads h beside the sums.
 struct Shape {
   const char* name;
   index gates, saved, peepholes, feedback;
   bool has_cell;
+  index states = 1;
+  char sees = 'A';
 };
 static const Shape shapes[] = {
-    {"lstm", 4, 4, 0, 1, true},     {"rnn_tanh", 1, 0, 0, 1, false}, {"rnn_relu", 1, 0, 0, 1, false}, {"gru", 3, 4, 0, 1, false},
-    {"peephole", 4, 4, 3, 1, true}, {"fgr", 4, 4, 3, 4, true},       {"lstm_ln", 4, 12, 0, 1, true},
+    {"lstm", 4, 4, 0, 1, true},
+    {"rnn_tanh", 1, 0, 0, 1, false},
+    {"rnn_relu", 1, 0, 0, 1, false},
+    {"gru", 3, 4, 0, 1, false},
+    {"peephole", 4, 4, 3, 1, true},
+    {"fgr", 4, 4, 3, 4, true},
+    {"lstm_ln", 4, 12, 0, 1, true},
+    {"slstm", 4, 5, 0, 1, true, 3},
+    {"mingru", 2, 2, 0, 1, false, 1, 'C'},
+    {"minlstm", 3, 5, 0, 1, false, 1, 'C'},
+    {"janet", 2, 3, 0, 1, false, 1, 'a'},
+    {"indrnn_tanh", 1, 0, 0, 1, false, 1, 'B'},
+    {"indrnn_relu", 1, 0, 0, 1, false, 1, 'B'},
 #ifndef OPENLSTM_FEW_CELLS
-    {"nig", 3, 3, 2, 1, true},      {"nig_np", 3, 3, 0, 1, true},    {"nfg", 3, 3, 2, 1, true},       {"nfg_np", 3, 3, 0, 1, true},
-    {"nog", 3, 3, 2, 1, true},      {"nog_np", 3, 3, 0, 1, true},    {"niaf", 4, 4, 3, 1, true},      {"niaf_np", 4, 4, 0, 1, true},
-    {"noaf", 4, 4, 3, 1, true},     {"noaf_np", 4, 4, 0, 1, true},   {"cifg", 3, 3, 2, 1, true},      {"cifg_np", 3, 3, 0, 1, true},
+    {"nig", 3, 3, 2, 1, true},
+    {"nig_np", 3, 3, 0, 1, true},
+    {"nfg", 3, 3, 2, 1, true},
+    {"nfg_np", 3, 3, 0, 1, true},
+    {"nog", 3, 3, 2, 1, true},
+    {"nog_np", 3, 3, 0, 1, true},
+    {"niaf", 4, 4, 3, 1, true},
+    {"niaf_np", 4, 4, 0, 1, true},
+    {"noaf", 4, 4, 3, 1, true},
+    {"noaf_np", 4, 4, 0, 1, true},
+    {"cifg", 3, 3, 2, 1, true},
+    {"cifg_np", 3, 3, 0, 1, true},
 #endif
 };
 constexpr int cells = sizeof shapes / sizeof *shapes;
@@ -129,7 +152,12 @@ struct Sizes {
   int cell;
   index T, B, I, H, P;
   bool reverse, lengths, reset, reset_state, bias, clip, zoneout, drop, training;
+  index heads = 1;
+  bool given = false;  // x is the sums of W x
   const Shape& shape() const { return shapes[cell]; }
+  bool dense() const { return shape().sees == 'A' || shape().sees == 'a'; }
+  index recurrent() const { return dense() ? fed_back() / heads : shape().sees == 'B'; }
+  index C() const { return shape().states * H; }
   bool normed() const { return shape().saved == 12; }
   bool has_cell() const { return shape().has_cell || (shape().saved && P); }
   index fed_back() const { return P ? P : H * shape().feedback; }
@@ -153,12 +181,15 @@ struct Run {
       for (auto& a : v) put(a, random.number<T>() * by);
     };
     double w = 1.2 / std::sqrt(double(s.H));
-    fill(x, s.T * s.B * s.I, 2 * scale), fill(w_ih, G * s.H * s.I, w * scale), fill(w_hh, G * s.H * R, w);
+    fill(x, s.T * s.B * s.I, 2 * scale), fill(w_ih, G * s.H * s.I, w * scale), fill(w_hh, G * s.H * s.recurrent(), w);
     fill(b_ih, G * s.H, 0.5 * scale), fill(b_hh, G * s.H, 0.5 * scale), fill(w_hr, s.P * s.H, w);
-    fill(h0, s.B * R, scale), fill(c0, s.B * s.H, scale), fill(reset_h, s.B * R, scale), fill(reset_c, s.B * s.H, scale);
+    fill(h0, s.B * R, scale), fill(c0, s.B * s.C(), scale), fill(reset_h, s.B * R, scale), fill(reset_c, s.B * s.C(), scale);
+    for (auto* c : {&c0, &reset_c})  // the normaliser of an sLSTM is above 0, or 0 at the begin
+      for (index k = 0; k < index(c->size()) && s.C() == 3 * s.H; k++)
+        if (k / s.H % 3 == 1) (*c)[k] = (*c)[k] < 0 ? T(0) : (*c)[k] + T(0.125);
     fill(w_ch, s.shape().peepholes * s.H, w), fill(mask, s.drop ? s.B * R : 0, 2);
     fill(norm, s.normed() ? 18 * s.H : 0, 1);
-    fill(dy, s.T * s.B * R, 1), fill(dh, s.B * R, 1), fill(dc, s.B * s.H, 1);
+    fill(dy, s.T * s.B * R, 1), fill(dh, s.B * R, 1), fill(dc, s.B * s.C(), 1);
     for (index b = 0; b < s.B; b++) lengths.push_back(int64_t(random.next() >> 20) % (s.T + 1));
     for (index k = 0; k < s.T * s.B; k++) reset.push_back((random.next() >> 20) % 4 == 0);
   }
@@ -169,13 +200,14 @@ struct Run {
     auto at = [](Numbers<T>& v, index offset) { return v.empty() ? nullptr : v.data() + offset; };
     p.steps = s.T, p.batch = one ? 1 : s.B, p.inputs = s.I, p.hidden = s.H, p.projected = s.P, p.reverse = s.reverse;
     p.first = 0, p.last = s.T, p.norm = at(norm, 0);
-    p.w_ih = w_ih.data(), p.w_hh = w_hh.data(), p.w_hr = s.P ? w_hr.data() : nullptr;
+    p.w_ih = s.given ? nullptr : w_ih.data(), p.w_hh = w_hh.data(), p.recurrent = s.recurrent(), p.heads = s.heads, p.beta = T(0.75),
+    p.w_hr = s.P ? w_hr.data() : nullptr;
     p.b_ih = s.bias ? b_ih.data() : nullptr, p.b_hh = s.bias ? b_hh.data() : nullptr;
     p.x = {x.data() + b * s.I, s.B * s.I, s.I};
-    p.h0 = at(h0, b * R), p.c0 = at(c0, b * s.H);
+    p.h0 = at(h0, b * R), p.c0 = at(c0, b * s.C());
     p.lengths = s.lengths ? lengths.data() + b : nullptr;
     p.reset = s.reset && !one ? reset.data() : nullptr;
-    if (s.reset_state) p.reset_h = {at(reset_h, b * R), 0, R}, p.reset_c = {at(reset_c, b * s.H), 0, s.H};
+    if (s.reset_state) p.reset_h = {at(reset_h, b * R), 0, R}, p.reset_c = {at(reset_c, b * s.C()), 0, s.C()};
     p.threads = threads;
     p.w_ch = at(w_ch, 0), p.clip = s.clip ? T(0.4) : std::numeric_limits<T>::infinity(), p.hidden_mask = at(mask, b * R);
     p.feedback = s.shape().feedback, p.has_cell = s.has_cell();
@@ -191,13 +223,13 @@ struct Run {
       v.resize(n);
       for (auto& a : v) put(a, std::nan(""));
     };
-    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, has_cell ? s.T * s.B * s.H : 0), make(m, s.P ? s.T * s.B * s.H : 0);
-    make(h_n, s.B * R), make(c_n, has_cell ? s.B * s.H : 0);
+    make(y, s.T * s.B * R), make(gates, s.T * s.B * S * s.H), make(c, has_cell ? s.T * s.B * s.C() : 0), make(m, s.P ? s.T * s.B * s.H : 0);
+    make(h_n, s.B * R), make(c_n, has_cell ? s.B * s.C() : 0);
     openlstm::Forward<T, X> f{};
     problem(f, threads, -1);
     f.y = {y.data(), s.B * R, R};
     if (S) f.gates = {gates.data(), s.B * S * s.H, S * s.H};
-    if (has_cell) f.c = {c.data(), s.B * s.H, s.H}, f.c_n = c_n.data();
+    if (has_cell) f.c = {c.data(), s.B * s.C(), s.C()}, f.c_n = c_n.data();
     if (s.P) f.m = {m.data(), s.B * s.H, s.H};
     f.h_n = h_n.data();
     {
@@ -205,25 +237,25 @@ struct Run {
       openlstm::forward(table(), cell(), f);
     }
 
-    const bool gru = S && !s.shape().has_cell;
+    const bool gru = s.shape().gates == 3 && S == 4;
     make(dx, x.size()), make(dw_ih, w_ih.size()), make(dw_hh, w_hh.size()), make(db_ih, s.normed() ? 0 : G * s.H), make(db_hh, gru ? G * s.H : 0);
     make(dnorm, norm.size());
-    make(dw_hr, w_hr.size()), make(dw_ch, w_ch.size()), make(dh0, s.B * R), make(dc0, S ? s.B * s.H : 0);
-    dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && has_cell ? s.B * s.H : 0, T(0));
+    make(dw_hr, w_hr.size()), make(dw_ch, w_ch.size()), make(dh0, s.B * R), make(dc0, S ? s.B * s.C() : 0);
+    dreset_h.assign(s.reset_state ? s.B * R : 0, T(0)), dreset_c.assign(s.reset_state && has_cell ? s.B * s.C() : 0, T(0));
     make(h_steps, y.size()), make(c_steps, c.size());
     openlstm::Backward<T, X> b{};
     problem(b, threads, -1);
     b.y = {y.data(), s.B * R, R}, b.dy = {dy.data(), s.B * R, R}, b.dh_n = dh.data();
     b.h_steps = {h_steps.data(), s.B * R, R}, b.dh0 = dh0.data(), b.dc0 = dc0.data();
     b.dx = {dx.data(), s.B * s.I, s.I};
-    b.dw_ih = dw_ih.data(), b.dw_hh = dw_hh.data(), b.db_ih = s.normed() ? nullptr : db_ih.data(), b.dnorm = dnorm.data(),
+    b.dw_ih = s.given ? nullptr : dw_ih.data(), b.dw_hh = dw_hh.data(), b.db_ih = s.normed() ? nullptr : db_ih.data(), b.dnorm = dnorm.data(),
     b.db_hh = gru ? db_hh.data() : nullptr;
     b.dw_hr = s.P ? dw_hr.data() : nullptr, b.dw_ch = dw_ch.data();
     if (S) b.gates = {gates.data(), s.B * S * s.H, S * s.H};
-    if (has_cell) b.c = {c.data(), s.B * s.H, s.H}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.H, s.H};
+    if (has_cell) b.c = {c.data(), s.B * s.C(), s.C()}, b.dc_n = dc.data(), b.c_steps = {c_steps.data(), s.B * s.C(), s.C()};
     if (s.P) b.m = {m.data(), s.B * s.H, s.H};
     if (s.reset_state) b.dreset_h = {dreset_h.data(), 0, R};
-    if (s.reset_state && has_cell) b.dreset_c = {dreset_c.data(), 0, s.H};
+    if (s.reset_state && has_cell) b.dreset_c = {dreset_c.data(), 0, s.C()};
     {
       const Inside kernel;
       openlstm::backward(table(), cell(), b);
@@ -238,7 +270,7 @@ struct Run {
   // Whether row b run alone (without resets) gives the bits it has in y; asked of problems without resets.
   bool alone(index b) {
     Numbers<X> out(s.T * R);
-    Numbers<T> h(R), c_n(s.H);
+    Numbers<T> h(R), c_n(s.C());
     openlstm::Forward<T, X> f{};
     problem(f, 1, b);
     f.y = {out.data(), R, R}, f.h_n = h.data();
@@ -279,7 +311,7 @@ static void tiles_released([[maybe_unused]] const char* where) {
 #endif
 }
 
-constexpr int drawn = 144;
+constexpr int drawn = 216;
 
 template <class T, class X = T>
 void problems(const char* type) {
@@ -289,13 +321,17 @@ void problems(const char* type) {
     auto draw = [&](index below) { return index((random.next() >> 20) % uint64_t(below)); };
     Sizes s{n % cells,    draw(7),      draw(7),      widths[draw(12)], widths[draw(12)], 0,           draw(2) == 1, draw(2) == 1, draw(2) == 1,
             draw(2) == 1, draw(4) != 0, draw(4) == 0, draw(4) == 0,     draw(4) == 0,     draw(3) != 0};
-    if (s.shape().feedback == 1 && draw(3) == 0) s.P = widths[draw(8)];
+    if (s.shape().feedback == 1 && s.shape().sees == 'A' && draw(3) == 0) s.P = widths[draw(8)];
+    if (s.shape().feedback == 1 && s.dense() && !s.normed() && !s.P && draw(2) == 0) s.heads = 2 + draw(3), s.H *= s.heads;
     if (n % 36 >= 18 && n >= drawn - 36) s.T = 12, s.B = 13, s.I = 40, s.H = 90;          // enough work for several threads, by rows
     if (n % 36 < 18 && n >= drawn - 36) s.T = 3, s.B = 1, s.I = 256, s.H = 300, s.P = 0;  // and by units
+    while (s.H % s.heads) s.heads--;
+    s.given = draw(5) == 0;
+    if (s.given) s.I = s.shape().gates * s.H;
     Run<T, X> run(s, uint64_t(n) + 1, n % 5 == 4 ? (sizeof(T) == 4 ? 1e-20 : 1e-155) : 1.);
     char where[128];
-    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td P%td %d%d%d%d%d %d%d%d%d", type, s.shape().name, s.T, s.B, s.I, s.H, s.P, s.reverse,
-                  s.lengths, s.reset, s.reset_state, s.bias, s.clip, s.zoneout, s.drop, s.training);
+    std::snprintf(where, sizeof where, "%s %s T%td B%td I%td H%td/%td P%td %d%d%d%d%d %d%d%d%d%d", type, s.shape().name, s.T, s.B, s.I, s.H, s.heads, s.P,
+                  s.reverse, s.lengths, s.reset, s.reset_state, s.bias, s.clip, s.zoneout, s.drop, s.training, s.given);
     Hash h = run.go(1);
     std::printf("%s %016llx\n", where, static_cast<unsigned long long>(h));
     law(run.go(3) == h, "threads", where);
@@ -318,6 +354,9 @@ void starved(const char* type) {
                        {cell_of("rnn_tanh"), 12, 13, 20, 60, 0, false, false, false, false, true, false, false, false, true},
                        {cell_of("gru"), 6, 13, 20, 40, 0, false, true, false, false, true, false, false, true, true},
                        {cell_of("fgr"), 4, 13, 20, 40, 0, false, false, false, false, true, false, true, false, true},
+                       {cell_of("slstm"), 6, 13, 20, 40, 0, false, true, true, true, true, false, true, false, true, 4},
+                       {cell_of("indrnn_tanh"), 6, 13, 20, 70, 0, false, true, true, false, true, false, true, false, true},
+                       {cell_of("mingru"), 6, 13, 80, 40, 0, false, false, false, false, true, false, false, true, true, 1, true},
                        {cell_of("lstm_ln"), 6, 13, 20, 40, 0, false, true, false, false, true, false, false, false, true}};
   for (const Sizes& s : all) {
     Run<T, X> run(s, 5, 1.);
@@ -360,7 +399,7 @@ void functions(const char* type) {
   struct {
     const char* name;
     void (*f)(const T*, T*, index);
-  } all[] = {{"exp", table.rows->exp}, {"sigmoid", table.rows->sigmoid}, {"tanh", table.rows->tanh}};
+  } all[] = {{"exp", table.rows->exp}, {"sigmoid", table.rows->sigmoid}, {"tanh", table.rows->tanh}, {"logsigmoid", table.rows->log_sigmoid}};
   for (auto& one : all) {
     one.f(in.data(), out.data(), index(in.size()));
     std::printf("%s %s %016llx\n", type, one.name, static_cast<unsigned long long>(hash(out, 1)));

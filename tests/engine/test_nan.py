@@ -24,7 +24,7 @@ from tests.support import (
 
 from openlstm import cells
 from openlstm.call import Call
-from openlstm.cells import GRU, NIAF, Cell, VanillaRNN
+from openlstm.cells import GRU, JANET, NIAF, SLSTM, Cell, MinGRU, MinLSTM, VanillaRNN
 from openlstm.reference import State, Weights
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
@@ -102,8 +102,11 @@ def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> No
     assert not others or not unequal(backend, take_rows(ours, others), take_rows(clean, others))
     assert not unequal(backend, {"y": ours["y"][:2]}, {"y": clean["y"][:2]})
     of_x = {f"saved.x{gate}" for gate in "ifgo"}  # sums of x alone do not see h
+    if cell.recurrence == "none":
+        of_x = {f"saved.{gate}" for gate in cell.saved}
     for name in ("y", *(n for n in ours if n.startswith("saved.") and n not in of_x)):
-        first = 3 if name in ("saved.m", *(f"saved.h{gate}" for gate in "ifgo")) else 2  # sums of h alone do not see x
+        of_h = {"saved.m"} if isinstance(cell, GRU) else {f"saved.h{gate}" for gate in "ifgo"}
+        first = 3 if name in of_h else 2  # sums of h alone do not see x
         assert np.isnan(ours[name][first:, row]).all() and not np.isnan(ours[name][:first, row]).any(), name
     for name in of_x & ours.keys():
         assert np.isnan(ours[name][2, row]).all() and not np.isnan(np.delete(ours[name], 2, 0)).any(), name
@@ -114,6 +117,8 @@ def test_nan_stays_in_its_own_row(cell: Cell, B: int, backend: ModuleType) -> No
 def test_nan_passes_every_gate(cell: Cell, H: int, dtype: str, backend: ModuleType) -> None:
     """NaN in the pre-activation of one gate of one unit: in that gate, and in what it touches, at once."""
     p = Case(cell, dtype=dtype, T=1, B=2, I=2, H=H).problem()
+    if isinstance(cell, SLSTM):  # where n is 0 nothing depends on what is kept
+        p.state.c[:, H : 2 * H] += 0.5
     for k, gate in enumerate(cell.gates):
         for unit in {0, H // 2, H - 1}:
             assert p.weights.b_ih is not None
@@ -133,6 +138,12 @@ def touched(cell: Cell, gate: str) -> set[str]:
     """What a gate's pre-activation reaches within its step."""
     if isinstance(cell, GRU):
         return {gate, "h"} | ({"n"} if gate == "r" else set())
+    if isinstance(cell, SLSTM):
+        return {gate, "h"} | {"i": set("fcnm"), "f": set("scn"), "g": {"c"}, "o": set()}[gate]
+    if isinstance(cell, MinLSTM):
+        return {gate, "h"} | {"i": set("fp"), "f": set("iq"), "g": set()}[gate]
+    if isinstance(cell, JANET):
+        return {gate, "h"} | ({"i"} if gate == "f" else set())
     through_cell = {"c", "o"} if "o" in cell.peepholes else {"c"}
     return {gate, "h"} | (through_cell if gate in "ifg" else set())
 
@@ -151,7 +162,8 @@ def test_nan_in_the_states_and_cotangents_stays_in_its_row(cell: Cell, dtype: st
     ):
         ours = run_all(backend, changed)
         assert not unequal(backend, take_rows(ours, others), take_rows(clean, others))
-        if cell != VanillaRNN("relu"):  # whose derivative is 0 at a unit that is off, whatever comes back
+        of_h = changed.state is not p.state and cell.recurrence == "none"  # gates that do not see h have their derivatives
+        if getattr(cell, "nonlinearity", "") != "relu" and not of_h:  # whose derivative is 0 at a unit that is off
             assert np.isnan(ours["d0h"][4]).all()
 
 
@@ -190,7 +202,7 @@ HUGE = {"float32": 1e16, "float64": 1e150}
 
 def bounded(cell: Cell) -> bool:
     """Whether what a step hands on to sums and products cannot grow with its input."""
-    return cell != VanillaRNN("relu") and not isinstance(cell, NIAF)
+    return getattr(cell, "nonlinearity", "") != "relu" and not isinstance(cell, (NIAF, MinGRU, MinLSTM))
 
 
 @pairs(cell=cells.ALL, seed=range(4), **RUNS)
@@ -213,6 +225,26 @@ def test_no_nan_is_born(cell: Cell, dtype: str, seed: int, backend: ModuleType) 
     )
     results = run_all(backend, q)
     assert [name for name, a in results.items() if not np.isfinite(a).all()] == []
+
+
+@EVERY_BACKEND
+@EVERY_DTYPE
+def test_an_slstm_of_any_finite_numbers_is_finite(dtype: str, backend: ModuleType) -> None:
+    """Sums of both ends and in between; n may be 0 or tiny, though not so tiny that the derivative by c is no number any more."""
+    ends = np.array([-1e30, -1e4, -80, -1, 0, 1, 80, 1e4, 1e30], dtype)
+    z = np.stack(np.meshgrid(ends, ends, ends[2:7:2], ends[1:8:2], indexing="ij"), -1).reshape(-1, 4)
+    smallest, B = np.finfo(dtype).smallest_subnormal, len(z)
+    for n in (np.array([0, 1e-30, 1, 1e3, 1e30], dtype), np.array([smallest], dtype)):
+        H = len(n)
+        m = np.resize(np.array([-1e4, 0, 1e4], dtype), H)
+        begin = np.broadcast_to(np.concatenate([n / 2, n, m]), (B, 3 * H)).copy()  # |c| <= n, as it comes about
+        w = Weights(np.repeat(np.eye(4, dtype=dtype), H, 0), np.zeros((4 * H, H), dtype))
+        call = Call(SLSTM(), np.stack([z, z[::-1]]), w, State(np.zeros((B, H), dtype), begin), save=True)
+        run = backend.forward(call)
+        assert np.isfinite(run.state.c).all() and (np.abs(run.y) <= 1 + 1e-5).all()
+        if n[0] != smallest:
+            grads = backend.backward(call._replace(save=False), run.saved, np.ones_like(run.y), State(None, np.ones_like(begin)))
+            assert np.isfinite(grads.x).all() and np.isfinite(grads.state.c).all()
 
 
 @EVERY_BACKEND

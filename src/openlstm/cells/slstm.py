@@ -57,7 +57,7 @@ class SLSTM(Cell):
         z_i, z_f, z_g, z_o = split(z, 4)  # each [B, H]
         c, n, m = split(before.c, 3)
         kept = logsigmoid(z_f) + m
-        m = where((n == 0) | (z_i >= kept), z_i, kept)  # from here on m'
+        m = where((n == 0) | ~(z_i < kept), z_i, kept)  # from here on m'; where one of the two is NaN, it stays NaN
         i, f = exp(z_i - m), exp(minimum(kept - m, A.namespace(m).zeros_like(m)))
         g, o = tanh(z_g), sigmoid(z_o)
         g = g if mask is None else g * mask

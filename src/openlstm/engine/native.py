@@ -85,7 +85,7 @@ def check_isa() -> None:
 
 
 def apply(name: str, x: np.ndarray) -> np.ndarray:
-    """`exp`, `sigmoid` or `tanh` of an array, as the kernels compute it (within 2 units in the last place)."""
+    """`exp`, `sigmoid`, `tanh` or `logsigmoid` of an array, as the kernels compute it (within 2 units in the last place)."""
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
     library.apply(str(x.dtype), name, x.ctypes.data, out.ctypes.data, x.size)
