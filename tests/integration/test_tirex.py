@@ -91,10 +91,8 @@ def test_what_is_called_fgate_feeds_the_input_gate(pair: tuple[Any, Any]) -> Non
 def test_forecasts_are_the_same(pair: tuple[Any, Any], known: bool) -> None:
     """Two targets of one series, differenced or not; a covariate that is known ahead is read in both directions."""
     theirs, ours = pair
-    for block in ours.stack[1::2]:
-        assert (
-            isinstance(block.time_mixer.fwd_cell, tirex.Recurrence) and block.time_mixer.rev_cell is block.time_mixer.fwd_cell
-        )
+    for mixer in (block.time_mixer for block in ours.stack[1::2]):
+        assert isinstance(mixer.fwd_cell, tirex.Recurrence) and mixer.rev_cell is mixer.fwd_cell
     target = torch.randn(2, 50).cumsum(1)
     past, future = (torch.randn(1, 50), torch.randn(2, 60)) if known else (None, None)
     for options in ({}, {"tta_diff": True, "tta_sign_flip": True}, {"pad_context": True}):
