@@ -243,7 +243,9 @@ def test_an_slstm_of_any_finite_numbers_is_finite(dtype: str, backend: ModuleTyp
         run = backend.forward(call)
         assert np.isfinite(run.state.c).all() and (np.abs(run.y) <= 1 + 1e-5).all()
         if n[0] != smallest:
-            grads = backend.backward(call._replace(save=False), run.saved, np.ones_like(run.y), State(None, np.ones_like(begin)))
+            grads = backend.backward(
+                call._replace(save=False), run.saved, np.ones_like(run.y), State(None, np.ones_like(begin))
+            )
             assert np.isfinite(grads.x).all() and np.isfinite(grads.state.c).all()
 
 
