@@ -337,6 +337,14 @@ def projectable(cell: Cell) -> bool:
     return len(cell.feeds_back) == cell.heads == 1 and cell.recurrence == "dense" and not cell.reads_h
 
 
+def cell_state(cell: Cell, draw: Callable[..., Any], *shape: int) -> Any:
+    """c [.., C] of drawn numbers, where `shape` ends with H: those of n, a sum of weights, are above 0; None without a c."""
+    if not cell.has_cell:
+        return None
+    parts = [draw(*shape) for _ in cell.states]
+    return A.concat([abs(part) + 0.1 if name == "n" else part for name, part in zip(cell.states, parts, strict=True)])
+
+
 def layer_of(cell: Cell, *sizes: Any, **options: Any) -> Any:
     """A layer that runs the cell."""
     if isinstance(cell, VanillaRNN):

@@ -68,6 +68,7 @@ def _inputs(cell: Cell, directions: list[Weights], H: int) -> dict[str, list[np.
     """W, R, B and P in the order of ONNX, with gates that the cell has not held open."""
     out: dict[str, list[np.ndarray]] = {"W": [], "R": [], "B": []} | ({"P": []} if cell.peepholes else {})
     for w in (expand(cell, w, H) for w in directions):
+        w = w._replace(w_hh=_all_columns(w.w_hh, H))
         zero = np.zeros(len(w.w_ih), w.w_ih.dtype)
         biases = [zero if b is None else b for b in (w.b_ih, w.b_hh)]
         if not cell.has_cell:
@@ -85,6 +86,16 @@ def _inputs(cell: Cell, directions: list[Weights], H: int) -> dict[str, list[np.
         if cell.peepholes:
             p = dict(zip(cell.peepholes, np.split(np.asarray(w.w_ch), len(cell.peepholes)), strict=True))
             out["P"].append(np.concatenate([p.get(gate, np.zeros(H, np.float32)) for gate in "iof"]))
+    return out
+
+
+def _all_columns(w_hh: np.ndarray, H: int) -> np.ndarray:
+    """The weights of heads [G*H, H/heads] where they stand among those of all units, [G*H, H]."""
+    K = w_hh.shape[1]
+    out = np.zeros((len(w_hh), H), w_hh.dtype)
+    for row, head in enumerate(w_hh):
+        first = row % H // K * K
+        out[row, first : first + K] = head
     return out
 
 
