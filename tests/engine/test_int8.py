@@ -35,7 +35,7 @@ def layer_of(cell: cells.Cell, inputs: int, hidden: int, **options: Any) -> Any:
     torch.manual_seed(hidden)
     if isinstance(cell, cells.VanillaRNN):
         return openlstm.RNN(inputs, hidden, nonlinearity=cell.nonlinearity, **options).eval()
-    kind = openlstm.GRU if isinstance(cell, cells.GRU) and not cell.memory else openlstm.LSTM
+    kind = openlstm.GRU if isinstance(cell, cells.GRU) and not cell.memory else openlstm.LSTM if cell.has_cell else openlstm.RNN
     return kind(inputs, hidden, cell=cell, **options).eval()
 
 

@@ -46,7 +46,7 @@ class Quantized(nn.Module):
     and `copy.deepcopy` keep the same numbers.
     """
 
-    weight_ih_l0 = torch.empty(0)  # what x is compared with: the type and place of every float here
+    first_weight = torch.empty(0)  # what x is compared with: the type and place of every float here
 
     def __init__(self, layer: Recurrent, seen: list[tuple[np.ndarray, np.ndarray]] | None = None) -> None:
         super().__init__()
