@@ -36,7 +36,7 @@ ROWS += draw(8, 165, ("", "hcE"), dtype="float32", B=37, T=3)  # as many as thre
 SIZES = [(3, 600, 5, 9), (70, 31, 17, 33), (5, 64, 96, 130), (9, 33, 1, 65), (40, 1, 33, 257), (11, 2, 64, 64), (4, 70, 8, 40)]
 SOME = [cells.LSTM(), cells.GRU(), cells.LayerNormLSTM(), cells.Peephole()]
 LARGE = [
-    replace(case, T=T, B=B, I=n, H=H)
+    replace(case, T=T, B=B, I=n, H=H * case.cell.heads)
     for case, (T, B, n, H) in zip(draw(len(SIZES), 162, ("",), SOME, dtype="float32", P=0), SIZES, strict=True)
 ]
 """More tokens than a block has, odd numbers of them, one row on several threads."""

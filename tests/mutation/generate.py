@@ -58,11 +58,13 @@ _REASONS: dict[str, list[str]] = {
             "(len(cell.gates) + cell.separate)]) [if False]"
         ),
         "reference.full_step: if noise is not None: [if True]",
-        ("reference.full_step: carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c) [if False]"),
+        (
+            "reference.full_step: carried = None if c is None else N.zoneout(noise, N.ZONEOUT_C, t, before.c, c, len(cell.states)) [if False]"
+        ),
         "reference.backward: if noise is not None: [if True]",
         (
             "reference.backward: new_c, old_c = (None, None) if g_c is None else N.zoneout_backward(noise, "
-            "N.ZONEOUT_C, t, g_c) [if False]"
+            "N.ZONEOUT_C, t, g_c, len(cell.states)) [if False]"
         ),
     ],
     ("Without gates whose sums are apart the general way takes the same sums, biases in another order."): [
@@ -84,7 +86,7 @@ _REASONS: dict[str, list[str]] = {
         ),
         "reference.backward: if again: [if True]",
         ("reference.backward: begin = State(before_h, None if before.c is None else _only(live, before.c)) [if False]"),
-        "reference.backward: dx[k] = dz_x @ w.w_ih if input_gradient else None [if True]",
+        "reference.backward: dx[k] = None if not input_gradient else dz_x if w.w_ih is None else dz_x @ w.w_ih [if False]",
     ],
     (
         "What begins a list is replaced at every step, and what is looked up before the first step is "
