@@ -100,7 +100,7 @@ def rewrite(path: Path, change: dict[str, Any], *, sign: bool = True) -> None:
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
 
 
-@pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}, {"heads": 3}], ids=str)
 @pytest.mark.parametrize("cell", cells.BY_NAME)
 def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     if not all(has_option(cell, name) for name in options):
@@ -116,6 +116,11 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str
     assert all((back[name] == t[name]).all() and back[name].dtype == t[name].dtype for name in t)
 
 
+def test_heads_are_written_only_where_there_are_some() -> None:
+    """So that a reader which does not know them takes every file without."""
+    assert "heads" not in header().network.model_dump() and header(heads=3).network.model_dump()["heads"] == 3
+
+
 def has_option(cell: str, name: str) -> bool:
     return name in {field.name for field in dataclasses.fields(cells.BY_NAME[cell])}  # type: ignore[arg-type]
 
@@ -124,7 +129,8 @@ def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
     """The names are part of the format: neither a kernel's name nor the order of the list may change them."""
     assert set(cells.BY_NAME.values()) == set(cells.ALL) and len(cells.BY_NAME) == len(cells.ALL)
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr lstm1997"
-    assert list(cells.BY_NAME) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
+    later = "slstm mingru minlstm janet indrnn_tanh indrnn_relu"
+    assert list(cells.BY_NAME) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu", *later.split()]
     assert cells.BY_NAME["lstm1997"] == cells.LSTM1997() and cells.BY_NAME["nfg_np"] == cells.NFG(peephole=False)
     assert cells.BY_NAME["rnn_relu"] == cells.VanillaRNN("relu")
 
@@ -336,6 +342,8 @@ def forecasters(number: int, **changed: Any) -> dict[str, Any]:
             {"network": {**NETWORK, "cells_per_gate": 2}},
             "network: Value error, hidden_size is not a multiple of cells_per_gate",
         ),
+        ({"network": {**NETWORK, "heads": 2}}, "network: Value error, hidden_size is not a multiple of heads * cells_per_gate"),
+        ({"network": {**NETWORK, "cell": "mingru", "heads": 3}}, "network: Value error, mingru has no heads"),
         ({"network": {**NETWORK, "input_size": 2}}, "network.input_size: Extra inputs are not permitted"),
         ({"series": {**SERIES, "calendar": ["hour", "hour"]}}, "series: Value error, the calendar holds something twice"),
         ({"series": {**SERIES, "features": 2 * SERIES["features"]}}, "series: Value error, two features of one name"),

@@ -91,6 +91,11 @@ CELLS = [
     "LayerNormLSTM",
     "GRU",
     "VanillaRNN",
+    "SLSTM",
+    "MinGRU",
+    "MinLSTM",
+    "JANET",
+    "IndRNN",
 ]
 
 

@@ -20,7 +20,7 @@ from openlstm.cells import Cell, StepInputs
 from openlstm.cells import State as State
 from openlstm.noise import Noise
 from openlstm.weights import Weights as Weights
-from openlstm.weights import collapse, expand, hidden_size
+from openlstm.weights import collapse, expand, hidden_size, recurrent_gradient, seen, unseen
 
 
 class Saved(NamedTuple):
@@ -114,47 +114,6 @@ def sums(cell: Cell, x: Array, h: Array, w: Weights, noise: Noise | None = None)
         of_x, of_h = of_x + w.b_ih, of_h + w.b_hh
     n = of_x.shape[1] * (len(cell.gates) - cell.separate) // len(cell.gates)
     return A.concat([of_x[:, :n] + of_h[:, :n], of_x[:, n:], of_h[:, n:]])
-
-
-def seen(h: Array, w_hh: Array) -> Any:
-    """What the sums see of h [..., R]: h W_hh^T [..., G*H], where units see all of h, their own head alone, or themselves alone.
-
-    `w_hh` [G*H, K] says which: R / K heads, of which every unit is one where K = 1; None where there is no such product (K = 0).
-    """
-    blocks = _blocks(h.shape[-1], w_hh)
-    if blocks is None:
-        return h @ w_hh.T if w_hh.shape[1] == h.shape[-1] else None
-    found = _einsum("...nk,gnuk->...gnu", h.reshape(*h.shape[:-1], *blocks.shape[1::2]), blocks)
-    return found.reshape(*h.shape[:-1], w_hh.shape[0])
-
-
-def unseen(dz: Array, w_hh: Array, R: int) -> Array:
-    """The way back of `seen`: dL/d(h W_hh^T) [..., G*H] -> dL/dh [..., R]."""
-    if not w_hh.shape[1]:
-        return A.zeros(dz, *dz.shape[:-1], R)
-    blocks = _blocks(R, w_hh)
-    if blocks is None:
-        return dz @ w_hh
-    return _einsum("...gnu,gnuk->...nk", dz.reshape(*dz.shape[:-1], *blocks.shape[:3]), blocks).reshape(*dz.shape[:-1], R)
-
-
-def recurrent_gradient(dz: Array, h: Array, w_hh: Array) -> Array:
-    """The way back of `seen`: dL/d(h W_hh^T) [B, G*H] and h [B, R] -> dL/dW_hh [G*H, K]."""
-    blocks = _blocks(h.shape[-1], w_hh)
-    if blocks is None:
-        return dz.T @ h if w_hh.shape[1] else A.zeros(dz, *w_hh.shape)
-    dz, h = dz.reshape(dz.shape[0], *blocks.shape[:3]), h.reshape(h.shape[0], *blocks.shape[1::2])
-    return _einsum("bgnu,bnk->gnuk", dz, h).reshape(w_hh.shape)
-
-
-def _blocks(R: int, w_hh: Array) -> Any:
-    """W_hh by gate, head, unit within the head and column, [G, R/K, K, K]; None where it is one block, or none."""
-    K = w_hh.shape[1]
-    return None if K in (0, R) else w_hh.reshape(w_hh.shape[0] // R, R // K, K, K)
-
-
-def _einsum(how: str, a: Array, b: Array) -> Array:
-    return A.namespace(a).einsum(how, a, b)
 
 
 def unsum(cell: Cell, dz: Array) -> tuple[Array, Array]:

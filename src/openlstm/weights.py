@@ -51,7 +51,7 @@ class Weights(NamedTuple):
     With memory blocks (`Cell.cells_per_gate` = m) every gate but the candidate has H/m rows instead of H.
     """
 
-    w_ih: Array | None  # [G*H, I]; None where x [T, B, G*H] already are the sums of W_ih x, in the order of `Cell.gates`
+    w_ih: Any  # [G*H, I]; None where x [T, B, G*H] already are the sums of W_ih x, in the order of `Cell.gates`
     w_hh: Array  # [G*H, K], K as `recurrent_size` says
     b_ih: Array | None = None  # [G*H]
     b_hh: Array | None = None  # [G*H]
@@ -295,6 +295,47 @@ def _each(weights: Weights, f: Any) -> Weights:
     at = {"w_ih": -2, "w_hh": -2, "b_ih": -1, "b_hh": -1}
     named = {name: getattr(weights, name) for name in at}
     return weights._replace(**{name: None if a is None else f(a, at[name]) for name, a in named.items()})
+
+
+def seen(h: Array, w_hh: Array) -> Any:
+    """What the sums see of h [..., R]: h W_hh^T [..., G*H], where units see all of h, their own head, or themselves alone.
+
+    `w_hh` [G*H, K] says which: R / K heads, of which every unit is one where K = 1; None without such a product (K = 0).
+    """
+    blocks = _blocks(h.shape[-1], w_hh)
+    if blocks is None:
+        return h @ w_hh.T if w_hh.shape[1] == h.shape[-1] else None
+    found = _einsum("...nk,gnuk->...gnu", h.reshape(*h.shape[:-1], *blocks.shape[1::2]), blocks)
+    return found.reshape(*h.shape[:-1], w_hh.shape[0])
+
+
+def unseen(dz: Array, w_hh: Array, R: int) -> Array:
+    """The way back of `seen`: dL/d(h W_hh^T) [..., G*H] -> dL/dh [..., R]."""
+    if not w_hh.shape[1] or not R:
+        return A.zeros(dz, *dz.shape[:-1], R)
+    blocks = _blocks(R, w_hh)
+    if blocks is None:
+        return dz @ w_hh
+    return _einsum("...gnu,gnuk->...nk", dz.reshape(*dz.shape[:-1], *blocks.shape[:3]), blocks).reshape(*dz.shape[:-1], R)
+
+
+def recurrent_gradient(dz: Array, h: Array, w_hh: Array) -> Array:
+    """The way back of `seen`: dL/d(h W_hh^T) [B, G*H] and h [B, R] -> dL/dW_hh [G*H, K]."""
+    blocks = _blocks(h.shape[-1], w_hh)
+    if blocks is None:
+        return dz.T @ h if w_hh.shape[1] == h.shape[-1] else A.zeros(dz, *w_hh.shape)
+    dz, h = dz.reshape(dz.shape[0], *blocks.shape[:3]), h.reshape(h.shape[0], *blocks.shape[1::2])
+    return _einsum("bgnu,bnk->gnuk", dz, h).reshape(w_hh.shape)
+
+
+def _blocks(R: int, w_hh: Array) -> Any:
+    """W_hh by gate, head, unit within the head and column, [G, R/K, K, K]; None where it is one block, or none."""
+    K = w_hh.shape[1]
+    return None if K in (0, R) or not R else w_hh.reshape(w_hh.shape[0] // R, R // K, K, K)
+
+
+def _einsum(how: str, a: Array, b: Array) -> Array:
+    return A.namespace(a).einsum(how, a, b)
 
 
 def reorder(array: Array, source: str, target: str, hidden_size: int | None = None) -> Array:

@@ -36,7 +36,7 @@ def whole(layer: Any, x: torch.Tensor) -> tuple[np.ndarray, Any]:
     return y.numpy(), State(*found) if len(found) < 3 else type(state)(*found)
 
 
-def same(a: State, b: State) -> bool:
+def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))
 
 

@@ -131,7 +131,11 @@ def test_a_stepper_goes_the_way_of_the_layer(cell: Cell) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_cell_of_ones_own_has_every_option(cell: Cell, bidirectional: bool) -> None:
     """Lengths, resets, zoneout, dropout and checkpoint=, forwards and back."""
-    noise = {"zoneout_h": 0.2, "zoneout_c": 0.3 * cell.has_cell, "recurrent_dropout": 0.2 * bool(cell.candidate)}
+    noise: dict[str, Any] = {
+        "zoneout_h": 0.2,
+        "zoneout_c": 0.3 * cell.has_cell,
+        "recurrent_dropout": 0.2 * bool(cell.candidate),
+    }
     layer, found = layer_of(cell, I, H, bidirectional=bidirectional, **noise), []
     x, reset = series(600, 2, I), torch.rand(600, 2, generator=torch.Generator().manual_seed(2)) < 0.02
     for every in (None, 256):
@@ -193,7 +197,7 @@ def test_states_have_names_and_can_be_kept() -> None:
     seen, _ = layer(series(B, T, I), reset=reset, reset_state=fresh)
     alone, _ = layer(series(B, T, I)[:, 3:], tuple(s[:, :1].expand(-1, B, -1) for s in end))
     assert torch.allclose(seen[:, 3:], alone, rtol=1e-13)
-    run = openlstm.recur(SLSTM(2), series(), layer.weights_of(0), save=True)
+    run: Any = openlstm.recur(SLSTM(2), series(), layer.weights_of(0), save=True)
     assert run.state._fields == ("h", "c", "n", "m")
     again = openlstm.recur(SLSTM(2), series(), layer.weights_of(0), run.state)
     layer.batch_first = False
@@ -365,7 +369,7 @@ REFUSED: dict[str, tuple[Any, type[OpenLSTMError], str]] = {
         "recur: without w_ih x is the sums of 2 gates, 12 numbers, and has 3\n"
         "  got       x: float64[6, 4, 3], [T, B, 2*H]\n"
         "  expected  [T, B, 12]\n"
-        "  hint      give the sums of W x of the gates u, g, one gate after the other",
+        "  hint      pass w_ih, or the sums of W x of the gates u, g, one gate after the other",
     ),
     "sums of shared gates": (
         lambda: openlstm.LSTM(24, 6, cell=LSTM(cells_per_gate=2), input_projection=False),

@@ -8,8 +8,8 @@ A cell owns only what is different about it: the map from (z, c) to (h', c') and
 
     z = x W_ih^T + b_ih + h W_hh^T + b_hh                                                       # [B, G*H]
 
-the loop over time, lengths, resets, noise and projection belong to `reference.py` and to the engine, which read the traits
-below.
+(in which a unit sees all of h, its own head, itself, or nothing of it: `Cell.recurrence`), the loop over time, lengths, resets,
+noise and projection belong to `reference.py` and to the engine, which read the traits below.
 
 A cell of your own needs four lines of traits and `forward`; it runs wherever a cell does, slower, on the reference:
 
@@ -24,6 +24,19 @@ A cell of your own needs four lines of traits and `forward`; it runs wherever a 
 >>> import numpy as np
 >>> Leaky()(np.zeros((1, 2)), State(np.zeros((1, 1)), np.ones((1, 1)))).h.tolist()
 [[0.5]]
+
+It may carry more states than c: `states` names them, and `State.c` holds them side by side:
+
+>>> class Mean(Cell):
+...     \"\"\"c' = c + g;  n' = n + 1;  h' = c' / n': the mean of what came in, without a product with h.\"\"\"
+...     name, gates, saved, has_cell = "mean", ("g",), ("g",), True
+...     states, recurrence = ("c", "n"), "none"
+...     def forward(self, z, before, w_ch=None, mask=None):
+...         c, n = split(before.c, 2)
+...         c, n = c + tanh(z), n + 1
+...         return Step((tanh(z),), c / n, concat([c, n]))
+>>> Mean()(np.ones((1, 1)), State(np.zeros((1, 1)), np.array([[0.0, 3.0]]))).c.round(2).tolist()
+[[0.76, 4.0]]
 """
 
 from __future__ import annotations

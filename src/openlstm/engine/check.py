@@ -32,8 +32,8 @@ def check_call(call: Call, who: str = WHO) -> None:
     Args:
         call: `cell` a `Cell`;
             x [T, B, I], floating, a numpy array or a torch tensor; it decides kind, dtype and device of all others;
-            `Weights` of w_ih [G*H, I] (None where x [T, B, G*H] is the sums), w_hh [G*H, K] (`weights.recurrent_size`), b_ih and
-            b_hh [G*H] or both None (b_ih alone where nothing is fed back), w_hr [P, H] or None, w_ch
+            `Weights` of w_ih [G*H, I] (None where x [T, B, G*H] is the sums), w_hh [G*H, K] (`weights.recurrent_size`), b_ih
+            and b_hh [G*H] or both None (b_ih alone where nothing is fed back), w_hr [P, H] or None, w_ch
             [len(cell.peepholes)*H] where the cell has peepholes, norm (`weights.norm_sizes`) where it normalises;
             `State` of h [B, R] and c [B, C] (None for a cell without one), or None;
             lengths, B integers within 0..T, in a list or an array on any device, or None;
@@ -148,12 +148,13 @@ def check_layers(who: str, cell: Cell, layers: Sequence[Any]) -> None:
             field, columns = ("w_hh", "K") if w.w_ih is None else ("w_ih", "I")
             like = _check_first(who, f"{name}.{field}", getattr(w, field), f"[{_rows(cell)}, {columns}]")
         hidden, fed_back = _check_weights(name, cell, w, like)
-        if n and w.w_ih is None:
+        w_ih: Any = w.w_ih
+        if n and w_ih is None:
             got, hint = f"{name}.w_ih=None", "only the first layer can be given its sums"
             raise like.error(ArgumentError, f"{name} has no w_ih", got, f"[{_rows(cell)}, {below}]", hint)
-        if n and w.w_ih.shape[1] != below:
-            expected, hint = (w.w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
-            raise _shape(f"{name}.w_ih", w.w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
+        if n and w_ih.shape[1] != below:
+            expected, hint = (w_ih.shape[0], below), f"the layer below puts out {_count(below, 'number')} a row"
+            raise _shape(f"{name}.w_ih", w_ih, f"[{_rows(cell)}, {below}]", expected, like, hint)
         below = hidden if len(cell.feeds_back) > 1 else fed_back
 
 
@@ -453,7 +454,7 @@ def _features(x: Array, expected: int, like: _Like) -> OpenLSTMError:
 
 def _no_sums(cell: Cell, x: Array, rows: int, like: _Like) -> OpenLSTMError:
     what = f"without w_ih x is the sums of {_count(len(cell.gates), 'gate')}, {rows} numbers, and has {x.shape[2]}"
-    hint = f"give the sums of W x of the gates {', '.join(cell.gates)}, one gate after the other"
+    hint = f"pass w_ih, or the sums of W x of the gates {', '.join(cell.gates)}, one gate after the other"
     return like.error(ShapeError, what, f"x: {describe(x)}, [T, B, {_rows(cell)}]", f"[T, B, {rows}]", hint)
 
 

@@ -48,8 +48,8 @@ def tensors_of(call: Call) -> tuple[Any, ...]:
 
 
 def options_of(call: Call) -> tuple[Any, ...]:
-    """What of a call is not a tensor: kernel, clip, heads, beta, reverse, zoneout of h and c, candidate, stream, first row, training,
-    backend, checkpoint, save, check_finite.
+    """What of a call is not a tensor: kernel, clip, heads, beta, reverse, zoneout of h and c, candidate, stream, first row,
+    training, backend, checkpoint, save, check_finite.
     """
     cell, noise = call.cell, active(call.noise) or _QUIET
     kernel = "gru_memory" if cell.kernel == "gru" and cell.has_cell else cell.kernel
@@ -175,8 +175,8 @@ _TENSORS = (
 )
 _SAVED = "Tensor y, Tensor gates, Tensor c, Tensor m, Tensor? dy, Tensor? dh, Tensor? dc"
 _OPTIONS = (
-    "str kernel, float? clip, int heads, float beta, bool reverse, float zoneout_h, float zoneout_c, float candidate, int stream, "
-    "int first_row, bool training, str backend, int checkpoint, bool save, bool check_finite"
+    "str kernel, float? clip, int heads, float beta, bool reverse, float zoneout_h, float zoneout_c, float candidate, "
+    "int stream, int first_row, bool training, str backend, int checkpoint, bool save, bool check_finite"
 )
 _library = torch.library.Library("openlstm", "DEF")
 _library.define(f"forward({_TENSORS}, {_OPTIONS}) -> ({', '.join(['Tensor'] * 6)})")

@@ -38,8 +38,9 @@ def recur(
         cell: the recurrence, one of `openlstm.cells` or your own.
         x: [T, B, I], float32 or float64 (any float type on the reference backend).
         weights: w_ih [G*H, I] (None where x [T, B, G*H] is the sums of W_ih x, gate by gate), w_hh [G*H, R] ([G*H, R/heads]
-            with heads, [G*H, 1] for an elementwise recurrence, [G*H, 0] without one), b_ih and b_hh [G*H] or None, w_hr [P, H] or None, w_ch [len(cell.peepholes)*H]
-            for a cell with peepholes, norm for a cell that normalises (`openlstm.weights.collect` makes it).
+            with heads, [G*H, 1] for an elementwise recurrence, [G*H, 0] without one), b_ih and b_hh [G*H] or None, w_hr [P, H]
+            or None, w_ch [len(cell.peepholes)*H] for a cell with peepholes, norm for a cell that normalises
+            (`openlstm.weights.collect` makes it).
         state: h [B, R] and c [B, H] (None for a cell without one); of a cell with more states (h, c, n, m), as `recur` gives
             it; zeros if None.
         lengths: integers [B]; x beyond a row's length is never read, y there is exactly 0.

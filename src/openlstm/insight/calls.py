@@ -69,9 +69,10 @@ class LayerCall:
             t.retain_grad()
         self.outputs = own
         y = y._replace(data=own[0]) if isinstance(y, PackedSequence) else own[0]
-        if hasattr(state, "_make"):  # the named states of a cell with several
-            return y, state._make(own[1:])
-        return y, tuple(own[1:]) if isinstance(state, tuple) else own[1]
+        if not isinstance(state, tuple):
+            return y, own[1]
+        make: Any = getattr(state, "_make", tuple)  # of the named states of a cell with several
+        return y, make(own[1:])
 
     def flows(self) -> tuple[Any, Any, Any]:
         """The gradients at y, at h and at c, which holds the further states of a cell side by side; None for none."""

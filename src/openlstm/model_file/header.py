@@ -203,10 +203,8 @@ class Network(_Part):
                 raise ValueError(f"{self.cell} has no {name}")
         if self.hidden_size % self.cells_per_gate:
             raise ValueError("hidden_size is not a multiple of cells_per_gate")
-        if self.hidden_size % self.heads:
-            raise ValueError("hidden_size is not a multiple of heads")
-        if self.hidden_size // self.heads % self.cells_per_gate:
-            raise ValueError("the units of a head are not a multiple of cells_per_gate")
+        if self.hidden_size % (self.heads * self.cells_per_gate):
+            raise ValueError("hidden_size is not a multiple of heads * cells_per_gate")
         if self.members * self.num_layers > 1000:
             raise ValueError("more than 1000 layers in all members together")
         return self
@@ -214,8 +212,7 @@ class Network(_Part):
     @model_serializer(mode="wrap")
     def _dumped(self, dump: Any) -> dict[str, Any]:
         """Without heads where there are none, as files were before there were any: a reader of that time takes it."""
-        out = dump(self)
-        return {name: value for name, value in out.items() if name != "heads" or value != 1}
+        return {name: value for name, value in dump(self).items() if name != "heads" or value != 1}
 
     def recurrence(self) -> cells.Cell:
         """The cell with its options."""

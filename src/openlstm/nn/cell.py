@@ -121,7 +121,8 @@ class LSTMCell(OneStep):
     A call `cell(x, (h, c))`: x [B, I], h and c [B, H], or [I] and [H] without a batch; zeros if (h, c) is None.
 
     Returns:
-        (h', c'), shaped as h and c; of a cell with more states a named tuple of all: (h, c, n, m) of `cells.SLSTM`. On CPU the same bits as `openlstm.LSTM` gives at that step of a sequence.
+        (h', c'), shaped as h and c; of a cell with more states a named tuple of all: (h, c, n, m) of `cells.SLSTM`. On CPU the
+        same bits as `openlstm.LSTM` gives at that step of a sequence.
 
     Raises:
         ShapeError, DtypeError: where an argument does not fit; the message says what would.

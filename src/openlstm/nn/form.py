@@ -145,7 +145,10 @@ class _Known(NamedTuple):
         h, *others = value
         return [
             (f"{name}[0], h,", "R", h, rows, layer.fed_back_size),
-            *[(f"{name}[{k}], {s},", "H", a, rows, layer.hidden_size) for k, (s, a) in enumerate(zip(names, others), 1)],
+            *[
+                (f"{name}[{k}], {s},", "H", a, rows, layer.hidden_size)
+                for k, (s, a) in enumerate(zip(names, others, strict=True), 1)
+            ],
         ]
 
     def member(self, name: str, letter: str, s: Any, rows: int, width: int) -> Tensor:

@@ -140,7 +140,7 @@ def slstm(module: M, ratio: float | None = None) -> M:
 
     >>> import openlstm
     >>> layer = openlstm.nn.init.slstm(openlstm.LSTM(3, 4, cell=openlstm.cells.SLSTM(heads=2)))
-    >>> layer.bias_ih_l0[4:8].tolist(), float(layer.weight_hh_l0.abs().max())
+    >>> layer.bias_ih_l0[4:8].tolist(), layer.weight_hh_l0.abs().max().item()
     ([5.0, -7.0, 5.0, -7.0], 0.0)
     """
     if ratio is not None and not 0 <= ratio <= 1:

@@ -18,7 +18,8 @@ from openlstm.engine.backends.table import brief
 from openlstm.errors import ArgumentError
 from openlstm.nn import checks
 from openlstm.nn.convert import convert, expect
-from openlstm.nn.recurrent import DEFAULTS, VANILLA, Options, Recurrent, visible
+from openlstm.nn.options import DEFAULTS, Options, visible
+from openlstm.nn.recurrent import VANILLA, Recurrent
 
 
 @visible
@@ -39,6 +40,7 @@ class LSTM(Recurrent):
         proj_size: P, the width h is projected to; 0 for none.
         device, dtype: of the parameters.
         cell: the recurrence, `openlstm.cells.LSTM()` if None; any with a cell state, your own too (on the reference, slower).
+            `cells.LSTM(heads=4)` and others have heads: a unit sees the h of its own group alone, `weight_hh` is [4H, H/heads].
         input_dropout: rate on the input of every layer, one mask [B, I] for all steps of a call (locked dropout).
         hidden_dropout: rate on what is fed back, one mask [B, R] for all steps, inside the sums alone: z = .. + (m*h) W_hh^T.
         recurrent_dropout: rate on the candidate g, drawn at every step; what the cell holds is never dropped.
@@ -49,6 +51,8 @@ class LSTM(Recurrent):
         checkpoint: keep for the backward pass only the state at every so many steps (rounded up to whole blocks of 512 // B),
             1 .. T, and run the steps between again: one more forward pass, the same bits, memory for T/checkpoint states
             instead of T (G + 1) H B numbers.
+        input_projection: False if x already holds the sums of W_ih x of the first layer, gate by gate in the order of
+            `cell.gates`: input_size is G*H, that layer has no weight_ih, and the gradient of x is that of the sums.
 
     Dropout acts while training and scales what it keeps by 1/(1-p); zoneout takes its expectation in eval. All masks follow
     torch.manual_seed.
@@ -67,7 +71,8 @@ class LSTM(Recurrent):
             are [total, .], states [L*D, N, .], reset is [total]. A compiled graph breaks here.
 
     Returns:
-        y [T, B, D*R] in the form of x, and (h_n, c_n) in the form of (h0, c0). With `cells.FGR`, which feeds back h and three
+        y [T, B, D*R] in the form of x, and (h_n, c_n) in the form of (h0, c0). A cell with more states takes and gives all of
+        them, as a named tuple: (h, c, n, m) of `cells.SLSTM`, each [L*D, B, H]. With `cells.FGR`, which feeds back h and three
         gates, h0 and h_n are [L*D, B, 4H]; y is the output alone.
 
     Raises:
@@ -87,6 +92,9 @@ class LSTM(Recurrent):
     (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]), torch.Size([1, 2, 5]))
     >>> lstm(torch.zeros(11, 3), cu_seqlens=torch.tensor([0, 7, 7, 11]))[0].shape  # rows of 7, 0 and 4 steps
     torch.Size([11, 5])
+    >>> y, state = openlstm.LSTM(3, 8, cell=openlstm.cells.SLSTM(heads=2))(torch.zeros(7, 2, 3))
+    >>> state.h.shape, state.n.shape
+    (torch.Size([1, 2, 8]), torch.Size([1, 2, 8]))
     """
 
     def __init__(
@@ -197,7 +205,8 @@ class RNN(Recurrent):
 
         h' = tanh(z)  or  relu(z),   z = x W_ih^T + b_ih + h W_hh^T + b_hh
 
-    Args and call as in `LSTM`, but the state is h alone and `cell` is one without a cell state.
+    Args and call as in `LSTM`, but the state is h alone and `cell` is one without a cell state, such as `cells.MinGRU()`,
+    `cells.MinLSTM()`, which have no weight_hh, `cells.JANET()` or `cells.IndRNN()`.
         nonlinearity: "tanh" or "relu".
         proj_size: keyword; h' <- h' W_hr^T.
 

@@ -6,11 +6,10 @@ else H), L layers, D directions (1 or 2).
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,51 +25,9 @@ from openlstm.engine.edits import Edit
 from openlstm.engine.run import run, runs_as, straight
 from openlstm.nn import checks, packed
 from openlstm.nn.form import Form, Inputs
+from openlstm.nn.options import DEFAULTS, Options
 from openlstm.noise import HIDDEN, INPUT, Noise, current_first_row, locked_mask
 from openlstm.reference import Run, State, Weights
-
-C = TypeVar("C", bound=type)
-
-
-class Options(TypedDict, total=False):
-    """What all layers take beside torch.nn's arguments, as keywords; `LSTM` says what each means."""
-
-    input_dropout: float
-    hidden_dropout: float
-    recurrent_dropout: float
-    zoneout_h: float
-    zoneout_c: float
-    weight_dropout: float
-    backend: str
-    check_finite: bool
-    checkpoint: int | None
-    input_projection: bool
-
-
-DEFAULTS: dict[str, Any] = {
-    "input_dropout": 0.0,
-    "hidden_dropout": 0.0,
-    "recurrent_dropout": 0.0,
-    "zoneout_h": 0.0,
-    "zoneout_c": 0.0,
-    "weight_dropout": 0.0,
-    "backend": "auto",
-    "check_finite": False,
-    "checkpoint": None,
-    "input_projection": True,
-}
-"""The keywords that torch.nn's layers do not have."""
-
-
-def visible(layer: C) -> C:
-    """A class whose `**options` show one by one in `help()`, with the types they have."""
-    kinds = {**get_type_hints(layer.__init__), **get_type_hints(Options)}  # type: ignore[misc]
-    made = inspect.signature(layer.__init__).parameters.values()  # type: ignore[misc]
-    own = [p.replace(annotation=kinds[p.name]) for p in made if p.name not in ("self", "options")]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    more = [inspect.Parameter(name, keyword, default=value, annotation=kinds[name]) for name, value in DEFAULTS.items()]
-    layer.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-    return layer
 
 
 class Pass(NamedTuple):

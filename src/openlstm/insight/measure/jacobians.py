@@ -25,8 +25,8 @@ from openlstm.errors import ArgumentError
 from openlstm.insight.batches import detached, each, plain_types
 from openlstm.insight.place import Place
 from openlstm.noise import ZONEOUT_C, ZONEOUT_H, active, hidden_mask, zoneout_backward
-from openlstm.reference import Saved, State, Weights, full_step, unseen, unshared, unsum
-from openlstm.weights import cell_size
+from openlstm.reference import Saved, State, Weights, full_step, unshared, unsum
+from openlstm.weights import cell_size, unseen
 
 
 def step_jacobians(cell: Cell, saved: Saved, weights: Weights, state: State) -> np.ndarray:
