@@ -97,12 +97,12 @@ class Case:
         named = {
             name: (scale * rng.uniform(-1, 1, shape)).astype(self.dtype)
             for name, shape in weights.shapes(self.cell, self.I, self.H, self.P, self.bias).items()
-            if name != "weight_ih" or not self.sums
         }
+        made = weights.collect({f"{name}_l0": w for name, w in named.items()})
         return Problem(
             self.cell,
             normal(self.T, self.B, len(self.cell.gates) * self.H if self.sums else self.I),
-            weights.collect({f"{name}_l0": w for name, w in named.items()}),
+            made._replace(w_ih=None) if self.sums else made,
             state(),
             rng.integers(0, self.T + 1, self.B) if self.lengths else None,
             rng.random((self.T, self.B)) < 0.3 if self.reset else None,

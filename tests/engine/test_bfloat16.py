@@ -34,7 +34,15 @@ CASES += draw(2 * len(KERNELS), 166, ("", "hcg", "hcE"), KERNELS, dtype="float32
 CASES = [c for c in CASES if not c.cell.norms or c.R > 1]  # the norm of w h does not depend on a single h: its gradient is 0
 ROWS = draw(2 * len(KERNELS), 161, ("", "hcE"), KERNELS, dtype="float32", B=13, T=7)
 ROWS += draw(8, 165, ("", "hcE"), dtype="float32", B=37, T=3)  # as many as three tiles of AMX hold
-SIZES = [(3, 600, 5, 9), (70, 31, 17, 33), (5, 64, 96, 130), (9, 33, 1, 65), (40, 1, 33, 257), (11, 2, 64, 64), (4, 70, 8, 40)]
+SIZES = [
+    (3, 600, 5, 9),
+    (70, 31, 17, 33),
+    (5, 64, 96, 130),
+    (9, 33, 1, 65),
+    (40, 1, 33, 3 * 87),
+    (11, 2, 64, 64),
+    (4, 70, 8, 40),
+]
 SOME = [cells.LSTM(), cells.GRU(), cells.LayerNormLSTM(), cells.Peephole()]
 LARGE = [
     replace(case, T=T, B=B, I=n, H=H)
@@ -54,7 +62,9 @@ def problem(case: Case) -> Problem:
     """In float32, of numbers that x, dy and the matrices can have in bfloat16; gates of its own for every unit."""
     p = case.problem().tensors()
     w = expand(p.cell, p.weights)
-    w = w._replace(w_ih=None if w.w_ih is None else rounded(w.w_ih), w_hh=rounded(w.w_hh), w_hr=None if w.w_hr is None else rounded(w.w_hr))
+    w = w._replace(
+        w_ih=None if w.w_ih is None else rounded(w.w_ih), w_hh=rounded(w.w_hh), w_hr=None if w.w_hr is None else rounded(w.w_hr)
+    )
     return replace(p, cell=p.cell.unshared(), x=rounded(p.x), dy=rounded(p.dy), weights=w)
 
 
@@ -82,8 +92,9 @@ def test_outputs_and_gradients_are_those_of_float32_but_for_rounding(case: Case)
     """
     p = problem(case)
     exact, found = everything(p), everything(narrow(p))
-    bends = {"y": 0.0} if getattr(p.cell, "nonlinearity", "") == "relu" else {"c_each": p.cell.clip} if p.cell.clip else {}
-    if any(((exact[name] >= end) != (found[name] >= end)).any() for name, end in bends.items()):
+    relu, clip = getattr(p.cell, "nonlinearity", "") == "relu", p.cell.clip
+    passes = [all["y"] > 0 if relu else abs(all["c_each"]) < clip if clip else np.array(True) for all in (exact, found)]
+    if (passes[0] != passes[1]).any() or (relu and p.noise is not None and not p.noise.training):  # zoneout's mean hides h
         exact, found = ({name: a for name, a in all.items() if name in ("y", "h", "c")} for all in (exact, found))
     assert far(found, exact, 0.04) == {}
 

@@ -74,7 +74,10 @@ LARGE = [
     Case(IndRNN(), "float32", T=5, B=1, I=700, H=701),
     Case(MinGRU(), "float32", T=40, B=23, H=300, sums=True, lengths=True, reset=True),
     *(
-        projected(Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, lengths=True, reset=True, seed=k), 21 * (k % 3 == 0))
+        projected(
+            Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, lengths=True, reset=True, seed=k),
+            21 * (k % 3 == 0),
+        )
         for k, cell in enumerate(KERNELS)
         if cell.kernel not in ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole", "fgr")
     ),
