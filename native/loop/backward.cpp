@@ -294,7 +294,7 @@ class RowsBackward {
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
     given_.dnorm[n] = cell_.needs_row ? norm_sums(j, turn) : nullptr;
-    if (!begin_.first(t, b)) {  // what the next step reads, ahead of time: memory is slower than a short step
+    if (cell_.saved && !begin_.first(t, b)) {  // what the next step reads, ahead of time: memory is slower than a short step
       fetch(b_.gates.at(begin_.before(t), b), cell_.saved * H);
       if (carries() && !begin_.first(begin_.before(t), b)) fetch(b_.c.at(begin_.before(begin_.before(t)), b), cell_.states * H);
     }
