@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 Shape = tuple[int, int, int, int]  # T, B, I, H
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "MinGRU": 2, "MinLSTM": 3, "JANET": 2, "IndRNN": 1}
+HEADS = {"SLSTM": 4}
 NETWORKS = 100
 RESETS = 0.02  # of all steps
 
@@ -82,10 +83,15 @@ def inputs(job: Job) -> Given:
     return given(job.shape, GATES.get(job.cell, 4))
 
 
+def seen(cell: str, H: int) -> int:
+    """What a unit sees of h: all of it, its head, itself, or nothing."""
+    return {"MinGRU": 0, "MinLSTM": 0, "IndRNN": 1}.get(cell, H // HEADS.get(cell, 1))
+
+
 def flop(job: Job) -> int:
     """Multiplications and additions of a call: both products of every gate, three times that with all gradients."""
     T, B, I, H = job.shape
-    return 2 * T * B * GATES.get(job.cell, 4) * H * (I + H) * (3 if job.mode == "train" else 1)
+    return 2 * T * B * GATES.get(job.cell, 4) * H * (I + seen(job.cell, H)) * (3 if job.mode == "train" else 1)
 
 
 def real_steps(job: Job) -> int:

@@ -10,13 +10,13 @@ import torch
 
 import openlstm
 import tirex
-from job import NETWORKS, Job, inputs
+from job import HEADS, NETWORKS, Job, inputs
 from openlstm import cells
 from openlstm.call import Call
 from openlstm.engine import Stepper, native
 from openlstm.engine.run import run
 from openlstm.reference import State, Weights
-from peers import bfloat16_job, cell_job, module_job, packed_job, tensors, with_weights
+from peers import RECURRENCES, bfloat16_job, cell_job, module_job, packed_job, tensors, with_weights
 from worker import Built, Missing
 
 CLIP = 0.5  # low enough that cells are clipped
@@ -51,8 +51,9 @@ def make(job: Job) -> Any:
             options = {"checkpoint": int(job.how.split()[1])}
         module = with_weights(getattr(openlstm, job.cell)(I, H, **options), job)
     else:
-        module = openlstm.LSTM(I, H, cell=getattr(cells, job.cell)())
-        module = with_weights(module, job) if job.cell == "LayerNormLSTM" else module
+        cell = getattr(cells, job.cell)(**({"heads": HEADS[job.cell]} if job.cell in HEADS else {}))
+        module = (openlstm.LSTM if cell.has_cell else openlstm.RNN)(I, H, cell=cell)
+        module = with_weights(module, job) if job.cell in ("LayerNormLSTM", *RECURRENCES) else module
     used = module.backend_used(torch.zeros(1, 1, I) if job.cell != "LSTMCell" else torch.zeros(1, I))
     if used != "cpu":
         raise Missing(f"this build runs it on the {used} backend")
@@ -78,9 +79,17 @@ def layer_job(job: Job, module: Any) -> Built:
         dy = torch.from_numpy(given.beside(given.dy))
     if job.how == "reset":
         options["reset"] = torch.from_numpy(given.reset)
+    if job.cell in RECURRENCES:
+        return module_job(job, module, lambda module, x: first(module(x)), x, dy)
     if job.how == "gates":
         return module_job(job, module, open_layer if job.mode == "train" else traced, x, dy)
     return module_job(job, module, lambda module, x: module(x, **options), x, dy)
+
+
+def first(found: tuple[Any, Any]) -> tuple[Any, Any]:
+    """y and h, of a layer with whatever states."""
+    y, state = found
+    return y, state[0] if isinstance(state, tuple) else state
 
 
 def traced(module: Any, x: Any) -> tuple[Any, Any]:

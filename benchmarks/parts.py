@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from contest import Bar, Contest, Measured, Row
-from job import NETWORKS, Job, Shape, real_steps
+from job import HEADS, NETWORKS, Job, Shape, flop, real_steps
 
 SHAPES: tuple[Shape, ...] = (  # T, B, I, H
     (1, 1, 64, 64),
@@ -34,6 +34,11 @@ NORMED_AIM: dict[str, dict[Shape, float]] = {  # training, times a loop in Pytho
     "compiled": {(100, 32, 32, 64): 2.0},
     "compiled step": {(100, 32, 32, 64): 2.0, (128, 32, 256, 256): 2.0},
 }
+RECURRENCE_AIM: dict[Shape, dict[str, float]] = {  # training, times a loop in Python
+    (100, 32, 32, 64): {"SLSTM": 10.0, "MinGRU": 8.0, "MinLSTM": 8.0, "JANET": 8.0, "IndRNN": 8.0},
+    (128, 32, 256, 256): {"SLSTM": 4.0},
+}
+RECURRENCE_COST = 1.3  # times the plain LSTM for each multiply-add, of the sLSTM in training
 STEPS: dict[Shape, dict[str, float | None]] = {  # one row, one step: times ONNX Runtime with its state in and out, times torch
     (1, 1, 64, 64): {"onnxruntime": 3.0, "torch": 20.0},
     (1, 1, 256, 256): {"onnxruntime": 1.3, "torch": 20.0},
@@ -285,6 +290,29 @@ def norm() -> Part:
     return Part(title, tuple(contest(mode, shape) for mode in MODES for shape in NORMED))
 
 
+def recurrences() -> Part:
+    """Cells with heads, or without a matrix of the recurrence: beside a loop in Python, and by the work of the plain LSTM."""
+
+    def rows(m: Measured) -> list[Row]:
+        job, bars = m.jobs["openlstm"], []
+        train = job.mode == "train"
+        if "openlstm" in m.times and "LSTM" in m.times:
+            each = m.speed("LSTM", "openlstm") * flop(m.jobs["LSTM"]) / flop(job)
+            bars = [Bar("each", each, RECURRENCE_COST if train and job.cell in HEADS else None, at_most=True)]
+        aim = RECURRENCE_AIM.get(job.shape, {}).get(job.cell) if train else None
+        return [row(m, "openlstm", *bars, *speeds(m, "openlstm", {"loop": aim}))]
+
+    def contest(mode: str, shape: Shape, cell: str) -> Contest:
+        jobs = {who: Job(who, mode, shape, cell) for who in ("openlstm", "loop")}
+        return Contest({**jobs, "LSTM": Job("openlstm", mode, shape)}, rows, alike=tuple(jobs))
+
+    title = (
+        "Heads, elementwise recurrence and none: the time of a multiply-add beside the plain LSTM, and a cell in a Python loop"
+    )
+    pairs = [(shape, cell) for shape, aims in RECURRENCE_AIM.items() for cell in aims]
+    return Part(title, tuple(contest(mode, shape, cell) for mode in MODES for shape, cell in pairs))
+
+
 def variants() -> Part:
     """What leaves the plain LSTM, beside it."""
 
@@ -430,6 +458,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "cell": cell,
     "loop": loop,
     "norm": norm,
+    "recurrences": recurrences,
     "variants": variants,
     "gru": lambda: other("GRU"),
     "rnn": lambda: other("RNN"),

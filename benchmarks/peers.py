@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from job import Job, inputs
+from job import HEADS, Job, inputs, seen
 from worker import Built, Missing
 
 Build = Callable[[Job], Built]
 
+RECURRENCES = ("SLSTM", "MinGRU", "MinLSTM", "JANET", "IndRNN")  # cells with heads, or without a matrix W_hh
 NORM_WEIGHT = 0.3  # with 1 a step stretches what two libraries round differently, to 1e-3 within 128 steps
 
 
@@ -102,6 +103,9 @@ def with_weights(module: Any, job: Job) -> Any:
     values = {name: torch.from_numpy(w) for name, w in inputs(job).weights.items()}
     if "weight_ih" in module.state_dict():
         values = {name.removesuffix("_l0"): w for name, w in values.items()}
+    if job.cell in RECURRENCES:
+        values["weight_hh_l0"] = values["weight_hh_l0"][:, : seen(job.cell, job.shape[3])]
+        values = {name: w for name, w in values.items() if name in module.state_dict()}
     norms = [name for name in module.state_dict() if name.startswith("norm_")]
     values |= {name: torch.full_like(module.state_dict()[name], NORM_WEIGHT * ("_weight_" in name)) for name in norms}
     module.load_state_dict(values)
@@ -195,6 +199,8 @@ def loop(job: Job) -> Built:
     """
     import torch
 
+    if job.cell in RECURRENCES:
+        return recurrence(job)
     given = inputs(job)
     reset = torch.from_numpy(given.reset) if job.how == "reset" else None
 
@@ -241,6 +247,68 @@ def loop(job: Job) -> Built:
             module.register_parameter(f"norm_{part}_{kind}_l0", torch.nn.Parameter(torch.full((size,), value)))
     module = with_weights(module, job)
     return module_job(job, module, lambda m, x: run(x, *m.parameters()), *tensors(job))
+
+
+def recurrence(job: Job) -> Built:
+    """A loop over T of one of `RECURRENCES`; W_ih x of all steps is a single product."""
+    import torch
+
+    B, I, H = job.shape[1:]
+    heads, sigmoid = HEADS.get(job.cell, 1), torch.sigmoid
+
+    def positive(z: Any) -> Any:
+        return torch.where(z >= 0, z + 0.5, sigmoid(z))
+
+    def slstm(z: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        (z_i, z_f, z_g, z_o), (c, n, m) = z.chunk(4, 1), c
+        kept = torch.nn.functional.logsigmoid(z_f) + m
+        top = torch.where(n == 0, z_i, torch.maximum(z_i, kept))
+        i, f = torch.exp(z_i - top), torch.exp(torch.clamp(kept - top, max=0))
+        c, n = f * c + i * torch.tanh(z_g), f * n + i
+        return sigmoid(z_o) * c / n, (c, n, top)
+
+    def mingru(z: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        u = sigmoid(z[:, :H])
+        return (1 - u) * h + u * positive(z[:, H:]), c
+
+    def minlstm(z: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        i, f = sigmoid(z[:, :H]), sigmoid(z[:, H : 2 * H])
+        return (f * h + i * positive(z[:, 2 * H :])) / (f + i), c
+
+    def janet(z: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        return sigmoid(z[:, :H]) * h + sigmoid(1 - z[:, :H]) * torch.tanh(z[:, H:]), c
+
+    def indrnn(z: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        return torch.tanh(z), c
+
+    step = {"SLSTM": slstm, "MinGRU": mingru, "MinLSTM": minlstm, "JANET": janet, "IndRNN": indrnn}[job.cell]
+
+    def run(module: Any, x: Any) -> tuple[Any, Any]:
+        w = dict(module.named_parameters())
+        w_hh, bias = w.get("weight_hh_l0"), w["bias_ih_l0"] + w.get("bias_hh_l0", 0)
+        sums, h = torch.nn.functional.linear(x, w["weight_ih_l0"], bias), x.new_zeros(B, H)
+        c = (h, h, h)
+        blocks = (
+            w_hh.view(-1, heads, H // heads, H // heads).permute(1, 3, 0, 2).reshape(heads, H // heads, -1)
+            if heads > 1
+            else None
+        )
+        ys = []
+        for z in sums.unbind(0):
+            if job.cell == "IndRNN":
+                z = z + w_hh[:, 0] * h
+            elif blocks is not None:  # [heads, B, G, H / heads]
+                of_h = (h.view(B, heads, -1).transpose(0, 1) @ blocks).view(heads, B, -1, H // heads)
+                z = z + of_h.permute(1, 2, 0, 3).reshape(B, -1)
+            elif w_hh is not None:
+                z = z + h @ w_hh.T
+            h, c = step(z, h, c)
+            ys.append(h)
+        return torch.stack(ys), h[None]
+
+    from ours import make
+
+    return module_job(job, with_weights(make(job), job), run, *tensors(job))
 
 
 # --- ONNX Runtime -----------------------------------------------------------------------------------------------------

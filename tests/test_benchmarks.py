@@ -170,6 +170,8 @@ def test_ragged_batches_resets_and_other_cells_are_the_same_in_both_libraries(ar
     meet(arena, {name: Job(who, mode, (5, 7, 4, 6), how=how) for name, (who, how) in forms.items()})
     meet(arena, {who: Job(who, mode, (60, 7, 4, 6), how="reset") for who in ("openlstm", "torch", "loop")})
     meet(arena, {how or "plain": Job("openlstm", mode, TINY, how=how) for how in ("", "gates")})
+    for cell in ("SLSTM", "MinGRU", "MinLSTM", "JANET", "IndRNN"):
+        meet(arena, {who: Job(who, mode, (5, 7, 4, 8), cell) for who in ("openlstm", "loop")})
     for cell in ("GRU", "RNN"):
         meet(arena, {who: Job(who, mode, TINY, cell) for who in ("openlstm", "torch")})
     meet(arena, {who: Job(who, "forward", (1, 2, 5, 5), "LSTMCell") for who in ("openlstm", "torch")})
@@ -238,6 +240,12 @@ def test_layer_normalisation_has_aims_in_training() -> None:
     )
     (large,) = measured(train[2], **{"openlstm": 1.3, "loop": 9.0, "compiled step": 4.0, "LSTM": 1.0})
     assert {b.name: b.aim for b in large.bars} == {"cost": 1.25, "loop": 3.0, "compiled step": 2.0} and not large.good
+
+
+def test_a_recurrence_is_told_by_its_multiply_adds() -> None:
+    """At (100, 32, 32, 64) an sLSTM of four heads has half of the plain LSTM's."""
+    (row,) = measured(only("recurrences", (100, 32, 32, 64), "train"), openlstm=0.6, loop=9.0, LSTM=1.0)
+    assert bars(row)["each"].value == pytest.approx(1.2) and bars(row)["loop"].value == pytest.approx(15.0) and row.good
 
 
 def test_every_variant_is_measured_in_both_modes_beside_a_plain_lstm_of_its_own_round() -> None:

@@ -223,7 +223,7 @@ class RowsBackward {
     const index H = b_.hidden;
     if (cell_.recurrence == Recurrence::dense)
       for (index head = 0; head < b_.heads; head++)
-        products_.pack_row(seen ? seen + head * H / b_.heads : nullptr, at, K, b_.recurrent, to + head * plan_.panels_of_h());
+        products_.pack_row(seen ? seen + head * b_.recurrent : nullptr, at, K, b_.recurrent, to + head * plan_.panels_of_h());
     else if (cell_.recurrence == Recurrence::elementwise)
       seen ? copy(seen, to + at * H, H) : clear(to + at * H, H);
   }
@@ -294,12 +294,16 @@ class RowsBackward {
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
     given_.dnorm[n] = cell_.needs_row ? norm_sums(j, turn) : nullptr;
-    if (cell_.needs_row && !begin_.first(t, b)) {  // a cell that goes over its row in many short stretches: the next step's, ahead of time
-      const T* next = b_.gates.at(begin_.before(t), b);
-      for (index k = 0; k < cell_.saved * H; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(next + k, 0, 2);
+    if (cell_.saved && !begin_.first(t, b)) {  // what the next step reads, ahead of time: memory is slower than a short step
+      fetch(b_.gates.at(begin_.before(t), b), cell_.saved * H);
+      if (carries() && !begin_.first(begin_.before(t), b)) fetch(b_.c.at(begin_.before(begin_.before(t)), b), cell_.states * H);
     }
     if (b_.noise.zoneout_c > 0) keys_[n] = key_of(b_.noise, Kind::zoneout_c, t, b);
     if (b_.noise.candidate > 0) keys_[share_.count() + n] = key_of(b_.noise, Kind::candidate, t, b);
+  }
+
+  static void fetch(const T* from, index n) {
+    for (index k = 0; k < n; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(from + k, 0, 2);
   }
 
   void call_cell(index rows) const {

@@ -206,6 +206,10 @@ class RowsForward {
       return f_.y.at(t, b);
   }
 
+  static void fetch(T* to, index n) {
+    for (index k = 0; k < n; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(to + k, 1, 2);
+  }
+
   void step(index n) {
     const index R = f_.fed_back(), H = f_.hidden, C = cell_.states * H, t = step_at(f_, n), alive = share_.alive(plan_.order.alive(t));
     const Noise& noise = f_.noise;
@@ -219,6 +223,11 @@ class RowsForward {
       y_[j] = h_row(n, t, b);
       if (c_out_) c_out_[j] = keep_ ? f_.c.at(t, b) : plan_.c + b * C;
       if (saved_ && keep_) saved_[j] = f_.gates.at(t, b);
+      if (saved_ && keep_ && n + 1 < f_.taken() && !plan_.by_units) {  // where the next step writes, ahead of time
+        const index next = step_at(f_, n + 1);
+        fetch(f_.gates.at(next, b), cell_.saved * H);
+        if (c_out_) fetch(f_.c.at(next, b), C);
+      }
       if (f_.projected && f_.m) out_[j] = f_.m.at(t, b);
       if (noise.zoneout_h > 0) zoneout_h_[j] = key_of(noise, Kind::zoneout_h, t, b);
       if (noise.zoneout_c > 0) zoneout_c_[j] = key_of(noise, Kind::zoneout_c, t, b);

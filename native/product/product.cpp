@@ -65,7 +65,8 @@ template <class T, class Out, int M, int N>
 static void multiply_tile(const RunsProduct<T, Out>& p, index row, index column, bool add) {
   const index K = factors(p.run);
   Vec<T> acc[M][N] = {};
-  for (index run = 0; run < p.runs; run++) product<T, M, N>(acc, p.x + row, p.from + run * p.between, K, p.panels + run * p.between_panels + K * column);
+  product<T, M, N>(acc, p.x + row, p.from, K, p.panels + K * column);
+  for (index run = 1; run < p.runs; run++) product<T, M, N>(acc, p.x + row, p.from + run * p.between, K, p.panels + run * p.between_panels + K * column);
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) {
       const index at = column + n * width<T>, lanes = p.columns - at;
