@@ -124,7 +124,8 @@ def test_a_file_can_name_every_cell_and_each_name_is_one_cell() -> None:
     """The names are part of the format: neither a kernel's name nor the order of the list may change them."""
     assert set(cells.BY_NAME.values()) == set(cells.ALL) and len(cells.BY_NAME) == len(cells.ALL)
     greff = "nig nig_np nfg nfg_np nog nog_np niaf niaf_np noaf noaf_np cifg cifg_np fgr lstm1997"
-    assert list(cells.BY_NAME) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu"]
+    later = "slstm mingru minlstm janet indrnn_tanh indrnn_relu"
+    assert list(cells.BY_NAME) == ["lstm", "peephole", *greff.split(), "lstm_ln", "gru", "rnn_tanh", "rnn_relu", *later.split()]
     assert cells.BY_NAME["lstm1997"] == cells.LSTM1997() and cells.BY_NAME["nfg_np"] == cells.NFG(peephole=False)
     assert cells.BY_NAME["rnn_relu"] == cells.VanillaRNN("relu")
 

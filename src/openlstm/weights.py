@@ -311,7 +311,7 @@ def seen(h: Array, w_hh: Array) -> Any:
 
 def unseen(dz: Array, w_hh: Array, R: int) -> Array:
     """The way back of `seen`: dL/d(h W_hh^T) [..., G*H] -> dL/dh [..., R]."""
-    if not w_hh.shape[1]:
+    if not w_hh.shape[1] or not R:
         return A.zeros(dz, *dz.shape[:-1], R)
     blocks = _blocks(R, w_hh)
     if blocks is None:
@@ -323,7 +323,7 @@ def recurrent_gradient(dz: Array, h: Array, w_hh: Array) -> Array:
     """The way back of `seen`: dL/d(h W_hh^T) [B, G*H] and h [B, R] -> dL/dW_hh [G*H, K]."""
     blocks = _blocks(h.shape[-1], w_hh)
     if blocks is None:
-        return dz.T @ h if w_hh.shape[1] else A.zeros(dz, *w_hh.shape)
+        return dz.T @ h if w_hh.shape[1] == h.shape[-1] else A.zeros(dz, *w_hh.shape)
     dz, h = dz.reshape(dz.shape[0], *blocks.shape[:3]), h.reshape(h.shape[0], *blocks.shape[1::2])
     return _einsum("bgnu,bnk->gnuk", dz, h).reshape(w_hh.shape)
 
@@ -331,7 +331,7 @@ def recurrent_gradient(dz: Array, h: Array, w_hh: Array) -> Array:
 def _blocks(R: int, w_hh: Array) -> Any:
     """W_hh by gate, head, unit within the head and column, [G, R/K, K, K]; None where it is one block, or none."""
     K = w_hh.shape[1]
-    return None if K in (0, R) else w_hh.reshape(w_hh.shape[0] // R, R // K, K, K)
+    return None if K in (0, R) or not R else w_hh.reshape(w_hh.shape[0] // R, R // K, K, K)
 
 
 def _einsum(how: str, a: Array, b: Array) -> Array:

@@ -142,12 +142,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "no w_ih": (
         good(weights=weights(w_ih=None)),
-        DtypeError,
+        ShapeError,
         (
-            "recur: weights.w_ih is not a numpy array, as x is\n"
-            "  got       weights.w_ih: None  (x: float64[5, 4, 3], [T, B, I])\n"
-            "  expected  a numpy array\n"
-            "  hint      pass weights.w_ih"
+            "recur: without w_ih x is the sums of 4 gates, 8 numbers, and has 3\n"
+            "  got       x: float64[5, 4, 3], [T, B, 4*H]\n"
+            "  expected  [T, B, 8]\n"
+            "  hint      pass w_ih, or the sums of W x of the gates i, f, g, o, one gate after the other"
         ),
     ),
     "w_ih of another cell": (

@@ -230,7 +230,7 @@ def test_no_nan_is_born(cell: Cell, dtype: str, seed: int, backend: ModuleType) 
 @EVERY_BACKEND
 @EVERY_DTYPE
 def test_an_slstm_of_any_finite_numbers_is_finite(dtype: str, backend: ModuleType) -> None:
-    """Sums of both ends and in between; n may be 0 or tiny, though not so tiny that the derivative by c is no number any more."""
+    """Sums of both ends and in between; n may be 0 or tiny, but not so tiny that the derivative by c is no number any more."""
     ends = np.array([-1e30, -1e4, -80, -1, 0, 1, 80, 1e4, 1e30], dtype)
     z = np.stack(np.meshgrid(ends, ends, ends[2:7:2], ends[1:8:2], indexing="ij"), -1).reshape(-1, 4)
     smallest, B = np.finfo(dtype).smallest_subnormal, len(z)
@@ -243,7 +243,9 @@ def test_an_slstm_of_any_finite_numbers_is_finite(dtype: str, backend: ModuleTyp
         run = backend.forward(call)
         assert np.isfinite(run.state.c).all() and (np.abs(run.y) <= 1 + 1e-5).all()
         if n[0] != smallest:
-            grads = backend.backward(call._replace(save=False), run.saved, np.ones_like(run.y), State(None, np.ones_like(begin)))
+            grads = backend.backward(
+                call._replace(save=False), run.saved, np.ones_like(run.y), State(None, np.ones_like(begin))
+            )
             assert np.isfinite(grads.x).all() and np.isfinite(grads.state.c).all()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from tests.support import pairs
+from tests.support import cell_state, pairs
 from torch import Tensor
 
 from openlstm import cells, weights
@@ -39,14 +40,14 @@ def draw(cell: cells.Cell, dtype: torch.dtype = torch.float32, projected: int = 
     shapes = weights.shapes(cell, I, H, projected)
     w = weights.collect({f"{name}_l0": torch.randn(*shape, dtype=dtype) for name, shape in shapes.items()})
     R = weights.fed_back_size(cell, H, projected)
-    state = State(torch.randn(B, R, dtype=dtype), torch.randn(B, H, dtype=dtype) if cell.has_cell else None)
+    state = State(torch.randn(B, R, dtype=dtype), cell_state(cell, partial(torch.randn, dtype=dtype), B, H))
     return torch.randn(T, B, I, dtype=dtype), w, state
 
 
 def rows(cell: cells.Cell, state: State, kind: str) -> dict[str, Any]:
     """Lengths and resets of one kind."""
     lengths, reset = torch.tensor([T, 0, 1, 9, 16]), torch.rand(T, B) < 0.2
-    steps = State(torch.randn(T, *state.h.shape), torch.randn(T, B, H) if cell.has_cell else None)
+    steps = State(torch.randn(T, *state.h.shape), cell_state(cell, torch.randn, T, B, H))
     return {
         "plain": {},
         "lengths": {"lengths": lengths},
@@ -119,10 +120,10 @@ def test_every_cut_gives_the_same_bits_on_the_way_back(cell: cells.Cell, chunk: 
     options = {**rows(cell, state, kind), "reverse": reverse}
     saved, _, result = whole(cell, x, w, state, **options)
     dy = torch.randn(T, *state.h.shape)
-    dstate = State(torch.randn_like(state.h), torch.randn(B, H) if cell.has_cell else None)
+    dstate = State(torch.randn_like(state.h), None if state.c is None else torch.randn_like(state.c))
     call = Call(cell, x, w, state, **options)
     wanted = step_gradients(call, result, dy, dstate)
-    dh, dc = torch.full_like(saved.h, 9.0), torch.full((T, B, H), 9.0)
+    dh, dc = torch.full_like(saved.h, 9.0), torch.full((T, B, weights.cell_size(cell, H)), 9.0)
 
     def see(t0: int, a: Tensor, b: Any, part: Saved) -> None:
         dh[t0 : t0 + len(a)] = a

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from tests.support import cell_state
 from torch import Tensor, nn
 
 import openlstm
@@ -51,7 +53,7 @@ def draw(cell: cells.Cell, T: int = 13, B: int = 3, I: int = 2, H: int = 6, dtyp
     shapes = weights.shapes(cell, I, H)
     w = weights.collect({f"{name}_l0": 0.6 * torch.randn(*s, dtype=dtype) for name, s in shapes.items()})
     R = weights.fed_back_size(cell, H)
-    state = State(torch.randn(B, R, dtype=dtype), torch.randn(B, H, dtype=dtype) if cell.has_cell else None)
+    state = State(torch.randn(B, R, dtype=dtype), cell_state(cell, partial(torch.randn, dtype=dtype), B, H))
     return torch.randn(T, B, I, dtype=dtype), w, state
 
 

@@ -55,7 +55,8 @@ def begin(made: Any, seed: int = 2) -> Any:
     generator = torch.Generator().manual_seed(seed)
     rows = made.num_layers * made.num_directions
     h = torch.rand(rows, B, made.fed_back_size, dtype=torch.float64, generator=generator)
-    return (h, torch.rand(rows, B, H, dtype=torch.float64, generator=generator)) if made.cell.has_cell else h
+    others = [torch.rand(rows, B, H, dtype=torch.float64, generator=generator) for _ in made.cell.states]
+    return (h, *others) if made.cell.has_cell else h
 
 
 def flat(result: Any) -> list[Tensor]:

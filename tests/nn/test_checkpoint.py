@@ -9,7 +9,7 @@ import torch
 
 import openlstm
 from openlstm import cells
-from openlstm.errors import ArgumentError, BackendError
+from openlstm.errors import ArgumentError
 
 T, B, I, H = 41, 33, 3, 5
 
@@ -138,15 +138,24 @@ def test_what_is_not_a_number_of_steps_is_refused_at_once(value: Any) -> None:
     )
 
 
-def test_a_cell_of_ones_own_keeps_every_step_and_says_so() -> None:
+@pytest.mark.filterwarnings("ignore:.*has no kernel:RuntimeWarning")
+def test_a_cell_of_ones_own_keeps_some_states_too() -> None:
     class Mine(cells.LSTM):
-        @property
-        def kernel(self) -> str:
-            return ""
+        """Counts how often its step runs."""
+
+        runs = 0
+
+        def forward(self, *args: Any, **options: Any) -> cells.Step:
+            Mine.runs += 1
+            return super().forward(*args, **options)
 
     layer = openlstm.LSTM(I, H, cell=Mine(), checkpoint=10)
-    with pytest.raises(BackendError, match="Mine, a cell without a kernel keeps every step"):
-        layer(torch.randn(T, B, I))
+    y, _ = layer(torch.randn(T, B, I))
+    assert Mine.runs == T
+    y.sum().backward()
+    assert Mine.runs == 2 * T
+    with pytest.raises(ArgumentError, match="checkpoint=10 is outside 1..T"):
+        layer(torch.randn(9, B, I))
 
 
 def test_the_interval_is_in_the_repr() -> None:

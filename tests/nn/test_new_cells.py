@@ -369,7 +369,7 @@ REFUSED: dict[str, tuple[Any, type[OpenLSTMError], str]] = {
         "recur: without w_ih x is the sums of 2 gates, 12 numbers, and has 3\n"
         "  got       x: float64[6, 4, 3], [T, B, 2*H]\n"
         "  expected  [T, B, 12]\n"
-        "  hint      give the sums of W x of the gates u, g, one gate after the other",
+        "  hint      pass w_ih, or the sums of W x of the gates u, g, one gate after the other",
     ),
     "sums of shared gates": (
         lambda: openlstm.LSTM(24, 6, cell=LSTM(cells_per_gate=2), input_projection=False),

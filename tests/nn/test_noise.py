@@ -250,7 +250,8 @@ ROWS = ((0, 4), (4, 7), (7, 12))
 def disturbed(cell: Cell, **options: Any) -> Any:
     """A layer with every kind of noise that its cell has."""
     rates = {"zoneout_c": 0.3 * cell.has_cell, "recurrent_dropout": 0.2 * (cell.candidate is not None)}
-    rates |= dict.fromkeys(("input_dropout", "hidden_dropout", "weight_dropout", "zoneout_h"), 0.3)
+    fed_back = ("hidden_dropout", "weight_dropout") if cell.recurrence != "none" else ()
+    rates |= dict.fromkeys(("input_dropout", "zoneout_h", *fed_back), 0.3)
     kind = openlstm.LSTM if cell.has_cell else openlstm.GRU if cell.name == "gru" else openlstm.RNN
     torch.manual_seed(5)
     return kind(I, H, 2, bidirectional=True, cell=cell, **rates, **options)

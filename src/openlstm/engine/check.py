@@ -454,7 +454,7 @@ def _features(x: Array, expected: int, like: _Like) -> OpenLSTMError:
 
 def _no_sums(cell: Cell, x: Array, rows: int, like: _Like) -> OpenLSTMError:
     what = f"without w_ih x is the sums of {_count(len(cell.gates), 'gate')}, {rows} numbers, and has {x.shape[2]}"
-    hint = f"give the sums of W x of the gates {', '.join(cell.gates)}, one gate after the other"
+    hint = f"pass w_ih, or the sums of W x of the gates {', '.join(cell.gates)}, one gate after the other"
     return like.error(ShapeError, what, f"x: {describe(x)}, [T, B, {_rows(cell)}]", f"[T, B, {rows}]", hint)
 
 

@@ -63,8 +63,9 @@ def test_everything_runs_on_every_cell(cell: cells.Cell, rows: dict[str, Any]) -
     x, w, state = draw(cell)
     dstate = State(torch.randn_like(state.h), None)
     place = place_of(cell, x, w, state, dstate=dstate, dy=torch.randn(13, *state.h.shape), **rows)
-    assert (saturation(place) is None) == bool(place.no_gates) == isinstance(cell, cells.VanillaRNN)
-    assert (retention(place) is None) == bool(place.no_highway) == isinstance(cell, cells.VanillaRNN)
+    bare = isinstance(cell, (cells.VanillaRNN, cells.IndRNN))
+    assert (saturation(place) is None) == bool(place.no_gates) == bare
+    assert (retention(place) is None) == bool(place.no_highway) == bare
     assert (streaming(place) is None) == place.reverse
     every = [
         state_gradient(place),
@@ -292,7 +293,7 @@ def test_it_is_the_norm_of_every_steps_share_of_the_weight_gradient(cell: cells.
         states = [State(*(None if s is None else s[b : b + 1] for s in state))]
         for t in range(len(x)):
             states.append(reference.step(cell, order[t, b : b + 1], states[-1], w)[0])
-        flow = [g[b : b + 1], *([torch.zeros(1, 6, dtype=torch.float64)] if cell.has_cell else [])]
+        flow = [g[b : b + 1], *([torch.zeros(1, 6 * len(cell.states), dtype=torch.float64)] if cell.has_cell else [])]
         for k, t in enumerate(reversed(range(len(x)))):
             begin = [s.detach().clone().requires_grad_() for s in states[t] if s is not None]
             leaf = w._replace(w_ih=w.w_ih.clone().requires_grad_(), w_hh=w.w_hh.clone().requires_grad_())

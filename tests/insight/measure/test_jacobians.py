@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support import cell_state
 
 from openlstm import cells, reference, weights
 from openlstm.call import Call
@@ -13,7 +14,7 @@ from openlstm.insight import gradient_share, products, sizes, step_jacobians
 from openlstm.reference import Saved, State, Weights
 
 T, B, I, H = 7, 3, 2, 5
-EVERY = [*cells.ALL, cells.LSTM(clip=0.5), cells.LSTM(cells_per_gate=5), cells.GRU(memory=True)]
+EVERY = [*cells.ALL, cells.LSTM(heads=5), cells.LSTM(clip=0.5), cells.LSTM(cells_per_gate=5), cells.GRU(memory=True)]
 CELLS = pytest.mark.parametrize("cell", EVERY, ids=repr)
 
 
@@ -24,7 +25,7 @@ def draw(cell: cells.Cell, seed: int = 0) -> tuple[torch.Tensor, Weights, State]
         return torch.randn(*shape, dtype=torch.float64)
 
     w = weights.collect({f"{name}_l0": tensor(*shape) for name, shape in weights.shapes(cell, I, H).items()})
-    state = State(tensor(B, weights.fed_back_size(cell, H)), tensor(B, H) if cell.has_cell else None)
+    state = State(tensor(B, weights.fed_back_size(cell, H)), cell_state(cell, tensor, B, H))
     return tensor(T, B, I), w, state
 
 
@@ -89,7 +90,7 @@ def test_the_share_of_the_gradient_follows_from_the_products(cell: cells.Cell) -
     x, w, state = draw(cell, 3)
     saved = ran(cell, x, w, state)
     seed = torch.randn_like(state.h)
-    zero_c = torch.zeros(B, H, dtype=torch.float64) if cell.has_cell else None
+    zero_c = None if state.c is None else torch.zeros_like(state.c)
     g = reference.backward(Call(cell, x, w, state), saved, None, State(seed, zero_c), steps=True)
     product = products(step_jacobians(cell, saved, w, state))[:-1]  # [T, B, S, S]
     vector = joined(State(seed, zero_c)).numpy()
