@@ -32,9 +32,7 @@ class Recurrence(nn.Module):
         H = self.heads * K
         # In this order they are i, f, g, o: what is called fgate feeds the input gate, and igate the forget gate.
         self.sums = nn.ModuleList([theirs.fgate, theirs.igate, theirs.zgate, theirs.ogate])
-        self.lstm: Any = openlstm.LSTM(
-            4 * H, H, batch_first=True, cell=openlstm.cells.SLSTM(self.heads), input_projection=False
-        )
+        self.lstm: Any = openlstm.LSTM(4 * H, H, cell=openlstm.cells.SLSTM(self.heads), input_projection=False)
         with torch.no_grad():
             self.lstm.weight_hh_l0.copy_(kernel.permute(2, 0, 3, 1).reshape(4 * H, K))
             self.lstm.bias_ih_l0.copy_(bias.transpose(0, 1).flatten())
@@ -43,10 +41,11 @@ class Recurrence(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, H] -> [B, T, H]."""
-        y, state = self.lstm(torch.cat([gate(x) for gate in self.sums], -1), self.state)
+        sums = torch.cat([gate(x) for gate in self.sums], -1).transpose(0, 1)  # [T, B, 4H]
+        y, state = self.lstm(sums, self.state)
         if self.carries:
             self.state = state
-        return self.norm(y.unflatten(-1, (self.heads, -1)))
+        return self.norm(y.transpose(0, 1).unflatten(-1, (self.heads, -1)))
 
 
 class Matrix(nn.Module):
