@@ -100,7 +100,7 @@ def rewrite(path: Path, change: dict[str, Any], *, sign: bool = True) -> None:
     path.write_bytes(save(t, {"openlstm": json.dumps(raw)}))
 
 
-@pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"clip": 3.0}, {"cells_per_gate": 3}, {"heads": 3}], ids=str)
 @pytest.mark.parametrize("cell", cells.BY_NAME)
 def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     if not all(has_option(cell, name) for name in options):
@@ -114,6 +114,11 @@ def test_what_is_written_comes_back(tmp_path: Path, cell: str, options: dict[str
     assert read.model_copy(update={"checksum": ""}) == h
     assert back.keys() == t.keys()
     assert all((back[name] == t[name]).all() and back[name].dtype == t[name].dtype for name in t)
+
+
+def test_heads_are_written_only_where_there_are_some() -> None:
+    """So that a reader which does not know them takes every file without."""
+    assert "heads" not in header().network.model_dump() and header(heads=3).network.model_dump()["heads"] == 3
 
 
 def has_option(cell: str, name: str) -> bool:
@@ -337,6 +342,8 @@ def forecasters(number: int, **changed: Any) -> dict[str, Any]:
             {"network": {**NETWORK, "cells_per_gate": 2}},
             "network: Value error, hidden_size is not a multiple of cells_per_gate",
         ),
+        ({"network": {**NETWORK, "heads": 2}}, "network: Value error, hidden_size is not a multiple of heads * cells_per_gate"),
+        ({"network": {**NETWORK, "cell": "mingru", "heads": 3}}, "network: Value error, mingru has no heads"),
         ({"network": {**NETWORK, "input_size": 2}}, "network.input_size: Extra inputs are not permitted"),
         ({"series": {**SERIES, "calendar": ["hour", "hour"]}}, "series: Value error, the calendar holds something twice"),
         ({"series": {**SERIES, "features": 2 * SERIES["features"]}}, "series: Value error, two features of one name"),

@@ -142,6 +142,7 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
   for (int j = 0; j < Cell::peepholes; j++)
     for (int k = 0; k < N; k++) peephole[j][k] = load(p.w_ch + j * H + at.unit[k], at.lanes(k));
   if constexpr (Cell::has_cell)
+#pragma GCC unroll 4
     for (int s = 0; s < Cell::states; s++)
       for (int k = 0; k < N; k++) state_of<Cell::states>(c, s)[k] = load(p.c[at.row[k]] + s * H + at.unit[k], at.lanes(k));
   if constexpr (Cell::has_beta)
@@ -159,6 +160,7 @@ OPENLSTM_INLINE void apply_cell(Vec<T> (&z)[S][N], const CellStep<T>& p, const P
     if (p.clipped())
       for (int k = 0; k < N; k++) out[k] = clamp(out[k], p.clip);
     if (p.c_out)
+#pragma GCC unroll 4
       for (int s = 0; s < Cell::states; s++) {
         Vec<T> carried[N];
         for (int k = 0; k < N; k++) carried[k] = state_of<Cell::states>(c, s)[k];
@@ -233,19 +235,21 @@ static void cell_backward(const CellGradient<T>& p) {
   const Noise& noise = *p.noise;
   const auto of = [](auto& c, int state) __attribute__((always_inline)) -> auto& { return state_of<states>(c, state); };
   in_groups<T>(p.rows, 0, H, H < 2 * width<T>, [&](const auto& places) __attribute__((always_inline)) {
-    Known<T, Cell::saved, N, Cell::states> at = {};
+    Known<T, Cell::saved, N, Cell::states> at;
     Gradients<T, S, N, Cell::states> out;
     StateVectors<T, Cell::states, N> passes = {};
     for (int k = 0; k < N; k++) {
       const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
+#pragma GCC unroll 8
       for (int j = 0; j < Cell::saved; j++) at.s[j][k] = load(p.gates[row] + j * H + unit, n);
-      if constexpr (Cell::has_cell)
-        for (int j = 0; j < states; j++) {
-          const index place = j * H + unit;
-          of(at.c_before, j)[k] = load(p.c_before[row] + place, n), of(at.c, j)[k] = load(p.c[row] + place, n);
-          of(at.dc, j)[k] = load(p.dc[row] + place, n);
-        }
+      if constexpr (Cell::has_cell) {
+        const T *c_before = p.c_before[row] + unit, *c = p.c[row] + unit, *dc = p.dc[row] + unit;
+#pragma GCC unroll 4
+        for (int j = 0; j < states; j++)
+          of(at.c_before, j)[k] = load(c_before + j * H, n), of(at.c, j)[k] = load(c + j * H, n), of(at.dc, j)[k] = load(dc + j * H, n);
+      }
       at.h[k] = load(p.h[row] + unit, n), at.dh[k] = load(p.dh[row] + unit, n);
+#pragma GCC unroll 8
       for (int j = 0; j + 1 < Cell::feedback; j++) at.dfed[j][k] = load(p.dfed[row] + j * H + unit, n);
       for (int j = 0; j < Cell::peepholes; j++) at.peephole[j][k] = load(p.w_ch + j * H + unit, n);
     }
@@ -254,11 +258,14 @@ static void cell_backward(const CellGradient<T>& p) {
       if (noise.zoneout_c > 0) {  // what was kept is what is carried: the cell's own c' is worked out again
         StateVectors<T, states, N> own;
         Vec<T> z[room_of<Cell>][N] = {};
+#pragma GCC unroll 8
         for (int j = 0; j < Cell::saved; j++)
           for (int k = 0; k < N; k++) z[j][k] = at.s[j][k];
+#pragma GCC unroll 4
         for (int j = 0; j < states; j++)
           for (int k = 0; k < N; k++) of(own, j)[k] = of(at.c_before, j)[k];
         Cell::update(z, own);
+#pragma GCC unroll 4
         for (int j = 0; j < states; j++)
           for (int k = 0; k < N; k++) {
             const index row = places.row[k], unit = places.unit[k];
@@ -276,8 +283,11 @@ static void cell_backward(const CellGradient<T>& p) {
     Cell::backward(at, out);
     for (int k = 0; k < N; k++) {
       const index row = places.row[k], unit = places.unit[k], n = places.lanes(k);
-      if constexpr (Cell::has_cell)
-        for (int j = 0; j < states; j++) store(p.dc[row] + j * H + unit, noise.zoneout_c > 0 ? of(out.dc, j)[k] + of(passes, j)[k] : of(out.dc, j)[k], n);
+      if constexpr (Cell::has_cell) {
+        T* dc = p.dc[row] + unit;
+#pragma GCC unroll 4
+        for (int j = 0; j < states; j++) store(dc + j * H, noise.zoneout_c > 0 ? of(out.dc, j)[k] + of(passes, j)[k] : of(out.dc, j)[k], n);
+      }
       for (int j = 0; j < S; j++) store(p.dz[row] + place_of<Cell>(j) * H + unit, out.dz[j][k], n);
     }
   });

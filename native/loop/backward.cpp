@@ -169,7 +169,7 @@ class RowsBackward {
       all_dz_[j] = matters ? dz : nullptr;
       const T *h_before, *c_before;
       before(t, j, h_before, c_before);
-      if (b_.w_ih) products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, shared.x[turn]);
+      if (b_.w_ih) products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, 1, shared.x[turn], 0);
       const T* seen = h_before;
       if (b_.hidden_mask) {
         rows_.times(h_before, b_.hidden_mask + b * R, masked_, R);
@@ -222,8 +222,7 @@ class RowsBackward {
   void put_h(const T* seen, index at, index K, T* to) const {
     const index H = b_.hidden;
     if (cell_.recurrence == Recurrence::dense)
-      for (index head = 0; head < b_.heads; head++)
-        products_.pack_row(seen ? seen + head * H / b_.heads : nullptr, at, K, b_.recurrent, to + head * plan_.panels_of_h());
+      products_.pack_row(seen, at, K, b_.recurrent, b_.heads, to, plan_.panels_of_h());
     else if (cell_.recurrence == Recurrence::elementwise)
       seen ? copy(seen, to + at * H, H) : clear(to + at * H, H);
   }
@@ -294,12 +293,16 @@ class RowsBackward {
     given_.dz[n] = all_dz_[j];
     given_.own_c[n] = own_c_ ? own_c_ + n * H : nullptr;
     given_.dnorm[n] = cell_.needs_row ? norm_sums(j, turn) : nullptr;
-    if (cell_.needs_row && !begin_.first(t, b)) {  // a cell that goes over its row in many short stretches: the next step's, ahead of time
-      const T* next = b_.gates.at(begin_.before(t), b);
-      for (index k = 0; k < cell_.saved * H; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(next + k, 0, 2);
+    if (!begin_.first(t, b)) {  // what the next step reads, ahead of time: memory is slower than a short step
+      fetch(b_.gates.at(begin_.before(t), b), cell_.saved * H);
+      if (carries() && !begin_.first(begin_.before(t), b)) fetch(b_.c.at(begin_.before(begin_.before(t)), b), cell_.states * H);
     }
     if (b_.noise.zoneout_c > 0) keys_[n] = key_of(b_.noise, Kind::zoneout_c, t, b);
     if (b_.noise.candidate > 0) keys_[share_.count() + n] = key_of(b_.noise, Kind::candidate, t, b);
+  }
+
+  static void fetch(const T* from, index n) {
+    for (index k = 0; k < n; k += 64 / static_cast<index>(sizeof(T))) __builtin_prefetch(from + k, 0, 2);
   }
 
   void call_cell(index rows) const {
@@ -344,7 +347,7 @@ class RowsBackward {
       copy(static_cast<const T*>(b_.dh0 + b * P), g, P);
     else
       clear(g, P);
-    products_.pack_row(all_dz_[j] ? b_.m.at(t, b) : nullptr, at, K, b_.hidden, plan_.shared.m[turn]);
+    products_.pack_row(all_dz_[j] ? b_.m.at(t, b) : nullptr, at, K, b_.hidden, 1, plan_.shared.m[turn], 0);
   }
 
   // Nothing crosses a reset; what arrives there belongs to the state that was put in place.

@@ -73,7 +73,7 @@ def header(asked: Any, known: Panel, made: Recipe) -> Header:
         "last": str(last_times(known).max().astype("datetime64[us]")),
         "epochs": (1,) * asked.members,
         "validation_loss": (),
-        "init": "default" if asked.cell.startswith("rnn") else asked.init,
+        "init": "default" if "rnn" in asked.cell else asked.init,
         "seed": asked.seed,
         "learning_rate": made.learning_rate,
         "batch_size": made.batch_size,
