@@ -155,6 +155,7 @@ def test_zoneout_keeps_to_the_bit_or_takes_to_the_bit(cell: cells.Cell) -> None:
         plain, _ = reference.step(cell, p.x[t], state, p.weights)
         new, _ = reference.step(cell, p.x[t], state, p.weights, n, t)
         kinds = (ZONEOUT_H, ZONEOUT_C)[: 1 + cell.has_cell]
+        was: Any
         for kind, old, was, now in zip(kinds, state, plain, new, strict=False):
             kept = noise.events(n, kind, t, was[:, :5]) if kind == ZONEOUT_C else noise.events(n, kind, t, was)
             kept = np.tile(kept, was.shape[1] // kept.shape[1])  # of a unit all states or none
