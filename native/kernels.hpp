@@ -120,9 +120,8 @@ struct Products {
   void (*pack_transposed)(const X* w, index K, index first, index last, index columns, T* panels);
   // Panels [first, last) of the matrix with these K rows.
   void (*pack_rows)(const X* const* rows, index K, index first, index last, index columns, T* panels);
-  // Row k of panels with K rows, of so many matrices side by side, whose panels lie `between` apart; zeros where source is null.
-  // Rows may be put down by several threads at once.
-  void (*pack_row)(const T* source, index k, index K, index columns, index matrices, T* panels, index between);
+  // Row k of panels with K rows; zeros where source is null. Rows may be put down by several threads at once.
+  void (*pack_row)(const T* source, index k, index K, index columns, T* panels);
 
   // A row as factors, as numbers, and back; in `room` where it does not lie so already. Identities where X is T.
   const T* (*factors_of)(const T* row, index n, T* room);

@@ -58,13 +58,14 @@ class Case:
     reset_state: bool = False
     each: bool = False  # every step has a reset state of its own
     reverse: bool = False
+    sums: bool = False  # x is the sums of W x, I = G*H
     noise: str = ""  # what acts: h, c zoneout, g recurrent dropout, m a locked mask of what is fed back; a capital E for eval
     seed: int = 0
 
     def __str__(self) -> str:
         """A readable id: `lstm-float32-T6-B5-I3-H4-lengths`."""
         sizes = [f"{letter}{getattr(self, letter)}" for letter in "TBIH"] + ([f"P{self.P}"] if self.P else [])
-        flags = [name for name in ("lengths", "reset", "reset_state", "each", "reverse") if getattr(self, name)]
+        flags = [name for name in ("lengths", "reset", "reset_state", "each", "reverse", "sums") if getattr(self, name)]
         flags += [*([] if self.bias else ["nobias"]), *([self.noise] if self.noise else [])]
         return "-".join([name_of(self.cell), self.dtype, *sizes, *flags, str(self.seed)])
 
@@ -97,10 +98,11 @@ class Case:
             name: (scale * rng.uniform(-1, 1, shape)).astype(self.dtype)
             for name, shape in weights.shapes(self.cell, self.I, self.H, self.P, self.bias).items()
         }
+        made = weights.collect({f"{name}_l0": w for name, w in named.items()})
         return Problem(
             self.cell,
-            normal(self.T, self.B, self.I),
-            weights.collect({f"{name}_l0": w for name, w in named.items()}),
+            normal(self.T, self.B, len(self.cell.gates) * self.H if self.sums else self.I),
+            made._replace(w_ih=None) if self.sums else made,
             state(),
             rng.integers(0, self.T + 1, self.B) if self.lengths else None,
             rng.random((self.T, self.B)) < 0.3 if self.reset else None,
@@ -317,7 +319,7 @@ def draw(n: int, seed: int, noise: tuple[str, ...] = ("",), among: Any = None, *
         heads = 2 + k % 3 if k // len(among) % 4 == 1 else 1
         case = replace(case, **fixed)
         case = replace(case, each=case.each and case.reset_state, cell=_with(case.cell, clip=0.4 if clip else None))
-        if blocks > 1 and "cells_per_gate" in _options(cell):
+        if blocks > 1 and "cells_per_gate" in _options(cell) and not case.sums:
             case = replace(case, H=case.H * blocks, cell=_with(case.cell, cells_per_gate=blocks))
         if heads > 1 and "heads" in _options(cell):
             case = replace(case, H=case.H * heads, cell=_with(case.cell, heads=heads))

@@ -169,7 +169,7 @@ class RowsBackward {
       all_dz_[j] = matters ? dz : nullptr;
       const T *h_before, *c_before;
       before(t, j, h_before, c_before);
-      if (b_.w_ih) products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, 1, shared.x[turn], 0);
+      if (b_.w_ih) products_.pack_row(matters ? numbers(b_.x.at(t, b), b_.inputs, room_of_x(j)) : nullptr, at, K, b_.inputs, shared.x[turn]);
       const T* seen = h_before;
       if (b_.hidden_mask) {
         rows_.times(h_before, b_.hidden_mask + b * R, masked_, R);
@@ -222,7 +222,8 @@ class RowsBackward {
   void put_h(const T* seen, index at, index K, T* to) const {
     const index H = b_.hidden;
     if (cell_.recurrence == Recurrence::dense)
-      products_.pack_row(seen, at, K, b_.recurrent, b_.heads, to, plan_.panels_of_h());
+      for (index head = 0; head < b_.heads; head++)
+        products_.pack_row(seen ? seen + head * b_.recurrent : nullptr, at, K, b_.recurrent, to + head * plan_.panels_of_h());
     else if (cell_.recurrence == Recurrence::elementwise)
       seen ? copy(seen, to + at * H, H) : clear(to + at * H, H);
   }
@@ -347,7 +348,7 @@ class RowsBackward {
       copy(static_cast<const T*>(b_.dh0 + b * P), g, P);
     else
       clear(g, P);
-    products_.pack_row(all_dz_[j] ? b_.m.at(t, b) : nullptr, at, K, b_.hidden, 1, plan_.shared.m[turn], 0);
+    products_.pack_row(all_dz_[j] ? b_.m.at(t, b) : nullptr, at, K, b_.hidden, plan_.shared.m[turn]);
   }
 
   // Nothing crosses a reset; what arrives there belongs to the state that was put in place.

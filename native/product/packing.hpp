@@ -14,8 +14,10 @@ struct Panels {
   // f(first column, vectors) for panels [first, last).
   template <class F>
   OPENLSTM_INLINE void each(index first, index last, F f) const {
-    const index least = count > 1 ? vectors / count : vectors, more = vectors - count * least;
-    for (index k = first; k < last; k++) f((k * least + min(k, more)) * width<T>, least + (k < more));
+    for (index k = first; k < last; k++) {
+      const index least = vectors / count, more = vectors % count;
+      f((k * least + min(k, more)) * width<T>, least + (k < more));
+    }
   }
   template <class F>
   OPENLSTM_INLINE void each(F f) const {
@@ -169,25 +171,23 @@ static void pack_rows(const Given<T>* const* rows, index K, index first, index l
   });
 }
 
-// Row k of panels with K rows, of so many matrices side by side, whose panels lie `between` apart; zeros where source is null. Rows
-// may be put down by several threads at once.
+// Row k of panels with K rows; zeros where source is null. Rows may be put down by several threads at once.
 template <class T>
-static void pack_row(const T* source, index k, index K, index columns, index matrices, T* panels, index between) {
-  for (index matrix = 0; matrix < matrices; matrix++, panels += between, source += source ? columns : 0)
-    Panels<T>(columns).each([&](index column, index vectors) {
-      T* out = panels + factors(K) * column + k / in_factor * vectors * width<T>;
-      for (index n = 0; n < vectors; n++) {
-        const index at = column + n * width<T>;
-        const Vec<T> v = source ? load(source + at, columns - at) : Vec<T>{};
-        if constexpr (in_factor == 1)
-          store(out + n * width<T>, v);
-        else if (k + 1 == K && k % 2 == 0)
-          store(out + n * width<T>, side_by_side(v, Vec<T>{}));
-        else
-          store_half(out + n * width<T>, v, k % 2);
-      }
-      if (k + 1 == K) pad_panel(out + vectors * width<T>, K, vectors);
-    });
+static void pack_row(const T* source, index k, index K, index columns, T* panels) {
+  Panels<T>(columns).each([&](index column, index vectors) {
+    T* out = panels + factors(K) * column + k / in_factor * vectors * width<T>;
+    for (index n = 0; n < vectors; n++) {
+      const index at = column + n * width<T>;
+      const Vec<T> v = source ? load(source + at, columns - at) : Vec<T>{};
+      if constexpr (in_factor == 1)
+        store(out + n * width<T>, v);
+      else if (k + 1 == K && k % 2 == 0)
+        store(out + n * width<T>, side_by_side(v, Vec<T>{}));
+      else
+        store_half(out + n * width<T>, v, k % 2);
+    }
+    if (k + 1 == K) pad_panel(out + vectors * width<T>, K, vectors);
+  });
 }
 
 // Panels [first, last) of the transpose of w [columns, K].

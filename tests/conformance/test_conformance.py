@@ -71,7 +71,9 @@ def expected(case: Case) -> dict[str, np.ndarray]:
 
 
 @NEEDS_NATIVE
-@pytest.mark.parametrize("case", draw(20 * len(KERNELS), 30, NOISE, KERNELS), ids=str)
+@pytest.mark.parametrize(
+    "case", draw(20 * len(KERNELS), 30, NOISE, KERNELS) + draw(4 * len(KERNELS), 39, NOISE, KERNELS, sums=True), ids=str
+)
 def test_the_native_engine_computes_the_definition_on_drawn_cases(case: Case) -> None:
     assert too_far(case) == {}
 

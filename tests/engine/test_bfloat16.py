@@ -30,10 +30,19 @@ def products(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 CASES = draw(6 * len(KERNELS), 160, ("", "", "h", "hcg", "mg", "hcE"), KERNELS, dtype="float32")
+CASES += draw(2 * len(KERNELS), 166, ("", "hcg", "hcE"), KERNELS, dtype="float32", sums=True)
 CASES = [c for c in CASES if not c.cell.norms or c.R > 1]  # the norm of w h does not depend on a single h: its gradient is 0
 ROWS = draw(2 * len(KERNELS), 161, ("", "hcE"), KERNELS, dtype="float32", B=13, T=7)
 ROWS += draw(8, 165, ("", "hcE"), dtype="float32", B=37, T=3)  # as many as three tiles of AMX hold
-SIZES = [(3, 600, 5, 9), (70, 31, 17, 33), (5, 64, 96, 130), (9, 33, 1, 65), (40, 1, 33, 257), (11, 2, 64, 64), (4, 70, 8, 40)]
+SIZES = [
+    (3, 600, 5, 9),
+    (70, 31, 17, 33),
+    (5, 64, 96, 130),
+    (9, 33, 1, 65),
+    (40, 1, 33, 3 * 87),
+    (11, 2, 64, 64),
+    (4, 70, 8, 40),
+]
 SOME = [cells.LSTM(), cells.GRU(), cells.LayerNormLSTM(), cells.Peephole()]
 LARGE = [
     replace(case, T=T, B=B, I=n, H=H)
@@ -53,7 +62,9 @@ def problem(case: Case) -> Problem:
     """In float32, of numbers that x, dy and the matrices can have in bfloat16; gates of its own for every unit."""
     p = case.problem().tensors()
     w = expand(p.cell, p.weights)
-    w = w._replace(w_ih=rounded(w.w_ih), w_hh=rounded(w.w_hh), w_hr=None if w.w_hr is None else rounded(w.w_hr))
+    w = w._replace(
+        w_ih=None if w.w_ih is None else rounded(w.w_ih), w_hh=rounded(w.w_hh), w_hr=None if w.w_hr is None else rounded(w.w_hr)
+    )
     return replace(p, cell=p.cell.unshared(), x=rounded(p.x), dy=rounded(p.dy), weights=w)
 
 
@@ -67,7 +78,7 @@ def everything(p: Problem) -> dict[str, np.ndarray]:
     run: Any = cpu.forward(p.call(save=True))
     grads = cpu.backward(p.call(), run.saved, p.dy, p.dstate, steps=True)
     groups = {"": run.state, "d": grads.weights, "d0": grads.state, "dreset_": grads.reset_state}
-    named = {"y": run.y, "dx": grads.x, "dh_steps": grads.h_steps, "dc_steps": grads.c_steps}
+    named = {"y": run.y, "c_each": run.saved.c, "dx": grads.x, "dh_steps": grads.h_steps, "dc_steps": grads.c_steps}
     for prefix, group in groups.items():
         named |= {} if group is None else {prefix + name: a for name, a in group._asdict().items()}
     return {name: a.float().numpy() for name, a in named.items() if a is not None}
@@ -75,9 +86,16 @@ def everything(p: Problem) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("case", CASES + LARGE, ids=str)
 def test_outputs_and_gradients_are_those_of_float32_but_for_rounding(case: Case) -> None:
-    """Every cell, size and option: a number that is off by more than roundings of 2^-9 is a wrong one."""
+    """Every cell, size and option: a number that is off by more than roundings of 2^-9 is a wrong one.
+
+    Where relu or a clip let one pass and stop the other, the derivatives are different ones.
+    """
     p = problem(case)
     exact, found = everything(p), everything(narrow(p))
+    relu, clip = getattr(p.cell, "nonlinearity", "") == "relu", p.cell.clip
+    passes = [all["y"] > 0 if relu else abs(all["c_each"]) < clip if clip else np.array(True) for all in (exact, found)]
+    if (passes[0] != passes[1]).any() or (relu and p.noise is not None and not p.noise.training):  # zoneout's mean hides h
+        exact, found = ({name: a for name, a in all.items() if name in ("y", "h", "c")} for all in (exact, found))
     assert far(found, exact, 0.04) == {}
 
 

@@ -22,12 +22,13 @@ from tests.support import (
     name_of,
     num_threads,
     per_row,
+    projected,
     run_all,
     take_rows,
 )
 
 from openlstm import reference
-from openlstm.cells import FGR, GRU, LSTM, Cell, Peephole, VanillaRNN
+from openlstm.cells import FGR, GRU, LSTM, SLSTM, Cell, IndRNN, MinGRU, Peephole, VanillaRNN
 from openlstm.engine import native
 from openlstm.engine.backends import cpu
 from openlstm.reference import State
@@ -37,7 +38,7 @@ pytestmark = NEEDS_NATIVE
 ROWWISE = ("", "", "m", "hcE")
 """Noise that belongs to a row and to no step of a call: nothing, a mask of its own, the expectation of zoneout."""
 
-DRAWN = draw(8 * len(KERNELS), 40, ROWWISE, KERNELS)
+DRAWN = draw(8 * len(KERNELS), 40, ROWWISE, KERNELS) + draw(2 * len(KERNELS), 46, ROWWISE, KERNELS, sums=True)
 LARGE = [
     Case(LSTM(), "float32", T=40, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
     Case(LSTM(), "float64", T=40, B=23, I=33, H=65, lengths=True, reset=True, reverse=True),
@@ -64,8 +65,19 @@ LARGE = [
     Case(Peephole(), "float64", T=4, B=1, I=256, H=300, reverse=True),
     Case(FGR(), "float32", T=12, B=23, I=33, H=65, lengths=True, reset=True, reset_state=True),
     Case(FGR(clip=0.5), "float64", T=3, B=1, I=64, H=130, noise="hcgm"),
+    Case(LSTM(heads=4), "float32", T=12, B=40, I=20, H=4 * 33, lengths=True, reset=True, reset_state=True, noise="hcgm"),
+    Case(GRU(heads=5), "float64", T=12, B=23, I=33, H=5 * 17, lengths=True, reset=True),
+    Case(SLSTM(heads=4), "float32", T=300, B=9, I=3, H=40, lengths=True, reset_state=True),
+    Case(SLSTM(heads=2), "float32", T=5, B=1, I=256, H=300),
+    Case(SLSTM(heads=3), "float64", T=1, B=1, I=256, H=3 * 99, sums=True),
+    Case(LSTM(heads=4), "float32", T=30, B=1, I=33, H=4 * 20, sums=True, reset=True),
+    Case(IndRNN(), "float32", T=5, B=1, I=700, H=701),
+    Case(MinGRU(), "float32", T=40, B=23, H=300, sums=True, lengths=True, reset=True),
     *(
-        Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, P=21 * (k % 3 == 0), lengths=True, reset=True, seed=k)
+        projected(
+            Case(cell, ("float32", "float64")[k % 2], T=30, B=19, I=33, H=65, lengths=True, reset=True, seed=k),
+            21 * (k % 3 == 0),
+        )
         for k, cell in enumerate(KERNELS)
         if cell.kernel not in ("lstm", "rnn_tanh", "rnn_relu", "gru", "peephole", "fgr")
     ),
