@@ -65,7 +65,7 @@ def forward_simple(call: Call) -> Run | None:
     cell, x, (w_ih, w_hh, b_ih, b_hh, *_), state = call[:4]
     alone = x.dim() == 2
     T, B, inputs = (1, *x.shape) if alone else x.shape
-    (rows, K), dtype, fed = w_hh.shape, x.dtype, cell.recurrence != "none"
+    rows, K, dtype, fed = w_hh.shape[0], w_hh.shape[-1], x.dtype, cell.recurrence != "none"
     H = rows // len(cell.gates)
     if rows != len(cell.gates) * H or H % cell.heads or recurrent_size(cell, H) != K or (w_ih is None and inputs != rows):
         return None
