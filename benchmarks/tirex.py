@@ -43,7 +43,7 @@ def build(job: Job, ours: bool) -> Built:
     run: Callable[[], Any]
     if what == "recurrence" and ours:
         lstm = model.stack[1].time_mixer.fwd_cell.lstm
-        run = lambda: lstm(sums.flatten(2))[0]  # noqa: E731
+        run = lambda: lstm(sums.flatten(2).transpose(0, 1))[0].transpose(0, 1)  # noqa: E731
     elif what == "recurrence":
         loop = model.stack[1].time_mixer.fwd_cell.recurrence
         loop = torch.compile(loop, dynamic=False) if compiled else loop

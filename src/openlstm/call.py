@@ -98,9 +98,7 @@ class Call(NamedTuple):
             not (reverse or save or checkpoint or finite or narrow or differentiable or edits)
             and lengths is reset is noise is window is w[4] is w[5] is w[6] is None  # w_hr, w_ch, norm
             and cell.cells_per_gate == 1
-            and len(cell.feeds_back) == len(cell.states) == cell.heads == 1
-            and cell.recurrence == "dense"
-            and w[0] is not None
+            and len(cell.feeds_back) == 1
             and cell.kernel != ""
         )
 

@@ -136,10 +136,13 @@ def test_one_step_has_the_bits_of_a_sequence_of_one(case: Case) -> None:
 
 
 @NEEDS_NATIVE
-@pytest.mark.parametrize("cell", cells.ALL, ids=repr)
-def test_the_short_way_has_the_bits_of_the_long_one(cell: Cell) -> None:
+@pytest.mark.parametrize("sums", [False, True], ids=["x", "sums"])
+@pytest.mark.parametrize("cell", [*cells.ALL, cells.SLSTM(heads=3), cells.GRU(heads=3)], ids=repr)
+def test_the_short_way_has_the_bits_of_the_long_one(cell: Cell, sums: bool) -> None:
     """What a layer runs on where nothing watches: no lengths, no resets, no noise, nothing saved."""
-    p = Case(cell, T=7, B=3, I=5, H=17).problem().tensors()
+    p = Case(cell, T=7, B=3, I=5, H=18).problem().tensors()
+    if sums:
+        p = replace(p, x=p.x @ p.weights.w_ih.T, weights=p.weights._replace(w_ih=None))
     expected = cpu.forward(Call(p.cell, p.x, p.weights, p.state))
     short = _straight(Call(p.cell, p.x, p.weights, p.state))
     assert (short is not None) == usual(cell)
@@ -155,10 +158,24 @@ def test_the_short_way_has_the_bits_of_the_long_one(cell: Cell) -> None:
         _same_bits({"y": none.y, **left}, {"y": given.y, **given.state._asdict()})
 
 
+@NEEDS_NATIVE
+@pytest.mark.parametrize("heads", [1, 3])
+def test_the_short_way_leaves_what_does_not_fit_to_the_long_one(heads: int) -> None:
+    """Which says what is wrong; a kernel would read beyond memory."""
+    p = Case(cells.SLSTM(heads), T=2, B=3, I=5, H=18).problem().tensors()
+    w, h, c = p.weights, p.state.h, p.state.c
+    assert c is not None
+    sums = p.x.new_zeros(2, 3, 72)
+    for weights_, x in ((w._replace(w_hh=w.w_hh[:, :5].contiguous()), p.x), (w._replace(w_ih=None), p.x)):
+        assert _straight(Call(p.cell, x, weights_, p.state)) is None
+    assert _straight(Call(p.cell, sums, w._replace(w_ih=None), p.state)) is not None
+    assert _straight(Call(p.cell, p.x, w, State(h, c[:, :18].contiguous()))) is None
+    assert _straight(Call(cells.SLSTM(4), p.x, w, p.state)) is None  # 18 units are not four heads
+
+
 def usual(cell: Cell) -> bool:
     """Whether the shortest way to the kernel knows the cell."""
-    ones = (cell.cells_per_gate, len(cell.feeds_back), len(cell.states), cell.heads)
-    return not cell.peepholes and not cell.norms and set(ones) == {1} and cell.recurrence == "dense"
+    return not cell.peepholes and not cell.norms and cell.cells_per_gate == len(cell.feeds_back) == 1
 
 
 def _straight(call: Call) -> Any:

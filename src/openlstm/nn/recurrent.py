@@ -149,7 +149,7 @@ class Recurrent(nn.Module):
     def weights_of(self, layer: int, direction: int = 0) -> Weights:
         """The parameters of one layer in one direction, whatever stands in their place: parametrisations and tying hold."""
         names, here, bias = _names(layer, direction), self._parameters, self.bias
-        if self.cell.recurrence == "none" or not self.input_projection:
+        if self.cell.recurrence == "none" or not (self.input_projection or layer):
             return self._weights_without(layer, names)
         try:  # of an attribute a module asks its parameters last
             w_ih, w_hh = here[names[0]], here[names[1]]
@@ -160,10 +160,10 @@ class Recurrent(nn.Module):
 
     def _weights_without(self, layer: int, names: tuple[str, ...]) -> Weights:
         """`weights_of` where there is no weight_hh, or no weight_ih because x is the sums."""
-        shapes = self._shapes(layer)
-        found = (getattr(self, name) if part in shapes else None for name, part in zip(names[:4], _PARAMETERS, strict=False))
-        w = Weights(*found)
-        return self._all_of(w if w.w_hh is not None else w._replace(w_hh=self._no_weight_hh), names)
+        fed, bias = self.cell.recurrence != "none", self.bias
+        there = (layer > 0 or self.input_projection, fed, bias, bias and fed)
+        w = Weights(*(getattr(self, name) if is_there else None for name, is_there in zip(names, there, strict=False)))
+        return self._all_of(w if fed else w._replace(w_hh=self._no_weight_hh), names)
 
     def _all_of(self, w: Weights, names: tuple[str, ...]) -> Weights:
         """With what only some cells and layers have."""
@@ -249,10 +249,11 @@ class Recurrent(nn.Module):
             return None
         state = None
         if hx is not None:
-            pair, shape = hx if isinstance(hx, tuple) else (hx,), (1, x.shape[1], self.hidden_size)
-            if len(pair) != 1 + self.cell.has_cell or any(type(s) is not Tensor or s.shape != shape for s in pair):
+            given, shape = hx if isinstance(hx, tuple) else (hx,), (1, x.shape[1], self.hidden_size)
+            n = 1 + len(self.cell.states) * self.cell.has_cell
+            if len(given) != n or any(type(s) is not Tensor or s.shape != shape for s in given):
                 return None
-            state = State(*pair)
+            state = State(*given) if n <= 2 else cells.joined(self.cell, given)
         noise = Noise(self.zoneout_h) if self._noisy() else None  # that there is some is enough to know here
         call = Call(self.cell, x, self.weights_of(0), state, lengths, reset, reset_state, False, noise, None, self.backend)
         if self.checkpoint or self.check_finite or self._edits:

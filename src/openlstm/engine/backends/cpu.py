@@ -28,7 +28,7 @@ from openlstm.engine import native, threads
 from openlstm.engine.check import check_lengths_in_range
 from openlstm.errors import BackendError, describe
 from openlstm.reference import Gradients, Run, Saved, State, Weights, mask_recurrent, unshared
-from openlstm.weights import cell_size, collapse
+from openlstm.weights import cell_size, collapse, recurrent_size
 
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
@@ -58,24 +58,33 @@ def forward(call: Call, out: Array | None = None) -> Run:
 def forward_simple(call: Call) -> Run | None:
     """`forward` of a call of torch tensors that is `Call.simple`: the same kernel and the same bits, sooner.
 
-    None where an array does not lie as this takes it; then `forward` runs it, or says what is wrong. The state is [B, H] or
-    [1, B, H], and so is the one after the last step; without one it is zeros, and the last is [1, B, H]. Of a single step
-    x [B, I], which needs a state, y is h itself.
+    None where an array does not lie as this takes it; then `forward` runs it, or says what is wrong. The state is h [B, H] and
+    c [B, C], or [1, B, H] and [1, B, C], and so is the one after the last step; without one it is zeros, and the last has the
+    axis in front. Of a single step x [B, I], which needs a state, y is h itself.
     """
     cell, x, (w_ih, w_hh, b_ih, b_hh, *_), state = call[:4]
     alone = x.dim() == 2
     T, B, inputs = (1, *x.shape) if alone else x.shape
-    H, dtype = w_hh.shape[-1], x.dtype
-    rows = len(cell.gates) * H
-    given = [("x", x, T * B * inputs), ("w_ih", w_ih, rows * inputs), ("w_hh", w_hh, rows * H)]
+    rows, K, dtype, fed = w_hh.shape[0], w_hh.shape[-1], x.dtype, cell.recurrence != "none"
+    H = rows // len(cell.gates)
+    if rows != len(cell.gates) * H or H % cell.heads or recurrent_size(cell, H) != K or (w_ih is None and inputs != rows):
+        return None
+    C = cell_size(cell, H)
+    given = [("x", x, T * B * inputs)]
+    if w_ih is not None:
+        given.append(("w_ih", w_ih, rows * inputs))
+    if fed:
+        given.append(("w_hh", w_hh, rows * K))
     if state is not None:
         given.append(("h0", state.h, B * H))
         if cell.has_cell:
-            given.append(("c0", state.c, B * H))
+            given.append(("c0", state.c, B * C))
     if b_ih is not None:
-        given += [("b_ih", b_ih, rows), ("b_hh", b_hh, rows)]
+        given.append(("b_ih", b_ih, rows))
+        if fed:
+            given.append(("b_hh", b_hh, rows))
     fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": cell.has_cell}
-    fields["recurrent"] = H
+    fields["recurrent"], fields["heads"] = K, cell.heads
     for name, a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
             return None
@@ -87,7 +96,8 @@ def forward_simple(call: Call) -> Run | None:
     empty_like = sys.modules["torch"].empty_like  # faster than new_empty
     y = empty_like(call.state.h) if alone else x.new_empty(T, B, H) if 4 * T * B * H < _LARGE else empty(x, T, B, H)
     h = None if alone else x.new_empty(1, B, H) if state is None else empty_like(state.h)
-    c = empty_like(y if h is None else h) if cell.has_cell else None
+    begin = y if h is None else h
+    c = None if not cell.has_cell else empty_like(begin) if C == H else x.new_empty(*begin.shape[:-1], C)
     fields["x"] = (fields["x"], B * inputs, inputs)
     fields["y"] = (y.data_ptr(), B * H, H)
     fields["threads"] = threads.current()
