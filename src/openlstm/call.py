@@ -74,26 +74,8 @@ class Call(NamedTuple):
 
         This is the one list of what is unusual; whoever adds a field to a call adds it here.
         """
-        (
-            cell,
-            _,
-            w,
-            _,
-            lengths,
-            reset,
-            _,
-            reverse,
-            noise,
-            window,
-            _,
-            save,
-            checkpoint,
-            finite,
-            _,
-            narrow,
-            differentiable,
-            edits,
-        ) = self
+        cell, _, w, _, lengths, reset, _, reverse, noise, window = self[:10]
+        _, save, checkpoint, finite, _, narrow, differentiable, edits = self[10:]
         return (
             not (reverse or save or checkpoint or finite or narrow or differentiable or edits)
             and lengths is reset is noise is window is w[4] is w[5] is w[6] is None  # w_hr, w_ch, norm

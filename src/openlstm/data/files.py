@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,6 +168,11 @@ def reading(who: str, expected: str, hint: str, kind: type[DataError | ArgumentE
         raise kind(message(who, "cannot be read", short(reason), expected, hint)) from None
 
 
+def reading_parquet(who: str) -> AbstractContextManager[None]:
+    """`reading`, of the files of one Parquet table."""
+    return reading(who, "whole Parquet files of the same columns", "look whether all belong to one table")
+
+
 def _read_frame(data: Any, who: str) -> Table:
     """A frame through narwhals. An index of pandas that holds something becomes a column."""
     pl = find_polars()
@@ -225,7 +230,7 @@ def _read_file(path: Path, encoding: str | None, delimiter: str | None) -> Table
     packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else None
     kind = KINDS.get(suffixes[-1] if suffixes else "")
     if files := [] if path.is_file() else parquet_files(path):
-        with reading(name, "whole Parquet files of the same columns", "look whether all belong to one table"):
+        with reading_parquet(name):
             return Table(pl.read_parquet(files, hive_partitioning=False), name, kind="Parquet")
     if not path.is_file():
         what = "is not a file" if path.exists() else "there is no such file"

@@ -8,7 +8,6 @@ Legend: S series, N rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 
 from openlstm.data.columns import Terms, choose
 from openlstm.data.contents import parquet_files
-from openlstm.data.files import Table, find_polars, reading, refuse_empty
+from openlstm.data.files import Table, find_polars, reading_parquet, refuse_empty
 from openlstm.data.grid import DAY, step_of
 from openlstm.data.rows import find_keys, read_keys
 from openlstm.errors import DataError
@@ -66,7 +65,7 @@ class Source:
 
     def head(self) -> Table:
         """The columns and their types, without rows."""
-        with self._reading():
+        with reading_parquet(self.name):
             frame = self._lazy().drop(ROW).head(0).collect()
         return Table(frame, self.name, kind="Parquet")
 
@@ -77,7 +76,7 @@ class Source:
         """
         import polars as pl
 
-        with self._reading():
+        with reading_parquet(self.name):
             query = self._lazy().select(ROW, *ids).group_by(ids).agg(pl.col(ROW).min(), pl.len().alias("\0rows"))
             found = query.collect(engine="streaming").sort(ROW)
         part = Part(found.select(ids), self.name, kind="Parquet", numbers=found[ROW].to_numpy())
@@ -88,7 +87,7 @@ class Source:
         """Some columns of the rows of some series, as `names` calls them; of all if None."""
         import polars as pl
 
-        with self._reading():
+        with reading_parquet(self.name):
             query = self._lazy().select(ROW, *columns)
             if series is not None:
                 query = query.filter(pl.all_horizontal(pl.col(i).is_in(series[i].unique().implode()) for i in series.columns))
@@ -99,9 +98,6 @@ class Source:
 
     def _lazy(self) -> pl.LazyFrame:
         return find_polars().scan_parquet(list(self.paths), row_index_name=ROW, hive_partitioning=False)
-
-    def _reading(self) -> AbstractContextManager[None]:
-        return reading(self.name, "whole Parquet files of the same columns", "look whether all belong to one table")
 
 
 class Piece(NamedTuple):

@@ -10,7 +10,6 @@ twice, as its worker died, is the same.
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openlstm._files import folder_beside, write_whole, writing
+from openlstm._files import folder_beside, writing
 from openlstm.data.columns import terms
 from openlstm.data.files import native_frame
 from openlstm.data.panel import Note, Panel
@@ -98,10 +97,10 @@ def _predict(model: Model, use: str, options: Mapping[str, str | None] | None, j
     """Forecast one partition into a file."""
     (data, ahead), file = job
     panel = model.panel(data.read(), future_data=None if ahead is None else ahead.read(), options=options)
-    forecast, content = ask(model, panel, use), io.BytesIO()
+    forecast = ask(model, panel, use)
     frame = native_frame(forecast.columns(), None)
-    frame.write_parquet(content)
-    write_whole(file, content.getvalue())
+    with writing(file) as whole:
+        frame.write_parquet(whole)
     return Written(len(frame), forecast.source, list(panel.notes))
 
 
