@@ -298,6 +298,11 @@ def test_apply_leaves_layers_alone_that_have_not_what_it_sets() -> None:
     assert torch.equal(model["rnn"].weight_hh_l0, torch.eye(4))
     with pytest.raises(ArgumentError, match="no gate that forgets"):
         init.apply(model["rnn"], "chrono=20")
+    model["slstm"] = LSTM(4, 4, cell=openlstm.cells.SLSTM(heads=2))
+    init.apply(model, "slstm")
+    assert torch.equal(model["slstm"].bias_ih_l0[4:8], torch.tensor([5.0, -7.0, 5.0, -7.0]))
+    with pytest.raises(ArgumentError, match="the cell is no sLSTM"):
+        init.apply(model["rnn"], "slstm")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +318,7 @@ def test_an_unknown_initialisation_is_refused_with_this_text() -> None:
         init.apply(LSTM(I, H), "chron=3")
     assert str(error.value) == (
         "init: no such way to begin: 'chron=3'\n  got       'chron=3'\n"
-        "  expected  default, forget-bias=1, chrono=120, orthogonal or identity\n  hint      write it as one of these"
+        "  expected  default, forget-bias=1, chrono=120, orthogonal, identity or slstm\n  hint      write it as one of these"
     )
     with pytest.raises(ArgumentError, match="no recurrent layer in this module"):
         init.apply(nn.Linear(2, 2), "orthogonal")

@@ -18,7 +18,7 @@ from openlstm import reference
 from openlstm.cells import Cell, parted
 from openlstm.engine import native, threads
 from openlstm.engine.backends.table import choose
-from openlstm.engine.check import check_layers
+from openlstm.engine.check_weights import check_layers
 from openlstm.engine.rounded import check_kind, check_rounded
 from openlstm.errors import ArgumentError, BusyError, DtypeError, ShapeError, describe
 from openlstm.reference import State, Weights, unshared

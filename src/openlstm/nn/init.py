@@ -207,12 +207,19 @@ class Choice(NamedTuple):
         return f"openlstm.nn.init.{self.name.replace('-', '_')}(layer{'' if self.value is None else f', {_short(self.value)}'})"
 
 
-CHOICES: dict[str, bool] = {"default": False, "forget-bias": True, "chrono": True, "orthogonal": False, "identity": False}
+CHOICES: dict[str, bool] = {
+    "default": False,
+    "forget-bias": True,
+    "chrono": True,
+    "orthogonal": False,
+    "identity": False,
+    "slstm": False,
+}
 """The names that `parse` knows, and whether they take a value."""
 
 
 def parse(text: str) -> Choice:
-    """Read a way to begin: `default`, `forget-bias=1`, `chrono=120`, `orthogonal` or `identity`.
+    """Read a way to begin: `default`, `forget-bias=1`, `chrono=120`, `orthogonal`, `identity` or `slstm`.
 
     Raises:
         ArgumentError: for another name, a missing or unwanted value, or a lag that is no whole number >= 1.
@@ -222,7 +229,7 @@ def parse(text: str) -> Choice:
     """
     name, equals, rest = text.strip().partition("=")
     if name not in CHOICES or CHOICES[name] != bool(equals):
-        known = "default, forget-bias=1, chrono=120, orthogonal or identity"
+        known = "default, forget-bias=1, chrono=120, orthogonal, identity or slstm"
         raise ArgumentError.of("init", f"no such way to begin: {text!r}", repr(text), known, "write it as one of these")
     if not equals:
         return Choice(name)
@@ -242,7 +249,7 @@ def apply(module: M, how: str | Choice) -> M:
     Args:
         module: a recurrent module, or one that holds some.
         how: as in `parse`. `default` draws the parameters anew, as the layer does when it is made. In a model of several kinds
-            of layers those are left alone that have no such gate (or, for `identity`, have gates).
+            of layers those are left alone that have no such gate (or, for `identity`, have gates; for `slstm`, another cell).
 
     Raises:
         ArgumentError: as `parse`, as the function of that name, or if there is no recurrent module inside.
@@ -268,6 +275,8 @@ def apply(module: M, how: str | Choice) -> M:
             orthogonal(layer)
         elif choice.name == "identity":
             identity(layer)
+        elif choice.name == "slstm":
+            slstm(layer)
         else:
             layer.reset_parameters()  # type: ignore[operator]
     return module
@@ -279,7 +288,8 @@ def _takes(choice: Choice, cell: Cell) -> bool:
         return "f" in cell.gates or isinstance(cell, (cells.GRU, cells.CIFG, cells.MinGRU))
     if choice.name == "orthogonal":
         return cell.recurrence != "none"
-    return choice.name != "identity" or isinstance(cell, (cells.VanillaRNN, cells.IndRNN))
+    needed = {"identity": (cells.VanillaRNN, cells.IndRNN), "slstm": cells.SLSTM}
+    return isinstance(cell, needed.get(choice.name, Cell))
 
 
 def _short(value: float) -> str:

@@ -48,7 +48,10 @@ def fit_forecast(
     quantiles: Annotated[str, typer.Option(help="What is forecast, 0.5 among them.")] = "0.1,0.5,0.9",
     baselines: Annotated[bool, typer.Option(help="Keep the baselines in the model file.")] = True,
     init: Annotated[
-        str, typer.Option(help="How the weights are initialised: default, forget-bias=1, chrono=LAG, orthogonal or identity.")
+        str,
+        typer.Option(
+            help="How the weights are initialised: default, forget-bias=1, chrono=LAG, orthogonal, identity or slstm."
+        ),
     ] = "forget-bias=1",
     steps: Annotated[int | None, integer(1, "Steps of the optimiser for each member.")] = None,
     batch_size: Annotated[int | None, integer(1, "Windows in a step.")] = None,

@@ -433,11 +433,31 @@ def test_planted_idle_units() -> None:
         layer.bias_ih_l0[18 + 1] = -50  # unit 1 is never shown
         layer.bias_ih_l0[2] = layer.bias_ih_l0[6 + 2] = layer.bias_ih_l0[12 + 2] = 20  # unit 2 counts up
     found = unit_activity(seen(layer, torch.randn(100, 4, 2)))
+    assert found.never_written is not None and found.never_shown is not None and found.saturated is not None
     assert found.never_written.tolist() == [True] + [False] * 5
     assert found.dead.tolist() == [True] + [False] * 5
     assert found.never_shown.tolist() == [False, True] + [False] * 4
     assert found.saturated.tolist() == [False, False, True, False, False, False]
     assert "1 of 6 units dead, 1 of 6 units never shown, 1 of 6 units saturated, 1 of 6 units never written" in found.finding
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (openlstm.LSTM(2, 6), "every unit moves, is shown, is not saturated, is written"),
+        (openlstm.LSTM(2, 6, cell=openlstm.cells.SLSTM(heads=2)), "every unit moves, is shown, is written"),
+        (openlstm.GRU(2, 6), "every unit moves, is written"),
+        (openlstm.RNN(2, 6), "every unit moves"),
+    ],
+    ids=["lstm", "slstm", "gru", "rnn"],
+)
+def test_units_are_said_to_do_only_what_the_cell_lets_one_measure(layer: Any, says: str) -> None:
+    torch.manual_seed(1)
+    layer.reset_parameters()
+    found = unit_activity(seen(layer, torch.randn(100, 4, 2)))
+    assert f"; {says}." in found.finding
+    masks = {"is shown": found.never_shown, "is not saturated": found.saturated, "is written": found.never_written}
+    assert [words for words, mask in masks.items() if mask is not None] == says.split(", ")[1:]
 
 
 def test_effective_rank_is_the_participation_ratio() -> None:

@@ -33,6 +33,8 @@ from openlstm.insight.words import number, some
 
 _STUCK = 0.95  # of the steps
 _TOP = 8
+_BUSY = {"dead": "moves", "never shown": "is shown", "saturated": "is not saturated", "never written": "is written"}
+"""What a unit does that is not idle."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class UnitActivity(Result):
     """The units of one place.
 
     Fields:
-        dead, never_shown, saturated, never_written: bool [H].
+        dead: bool [H].
+        never_shown, saturated, never_written: bool [H]; None for a cell without o, without a single cell state, without i or z.
         effective_rank: between 1 and R; 0 where nothing moves.
         importance: [R], to first order; None without a loss.
         top: (unit, rise of the loss without it), the largest rise first; empty without a loss.
@@ -49,27 +52,27 @@ class UnitActivity(Result):
 
     name: str
     dead: np.ndarray
-    never_shown: np.ndarray
-    saturated: np.ndarray
-    never_written: np.ndarray
+    never_shown: np.ndarray | None
+    saturated: np.ndarray | None
+    never_written: np.ndarray | None
     effective_rank: float
     importance: np.ndarray | None
     top: tuple[tuple[int, float], ...]
     exact: bool
 
     @property
+    def idle(self) -> dict[str, np.ndarray]:
+        """The units that do nothing, bool [H], by what they do not do: as far as it can be said of such a cell."""
+        masks = (self.dead, self.never_shown, self.saturated, self.never_written)
+        return {name: mask for name, mask in zip(_BUSY, masks, strict=True) if mask is not None}
+
+    @property
     def finding(self) -> str:
         """One sentence, and what to do about it."""
         H = len(self.dead)
         text = f"{self.name}: effective rank {number(self.effective_rank)} of {H}"
-        idle = {
-            "dead": self.dead,
-            "never shown": self.never_shown,
-            "saturated": self.saturated,
-            "never written": self.never_written,
-        }
-        found = [f"{some(int(mask.sum()), H)} {name}" for name, mask in idle.items() if mask.any()]
-        text += f"; {', '.join(found)}" if found else "; every unit moves, is shown, is written and is not saturated"
+        found = [f"{some(int(mask.sum()), H)} {name}" for name, mask in self.idle.items() if mask.any()]
+        text += "; " + (", ".join(found) or "every unit " + ", ".join(_BUSY[name] for name in self.idle))
         if self.top and self.top[0][1] > 0:
             text += f"; without unit {self.top[0][0]} the loss would rise most"
         need = self.effective_rank * 3
@@ -112,7 +115,11 @@ class UnitActivitySums(Sums):
         self.n = 0
         self.shift: Any = None  # [H], the first values, so that a small variance around a large mean is not lost
         self.sum, self.squares = torch.zeros(2, H, dtype=torch.float64)
-        self.never_shown, self.saturated, self.unwritten = torch.zeros(3, H, dtype=torch.float64)
+        gates, one_state = place.gates, place.cell.has_cell and len(place.cell.states) == 1  # of several c alone says nothing
+        measured = ("o" in gates, one_state, "i" in gates or "z" in gates)
+        self.never_shown, self.saturated, self.unwritten = (
+            torch.zeros(H, dtype=torch.float64) if m else None for m in measured
+        )
         self.h = torch.zeros(R, dtype=torch.float64)
         self.hh = torch.zeros(R, R, dtype=torch.float64)
         self.importance = None if place.dstate is None else torch.zeros(R, dtype=torch.float64)
@@ -133,12 +140,12 @@ class UnitActivitySums(Sums):
         moved = inner.double() - self.shift
         self.sum += moved.sum(0).cpu()
         self.squares += moved.square().sum(0).cpu()
-        if part.saved.c is not None and len(place.cell.states) == 1:  # beside further states the size of c says nothing
+        if self.saturated is not None:
             self.saturated += (inner.abs() > 3).sum(0).cpu()
-        if "o" in gates:
+        if self.never_shown is not None:
             self.never_shown += (rows(gates["o"]) < 0.05).sum(0).cpu()
-        write = rows(gates["i"]) if "i" in gates else 1 - rows(gates["z"]) if "z" in place.gates else None
-        if write is not None:
+        if self.unwritten is not None:
+            write = rows(gates["i"]) if "i" in gates else 1 - rows(gates["z"])
             self.unwritten += (write < 0.05).sum(0).cpu()
         wide = h.double()
         self.h += wide.sum(0).cpu()
@@ -166,7 +173,7 @@ class UnitActivitySums(Sums):
             measured = [(int(j), float(loss_of(int(j)) - base)) for j in units]
             top = tuple(sorted(measured, key=lambda item: -item[1]))
         counts = (self.never_shown, self.saturated, self.unwritten)
-        never_shown, saturated, unwritten = ((a / n >= _STUCK).numpy() & (self.n > 0) for a in counts)
+        never_shown, saturated, unwritten = (None if a is None else (a / n >= _STUCK).numpy() & (self.n > 0) for a in counts)
         dead = (variance < 1e-6).numpy() & (self.shift is not None)
         return UnitActivity(
             self.place.name, dead, never_shown, saturated, unwritten, rank, importance, top, loss_of is not None
@@ -179,8 +186,7 @@ def _idle(found: Mapping[str, UnitActivity]) -> Display:
     places = charts.Places(found)
 
     def counts(r: UnitActivity) -> dict[str, float]:
-        masks = {"dead": r.dead, "never shown": r.never_shown, "cell saturated": r.saturated, "never written": r.never_written}
-        return {what: int(mask.sum()) for what, mask in masks.items()} | {"effective rank": float(r.effective_rank)}
+        return {what: int(mask.sum()) for what, mask in r.idle.items()} | {"effective rank": float(r.effective_rank)}
 
     rows = []
     for name, r in places.drawn.items():
