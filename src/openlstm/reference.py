@@ -157,7 +157,7 @@ def forward(call: Call, out: Array | None = None) -> Run:
         if call.save:
             gs[k] = rows.real(t, A.concat(list(full.gates))) if full.gates else zero_g
             ms[k] = rows.real(t, full.h) if apart else zero_m
-            cs[k] = rows.real(t, new.c) if cell.has_cell else None
+            cs[k] = rows.real(t, new.c)
         state = rows.keep(t, new, state)
     y = A.stack(ys) if T else A.zeros(x, 0, B, R)
     if out is not None:
@@ -225,7 +225,7 @@ def backward(
         before = rows.keep(order[n - 1], before, state) if n else state  # a row that has not begun still holds its h0
         before = rows.enter(t, before)
         g_h = rows.real(t, dh if dy is None else dh + dy[t])
-        g_c = None if dc is None else rows.real(t, dc)
+        g_c = rows.real(t, dc)
         h_steps[k], c_steps[k] = g_h, g_c
         live = _any(g_h != 0) if g_c is None else _any(g_h != 0) | _any(g_c != 0)  # [B, 1]
         x_t, before_h = _only(live, x[t]), _only(live, before.h)
@@ -240,7 +240,7 @@ def backward(
         c = None if saved.c is None else saved.c[k]
         h, z, mask = saved.h[k] if saved.m is None else saved.m[k], None, N.candidate_mask(noise, t, zero)
         if again:
-            begin = State(before_h, None if before.c is None else _only(live, before.c))
+            begin = State(before_h, _only(live, before.c))
             _, gates, h, c, z, mask = full_step(cell, x_t, begin, w, noise, t)
         dm = new_h
         if w.w_hr is not None:
@@ -257,7 +257,7 @@ def backward(
         dnorm = None if flow.norm is None else dnorm + _only(live, flow.norm).sum(0)
         to_h = unseen(dz_h, w.w_hh, before_h.shape[1])
         to_h = to_h if hidden is None else hidden * to_h
-        back = State(_plus(to_h, live, flow.h, old_h), None if flow.c is None else _plus(_only(live, flow.c), live, old_c))
+        back = State(_plus(to_h, live, flow.h, old_h), _plus(_only(live, flow.c), live, old_c))
         dreset = rows.to_reset(t, back, dreset)
         dh, dc = rows.keep(t, rows.leave(t, back), State(dh, dc))
     db = (None if w.b_ih is None else db_ih, None if w.b_hh is None else db_hh)
@@ -329,7 +329,7 @@ class _Rows:
         alive = self.alive(at)
         return self.reset[at] if alive is None else self.reset[at] & alive
 
-    def real(self, t: int, value: Array) -> Array:
+    def real(self, t: int, value: Any) -> Any:
         """`value` where the row has not ended, 0 beyond (whatever stood there)."""
         return _only(self.alive(t), value)
 
@@ -353,7 +353,7 @@ class _Rows:
     def leave(self, t: int, flow: State) -> State:
         """What of a gradient at the begin of step t crosses to the step before: nothing where the state was replaced."""
         cut = self.cut(t)
-        return flow if cut is None else State(*(None if s is None else _only(~cut, s) for s in flow))
+        return flow if cut is None else State(*(_only(~cut, s) for s in flow))
 
     def no_flow(self, x: Array, state: State) -> State:
         """The gradient of the reset state before any is added: zeros, one array for each step where each has its state."""
@@ -388,9 +388,9 @@ class _Rows:
         return State(*(None if a is None else A.stack(a) if a else A.zeros(x, *s.shape) for a, s in pairs))
 
 
-def _only(mask: Array | None, value: Array) -> Array:
-    """`value` where mask, exact 0 elsewhere; never multiplied, since 0 * NaN is NaN."""
-    return value if mask is None else A.where(mask, value, A.namespace(value).zeros_like(value))
+def _only(mask: Array | None, value: Any) -> Any:
+    """`value` where mask, exact 0 elsewhere; never multiplied, since 0 * NaN is NaN. None stays None."""
+    return value if mask is None or value is None else A.where(mask, value, A.namespace(value).zeros_like(value))
 
 
 def _choose(mask: Array, a: State, b: State) -> State:
@@ -401,7 +401,7 @@ def _any(mask: Array) -> Array:
     return mask.any(-1)[:, None]  # [B, 1]
 
 
-def _plus(value: Array, live: Array, *more: Array | None) -> Array:
+def _plus(value: Any, live: Array, *more: Array | None) -> Any:
     """The sum of what there is; of `more` in live rows only."""
     for m in more:
         value = value if m is None else value + _only(live, m)

@@ -147,7 +147,9 @@ def _unit(
 ) -> tuple[Tensor, Any, dict[str, Tensor]]:
     """x [I], the state and the h that the sums see -> h', c', gates; every cell by name."""
     if cell.name == "lstm_ln":
-        return _normalising_unit(cell, w.w_ih @ x, w.w_hh @ shown, c, w, H, 1.0 if mask is None else mask)
+        return _normalising_unit(
+            cell, x if w.w_ih is None else w.w_ih @ x, w.w_hh @ shown, c, w, H, 1.0 if mask is None else mask
+        )
     of_x, of_h, start = {}, {}, 0
     for gate in GATES[cell.name]:
         shared = cell.cells_per_gate if gate != "g" else 1

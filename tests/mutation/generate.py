@@ -30,17 +30,26 @@ from tests.support import Case, Problem, far, projectable, run_all, to_numpy
 from openlstm import cells as right_cells
 from openlstm import reference as right_reference
 from openlstm.call import Call
+from openlstm.errors import OpenLSTMError
 from openlstm.reference import State, Weights
 from openlstm.weights import expand
 
 MODULES = ("reference", "cells")
-FILES = [f"cells.{name}" for name in ("base", "lstm", "variants", "layer_norm", "gru", "rnn")] + ["cells", "reference"]
+FILES = [f"cells.{name}" for name in ("base", "lstm", "variants", "layer_norm", "gru", "rnn", "slstm", "minimal")] + [
+    "cells",
+    "reference",
+]
 """What they are made of, lowest first."""
 PATHS = {file: Path(str(sys.modules[f"openlstm.{file}"].__file__)) for file in FILES}
 
 NOT_HERE = {  # what says no to bad input, or prepares words: tests/test_cells.py holds those
     "_check",
     "check_options",
+    "check_traits",
+    "check_step",
+    "told_apart",
+    "_taken",
+    "_sizes",
     "__post_init__",
     "__init_subclass__",
 }
@@ -63,9 +72,9 @@ _REASONS: dict[str, list[str]] = {
             "len(cell.states)) [if False]"
         ),
         "reference.backward: if noise is not None: [if True]",
+        "reference.backward: if g_c is not None: [if True]",
     ],
     ("Without gates whose sums are apart the general way takes the same sums, biases in another order."): [
-        "reference.sums: if not cell.separate: [if False]",
         "reference.unsum: if not cell.separate: [if False]",
     ],
     ("The array has two axes, so that the last is number 1."): [
@@ -75,14 +84,12 @@ _REASONS: dict[str, list[str]] = {
     ("It computes something that nobody is handed, or once more what was saved: more work, the same numbers."): [
         "reference.forward: if call.save: [if True]",
         "reference.forward: ms[k] = rows.real(t, full.h) if apart else zero_m [if True]",
-        "reference.forward: cs[k] = rows.real(t, new.c) if cell.has_cell else None [if True]",
         "reference.backward: zoned_c = noise is not None and noise.zoneout_c > 0 and cell.has_cell [Gt -> GtE]",
         (
             "reference.backward: lost = zoned_c or (saved.m is None and _apart(w, noise))  # whether c' or h' was not"
             " kept [And -> Or]"
         ),
         "reference.backward: if again: [if True]",
-        ("reference.backward: begin = State(before_h, None if before.c is None else _only(live, before.c)) [if False]"),
         "reference.backward: dx[k] = None if not input_gradient else dz_x if w.w_ih is None else dz_x @ w.w_ih [if False]",
     ],
     (
@@ -124,6 +131,18 @@ _REASONS: dict[str, list[str]] = {
         (
             "reference._Rows.parted: return State(*(None if a is None else list(a) for a in total)) if self.each else "
             "total [if True]"
+        ),
+    ],
+    ("Where both branches meet they are one number."): [
+        (
+            "cells.SLSTM.forward: m = where((n == 0) | ~(z_i < kept), z_i, kept)  # from here on m'; where one of the two is "
+            "NaN, it stays NaN [Lt -> LtE]"
+        ),
+    ],
+    ("It spares a warning: what comes of rows that have ended is left out afterwards."): [
+        (
+            "cells.SLSTM.backward: n_new = where(n_new == 0, A.namespace(n_new).ones_like(n_new), n_new)  "
+            "# past a row's end, where all that is saved is 0 [0 -> 1]"
         ),
     ],
     ("A slice that ends behind the last number ends with it."): [
@@ -319,6 +338,7 @@ def check(reference: Any, cells: Any) -> None:
     _defaults(reference, cells)
     _skipped(reference, cells)
     _own(reference, cells)
+    _kinks(cells)
     _traits(reference, cells)
     assert {(type(c).__name__, repr(c)) for c in cells.ALL} == {(type(c).__name__, repr(c)) for c in right_cells.ALL}
 
@@ -359,10 +379,10 @@ def _options(reference: Any, p: Problem, expected: dict[str, Any]) -> None:
     apart = p.weights.w_hr is not None or (p.noise is not None and p.noise.zoneout_h > 0)
     assert saved.gates.shape == (T, B, len(p.cell.saved) * H)
     assert (saved.c is None) == (not p.cell.has_cell) and (saved.m is None) == (not apart)
-    assert saved.c is None or saved.c.shape == (T, B, H)
+    assert saved.c is None or saved.c.shape == (T, B, len(p.cell.states) * H)
     assert saved.m is None or saved.m.shape == (T, B, H * len(p.cell.feeds_back))
     named = saved.named(p.cell)
-    assert list(named) == [*p.cell.saved, *(["c"] if p.cell.has_cell else []), "h"]
+    assert list(named) == [*p.cell.saved, *(p.cell.states if p.cell.has_cell else ()), "h"]
     if T and B:
         assert far(named, {name: expected[f"saved.{name}"] for name in named}, 1e-9) == {}
     assert list(saved._replace(gates=None).named(p.cell)) == list(named)[len(p.cell.saved) :]
@@ -442,7 +462,18 @@ def _traits(reference: Any, cells: Any) -> None:
     names = {type(cell).__name__ for cell in right_cells.ALL}
     assert {repr(getattr(cells, name)()) for name in names} == {repr(getattr(right_cells, name)()) for name in names}
     assert cells.LSTM(cells_per_gate=2, clip=1.0).unshared() == cells.LSTM(clip=1.0)
-    for right in (right_cells.LayerNormLSTM(), right_cells.LSTM()):
+    for trait in ("states", "recurrence", "heads", "reads_h", "separate", "feeds_back", "cells_per_gate"):
+        assert getattr(cells.Cell, trait) == getattr(right_cells.Cell, trait), trait
+    for cell in (cells.LSTM(), cells.SLSTM(), cells.GRU()):
+        c = np.arange(3.0 * len(cell.states)) if cell.has_cell else None
+        parts = cells.parted(cell, cells.State(np.ones(3), c))
+        assert [list(a) for a in parts[1:] if a is not None] == ([] if c is None else c.reshape(-1, 3).tolist())
+        whole = cells.joined(cell, parts)
+        assert type(whole) is cells.State and (whole.h == 1).all() and (c is None or (whole.c == c).all())
+        assert cells.joined(cell, whole) is whole and cells.joined(cell, None) is None
+    assert cells.named_states(("c", "n")) is cells.named_states(("c", "n"))
+    assert [cell.reads_h for cell in cells.ALL] == [cell.reads_h for cell in right_cells.ALL]
+    for right in (right_cells.LayerNormLSTM(), right_cells.SLSTM(), right_cells.LSTM()):
         p = Case(right, T=1, B=2, I=2, H=3).problem()
         inner, norm = twin(cells, right), p.weights.norm
         z = reference.sums(inner, p.x[0], p.state.h, p.weights)
@@ -491,16 +522,48 @@ def _skipped(reference: Any, cells: Any) -> None:
         assert far(found, good, 1e-12) == {}
 
 
+def _kinks(cells: Any) -> None:
+    """Sums that are 0, and states that begin anew, in cells whose equations have two branches: against autograd."""
+    rng = np.random.default_rng(67)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape)).requires_grad_()
+
+    for right in (right_cells.SLSTM(), right_cells.MinGRU(), right_cells.MinLSTM()):
+        cell = twin(cells, right)
+        z, h, c = numbers(40, 2 * len(cell.gates)), numbers(40, 2), numbers(40, 6) if cell.has_cell else None
+        z.data[:9] = 0
+        if c is not None:
+            c.data[:, 2:4] = c.data[:, 2:4].abs() * (torch.arange(40) % 2)[:, None]  # n, 0 in every second row
+        dh, before = torch.from_numpy(rng.standard_normal((40, 2))), cells.State(h, c)
+        step = cell.forward(z, before)
+        dc = None if c is None else torch.from_numpy(rng.standard_normal((40, 6)))
+        ends, flows = ([step.h], [dh]) if dc is None else ([step.h, step.c], [dh, dc])
+        expected = torch.autograd.grad(ends, [z, h if c is None else c], flows)
+        with torch.no_grad():
+            flow = cell.backward(cells.StepInputs(step.gates, before, step.c, step.h), dh, dc)
+        found = {"dz": flow.z, "before": flow.h if c is None else flow.c}
+        found = {name: a.numpy() for name, a in found.items()}
+        assert far(found, {"dz": expected[0].numpy(), "before": expected[1].numpy()}, 1e-10) == {}, right
+
+
 def _own(reference: Any, cells: Any) -> None:
     """A cell that somebody wrote, without a backward: the same as ours, on numpy and torch."""
-    for number, (case, problem, expected) in enumerate(problems()):
-        if case.cell.name not in ("lstm", "peephole", "gru") or number % 2 or case.cell.cells_per_gate > 1:
+    for case, problem, expected in problems():
+        if case.cell.name not in ("lstm", "peephole", "gru") or case.cell.cells_per_gate > 1:
             continue
         inner = twin(cells, problem.cell)
         own = _Own.of(cells)(inner)
         assert own.kernel == "" and not own.derives_itself and inner.derives_itself
         for p in (replace(problem, cell=own), replace(problem, cell=own).tensors()):
             _compare(case, run_all(reference, p), expected)
+    narrow = {"forward": lambda self, z, before: cells.Step((), z[:, :1], None), "__module__": "somewhere"}
+    wrong = type("Wrong", (cells.Cell,), {"name": "wrong", "gates": ("g",), "saved": (), "has_cell": False, **narrow})()
+    try:
+        wrong(np.ones((2, 3)), cells.State(np.ones((2, 3))))
+    except OpenLSTMError:
+        return
+    raise AssertionError("what a wrong cell gives was not looked at")
 
 
 class _Own:
@@ -531,19 +594,20 @@ def problems() -> list[tuple[Case, Problem, dict[str, np.ndarray]]]:
     rng = np.random.default_rng(61)
     every = [*right_cells.ALL, right_cells.LSTM(clip=0.4), right_cells.Peephole(clip=0.4), right_cells.FGR(clip=0.4)]
     every += [right_cells.CIFG(clip=0.3), right_cells.LSTM(cells_per_gate=2), right_cells.LSTM1997(cells_per_gate=3, clip=0.5)]
-    every += [right_cells.GRU(memory=True)]
+    every += [right_cells.GRU(memory=True), right_cells.SLSTM(heads=2), right_cells.GRU(heads=2)]
     out = []
     for k, cell in enumerate(every * 3):
         flags: dict[str, Any] = {n: bool(rng.random() < 0.55) for n in ("lengths", "reset", "reset_state", "each", "reverse")}
         flags["reset_state"] |= flags["each"]
         flags["reset"] |= flags["each"]
-        noise = ("", "hcgm", "hcgmE", "hm", "cg", "", "g")[k % 7]
+        noise = ("", "hcgm", "hcgmE", "hm", "cg", "", "g")[(k + 3 * (k // len(every))) % 7]
+        sums = k % 4 == 2 and cell.cells_per_gate == 1
         projected = projectable(cell) and (cell.name != "gru" or cell.has_cell) and rng.random() < 0.4
-        H = cell.cells_per_gate * int(rng.integers(2, 4))
+        H = cell.cells_per_gate * cell.heads * int(rng.integers(2, 4))
         bias = k % 5 > 0
         T, B = {7: (0, 2), 29: (3, 0), 40: (0, 1), 53: (0, 2), 64: (1, 1)}.get(k, (4, 3))
         noise = "hcgm" if T == 0 else noise
-        case = Case(cell, T=T, B=B, I=2, H=H, P=2 if projected else 0, bias=bias, noise=noise, seed=k, **flags)
+        case = Case(cell, T=T, B=B, I=2, H=H, P=2 if projected else 0, bias=bias, sums=sums, noise=noise, seed=k, **flags)
         p = case.problem()
         if p.lengths is not None and (T, B) == (4, 3):
             p = replace(p, lengths=np.array([2, 4, 0])[rng.permutation(3)])

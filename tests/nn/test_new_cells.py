@@ -221,6 +221,29 @@ def test_an_edit_of_a_state_changes_it_alone() -> None:
         assert not any(bool((seen[f"0.{other}"] == 0.5).any()) for other in set("cnm") - {name})
 
 
+def test_a_unit_begins_anew_where_n_is_0_whatever_c_and_m_are() -> None:
+    """Then m' is z_i, and a forget gate that would be above 1 is 1, without a slope: in the kernel as in the equations."""
+    torch.manual_seed(3)
+    runs = []
+    for backend in BACKENDS:
+        layer = openlstm.LSTM(3, 18, dtype=torch.float64, cell=cells.SLSTM(), backend=backend)
+        draws = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for w in layer.parameters():
+                w.normal_(generator=draws)
+        x, c, n, m, dy = (torch.randn(k, 18, dtype=torch.float64, generator=draws) for k in (7, 7, 7, 7, 7))
+        n = n.abs() * (torch.arange(18) % 2)
+        leaves = [a[None].requires_grad_() for a in (torch.zeros_like(c), c, n, 3 * m)]
+        y, state = layer(x[None, :, :3], tuple(leaves))
+        loss = (y[0] * dy).sum() + (state.c[0] * dy.flip(1)).sum()
+        runs.append([y, *state, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])])
+    kept = torch.nn.functional.logsigmoid(torch.zeros(1)) + 3 * m
+    assert bool((kept[:, ::2] > 0).any()) and all(torch.isfinite(a).all() for a in runs[0])
+    for run in runs[1:]:
+        for a, b in zip(run, runs[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
 def test_slstm_begins_as_its_authors_do() -> None:
     layer = openlstm.nn.init.slstm(openlstm.LSTM(I, H, 2, cell=SLSTM(2), bidirectional=True))
     k = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
