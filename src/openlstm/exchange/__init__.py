@@ -2,4 +2,4 @@
 
 from openlstm._submodules import on_first_use
 
-__getattr__ = on_first_use("openlstm.exchange", {"Stack": "stack"})
+__getattr__ = on_first_use("openlstm.exchange", {"Layers": "layers", "Stack": "stack"})

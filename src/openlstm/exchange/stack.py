@@ -12,6 +12,7 @@ import numpy as np
 
 from openlstm import weights as layout
 from openlstm.cells import GRU, Cell
+from openlstm.engine.backends.table import brief
 from openlstm.errors import DtypeError, ShapeError
 from openlstm.weights import Weights
 
@@ -126,6 +127,15 @@ class Stack:
     def parameters(self) -> int:
         """How many numbers the arrays hold."""
         return sum(a.size for w in self._all for a in w if a is not None)
+
+    def __str__(self) -> str:
+        shown = f"{brief(self.cell).removesuffix('()')} {self.input_size} -> {self.hidden_size}"
+        options = [f"projected to {self.proj_size}"] if self.proj_size else []
+        options += [f"{self.layers} layers"] if self.layers > 1 else []
+        options += ["both directions"] if self.directions == 2 else []
+        more = {"backwards": self.reverse, "batch first": self.batch_first, "no biases": not self.bias}
+        options += [text for text, is_so in {**more, "x is the sums": not self.input_projection}.items() if is_so]
+        return ", ".join([shown, *options, self.dtype.name])
 
     def named(self) -> dict[str, np.ndarray]:
         """The arrays by the names of a state_dict: `weight_ih_l0`, ..."""
