@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from openlstm import model_file
 from openlstm._files import writable, write_whole
 from openlstm.errors import ArgumentError, missing_extra
+from openlstm.exchange.layers import Layers
+from openlstm.exchange.stack import Stack
 
 WHO = "export"
 
@@ -96,9 +98,9 @@ def opened(source: Any, layer: str | None = None) -> Any:
     if isinstance(source, (str, os.PathLike)):
         source = _read(source)
     source = getattr(source, "model_", source)  # of a fitted Forecaster
-    if isinstance(source, Mapping) and hasattr(source, "stacks"):  # `Layers`
+    if isinstance(source, Layers):
         return _one(source, layer)
-    if hasattr(source, "weights") and callable(getattr(source, "layer", None)):  # `Stack`
+    if isinstance(source, Stack):
         return source.layer()
     if layer is not None:
         return _one({name: part for name, part in source.named_modules() if name and hasattr(part, "weights_of")}, layer)
