@@ -33,6 +33,7 @@ PUBLIC = [
     "load",
     "Model",
     "Forecaster",
+    "export",
     "Panel",
     "read_panel",
     "set_num_threads",
