@@ -85,7 +85,12 @@ def read_old(file: BinaryIO, who: str) -> Any:
     wanted: dict[str, int] = {}
 
     def storage(given: Any) -> Any:
+        if isinstance(given, tuple) and len(given) == 4 and given[0] == "module":
+            return given[1]  # a class, and beside it the text of its code
         kind, key, count = _named(who, given)
+        if len(given) > 5 and given[5] is not None:
+            hint = "open it with torch once and save it again with torch.save"
+            raise DataError.of(who, "is of a very old torch", "a storage that is a view", "storages that are whole", hint)
         wanted[key] = NUMBERS[kind].itemsize if kind else 0
         if kind is None:
             return None

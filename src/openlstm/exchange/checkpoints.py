@@ -9,7 +9,7 @@ import dataclasses
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from openlstm.exchange.contents import Lazy, damaged
 from openlstm.exchange.layers import Layers
 from openlstm.exchange.pickles import Record, array_of
 from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.written import stack_of
 from openlstm.weights import FIELDS, NORMS, Weights, collect
 
 MOST, DEEPEST = 1_000_000, 64
@@ -222,20 +223,28 @@ def _slstm(place: str, arrays: dict[str, Lazy]) -> Stack:
     return Stack(place, cells.SLSTM(heads), ((w,),), False, False, (note,))
 
 
+_SHORT = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
+
+
+def lazy_tensor(dtype: str, shape: tuple[int, ...], load: Callable[[], Any]) -> Lazy:
+    """A tensor of torch, whose type torch or safetensors names, as the array it is."""
+
+    def array() -> np.ndarray:
+        import torch
+
+        numbers = load().detach().cpu()
+        return (numbers.view(torch.uint16) if numbers.dtype == torch.bfloat16 else numbers).contiguous().numpy().copy()
+
+    return Lazy(_SHORT.get(dtype, dtype.removeprefix("torch.")), shape, array)
+
+
 def layers_of(source: Any, who: str) -> Layers:
     """The recurrent layers of a torch module, a ScriptModule or a state dict in memory."""
     import torch
 
-    def lazy(tensor: Any) -> Lazy:
-        name = str(tensor.dtype).removeprefix("torch.")
-        numbers = tensor.detach().cpu()
-        if name == "bfloat16":
-            numbers = numbers.view(torch.uint16)
-        return Lazy(name, tuple(tensor.shape), lambda: numbers.numpy().copy())
-
     def tree(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return lazy(value)
+            return lazy_tensor(str(value.dtype), tuple(value.shape), lambda: value)
         if isinstance(value, Mapping):
             return {key: tree(one) for key, one in value.items()}
         return [tree(one) for one in value] if isinstance(value, (list, tuple)) else value
@@ -261,3 +270,31 @@ def layers_of(source: Any, who: str) -> Layers:
             except OpenLSTMError:
                 continue  # no recurrent layer
     return Layers(who, stacks, (), left)
+
+
+def write(model: Any) -> dict[str, Any]:
+    """A layer of ours as the state dict of torch.nn's layer: `torch.nn.LSTM(...).load_state_dict(...)` takes it.
+
+    Raises:
+        ArgumentError: for a cell or a direction that torch.nn has not.
+
+    >>> import openlstm
+    >>> list(write(openlstm.GRU(3, 5, bias=False)))
+    ['weight_ih_l0', 'weight_hh_l0']
+    """
+    stack = stack_of(model, "torch")
+    if stack.reverse:
+        hint = "keep the openlstm layer, or flip x and y around torch.nn's"
+        raise ArgumentError.of(
+            "export to torch", "torch.nn has no layer that only runs backwards", "backwards", "forwards", hint
+        )
+    return dict(stack.layer().to_torch().state_dict())
+
+
+def encode(made: dict[str, Any]) -> bytes:
+    """The bytes of a file that `torch.load(path, weights_only=True)` reads."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    return buffer.getvalue()

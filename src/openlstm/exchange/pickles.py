@@ -312,6 +312,11 @@ def _jax(who: str, function: Any, args: Any, state: Any, *_: Any) -> Any:
     return Record("numpy.ndarray", (state,))
 
 
+def _frombuffer(who: str, data: Any, kind: Any, sizes: Any, order: Any = "C", axes: Any = None) -> Any:
+    """An array of numpy as protocol 5 writes it."""
+    return Record("numpy.ndarray", () if axes is not None else ((1, sizes, kind, order == "F", data),))
+
+
 def _dict(who: str, *args: Any) -> dict[Any, Any]:
     pairs = next((a for a in args if isinstance(a, (list, tuple))), [])
     flat = [one for pair in pairs if isinstance(pair, (list, tuple)) and len(pair) == 2 for one in pair]
@@ -346,6 +351,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _rebuilt,
     "jax._src.array._reconstruct_array": _jax,
     "numpy.core.multiarray._reconstruct": lambda who, *args: Record("numpy.ndarray"),
+    "numpy.core.numeric._frombuffer": _frombuffer,
     "numpy.core.multiarray.scalar": _record("numpy.generic"),
     "numpy.dtype": _record("numpy.dtype"),
     "_codecs.encode": _encoded,
