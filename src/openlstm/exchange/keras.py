@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -77,8 +78,7 @@ def read_hdf5(file: BinaryIO, path: Path) -> Layers:
 
 def layers_of(source: Any, who: str) -> Layers:
     """The recurrent layers of a Keras model or layer in memory."""
-    import keras
-
+    keras: Any = sys.modules["keras"]
     model = source if isinstance(source, keras.Model) else keras.Sequential([source])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
