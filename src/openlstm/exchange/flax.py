@@ -16,7 +16,7 @@ from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.checkpoints import DEEPEST, MOST
 from openlstm.exchange.contents import NUMBERS, Lazy, damaged, reading, shape_of
-from openlstm.exchange.layers import Layers
+from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.stack import FLOATS, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import Weights
@@ -65,7 +65,7 @@ def layers_of(tree: Mapping[str, Any], who: str) -> Layers:
             try:
                 found[place] = _stack(place, kind, parts)
             except OpenLSTMError as error:
-                left[place or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+                left[place or who] = brief_of(error)
         elif names in OTHERS:
             left[place or who] = f"it is {OTHERS[names]}, which no cell here is; keep it in Flax"
         else:
