@@ -178,5 +178,3 @@ def _run(node: NodeProto, given: dict[str, np.ndarray], opset: int) -> list[Any]
     graph = helper.make_graph([node], "one", infos, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, given)]
-
-

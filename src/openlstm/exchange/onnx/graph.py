@@ -58,7 +58,9 @@ class Graph(Layers):
             MissingExtraError: without ONNX Runtime, where there is more than recurrent nodes.
         """
         missing = [name for name in self.inputs if name not in feeds]
-        unknown = [name for name in feeds if name not in self._given or name not in self.inputs and name not in self._plan.reads]
+        unknown = [
+            name for name in feeds if name not in self._given or name not in self.inputs and name not in self._plan.reads
+        ]
         if missing or unknown:
             what = f"has no input {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             got, hint = ", ".join(map(repr, feeds)) or "nothing", "run({name: array, ..})"

@@ -179,7 +179,9 @@ def _stack(kind: str, arrays: Any, of: dict[str, Any], D: int) -> tuple[Stack, l
             i, o, f = np.split(P[d], 3)
             w_ch = np.concatenate([{"i": i, "f": f, "o": o}[gate] for gate in cell.peepholes])
         if isinstance(cell, cells.CIFG):  # it has no rows for f, which ONNX does not read
-            w_ih, w_hh, b_ih, b_hh = (None if a is None else np.delete(a, np.s_[H : 2 * H], 0) for a in (w_ih, w_hh, b_ih, b_hh))
+            w_ih, w_hh, b_ih, b_hh = (
+                None if a is None else np.delete(a, np.s_[H : 2 * H], 0) for a in (w_ih, w_hh, b_ih, b_hh)
+            )
         directions.append(Weights(w_ih, w_hh, b_ih, b_hh, None, w_ch))
     return Stack("", cell, (tuple(directions),)), notes
 
