@@ -1,4 +1,4 @@
-"""A call of a layer in terms that `torch.onnx.export` knows: an operator of ONNX, or torch's scan over the equations of the cell.
+"""A call of a layer in terms that `torch.onnx.export` knows: an operator of ONNX, or torch's scan over the cell's equations.
 
 `operators.py` registers it as the decomposition of `openlstm::forward`; nothing but an export asks for it.
 

@@ -82,10 +82,10 @@ class Graph(Layers):
         """
         from openlstm.insight.xray import xray
 
-        self._seen = []
+        self._seen, found = [], dict[str, np.ndarray]()
         try:
             for one in [feeds] if isinstance(feeds, Mapping) else feeds:
-                handed = {name: found[out] for out, name in (carry or {}).items()} if self._seen else {}
+                handed = {name: found[out] for out, name in (carry or {}).items() if found}
                 found = self.run({**one, **handed})
             seen = self._seen
         finally:

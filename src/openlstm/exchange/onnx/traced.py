@@ -1,7 +1,7 @@
-"""An array that writes down what is done to it as nodes of ONNX: numpy's functions on it give the equations of a cell as a graph.
+"""An array that writes down what is done to it as nodes of ONNX: numpy's functions on it give a cell's equations as a graph.
 
-`_array` calls numpy for whatever is no tensor of torch, and numpy asks an array of another kind what its functions mean there. So
-`reference.full_step` itself, with all that a cell does, is what is exported, and no cell is written down twice.
+`_array` calls numpy for whatever is no tensor of torch, and numpy asks an array of another kind what its functions mean there.
+So `reference.full_step` itself, with all that a cell does, is what is exported, and no cell is written down twice.
 """
 
 from __future__ import annotations
@@ -93,9 +93,11 @@ class Traced(NDArrayOperatorsMixin):
             raise _unknown(f"numpy.{func.__name__}")
         return FUNCTIONS[func](self, *args, **kwargs)
 
-    def _constant(self, value: Any) -> Traced:
+    def _constant(self, value: Any, kind: Any = None) -> Traced:
         """A number or an array beside it, in its type."""
-        kind = np.bool_ if np.asarray(value).dtype == bool else np.float32 if self.dtype == bool else self.dtype
+        if kind is None:
+            kind = np.bool_ if np.asarray(value).dtype == bool else np.float32 if self.dtype == bool else self.dtype
+        kind = np.dtype(kind)
         array = value if isinstance(value, np.ndarray) and value.dtype == kind else np.asarray(value, kind)
         return self._new(self.writer.constant(array), array.shape, kind)
 
@@ -107,6 +109,10 @@ class Traced(NDArrayOperatorsMixin):
     def reshape(self, *shape: int) -> Traced:
         known = [n for n in shape if n != FREE]
         return self._new(self.writer.op("Reshape", self.name, np.array(shape)), tuple(shape)) if known else self
+
+    def astype(self, dtype: Any) -> Traced:
+        kind = np.dtype(dtype)
+        return self if kind == self.dtype else self.node("Cast", to=helper.np_dtype_to_tensor_dtype(kind), dtype=kind)
 
     def sigmoid(self) -> Traced:
         return self.node("Sigmoid")
@@ -163,9 +169,9 @@ def _matmul(like: Traced, a: Traced, b: Traced) -> Traced:
 
 
 def _where(like: Traced, condition: Any, a: Any, b: Any) -> Traced:
-    condition, a, b = (x if isinstance(x, Traced) else like._constant(x) for x in (condition, a, b))
-    kind = a.dtype
-    return condition.node("Where", a, b, dtype=kind)
+    kind = next((x.dtype for x in (a, b) if isinstance(x, (Traced, np.ndarray))), None)
+    condition, a, b = (x if isinstance(x, Traced) else like._constant(x, kind) for x in (condition, a, b))
+    return condition.node("Where", a, b, dtype=a.dtype)
 
 
 def _concatenate(like: Traced, arrays: Any, axis: int) -> Traced:
@@ -199,6 +205,7 @@ UFUNCS: dict[Any, Callable[..., Any]] = {
     np.absolute: _op("Abs"),
     np.exp: _op("Exp"),
     np.log: _op("Log"),
+    np.isnan: _op("IsNaN", np.bool_),
     np.sqrt: _op("Sqrt"),
     np.tanh: _op("Tanh"),
     np.maximum: _op("Max"),
