@@ -141,13 +141,13 @@ class Layers:
         names = {name: body.fresh(name) for name in self.states}
         of_x, step = body.fresh("x"), body.fresh("t")
         rows = len(cell.gates) * H
-        old = {name: Traced(body, names[name], (FREE, self.R if name == "h" else H)) for name in self.states}
+        old: dict[str, Any] = {name: Traced(body, names[name], (FREE, self.R if name == "h" else H)) for name in self.states}
         new, y = _step(cell, Traced(body, of_x, (FREE, rows)), old, w._replace(w_ih=None))
         scanned = {of_x: x}
         if self.lengths:
             steps = self.op("Range", np.int64(0), self.op("Gather", self.op("Shape", x), np.int64(0)), np.int64(1))
             column = self.op("Unsqueeze", self.lengths, np.array([1]))
-            alive = Traced(body, body.op("Less", step, column), (FREE, 1), np.bool_)
+            alive: Any = Traced(body, body.op("Less", step, column), (FREE, 1), np.bool_)
             new = {name: np.where(alive, a, old[name]) for name, a in new.items()}
             y = np.where(alive, y, np.zeros_like(y))
             scanned[step] = steps

@@ -108,7 +108,7 @@ def array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
     """
     name, kind = tensor.name, tensor.data_type
     if kind not in FIELDS:
-        known = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else kind
+        known = {number: word for word, number in TensorProto.DataType.items()}.get(kind, kind)
         raise Unknown(f"{name!r} has elements of type {known}, which no layer has")
     if any(n < 0 for n in tensor.dims):
         raise Unknown(f"{name!r} has the shape {list(tensor.dims)}")

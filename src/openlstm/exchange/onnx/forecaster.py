@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
+from openlstm._array import Array
 from openlstm.exchange.onnx.build import Layers, assemble, named
 from openlstm.exchange.onnx.scaling import F32, F64, Inputs
 from openlstm.exchange.onnx.traced import FREE, Traced, Writer
@@ -21,13 +22,11 @@ from openlstm.runtime import Model
 from openlstm.runtime.recursive import LEAST, TINY
 from openlstm.runtime.window import MOST
 
-F64, F32, I64 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
-
 
 class Forecast(Inputs):
     """The networks of a model and its decoder."""
 
-    def network(self, member: int, x: Traced, begin: dict[str, str] | None) -> tuple[str, dict[str, list[str]]]:
+    def network(self, member: int, x: Array, begin: dict[str, str] | None) -> tuple[str, dict[str, list[str]]]:
         """A member over x [N, T, I] -> y [T, N, H] and the ends of its states; from zeros where no `begin` is named."""
         net = self.model.networks[member]
         layers = Layers(Stack("", net.cell, tuple((w,) for w in net.layers)), False, self.writer)
@@ -58,12 +57,12 @@ class Forecast(Inputs):
 
     # the decoders
 
-    def head(self, x: Traced, weights: dict[str, np.ndarray], name: str, dtype: Any) -> Traced:
+    def head(self, x: Array, weights: dict[str, np.ndarray], name: str, dtype: Any) -> Array:
         """x W^T + b of one of the decoder's matrices, in its type."""
         out = np.matmul(x.astype(dtype), weights[f"{name}.weight"].T.astype(dtype))
         return out + weights[f"{name}.bias"].astype(dtype) if f"{name}.bias" in weights else out
 
-    def spread_out(self, out: Traced, base: Traced) -> Traced:
+    def spread_out(self, out: Array, base: Array) -> Array:
         """Quantiles that cannot cross: `runtime.decoder.spread_out`."""
         middle, Q = self.header.decoder.quantiles.index(0.5), len(self.header.decoder.quantiles)
         soft = np.maximum(out, 0.0) + np.log1p(np.exp(-np.abs(out)))
@@ -72,9 +71,9 @@ class Forecast(Inputs):
         for q in (*range(middle + 1, Q), *reversed(range(middle))):
             step = soft[..., q : q + 1]
             parts[q] = parts[q - 1] + step if q > middle else parts[q + 1] - step
-        return np.concatenate(parts, -1)  # type: ignore[return-value]
+        return np.concatenate(parts, -1)
 
-    def calibrated(self, values: Traced, spread: Traced) -> Traced:
+    def calibrated(self, values: Array, spread: Array) -> Array:
         """The correction that validation found: `runtime.calibrate.apply`, [N, ., Q]; spread [N, 1, 1]."""
         if not self.header.forecasters[0].enough:
             return values
@@ -84,9 +83,9 @@ class Forecast(Inputs):
         middle = int(np.argmin(np.abs(np.asarray(levels) - 0.5)))
         for q in (*reversed(range(middle)), *range(middle + 1, len(levels))):
             parts[q] = np.minimum(parts[q], parts[q + 1]) if q < middle else np.maximum(parts[q], parts[q - 1])
-        return np.concatenate(parts, -1)  # type: ignore[return-value]
+        return np.concatenate(parts, -1)
 
-    def bounded(self, quantiles: Traced, values: Traced) -> Traced:
+    def bounded(self, quantiles: Array, values: Array) -> Array:
         """None below zero where neither the past nor the training is."""
         if self.header.decoder.distribution == COUNTS:
             return np.maximum(quantiles, 0.0)
@@ -147,19 +146,19 @@ class Forecast(Inputs):
         self.gives("quantiles", self.bounded(self.calibrated(out, wide), past), ["N", K, Q])
         self.units(anchor, spread)
 
-    def units(self, anchor: Traced, spread: Traced) -> None:
+    def units(self, anchor: Array, spread: Array) -> None:
         """Anchor and spread as outputs: what a number of the network is in the unit of the target."""
         for name, a in (("anchor", anchor), ("spread", spread)):
             self.gives(name, a._new(self.op("Squeeze", a.name, np.array([1])), (FREE,)), ["N"])
 
-    def ahead(self, past: Traced, anchor: Traced, spread: Traced, known: list[Traced], calendar: list[Traced]) -> Traced:
+    def ahead(self, past: Array, anchor: Array, spread: Array, known: list[Array], calendar: list[Array]) -> Array:
         """What is known of each step of the horizon, float32 [N, K, U]: `runtime.window.windows`."""
         series = self.series
         step, K = np.arange(series.horizon), series.horizon
         place = np.broadcast_to(((step + 1) / K).astype(np.float32), (1, K))
         first = self.at(past, np.zeros(K, np.int64))
-        parts: list[Traced] = [np.where(np.isnan(first), 0.0, first * 0.0).astype(np.float32) + place]
-        lags: dict[Any, Traced] = {}
+        parts: list[Array] = [np.where(np.isnan(first), 0.0, first * 0.0).astype(np.float32) + place]
+        lags: dict[Any, Array] = {}
         for lag in series.lags:
             value = self.at(past, series.reach + step - lag.season * (step // lag.season + 1 + lag.back))
             absent = np.isnan(value)
@@ -191,7 +190,7 @@ class Forecast(Inputs):
         values = values._new(self.op("Transpose", values.name, perm=[1, 0, 2]), values.shape)
         self.gives("quantiles", values, ["N", "T", len(decoder.quantiles)])
 
-    def steps_of(self, calendar: list[Traced], plain: list[Traced], codes: dict[str, Traced]) -> str:
+    def steps_of(self, calendar: list[Array], plain: list[Array], codes: dict[str, Array]) -> str:
         """The name of the shape [N, T], from an input that has it."""
         if calendar:
             return self.op("Slice", self.op("Shape", calendar[0].name), np.array([0]), np.array([2]))
@@ -228,12 +227,12 @@ class Forecast(Inputs):
             o = self.head(h, weights, "head", np.float64)
             mean = o[..., :1] + self.head(newest[..., : weights["skip.weight"].shape[1]], weights, "skip", np.float64)
 
-            def soft(a: Traced) -> Traced:
+            def soft(a: Array) -> Array:
                 return np.maximum(a, 0.0) + np.log1p(np.exp(-np.abs(a)))
 
             rest = soft(o[..., 1:]) + np.array([LEAST, 2.0][: o.shape[-1] - 1])
             mean = spread * (soft(mean) + TINY) if decoder.distribution == COUNTS else mean
-            own_parameters = np.concatenate([mean, rest], -1)
+            own_parameters: Any = np.concatenate([mean, rest], -1)
             found.append(self.op("Unsqueeze", own_parameters.name, np.array([0])))
         R = weights["head.bias"].shape[0]
         self.io.outputs["parameters"] = (F64, [header.network.members, "N", R])
@@ -242,17 +241,17 @@ class Forecast(Inputs):
         self.gives("last_n", newest, ["N"])
         self.units(anchor, spread)
 
-    def filled(self, before: Traced, last: Traced, anchor: Traced, spread: Traced) -> Traced:
+    def filled(self, before: Array, last: Array, anchor: Array, spread: Array) -> Array:
         """Values in spreads, each gap filled with the one before it, at first with `last`: a `Scan` over the steps."""
         body = Writer(self.writer)
         held, now = body.fresh("held"), body.fresh("now")
         new = body.op("Where", body.op("IsNaN", now), held, now)
         outputs = [body.op("Identity", new) for _ in range(2)]
-        infos = [[helper.make_empty_tensor_value_info(n) for n in names] for names in ((held, now), outputs)]
+        infos: Any = [[helper.make_empty_tensor_value_info(n) for n in names] for names in ((held, now), outputs)]
         graph = helper.make_graph(body.nodes, "fill", *infos)
         gone = np.isnan(before)
-        value = np.where(gone, np.float64("nan"), self.scaled(before, anchor, spread))
-        axes = {"scan_input_axes": [1], "scan_output_axes": [1]}
+        value: Any = np.where(gone, np.float64("nan"), self.scaled(before, anchor, spread))
+        axes: Any = {"scan_input_axes": [1], "scan_output_axes": [1]}
         _, filled = self.op("Scan", last.name, value.name, count=2, body=graph, num_scan_inputs=1, **axes)
         return before._new(filled, before.shape)
 

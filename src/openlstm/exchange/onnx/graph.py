@@ -82,9 +82,11 @@ class Graph(Layers):
         """
         from openlstm.insight.xray import xray
 
-        self._seen, found = [], dict[str, np.ndarray]()
+        self._seen = []
+        found: dict[str, np.ndarray] = {}
         try:
-            for one in [feeds] if isinstance(feeds, Mapping) else feeds:
+            calls: Iterable[Any] = [feeds] if isinstance(feeds, Mapping) else feeds
+            for one in calls:
                 handed = {name: found[out] for out, name in (carry or {}).items() if found}
                 found = self.run({**one, **handed})
             seen = self._seen

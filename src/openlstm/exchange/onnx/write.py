@@ -80,7 +80,7 @@ def _check(stack: Stack, model: ModelProto, lengths: bool) -> None:
     for T, B in ((5, 3), (1, 1)):
         feeds: dict[str, Any] = {}
         for info in run.get_inputs():
-            shape = [{"T": T, "B": B}.get(n, n) for n in info.shape]
+            shape: Any = [{"T": T, "B": B}.get(n, n) for n in info.shape]
             feeds[info.name] = rng.standard_normal(shape).astype(np.float32) / 2
         state = [torch.from_numpy(feeds[name]) for name in feeds if name.endswith("0")]
         if "n0" in feeds:  # a normaliser is a sum of weights
