@@ -157,7 +157,11 @@ def _reader(path: Path, file: BinaryIO, begin: bytes) -> tuple[str, Callable[[Bi
         if begin.startswith(start):
             raise DataError.of(who, "is of a kind that is not read", what, KINDS, hint)
     said = ENDINGS.get(path.suffix.lower())
-    if begin[0] == 0x80 and begin[1:2] <= b"\x05" or (said in ("pickle", "torch") and begin[:1] in b"(]}\x80"):
+    if (
+        begin[0] == 0x80
+        and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        or (said in ("pickle", "torch") and begin[:1] in b"(]}\x80")
+    ):
         return "pickle", _pickle
     if said == "Flax" or (said is None and (0x81 <= begin[0] <= 0x8F or begin[0] in (0xDE, 0xDF))):
         from openlstm.exchange import flax
