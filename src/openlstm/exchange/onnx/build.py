@@ -20,8 +20,8 @@ from openlstm.exchange.onnx.traced import FREE, Traced, Writer
 from openlstm.exchange.stack import Stack
 from openlstm.weights import Weights, fed_back_size
 
-TOLERANCE = 1e-5
-"""How far ONNX Runtime may be from ours, norm(a - b) / norm(b)."""
+TOLERANCE = 1e-4
+"""How far ONNX Runtime may be from ours, norm(a - b) / norm(b): beyond what rounding makes, which stays below 1e-5."""
 
 
 @dataclass

@@ -75,22 +75,18 @@ def _check(stack: Stack, model: ModelProto, lengths: bool) -> None:
     import torch
 
     layer, run = stack.layer().float(), session(model.SerializeToString())
-    inner = getattr(layer, "layer", layer)
     rng = np.random.default_rng(0)
-    for T, B in ((5, 3), (1, 1)):
-        feeds: dict[str, Any] = {}
-        for info in run.get_inputs():
-            shape: Any = [{"T": T, "B": B}.get(n, n) for n in info.shape]
-            feeds[info.name] = rng.standard_normal(shape).astype(np.float32) / 2
-        state = [torch.from_numpy(feeds[name]) for name in feeds if name.endswith("0")]
+    for T, B in ((5, 3), (1, 2)):
+        sizes: dict[Any, Any] = {"T": T, "B": B}
+        shapes = {i.name: [sizes.get(n, n) for n in i.shape] for i in run.get_inputs() if i.name != "lengths"}
+        feeds: dict[str, Any] = {name: rng.standard_normal(shape).astype(np.float32) / 2 for name, shape in shapes.items()}
         if "n0" in feeds:  # a normaliser is a sum of weights
             feeds["n0"] = np.abs(feeds["n0"]) + 1
-            state = [torch.from_numpy(feeds[name]) for name in feeds if name.endswith("0")]
-        ends = rng.integers(1, T + 1, B) if lengths else None
+        state = tuple(torch.from_numpy(a) for name, a in feeds.items() if name != "x")
         if lengths:
-            feeds["lengths"] = ends
-        hx: Any = tuple(state) if inner.cell.has_cell else state[0]
+            feeds["lengths"] = rng.integers(1, T + 1, B)
+        ends = torch.from_numpy(feeds["lengths"]) if lengths else None
         with torch.inference_mode():
-            y, found = layer(torch.from_numpy(feeds["x"]), hx, lengths=None if ends is None else torch.from_numpy(ends))
+            y, found = layer(torch.from_numpy(feeds["x"]), state if stack.cell.has_cell else state[0], lengths=ends)
         ours = [y, *(found if isinstance(found, tuple) else (found,))]
         agree(run.run(None, feeds), [a.numpy() for a in ours], [o.name for o in run.get_outputs()])
