@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
-import openlstm  # noqa: E402
-from openlstm.errors import ArgumentError, DataError  # noqa: E402
 from openlstm.exchange.onnx.read import read  # noqa: E402
 from openlstm.exchange.onnx.write import write  # noqa: E402
 

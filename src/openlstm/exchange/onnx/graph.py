@@ -104,7 +104,7 @@ class Graph(Layers):
         return {n: xray(self[n], self._joined([s[1:] for s in seen if s[0] == n], n), name=n, **options) for n in names}
 
     def calls(self, feeds: Feeds) -> list[Feeds]:
-        """The feeds of one call, or of several: those arrays that have an axis more than their inputs hold one call after another.
+        """The feeds of one call, or of several: arrays that have an axis more than their inputs hold one call after another.
 
         Raises:
             ArgumentError: where they hold different numbers of calls.
