@@ -1,0 +1,170 @@
+"""The C that does not depend on a model. `@` stands for what the names of a header begin with."""
+
+from __future__ import annotations
+
+import re
+
+FMA = """\
+#ifdef __FP_FAST_FMAF
+#define @fma(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define @fma(a, b, c) ((a) * (b) + (c))
+#endif
+#if defined(__GNUC__)
+#define @aligned __attribute__((aligned(64)))
+#define @restrict __restrict__
+#else
+#define @aligned
+#define @restrict
+#endif
+"""
+
+MATHS = """\
+static inline float @from_bits(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+static inline uint32_t @to_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
+
+/* a where yes is 1, b where it is 0: without a branch, so that loops around it are vectorised. */
+static inline float @pick(int yes, float a, float b) {
+  const uint32_t mask = 0u - (uint32_t)yes;
+  return @from_bits((@to_bits(a) & mask) | (@to_bits(b) & ~mask));
+}
+
+/* x within -end .. end; NaN stays NaN. */
+static inline float @clamp(float x, float end) {
+  x = @pick(x < -end, -end, x);
+  return @pick(x > end, end, x);
+}
+
+/* exp(x) = scale (1 + p) for |x| <= 87: scale = 2^n, and p = expm1(x - n ln 2) by a polynomial. */
+static inline float @exp_parts(float x, float *scale) {
+  const float magic = 12583039.f; /* 1.5 2^23 + 127: adding it rounds to whole numbers, in the lowest bits */
+  const uint32_t bits = @to_bits(@fma(x, 1.44269502f, magic));
+  const float n = (float)(int32_t)(bits - @to_bits(magic));
+  const float r = @fma(n, 2.12194442e-4f, @fma(n, -0.693359375f, x));
+  float q = @fma(1.39464601e-3f, r, 8.36658385e-3f);
+  q = @fma(q, r, 4.16662805e-2f);
+  q = @fma(q, r, 1.66665435e-1f);
+  q = @fma(q, r, 0.5f);
+  *scale = @from_bits(bits << 23);
+  return @fma(r * r, q, r);
+}
+
+static inline float @exp(float x) {
+  float scale;
+  const float p = @exp_parts(@clamp(x, 87.f), &scale);
+  return @fma(p, scale, scale);
+}
+
+static inline float @sigmoid(float x) { return 1.f / (1.f + @exp(-x)); }
+
+/* m / (m + 2) with m = expm1(2 x), accurate relative to itself down to the smallest x. */
+static inline float @tanh(float x) {
+  float scale;
+  const float p = @exp_parts(@clamp(x + x, 87.f), &scale), m = @fma(scale, p, scale - 1.f);
+  return m / (m + 2.f);
+}
+
+/* log(1 + e) for 0 <= e <= 1. */
+static inline float @log1p(float e) {
+  const float v = e - 0.5f;
+  float q = -3.31848161e-3f;
+  q = @fma(q, v, 6.93069631e-3f);
+  q = @fma(q, v, -1.01777008e-2f);
+  q = @fma(q, v, 1.66569855e-2f);
+  q = @fma(q, v, -2.89050005e-2f);
+  q = @fma(q, v, 5.10890596e-2f);
+  q = @fma(q, v, -9.32318568e-2f);
+  q = @fma(q, v, 1.79224893e-1f);
+  q = @fma(q, v, -3.78139555e-1f);
+  return @fma(e * e, q, e);
+}
+
+static inline float @log_sigmoid(float x) {
+  return @pick(x < 0.f, x, 0.f) - @log1p(@exp(@pick(x < 0.f, x, -x)));
+}
+
+/* x + 1/2 where x >= 0, else sigmoid(x). */
+static inline float @positive(float x) { return @pick(x >= 0.f, x + 0.5f, @sigmoid(x)); }
+
+/* 1 / sqrt(x) by Newton steps, for x above 0. */
+static inline float @rsqrt(float x) {
+  float r = @from_bits(0x5f3759dfu - (@to_bits(x) >> 1));
+  for (int k = 0; k < 4; k++) r *= 1.5f - 0.5f * x * r * r;
+  return r;
+}
+
+/* Mean, and 1 / sqrt(variance + 1e-5), of rows of n numbers that are `stride` apart. */
+static inline void @moments(const float *s, int rows, int stride, int n, float *mean, float *scale) {
+  float sum[8] = {0}, squares[8] = {0};
+  for (int g = 0; g < rows; g++)
+    for (int j = 0; j < n; j++) sum[j & 7] += s[g * stride + j];
+  const float count = (float)(rows * n);
+  *mean = (((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]))) / count;
+  for (int g = 0; g < rows; g++)
+    for (int j = 0; j < n; j++) squares[j & 7] += (s[g * stride + j] - *mean) * (s[g * stride + j] - *mean);
+  for (int k = 1; k < 8; k++) squares[0] += squares[k];
+  *scale = @rsqrt(squares[0] / count + 1e-5f);
+}
+"""
+"""Functions in an order in which each stands below those that it calls; `used` leaves out those that nobody calls."""
+
+SUMS = """\
+/* z[g][j] += sum over k of w[k][g][j] v[k], for {unit} units of {gates} gates whose rows of z are {stride} apart. */
+static inline void @{name}(float *@restrict z, const float *@restrict w, const float *@restrict v, int n) {{
+  float sum[{gates}][{unit}];
+  for (int g = 0; g < {gates}; g++)
+    for (int j = 0; j < {unit}; j++) sum[g][j] = @fma(w[g * {unit} + j], v[0], z[g * {stride} + j]);
+  for (int k = 1; k < n; k++) {{
+    w += {gates} * {unit};
+    for (int g = 0; g < {gates}; g++)
+      for (int j = 0; j < {unit}; j++) sum[g][j] = @fma(w[g * {unit} + j], v[k], sum[g][j]);
+  }}
+  for (int g = 0; g < {gates}; g++)
+    for (int j = 0; j < {unit}; j++) z[g * {stride} + j] = sum[g][j];
+}}
+"""
+
+SUMS_INT8 = """\
+/* z[g][j] += s scale[g][j] sum over k of w[k][g][j] q[k], for {unit} units of {gates} gates whose rows are {stride} apart. */
+static inline void @{name}(float *@restrict z, const int8_t *@restrict w, const float *@restrict scale,
+                            const int8_t *@restrict q, float s, int n) {{
+  int32_t sum[{gates}][{unit}] = {{{{0}}}};
+  for (int k = 0; k < n; k++, w += {gates} * {unit})
+    for (int g = 0; g < {gates}; g++)
+      for (int j = 0; j < {unit}; j++) sum[g][j] += (int32_t)w[g * {unit} + j] * q[k];
+  for (int g = 0; g < {gates}; g++)
+    for (int j = 0; j < {unit}; j++)
+      z[g * {stride} + j] = @fma((float)sum[g][j] * scale[g * {stride} + j], s, z[g * {stride} + j]);
+}}
+"""
+
+ROUND = """\
+/* v[n] in 8 bits: q = v / scale to the nearest whole number, ties to even; scale = max |v| / 127, rounded up to 17 bits. */
+static inline float @round(const float *@restrict v, int n, int8_t *@restrict q) {
+  uint32_t most = 0;
+  for (int k = 0; k < n; k++) {
+    const uint32_t bits = @to_bits(v[k]) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  const int whole = most < 0x7f800000u; /* no NaN and no infinity */
+  float scale = @from_bits(whole ? most : 0u) / 127.f;
+  scale = scale < 6.21150317e-33f ? 6.21150317e-33f : scale;
+  scale = @from_bits((@to_bits(scale) + 0x7fu) & ~0x7fu);
+  const float inverse = 1.f / scale;
+  for (int k = 0; k < n; k++)
+    q[k] = (int8_t)(uint8_t)(@to_bits(@fma(whole ? v[k] : 0.f, inverse, 12582912.f)) & 0xffu);
+  return whole ? scale : @from_bits(0x7fc00000u);
+}
+"""
+
+
+def used(body: str, library: str = MATHS) -> str:
+    """Those functions of a library that a text calls, and those that they call."""
+    functions = re.split(r"\n\n", library.strip("\n"))
+    functions[:1] = functions[0].split("\n")  # the first two, a line each
+    kept: list[str] = []
+    for function in reversed(functions):
+        name = re.search(r"static inline \w+ \*?(@\w+)\(", function)
+        if name and re.search(re.escape(name[1]) + r"\(", "\n".join([body, *kept])):
+            kept.insert(0, function)
+    return "\n\n".join(kept) + "\n"
