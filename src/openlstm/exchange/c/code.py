@@ -19,7 +19,7 @@ FMA = """\
 #endif
 """
 
-MATHS = """\
+BASE = """\
 static inline float @from_bits(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
 static inline uint32_t @to_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
 
@@ -34,7 +34,9 @@ static inline float @clamp(float x, float end) {
   x = @pick(x < -end, -end, x);
   return @pick(x > end, end, x);
 }
+"""
 
+QUICK = """\
 /* exp(x) = scale (1 + p) for |x| <= 87: scale = 2^n, and p = expm1(x - n ln 2) by a polynomial. */
 static inline float @exp_parts(float x, float *scale) {
   const float magic = 12583039.f; /* 1.5 2^23 + 127: adding it rounds to whole numbers, in the lowest bits */
@@ -89,24 +91,71 @@ static inline float @positive(float x) { return @pick(x >= 0.f, x + 0.5f, @sigmo
 /* 1 / sqrt(x) by Newton steps, for x above 0. */
 static inline float @rsqrt(float x) {
   float r = @from_bits(0x5f3759dfu - (@to_bits(x) >> 1));
-  for (int k = 0; k < 4; k++) r *= 1.5f - 0.5f * x * r * r;
+  for (int k = 0; k < 4; k++) r = @fma(0.5f * r, @fma(-x * r, r, 1.f), r);
   return r;
 }
 
 /* Mean, and 1 / sqrt(variance + 1e-5), of rows of n numbers that are `stride` apart. */
 static inline void @moments(const float *s, int rows, int stride, int n, float *mean, float *scale) {
-  float sum[8] = {0}, squares[8] = {0};
+  float sum[16] = {0}, squares[16] = {0};
   for (int g = 0; g < rows; g++)
-    for (int j = 0; j < n; j++) sum[j & 7] += s[g * stride + j];
-  const float count = (float)(rows * n);
-  *mean = (((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]))) / count;
+    for (int j = 0; j < n; j++) sum[j & 15] += s[g * stride + j];
+  for (int k = 8; k > 0; k /= 2)
+    for (int j = 0; j < k; j++) sum[j] += sum[j + k];
+  *mean = sum[0] / (float)(rows * n);
   for (int g = 0; g < rows; g++)
-    for (int j = 0; j < n; j++) squares[j & 7] += (s[g * stride + j] - *mean) * (s[g * stride + j] - *mean);
-  for (int k = 1; k < 8; k++) squares[0] += squares[k];
-  *scale = @rsqrt(squares[0] / count + 1e-5f);
+    for (int j = 0; j < n; j++) {
+      const float d = s[g * stride + j] - *mean;
+      squares[j & 15] = @fma(d, d, squares[j & 15]);
+    }
+  for (int k = 8; k > 0; k /= 2)
+    for (int j = 0; j < k; j++) squares[j] += squares[j + k];
+  *scale = @rsqrt(squares[0] / (float)(rows * n) + 1e-5f);
 }
 """
-"""Functions in an order in which each stands below those that it calls; `used` leaves out those that nobody calls."""
+
+EXACT = """\
+/* exp(x) = scale (1 + p) 2^-extra, with scale in the normal range: p = expm1(x - n ln 2) by a polynomial. */
+static inline float @exp_parts(float x, float extra, float *scale) {
+  const float magic = 12582912.f + (127.f + extra); /* 1.5 2^23: adding it rounds to whole numbers, in the lowest bits */
+  const uint32_t bits = @to_bits(@fma(x, 1.44269502f, magic));
+  const float n = (float)(int32_t)(bits - @to_bits(magic));
+  const float r = @fma(n, 2.12194442e-4f, @fma(n, -0.693359375f, x));
+  float q = @fma(1.39464601e-3f, r, 8.36658385e-3f);
+  q = @fma(q, r, 4.16662805e-2f);
+  q = @fma(q, r, 1.66665435e-1f);
+  q = @fma(q, r, 0.5f);
+  *scale = @from_bits(bits << 23);
+  return @fma(r * r, q, r);
+}
+
+/* Close to 1 / d for d in 1 .. 2. */
+static inline float @reciprocal(float d) {
+  float r = @fma(-0.221837088f, d, 1.3310225f);
+  r = @fma(r, d, -2.93934131f);
+  r = @fma(r, d, 2.82842278f);
+  return @fma(r, @fma(-d, r, 1.f), r);
+}
+
+/* 1 / (1 + exp(-x)) from e = exp(-|x|); a - q is exact, and takes back what d and q were rounded by. */
+static inline float @sigmoid(float x) {
+  float scale, e = @from_bits(@to_bits(x) | 0x80000000u);
+  e = @pick(e < -110.f, -110.f, e);
+  const float p = @exp_parts(e, 64.f, &scale);
+  e = @fma(p, scale, scale) * 5.42101086e-20f;
+  const float d = 1.f + e, r = @reciprocal(d), a = @pick(x < 0.f, e, 1.f), q = a * r;
+  return @fma(@fma(-q, @pick(d > 1.f, e, 0.f), a - q), r, q);
+}
+
+/* m / (2 - m) with m = -expm1(-2 |x|). */
+static inline float @tanh(float x) {
+  float scale, y = @from_bits(@to_bits(x) | 0x80000000u);
+  y = @pick(y + y < -40.f, -40.f, y + y);
+  const float p = @exp_parts(y, 0.f, &scale), m = @fma(-scale, p, 1.f - scale), r = @reciprocal(2.f - m), q = m * r;
+  return @from_bits(@to_bits(@fma(@fma(q, m, @fma(-2.f, q, m)), r, q)) | (@to_bits(x) & 0x80000000u));
+}
+"""
+"""`native/vector/functions.hpp` word by word: beside 8 bits a last bit decides how the next h is rounded."""
 
 SUMS = """\
 /* z[g][j] += sum over k of w[k][g][j] v[k], for {unit} units of {gates} gates whose rows of z are {stride} apart. */
@@ -152,19 +201,18 @@ static inline float @round(const float *@restrict v, int n, int8_t *@restrict q)
   scale = @from_bits((@to_bits(scale) + 0x7fu) & ~0x7fu);
   const float inverse = 1.f / scale;
   for (int k = 0; k < n; k++)
-    q[k] = (int8_t)(uint8_t)(@to_bits(@fma(whole ? v[k] : 0.f, inverse, 12582912.f)) & 0xffu);
+    q[k] = (int8_t)(uint8_t)(@to_bits((whole ? v[k] : 0.f) * inverse + 12582912.f) & 0xffu);
   return whole ? scale : @from_bits(0x7fc00000u);
 }
 """
 
 
-def used(body: str, library: str = MATHS) -> str:
-    """Those functions of a library that a text calls, and those that they call."""
-    functions = re.split(r"\n\n", library.strip("\n"))
-    functions[:1] = functions[0].split("\n")  # the first two, a line each
+def used(body: str, int8: bool) -> str:
+    """Those functions of the library that a text calls, and those that they call."""
+    functions = re.split(r"\n\n|\n(?=static inline uint32_t @to_bits)", BASE + "\n" + (EXACT + "\n" + ROUND if int8 else QUICK))
     kept: list[str] = []
     for function in reversed(functions):
-        name = re.search(r"static inline \w+ \*?(@\w+)\(", function)
-        if name and re.search(re.escape(name[1]) + r"\(", "\n".join([body, *kept])):
-            kept.insert(0, function)
+        name = re.search(r"static inline \w+ (@\w+)\(", function)
+        if name and f"{name[1]}(" in "\n".join([body, *kept]):
+            kept.insert(0, function.strip("\n"))
     return "\n\n".join(kept) + "\n"

@@ -118,7 +118,6 @@ static inline void @step(@ *self, const float *x, float *y) {{
   memcpy(y, @net(self, x), {net.outputs} * sizeof *y);
 }}
 """
-    library = (code.ROUND + "\n" if net.int8 else "") + functions
     upper = name.upper()
     about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {len(net.layers)} layers, weights in "
     text = f"""\
@@ -145,8 +144,8 @@ typedef struct @ {{
 {net.struct()}}} @;
 
 {net.arrays()}
-{code.used(library)}
-{library}
+{code.used(functions, net.int8)}
+{functions}
 #ifdef {upper}_SELF_TEST
 {array("@test_x", x)}
 {array("@test_y", y)}

@@ -184,7 +184,7 @@ static inline void @cell(float *@restrict z, float *@restrict h, float *@restric
         G, U, R, H = len(self.cell.gates), self.unit, self.fed_back, self.hidden
         K = R // self.heads
         at_h = f"h + b * {U} / {K} * {K}" if self.heads > 1 else "h"
-        widest = max(self.inputs, R, H)
+        widest = -(-max(self.inputs, R, H) // 64) * 64  # gcc warns of short vectors that it would fill itself
         product: Callable[..., str]
         if self.int8:
             room = f"    int8_t q[{widest}];\n"
