@@ -42,7 +42,9 @@ TARGETS: dict[str, Target] = {
 """By the names that `to` takes."""
 
 
-def export(source: Any, to: str, path: str | os.PathLike[str] | None = None, *, layer: str | None = None, **options: Any) -> Any:
+def export(
+    source: Any, to: str, path: str | os.PathLike[str] | None = None, *, layer: str | None = None, **options: Any
+) -> Any:
     """Write a layer or a model for another runtime.
 
     Args:

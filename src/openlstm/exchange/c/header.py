@@ -14,6 +14,7 @@ from openlstm.engine.rounded import check_rounded
 from openlstm.engine.stepper import Stepper
 from openlstm.errors import ArgumentError, describe
 from openlstm.exchange.c import code
+from openlstm.exchange.c.cells import step
 from openlstm.exchange.c.net import Net, array
 from openlstm.exchange.stack import Stack
 from openlstm.reference import Weights, unshared
@@ -45,7 +46,8 @@ def write(model: Any, *, name: str = "model", weights: str = "float32") -> str:
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in RESERVED:
         what, expected = "the name is none that C allows", "letters, digits and _, with a letter first, and no word of C or C++"
-        hint = f"name={re.sub('[^A-Za-z0-9_]', '_', name).lstrip('_0123456789') + '_net' if name else 'model'!r}"
+        fit = re.sub("[^A-Za-z0-9_]", "_", name).lstrip("_0123456789") or "model"
+        hint = f"name={fit + '_net' if fit in RESERVED else fit!r}"
         raise ArgumentError.of(WHO, what, f"name={name!r}", expected, hint)
     if weights not in WEIGHTS:
         hint = "'int8' is a quarter of the size"
@@ -76,6 +78,7 @@ def of_layer(layer: Any, weights: str) -> tuple[Net, Any]:
     if not stack.input_projection:
         what, hint = "a layer without input_projection has no C", "put the product of x and W_ih into the layer"
         raise ArgumentError.of(WHO, what, "input_projection=False", "input_projection=True", hint)
+    step(stack.cell.unshared(), WHO)
     whole = stack.cell.unshared() if isinstance(layer, Quantized) else stack.cell
     own = [unshared(whole, one[0])[1] for one in stack.weights]
     layers = tuple(Weights(*(None if a is None else np.asarray(a, np.float32) for a in w)) for w in own)
@@ -108,7 +111,7 @@ def _stack(layer: Any) -> Stack:
 def _text(net: Net, stepper: Any, name: str) -> str:
     x = np.random.default_rng(0).standard_normal((STEPS, net.inputs)).astype(np.float32)
     y = np.stack([stepper.step(row)[0, : net.outputs].copy() for row in x])
-    bound = "2e-2f" if net.int8 else "1e-5f"
+    bound = "3e-3f" if net.int8 else "1e-5f"
     functions = f"""\
 {net.functions()}
 static inline void @init(@ *self) {{ memset(self, 0, sizeof *self); }}
