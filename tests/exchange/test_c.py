@@ -15,7 +15,7 @@ from tests.exchange.compiled import CROSS, EMULATOR, FUSED, NEEDS_GCC, STRICT, C
 from tests.support import ROOT
 
 import openlstm
-from openlstm import cells, cli
+from openlstm import cells
 from openlstm.engine.stepper import Stepper
 from openlstm.errors import ArgumentError
 from openlstm.exchange.export import export

@@ -85,6 +85,13 @@ static inline float @log_sigmoid(float x) {
   return @pick(x < 0.f, x, 0.f) - @log1p(@exp(@pick(x < 0.f, x, -x)));
 }
 
+/* log(x) for x above 0: 2^n m with m in 1 .. 2. */
+static inline float @log(float x) {
+  const uint32_t bits = @to_bits(x);
+  const float n = (float)((int)(bits >> 23) - 127);
+  return @fma(n, 0.693147182f, @log1p(@from_bits((bits & 0x7fffffu) | 0x3f800000u) - 1.f));
+}
+
 /* x + 1/2 where x >= 0, else sigmoid(x). */
 static inline float @positive(float x) { return @pick(x >= 0.f, x + 0.5f, @sigmoid(x)); }
 
@@ -93,6 +100,17 @@ static inline float @rsqrt(float x) {
   float r = @from_bits(0x5f3759dfu - (@to_bits(x) >> 1));
   for (int k = 0; k < 4; k++) r = @fma(0.5f * r, @fma(-x * r, r, 1.f), r);
   return r;
+}
+
+/* By Newton steps, for x of any size. */
+static inline double @sqrt(double x) {
+  uint64_t bits;
+  double r;
+  memcpy(&bits, &x, sizeof bits);
+  bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
+  memcpy(&r, &bits, sizeof r);
+  for (int k = 0; k < 5; k++) r *= 1.5 - 0.5 * x * r * r;
+  return x > 0. ? x * r : 0.;
 }
 
 /* Mean, and 1 / sqrt(variance + 1e-5), of rows of n numbers that are `stride` apart. */
@@ -116,7 +134,7 @@ static inline void @moments(const float *s, int rows, int stride, int n, float *
 
 EXACT = """\
 /* exp(x) = scale (1 + p) 2^-extra, with scale in the normal range: p = expm1(x - n ln 2) by a polynomial. */
-static inline float @exp_parts(float x, float extra, float *scale) {
+static inline float @exp_split(float x, float extra, float *scale) {
   const float magic = 12582912.f + (127.f + extra); /* 1.5 2^23: adding it rounds to whole numbers, in the lowest bits */
   const uint32_t bits = @to_bits(@fma(x, 1.44269502f, magic));
   const float n = (float)(int32_t)(bits - @to_bits(magic));
@@ -141,7 +159,7 @@ static inline float @reciprocal(float d) {
 static inline float @sigmoid(float x) {
   float scale, e = @from_bits(@to_bits(x) | 0x80000000u);
   e = @pick(e < -110.f, -110.f, e);
-  const float p = @exp_parts(e, 64.f, &scale);
+  const float p = @exp_split(e, 64.f, &scale);
   e = @fma(p, scale, scale) * 5.42101086e-20f;
   const float d = 1.f + e, r = @reciprocal(d), a = @pick(x < 0.f, e, 1.f), q = a * r;
   return @fma(@fma(-q, @pick(d > 1.f, e, 0.f), a - q), r, q);
@@ -151,7 +169,7 @@ static inline float @sigmoid(float x) {
 static inline float @tanh(float x) {
   float scale, y = @from_bits(@to_bits(x) | 0x80000000u);
   y = @pick(y + y < -40.f, -40.f, y + y);
-  const float p = @exp_parts(y, 0.f, &scale), m = @fma(-scale, p, 1.f - scale), r = @reciprocal(2.f - m), q = m * r;
+  const float p = @exp_split(y, 0.f, &scale), m = @fma(-scale, p, 1.f - scale), r = @reciprocal(2.f - m), q = m * r;
   return @from_bits(@to_bits(@fma(@fma(q, m, @fma(-2.f, q, m)), r, q)) | (@to_bits(x) & 0x80000000u));
 }
 """
@@ -207,12 +225,25 @@ static inline float @round(const float *@restrict v, int n, int8_t *@restrict q)
 """
 
 
+DENSE = """\
+/* w v + b for so many blocks of 16 rows. */
+static inline void @dense(float *out, const float *w, const float *b, const float *v, int n, int blocks) {
+  memcpy(out, b, (size_t)blocks * 16 * sizeof *out);
+  for (int k = 0; k < blocks; k++) @rows(out + k * 16, w + k * 16 * n, v, n);
+}
+"""
+
+
 def used(body: str, int8: bool) -> str:
     """Those functions of the library that a text calls, and those that they call."""
-    functions = re.split(r"\n\n|\n(?=static inline uint32_t @to_bits)", BASE + "\n" + (EXACT + "\n" + ROUND if int8 else QUICK))
+    found: dict[str, str] = {}
+    for text in (BASE, *((EXACT, ROUND) if int8 else ()), QUICK):
+        for function in re.split(r"\n\n|\n(?=static inline uint32_t @to_bits)", text):
+            name = re.search(r"static inline \w+ (@\w+)\(", function)
+            if name:
+                found.setdefault(name[1], function.strip("\n"))
     kept: list[str] = []
-    for function in reversed(functions):
-        name = re.search(r"static inline \w+ (@\w+)\(", function)
-        if name and f"{name[1]}(" in "\n".join([body, *kept]):
-            kept.insert(0, function.strip("\n"))
+    for name, function in reversed(found.items()):
+        if f"{name}(" in "\n".join([body, *kept]):
+            kept.insert(0, function)
     return "\n\n".join(kept) + "\n"

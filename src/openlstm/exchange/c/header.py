@@ -1,5 +1,6 @@
 """`write`: one header of C99 from a layer or a model. All of it is `static inline`: it is included where it is used, needs no
-second file and no macro, and what is not called leaves no code. Who steps from several files puts it into one of them."""
+second file and no macro, and what is not called leaves no code. Who steps from several files puts it into one of them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from openlstm.engine.stepper import Stepper
 from openlstm.errors import ArgumentError, describe
 from openlstm.exchange.c import code
 from openlstm.exchange.c.cells import step
-from openlstm.exchange.c.net import Net, array
+from openlstm.exchange.c.models import of_model
+from openlstm.exchange.c.net import Net, Program, array, plain
 from openlstm.exchange.stack import Stack
 from openlstm.reference import Weights, unshared
+from openlstm.runtime.model import Model
 
 WHO = "export to 'c'"
 WEIGHTS = ("float32", "int8")
@@ -52,8 +55,7 @@ def write(model: Any, *, name: str = "model", weights: str = "float32") -> str:
     if weights not in WEIGHTS:
         hint = "'int8' is a quarter of the size"
         raise ArgumentError.of(WHO, "unknown weights", f"weights={weights!r}", " or ".join(WEIGHTS), hint)
-    net, stepper = of_layer(model, weights)
-    return _text(net, stepper, name)
+    return _text((of_model if isinstance(model, Model) else of_layer)(model, weights), name)
 
 
 def encode(text: str) -> bytes:
@@ -61,8 +63,8 @@ def encode(text: str) -> bytes:
     return text.encode("ascii")
 
 
-def of_layer(layer: Any, weights: str) -> tuple[Net, Any]:
-    """The layers of a header, and what steps as they should."""
+def of_layer(layer: Any, weights: str) -> Program:
+    """A layer that steps."""
     from openlstm.nn.quantized import Quantized
     from openlstm.nn.recurrent import Recurrent
 
@@ -90,7 +92,16 @@ def of_layer(layer: Any, weights: str) -> tuple[Net, Any]:
     net = Net(stack.cell.unshared(), layers, WHO, weights == "int8" or isinstance(layer, Quantized))
     if net.int8 and isinstance(layer, Recurrent):
         check_rounded(WHO, "int8", layer, net.cell, list(layers), "cpu")
-    return net, Stepper(net, weights="int8" if net.int8 else "float32")
+    stepper = Stepper(net, weights="int8" if net.int8 else "float32")
+    x = np.random.default_rng(0).standard_normal((STEPS, net.inputs)).astype(np.float32)
+    y = np.stack([stepper.step(row)[0, : net.outputs].copy() for row in x])
+    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layers"
+    step_ = f"""\
+static inline void @step(@ *self, const float *x, float *y) {{
+  memcpy(y, @net(self, x, 0), {net.outputs} * sizeof *y);
+}}
+"""
+    return Program(net, (about,), "", "", step_, x, y)
 
 
 def _stack(layer: Any) -> Stack:
@@ -108,23 +119,21 @@ def _stack(layer: Any) -> Stack:
     return Stack.of(layer)
 
 
-def _text(net: Net, stepper: Any, name: str) -> str:
-    x = np.random.default_rng(0).standard_normal((STEPS, net.inputs)).astype(np.float32)
-    y = np.stack([stepper.step(row)[0, : net.outputs].copy() for row in x])
+def _text(program: Program, name: str) -> str:
+    net, x = program.net, program.x
+    first = int(np.isnan(program.y).any(1).sum())  # steps before a model answers
+    y = program.y[first:]
     bound = "3e-3f" if net.int8 else "1e-5f"
     functions = f"""\
 {net.functions()}
 static inline void @init(@ *self) {{ memset(self, 0, sizeof *self); }}
 static inline void @reset(@ *self) {{ @init(self); }}
 
-static inline void @step(@ *self, const float *x, float *y) {{
-  memcpy(y, @net(self, x), {net.outputs} * sizeof *y);
-}}
-"""
+{program.functions}"""
     upper = name.upper()
-    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {len(net.layers)} layers, weights in "
+    about = "\n   ".join(plain(line) for line in program.about)
     text = f"""\
-/* Written by openlstm {__version__}: {about}{"8 bits" if net.int8 else "float32"}.
+/* Written by openlstm {__version__}: {about}; weights in {"8 bits" if net.int8 else "float32"}.
 
      static @ state;              one for each stream; nothing is allocated
      @init(&state);               begins with zeros, as @reset does
@@ -141,12 +150,13 @@ static inline void @step(@ *self, const float *x, float *y) {{
 extern "C" {{
 #endif
 
-enum {{ @inputs = {net.inputs}, @outputs = {net.outputs}, @hidden = {net.hidden}, @stride = {net.stride} }};
+enum {{ @inputs = {x.shape[1]}, @outputs = {y.shape[1]}, @hidden = {net.hidden}, @stride = {net.stride} }};
 
 typedef struct @ {{
-{net.struct()}}} @;
+{net.struct()}{program.state}}} @;
 
 {net.arrays()}
+{program.arrays}
 {code.used(functions, net.int8)}
 {functions}
 #ifdef {upper}_SELF_TEST
@@ -157,10 +167,10 @@ static inline int @self_test(void) {{
   @ self;
   float y[@outputs], wrong = 0.f, all = 0.f;
   @init(&self);
-  for (int t = 0; t < {STEPS}; t++) {{
+  for (int t = 0; t < {len(x)}; t++) {{
     @step(&self, @test_x + t * @inputs, y);
-    for (int k = 0; k < @outputs; k++) {{
-      const float right = @test_y[t * @outputs + k];
+    for (int k = 0; {f"t >= {first} && " if first else ""}k < @outputs; k++) {{
+      const float right = @test_y[{f"(t - {first})" if first else "t"} * @outputs + k];
       wrong += (y[k] - right) * (y[k] - right), all += right * right;
     }}
     if (!(wrong <= {bound} * {bound} * all)) return t + 1;

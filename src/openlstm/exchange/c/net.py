@@ -1,6 +1,6 @@
 """The recurrent layers of a header: their weights as arrays of C, laid out for `code.SUMS`, and the step over all layers.
 
-Legend: I input size, H hidden size, P projected size, R what is fed back, G gates, S stride of the rows of z, U units of a block.
+Legend: I input size, H hidden size, P projected size, R what is fed back, G gates, S stride of rows of z, U units of a block.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ UNIT = 16
 class Net:
     """Layers of one cell in one direction, as `reference.unshared` gives them, in float32.
 
+    layers: those of the first member, of the second, and so on; members are networks side by side.
     int8: the matrices are rounded to 8 bits, x and h at every step.
     """
 
@@ -33,6 +35,12 @@ class Net:
     layers: tuple[Weights, ...]
     who: str
     int8: bool = False
+    members: int = 1
+
+    @property
+    def depth(self) -> int:
+        """Layers of one member."""
+        return len(self.layers) // self.members
 
     @property
     def inputs(self) -> int:
@@ -162,7 +170,7 @@ class Net:
         template = code.SUMS_INT8 if self.int8 else code.SUMS
         out = [template.format(name="sums", **sizes)]
         if self.projected:
-            out.append(template.format(name="rows", unit=UNIT, gates=1, stride=0))
+            out.append(template.format(name="matrix", unit=UNIT, gates=1, stride=0))
         return "\n".join([*out, self._cell(), self._net()])
 
     def _cell(self) -> str:
@@ -208,16 +216,16 @@ static inline void @cell(float *@restrict z, float *@restrict h, float *@restric
             more_ = f"    float whole[{H}], part[{wide}] = {{0}};\n    @cell(z, whole, {c}, at->p);\n"
             more_ += f"    s = @round(whole, {H}, q);\n" if self.int8 else ""
             v = "q" if self.int8 else "whole"
-            call = product(f"part + b * {UNIT}", "r", UNIT, H, v, H, "rows", UNIT)
+            call = product(f"part + b * {UNIT}", "r", UNIT, H, v, H, "matrix", UNIT)
             text += more_ + f"    for (int b = 0; b < {wide // UNIT}; b++)\n      {call}\n"
             text += f"    memcpy(h, part, {self.projected} * sizeof *h);\n"
         else:
             text += f"    @cell(z, h, {c}, at->p);\n"
         declared = "    float s;\n" if self.int8 else ""
         return f"""\
-/* One step of all layers; returns the h of the last one. */
-static inline const float *@net(@ *self, const float *x) {{
-  for (int l = 0; l < {len(self.layers)}; l++) {{
+/* One step of all layers of a member; returns the h of the last one. */
+static inline const float *@net(@ *self, const float *x, int member) {{
+  for (int l = member * {self.depth}; l < (member + 1) * {self.depth}; l++) {{
     const struct @layer *at = &@layers[l];
     float *h = self->h[l], z[{self.rows} * @stride];
 {room}{declared}    memcpy(z, at->b, sizeof z);
@@ -226,6 +234,22 @@ static inline const float *@net(@ *self, const float *x) {{
   return x;
 }}
 """
+
+
+class Program(NamedTuple):
+    """What a header holds beside the code of every one.
+
+    about: lines for the comment at its top. state: fields of the state beside those of the layers. arrays, functions: C.
+    x, y: what the self-test steps over, and what comes out, float32 [T, I] and [T, O].
+    """
+
+    net: Net
+    about: tuple[str, ...]
+    state: str
+    arrays: str
+    functions: str
+    x: np.ndarray
+    y: np.ndarray
 
 
 def blocks(a: np.ndarray, unit: int) -> np.ndarray:
@@ -256,3 +280,8 @@ def lines(words: Iterable[str], width: int = 120) -> str:
             line = ""
         line += f"{word},"
     return "\n".join([*out, line]) + "\n"
+
+
+def plain(text: str) -> str:
+    """A text for a comment of C."""
+    return text.encode("ascii", "backslashreplace").decode().replace("*/", "* /").replace("\n", " ")
