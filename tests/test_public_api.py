@@ -34,6 +34,7 @@ PUBLIC = [
     "Model",
     "Forecaster",
     "export",
+    "read",
     "Panel",
     "read_panel",
     "set_num_threads",

@@ -36,7 +36,7 @@ TARGETS: dict[str, Target] = {
     "onnx": Target("openlstm.exchange.onnx.write", (".onnx",), "exchange"),
     "c": Target("openlstm.exchange.c.header", (".h",)),
     "torch": Target("openlstm.exchange.checkpoints", (".pt", ".pth")),
-    "keras": Target("openlstm.exchange.keras", (".keras", ".h5"), "exchange"),
+    "keras": Target("openlstm.exchange.keras", (".keras",), "exchange"),
     "flax": Target("openlstm.exchange.flax", (".msgpack",), "exchange"),
 }
 """By the names that `to` takes."""

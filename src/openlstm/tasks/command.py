@@ -192,8 +192,20 @@ def evaluate(
     print_scores(found)
 
 
-def inspect(model: ModelPath, as_json: Json = False) -> None:
+def inspect(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A model file that `openlstm fit` wrote, or a trained model of another package: ONNX, Keras, Flax, torch.",
+            show_default=False,
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
     """What a model file holds: what it forecasts, from which columns, its network, its baselines, how it was trained.
+
+    Of a file of another package: its recurrent layers, as `openlstm.read` gives them.
 
     Example:
       openlstm inspect model.safetensors
@@ -201,6 +213,14 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
     from openlstm import model_file
     from openlstm.tasks.tables import header_table
 
+    if not model_file.is_ours(model):
+        from openlstm.exchange.read import read
+
+        found = read(model)
+        if as_json:
+            told = {"layers": found.rows(), "notes": list(found.notes), "not_expressed": found.left}
+            return print_json({"file": str(model), **told})
+        return print(found)
     header, tensors = model_file.read(model)
     if as_json:
         return print_json({"model": str(model), **model_file.plain(header)})

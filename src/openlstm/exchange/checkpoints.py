@@ -1,0 +1,300 @@
+"""Recurrent layers in torch's state dicts, modules and saved files, and back into them.
+
+Legend: I input size, H hidden size, P projected size, K columns of weight_hh, G gates of a cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openlstm import cells
+from openlstm.cells import Cell
+from openlstm.errors import ArgumentError, OpenLSTMError
+from openlstm.exchange.contents import Lazy, damaged
+from openlstm.exchange.layers import Layers
+from openlstm.exchange.pickles import Record, array_of
+from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.written import stack_of
+from openlstm.weights import FIELDS, NORMS, Weights, collect
+
+MOST, DEEPEST = 1_000_000, 64
+"""So many containers, and so deep in each other, are looked through."""
+
+PARAMETERS = (*(name for name, _ in FIELDS), *NORMS)
+_NAME = re.compile(rf"(?:(.*)\.)?({'|'.join(PARAMETERS)})(?:_l(\d{{1,4}})(_reverse)?)?", re.DOTALL)
+_KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
+
+
+class Found(NamedTuple):
+    """What lies in a file of torch: arrays by the names of a state dict, and what is said of the modules they stand in."""
+
+    arrays: dict[str, Lazy]
+    modules: dict[str, dict[Any, Any]]  # by the path of a module: its attributes, and "class"
+
+
+def found_in(tree: Any, who: str) -> Found:
+    """Every array in containers and records, by the path to it; that of a parameter is its name in a state dict.
+
+    Raises:
+        DataError: for more than a million containers, or some too deep in each other.
+    """
+    arrays: dict[str, Lazy] = {}
+    modules: dict[str, dict[Any, Any]] = {}
+    left: list[tuple[str, Any, int]] = [("", tree, 0)]
+    count = 0
+    while left:
+        path, value, depth = left.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST:
+            raise damaged(who, f"containers {depth} deep, {count} in all", f"at most {DEEPEST} deep, {MOST} in all")
+        if isinstance(value, Record) and value.kind == "numpy.ndarray":
+            value = array_of(who, value)
+        if isinstance(value, Lazy):
+            arrays.setdefault(path, value)
+            continue
+        inside: Any = ()
+        if isinstance(value, Record):
+            inside = value.state.items()
+            modules[path] = {"class": value.kind, **value.state}
+            if isinstance(value.state.get("_parameters"), dict):
+                parts = [value.state.get(name) for name in ("_parameters", "_buffers", "_modules")]
+                inside = [item for part in parts if isinstance(part, dict) for item in part.items()]
+        elif isinstance(value, dict):
+            inside = value.items()
+        elif isinstance(value, (list, tuple)):
+            inside = enumerate(value)
+        inside = [(key, one) for key, one in inside if isinstance(one, (Lazy, Record, dict, list, tuple)) and key not in _TWICE]
+        left += [(f"{path}.{key}" if path else str(key), one, depth + 1) for key, one in reversed(inside)]
+    return Found(arrays, modules)
+
+
+_TWICE = ("_flat_weights", "_all_weights", "_flat_weights_names")
+"""What torch's recurrent layers hold beside their parameters."""
+
+
+def layers_in(tree: Any, who: str, notes: tuple[str, ...] = ()) -> Layers:
+    """The recurrent layers in what a file of torch holds.
+
+    Raises:
+        ArgumentError: if there is none that can be expressed.
+    """
+    found = found_in(tree, who)
+    groups: dict[str, dict[tuple[int, int], dict[str, Lazy]]] = defaultdict(lambda: defaultdict(dict))
+    alone: set[str] = set()
+    for path, lazy in found.arrays.items():
+        match = _NAME.fullmatch(path)
+        if match:
+            place, name, layer, backwards = match.groups()
+            groups[place or ""][int(layer or 0), int(backwards is not None)][name] = lazy
+            if layer is None:
+                alone.add(place or "")
+        elif path.rpartition(".")[2] == "_recurrent_kernel_":
+            groups[path.rpartition(".")[0]][0, 0]["slstm"] = lazy
+    stacks: list[Stack] = []
+    left: dict[str, str] = {}
+    for place, group in groups.items():
+        try:
+            if "slstm" in group[0, 0]:
+                stacks.append(_slstm(place, found.arrays))
+            elif place in alone and len(group) == 1:
+                note = "one step (a cell); here it runs over sequences"
+                stacks.append(_stack(place, group, found.modules.get(place, {}), (note,)))
+            else:
+                stacks.append(_stack(place, group, found.modules.get(place, {})))
+        except OpenLSTMError as error:
+            left[place or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+    for place, module in found.modules.items():
+        if re.search(r"quantized.*\.(LSTM|GRU|RNNCell|LSTMCell|GRUCell)$", module["class"]):
+            left[place or who] = f"{module['class']} packs its weights; save the model from before it was quantised"
+    return Layers(who, stacks, notes, left)
+
+
+def _stack(
+    place: str, group: dict[tuple[int, int], dict[str, Lazy]], module: dict[Any, Any], notes: tuple[str, ...] = ()
+) -> Stack:
+    """The layers of one group of parameters."""
+    L, D = (1 + max(key[n] for key in group) for n in (0, 1))
+    for n in range(L):
+        for d in range(D):
+            for name in ("weight_ih", "weight_hh"):
+                if name not in group.get((n, d), {}):
+                    full = name + f"_l{n}" + "_reverse" * d
+                    hint = "save plain weights: without parametrisations, dropped or normalised copies"
+                    raise ArgumentError.of(place, f"no {full}", f"no {full}", "weight_ih and weight_hh of every layer", hint)
+    first = group[0, 0]
+    cell, more = _cell(place, first, module)
+    arrays = [[{name: _floats(place, lazy) for name, lazy in group[n, d].items()} for d in range(D)] for n in range(L)]
+    if any(lazy.dtype == "bfloat16" for lazy in first.values()):
+        more = (*more, "its numbers are bfloat16; here the same ones are in float32")
+    weights = tuple(tuple(collect({f"{k}_l0": a for k, a in one.items()}) for one in layer) for layer in arrays)
+    kind = module.get("class")
+    if isinstance(kind, str) and kind.rpartition(".")[2] not in ("", *_CLASSES) and not kind.startswith("__torch__"):
+        more = (*more, f"of the class {kind}, whose own code is not looked at")
+    return Stack(place, cell, weights, module.get("batch_first") is True, False, (*notes, *more))
+
+
+_CLASSES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "ParameterDict", "OrderedDict")
+
+
+def _floats(place: str, lazy: Lazy) -> np.ndarray:
+    if lazy.dtype not in (*FLOATS, "bfloat16"):
+        hint = "save the model from before it was quantised"
+        raise ArgumentError.of(place, f"holds {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+    return lazy.read()
+
+
+def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[Cell, tuple[str, ...]]:
+    """The cell that these parameters belong to: rows for each column of weight_hh tell LSTM, GRU and RNN apart."""
+    own = module.get("cell")
+    if isinstance(own, Record) and (made := _own_cell(own)) is not None:
+        return made, ()
+    rows, K = (*first["weight_hh"].shape, 0, 0)[:2]
+    hr = first.get("weight_hr")
+    H = K if hr is None else (*hr.shape, 0, 0)[1]
+    gates = rows // H if H and rows % H == 0 else 0
+    peepholes = first.get("weight_ch")
+    mode = str(module.get("mode") or module.get("nonlinearity") or "").lower()
+    got = f"weight_hh {list(first['weight_hh'].shape)}" + ("" if hr is None else f", weight_hr {list(hr.shape)}")
+    if gates not in _KINDS or (mode in ("lstm", "gru") and mode != _KINDS[gates].lower()):
+        expected = "4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN"
+        raise ArgumentError.of(place, "an unknown cell", got, expected, "keep it in the package it comes from")
+    if any(name in first for name in NORMS):
+        return cells.LayerNormLSTM(), ()
+    if peepholes is not None:
+        if gates != 4 or peepholes.shape != (3 * H,):
+            got = f"{got}, weight_ch {list(peepholes.shape)}"
+            hint = "save the module of openlstm itself, which names its cell"
+            raise ArgumentError.of(place, "peepholes of an unknown cell", got, "3H of an LSTM", hint)
+        return cells.Peephole(), ()
+    if gates != 1:
+        return (cells.LSTM() if gates == 4 else cells.GRU(memory=hr is not None)), ()
+    if mode.removeprefix("rnn_") in ("tanh", "relu"):
+        return cells.VanillaRNN(mode.removeprefix("rnn_")), ()  # type: ignore[arg-type]
+    note = "the file does not say whether it is of tanh or relu: tanh, which is torch's default, was taken"
+    return cells.VanillaRNN("tanh"), (note,)
+
+
+_OWN = {type(cell).__name__: type(cell) for cell in cells.ALL}
+
+
+def _own_cell(record: Record) -> Cell | None:
+    """One of our cells, from its record in a pickled layer of ours."""
+    kind = _OWN.get(record.kind.rpartition(".")[2])
+    if kind is None or not record.kind.startswith("openlstm.cells."):
+        return None
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    options = {k: v for k, v in record.state.items() if k in known and (v is None or isinstance(v, (bool, int, float, str)))}
+    return kind(**options)
+
+
+def _slstm(place: str, arrays: dict[str, Lazy]) -> Stack:
+    """The sLSTM of the package xlstm: x holds the four input sums, which the layers around it make."""
+    kernel = _floats(place, arrays[f"{place}._recurrent_kernel_".lstrip(".")])
+    name = f"{place}._bias_".lstrip(".")
+    bias = _floats(place, arrays[name]) if name in arrays else None
+    got = f"_recurrent_kernel_ {list(kernel.shape)}" + ("" if bias is None else f", _bias_ {list(bias.shape)}")
+    if kernel.ndim == 4 and kernel.shape[2] == 4 and kernel.shape[1] == kernel.shape[3]:  # [head, unit before, gate, unit]
+        kernel = kernel.transpose(2, 0, 3, 1)  # [gate, head, unit, unit before]
+    elif kernel.ndim == 3 and kernel.shape[1] == 4 * kernel.shape[2]:  # [head, gate and unit, unit before]
+        kernel = kernel.reshape(len(kernel), 4, -1, kernel.shape[2]).swapaxes(0, 1)
+    else:
+        expected = "[heads, D, 4, D] or [heads, 4 * D, D]"
+        raise ArgumentError.of(place, "an unknown layout of an sLSTM", got, expected, "save it with the package xlstm")
+    heads, D = kernel.shape[1:3]
+    if bias is not None:
+        shapes = {(heads, 4, D): (1, 0, 2), (4, heads, D): (0, 1, 2)}
+        if bias.size != 4 * heads * D or (bias.ndim == 3 and heads == 4 and bias.shape[:2] == (4, 4)):
+            hint = "save it with the package xlstm, with one bias a gate"
+            raise ArgumentError.of(place, "an unknown layout of its biases", got, "[heads, 4, D], [4 * heads * D]", hint)
+        if bias.ndim == 3 and bias.shape in shapes:
+            bias = bias.transpose(shapes[bias.shape])
+        bias = bias.reshape(-1)
+    note = "x is the sums of its four gates, in the order i, f, g, o"
+    w = Weights(
+        None, np.ascontiguousarray(kernel).reshape(4 * heads * D, D), bias, None if bias is None else np.zeros_like(bias)
+    )
+    return Stack(place, cells.SLSTM(heads), ((w,),), False, False, (note,))
+
+
+_SHORT = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
+
+
+def lazy_tensor(dtype: str, shape: tuple[int, ...], load: Callable[[], Any]) -> Lazy:
+    """A tensor of torch, whose type torch or safetensors names, as the array it is."""
+
+    def array() -> np.ndarray:
+        import torch
+
+        numbers = load().detach().cpu()
+        return (numbers.view(torch.uint16) if numbers.dtype == torch.bfloat16 else numbers).contiguous().numpy().copy()
+
+    return Lazy(_SHORT.get(dtype, dtype.removeprefix("torch.")), shape, array)
+
+
+def layers_of(source: Any, who: str) -> Layers:
+    """The recurrent layers of a torch module, a ScriptModule or a state dict in memory."""
+    import torch
+
+    def tree(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return lazy_tensor(str(value.dtype), tuple(value.shape), lambda: value)
+        if isinstance(value, Mapping):
+            return {key: tree(one) for key, one in value.items()}
+        return [tree(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    if isinstance(source, torch.jit.ScriptModule):
+        buffer = io.BytesIO()
+        torch.jit.save(source, buffer)
+        from openlstm.exchange.archives import read_archive
+        from openlstm.exchange.contents import Archive
+
+        return layers_in(read_archive(Archive(buffer, who), who), who)
+    if not isinstance(source, torch.nn.Module):
+        return layers_in(tree(source), who)
+    stacks, left = [], {}
+    from openlstm.exchange.backwards import Backwards
+
+    for name, module in source.named_modules():
+        if not name.endswith(".layer") or not isinstance(source.get_submodule(name.rpartition(".")[0]), Backwards):
+            try:
+                stacks.append(Stack.of(module, name))
+            except ArgumentError as error:
+                left[name or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            except OpenLSTMError:
+                continue  # no recurrent layer
+    return Layers(who, stacks, (), left)
+
+
+def write(model: Any) -> dict[str, Any]:
+    """A layer of ours as the state dict of torch.nn's layer: `torch.nn.LSTM(...).load_state_dict(...)` takes it.
+
+    Raises:
+        ArgumentError: for a cell or a direction that torch.nn has not.
+
+    >>> import openlstm
+    >>> list(write(openlstm.GRU(3, 5, bias=False)))
+    ['weight_ih_l0', 'weight_hh_l0']
+    """
+    stack = stack_of(model, "torch")
+    if stack.reverse:
+        hint = "keep the openlstm layer, or flip x and y around torch.nn's"
+        raise ArgumentError.of(
+            "export to torch", "torch.nn has no layer that only runs backwards", "backwards", "forwards", hint
+        )
+    return dict(stack.layer().to_torch().state_dict())
+
+
+def encode(made: dict[str, Any]) -> bytes:
+    """The bytes of a file that `torch.load(path, weights_only=True)` reads."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    return buffer.getvalue()

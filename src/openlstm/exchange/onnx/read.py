@@ -1,0 +1,113 @@
+"""The recurrent nodes of an ONNX model, wherever in it they stand, as layers of ours; what cannot be expressed is named."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+from onnx import GraphProto, ModelProto, inliner
+
+from openlstm.errors import ArgumentError, DataError, message
+from openlstm.exchange.contents import short
+from openlstm.exchange.onnx.constants import Constants, Unknown
+from openlstm.exchange.onnx.graph import Graph
+from openlstm.exchange.onnx.nodes import Node, graphs_of, is_recurrent, read_node
+
+OLDEST = 7
+DEEPEST = 3 * 50
+"""Graphs within graphs: each adds three parts to a place."""
+
+OTHERS = {
+    "AttnLSTM": "it has attention inside the recurrence, which no cell here has: export the model without it",
+    "Scan": "a Scan holds any arithmetic, and no weights by name: read the file it was exported from",
+}
+
+
+class Place(NamedTuple):
+    """Where a graph stands: the names of the nodes around it, and their numbers."""
+
+    name: str
+    at: tuple[Any, ...]
+
+
+def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
+    """The recurrent layers of an ONNX model by the names of their nodes, and the graph around them.
+
+    Args:
+        source: a path, the bytes of a file, or a model. External data have to lie in the folder of the path.
+
+    Returns:
+        A `Graph`: its layers by name, `run` and `xray`. A node in a branch of `If` or in the body of `Loop` has the names of
+        both, `If_0/then_branch/lstm`. What could not be expressed is in `left`.
+
+    Raises:
+        DataError: for a file that is not ONNX, or of an opset that is not known.
+        ArgumentError: if there is no recurrent node that can be expressed.
+    """
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    who = "the model" if path is None else path.name
+    model = source if isinstance(source, ModelProto) else _parsed(path.read_bytes() if path else source, who)  # type: ignore[arg-type]
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= opset <= newest:
+        expected, hint = f"{OLDEST} to {newest}", "onnx.version_converter.convert_version(model, 17)"
+        raise DataError(message(who, "has an opset that is not known", f"opset {opset}", expected, hint))
+    if model.functions:
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:
+            hint = "export the model without functions of its own"
+            raise DataError(
+                message(who, "has functions that cannot be put in place", short(str(error)), "functions that end", hint)
+            ) from None
+    folder = None if path is None else path.resolve().parent
+    nodes: dict[str, Node] = {}
+    left: dict[str, str] = {}
+    _walk(model.graph, Constants(model.graph, opset, folder), Place("", ()), nodes, left)
+    if not nodes and not left:
+        seen = sorted({node.op_type for node in model.graph.node})
+        got = short(f"nodes {', '.join(seen)}" if seen else "no node")
+        hint = "a recurrence that was unrolled into single steps has no such node: export it with the operator"
+        raise ArgumentError(message(who, "the graph has no recurrent node", got, "a node LSTM, GRU or RNN", hint))
+    return Graph(who, model, nodes, left, folder)
+
+
+def _parsed(data: bytes, who: str) -> ModelProto:
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:
+        model.Clear()
+    if not model.HasField("graph") or not model.opset_import:
+        got = f"{len(data):,} bytes that are none" if data else "an empty file"
+        raise DataError(message(who, "is not an ONNX model", got, "a model as onnx.save writes it", "fetch the file again"))
+    return model
+
+
+def _walk(graph: GraphProto, known: Constants, place: Place, nodes: dict[str, Node], left: dict[str, str]) -> None:
+    """Read the nodes of a graph and of those within it."""
+    for k, node in enumerate(graph.node):
+        name = place.name + (node.name or f"{node.op_type}_{k}")
+        at = (*place.at, k)
+        if is_recurrent(node):
+            name = _unique(short(name, 300), nodes, left)
+            try:
+                nodes[name] = read_node(node, name, at, known)
+            except Unknown as why:
+                left[name] = f"{node.op_type}: {short(str(why), 300)}"
+        count = len(nodes) + len(left)
+        for graph_name, j, inner in graphs_of(node):
+            if len(at) < DEEPEST:
+                within = Place(f"{name}/{graph_name}/", (*at, graph_name, j))
+                _walk(inner, Constants(inner, known.opset, known.folder, known), within, nodes, left)
+        if node.op_type in OTHERS and len(nodes) + len(left) == count:
+            left[_unique(short(name, 300), nodes, left)] = OTHERS[node.op_type]
+
+
+def _unique(name: str, *taken: Any) -> str:
+    """The name, or one with a number behind it."""
+    names = itertools.chain([name], (f"{name}#{k}" for k in itertools.count(2)))
+    return next(one for one in names if not any(one in group for group in taken))
