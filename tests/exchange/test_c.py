@@ -100,6 +100,16 @@ def test_8_bits_give_the_bits_of_the_engine(sizes: Any, tmp_path: Path) -> None:
     assert compiled.library.self_test() == 0
 
 
+def test_weights_stand_there_to_the_bit() -> None:
+    made = layer(cells.LSTM(), 3, 16)
+    text = export(made, "c")
+    for name, weight in {"x": made.weight_ih_l0, "h": made.weight_hh_l0}.items():
+        found = re.search(rf"model_{name}0\[\d+\] model_aligned = \{{\n(.*?)\}};", text, re.DOTALL)
+        assert found
+        numbers = np.array(re.findall(r"[^,\s]+(?=f,)", found[1])).astype(np.float32)
+        assert np.array_equal(np.sort(numbers), np.sort(weight.detach().numpy().ravel()))
+
+
 @NEEDS_GCC
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 def test_streams_do_not_disturb_each_other_and_begin_anew(weights: str, tmp_path: Path) -> None:

@@ -30,13 +30,12 @@ class Step:
 
 
 def number(value: float) -> str:
-    """A float of C; nine digits name each one.
+    """A float of C, in as few digits as name it.
 
     >>> number(0.1), number(3.0), number(1e30)
-    ('0.1f', '3.f', '1e+30f')
+    ('0.1f', '3.0f', '1e+30f')
     """
-    text = f"{float(np.float32(value)):.9g}"
-    return f"{text}f" if "." in text or "e" in text else f"{text}.f"
+    return f"{np.float32(value)!s}f"
 
 
 def row(cell: Cell, gate: str) -> int:

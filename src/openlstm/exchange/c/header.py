@@ -98,7 +98,7 @@ def of_layer(layer: Any, weights: str) -> Program:
     about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layers"
     step_ = f"""\
 static inline void @step(@ *self, const float *x, float *y) {{
-  memcpy(y, @net(self, x, 0), {net.outputs} * sizeof *y);
+  memcpy(y, @net(self, x), {net.outputs} * sizeof *y);
 }}
 """
     return Program(net, (about,), "", "", step_, x, y)

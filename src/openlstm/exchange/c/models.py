@@ -225,7 +225,7 @@ static inline int @code(float x, int count) { return x >= 0.f && x < (float)coun
   for (int member = 0; member < {net.members}; member++) {{
     float in[{net.inputs}], out[{wide}];
 {self._reading(self._series.features, "x", "in", 0, 4)}\
-    const float *h = @net(self, in, member);
+    const float *h = {net.call};
     @dense(out, @head_w + member * {wide * H}, @head_b + member * {wide}, h, {H}, {wide // UNIT});
     @spread_out(out, 0.f);
     for (int q = 0; q < {Q}; q++) v[q] += (double)out[q];
@@ -312,7 +312,7 @@ static inline float @of(double v, const @window *w) {{ return @clamp((float)((v 
       const float now = @of(past[t], &w);
       value = @pick(now == now, now, value);
       in[0] = value, in[1] = (float)(now != now);
-{lags}{reading}      h = @net(self, in, member);
+{lags}{reading}      h = {net.call};
     }}
 """
 
