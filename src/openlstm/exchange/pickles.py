@@ -308,8 +308,8 @@ def array_of(who: str, record: Record) -> Lazy | None:
     big = any(isinstance(s, tuple) and ">" in s[:2] for s in kind.args)
     stored = NUMBERS[_CODES[code]]
     shape = shape_of(who, sizes, len(data) // stored.itemsize)
-    numbers = np.frombuffer(bytes(data), stored.newbyteorder(">") if big else stored)
-    return Lazy(_CODES[code], shape, lambda: numbers[: int(np.prod(shape))].reshape(shape, order="F" if fortran else "C"), who)
+    numbers = np.frombuffer(data, stored.newbyteorder(">") if big else stored, int(np.prod(shape)))
+    return Lazy(_CODES[code], shape, lambda: numbers.reshape(shape, order="F" if fortran else "C"), who)
 
 
 _CODES = {"f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "u1": "uint8", "i4": "int32", "i8": "int64"}
