@@ -162,6 +162,14 @@ def test_arrays_of_numpy_in_a_plain_pickle_are_read(tmp_path: Path) -> None:
         same(openlstm.read(tmp_path / "net.pkl")["params"], rnn)
 
 
+@pytest.mark.parametrize("rnn", THEIRS, ids=IDS)
+def test_a_module_in_a_plain_pickle_is_read(rnn: Any, tmp_path: Path) -> None:
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps(Net(rnn)))
+    found = openlstm.read(tmp_path / "net.pkl")
+    assert list(found) == ["rnn", "again.0"]
+    same(found["rnn"], rnn)
+
+
 def test_cells_of_one_step_become_layers(tmp_path: Path) -> None:
     for theirs in (nn.LSTMCell(3, 5), nn.GRUCell(3, 5), nn.RNNCell(3, 5, nonlinearity="relu")):
         found = openlstm.read(saved(tmp_path, nn.Sequential(theirs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import struct
 from functools import partial
@@ -125,6 +126,21 @@ def read_old(file: BinaryIO, who: str) -> Any:
         at[key] = (position + 8, count)
         position = end
     return found
+
+
+def read_pickle(file: BinaryIO, who: str) -> Any:
+    """The object of a plain pickle, in which a tensor's storage is a file of torch within it."""
+    size = file.seek(0, 2)
+    if size > PICKLE:
+        raise damaged(who, f"a pickle of {size} bytes", f"at most {PICKLE}", "save it with torch.save")
+    file.seek(0)
+    return load(file, who, calls={"torch.storage._load_from_bytes": _from_bytes})
+
+
+def _from_bytes(who: str, data: Any) -> Any:
+    if not isinstance(data, bytes) or not data.startswith(MAGIC):
+        raise damaged(who, "a storage that torch did not save", EXPECTED)
+    return read_old(io.BytesIO(data), who)
 
 
 def refuse_tar(who: str) -> DataError:

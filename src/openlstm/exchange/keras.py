@@ -41,6 +41,7 @@ ACTIVATIONS = {
     "softsign": Activation("softsign"),
     "softplus": Activation("softplus"),
     "elu": Activation("elu", (1.0,)),
+    "leaky_relu": Activation("leakyrelu", (0.2,)),
 }
 """What Keras's activations are here; beside them `hard_sigmoid`, which is another one since Keras 3."""
 
@@ -99,9 +100,11 @@ def _layers(file: File, config: Any, version: str | None, who: str) -> Layers:
     stacks: list[Stack] = []
     left = dict(unknown)
     for place in sorted(found, key=lambda place: list(known).index(short_names[place]) if short_names[place] in known else 0):
+        if short_names[place] in unknown:
+            continue
         name = short_names[place] if names.count(short_names[place]) == 1 else place
         try:
-            stacks.append(_stack(name, found[place], known.get(short_names[place]), config is not None, version))
+            stacks.append(_stack(name, found[place], known.get(short_names[place]), version))
         except OpenLSTMError as error:
             left[name] = brief_of(error)
     return Layers(who, stacks, (), left)
@@ -163,7 +166,14 @@ def _configs(config: Any) -> tuple[dict[str, Config], dict[str, str]]:
         if kind in GATES:
             made = Config(kind, options)
         elif kind == "Bidirectional" and isinstance(inside := options.get("layer"), dict) and inside.get("class_name") in GATES:
-            merge = options.get("merge_mode")
+            merge, own, back = options.get("merge_mode"), _dict(inside.get("config")), _dict(options.get("backward_layer"))
+            if back and {**back, "config": _computed(_dict(back.get("config")))} != {
+                **inside,
+                "config": _computed(own),
+                **_only(back, "build_config", "registered_name", "module"),
+            }:
+                unknown[name] = "its two directions are of different kinds; take them for two layers in Keras"
+                continue
             made = Config(str(inside["class_name"]), _dict(inside.get("config")), None if merge is None else str(merge))
         elif kind == "RNN" and isinstance(cell := options.get("cell"), dict) and str(cell.get("class_name"))[:-4] in GATES:
             made = Config(str(cell["class_name"])[:-4], {**options, **_dict(cell.get("config"))})
@@ -179,11 +189,16 @@ def _configs(config: Any) -> tuple[dict[str, Config], dict[str, str]]:
     return {**known, **{name: one for name, one in aliases.items() if name not in known}}, unknown
 
 
+def _computed(options: dict[str, Any]) -> dict[str, Any]:
+    """What of a config changes the numbers, but for the direction."""
+    return _only(options, "units", "activation", "recurrent_activation", "use_bias", "reset_after")
+
+
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, whole: bool, version: str | None) -> Stack:
+def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, version: str | None) -> Stack:
     """One Keras layer."""
     if 0 not in found:
         raise ArgumentError.of(name, "has one direction", "the backward layer alone", "both", "save the whole model")
@@ -214,7 +229,9 @@ def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, 
         notes.append("in the layout of CuDNN, with two biases")
     elif config is None:
         options = _defaults(name, G, bias, version)
-        notes.append("the file holds no config: Keras's own activations were taken" + ", tanh" * (G == 1) + _after(before, G))
+        notes.append(
+            "the file holds no config of it: Keras's own activations were taken" + ", tanh" * (G == 1) + _after(before, G)
+        )
     if config is None and G == 3 and bias is None:
         hint = "save the whole model: the file does not say whether the reset acts before the product"
         raise ArgumentError.of(name, "is a GRU without biases and without a config", got, "a config", hint)
