@@ -384,7 +384,8 @@ CALLS: dict[str, Callable[..., Any]] = {
             "torch.device torch.serialization._get_layout torch._utils._rebuild_qtensor torch._utils._rebuild_sparse_tensor "
             "torch._utils._rebuild_tensor_v3 torch._utils._rebuild_meta_tensor_no_storage "
             "builtins.complex builtins.range builtins.slice builtins.int builtins.float builtins.str builtins.bool "
-            "builtins.object collections.Counter collections.deque datetime.datetime datetime.date datetime.timedelta datetime.timezone pathlib.PosixPath "
+            "builtins.object collections.Counter collections.deque datetime.datetime datetime.date datetime.timedelta "
+            "datetime.timezone pathlib.PosixPath "
             "pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath pathlib._local.PosixPath "
             "torch.torch_version.TorchVersion decimal.Decimal fractions.Fraction uuid.UUID"
         ).split()
