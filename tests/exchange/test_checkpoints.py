@@ -233,6 +233,14 @@ def test_what_cannot_be_expressed_is_left_and_named(tmp_path: Path) -> None:
         openlstm.read(saved(tmp_path, odd))
 
 
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_hr_l0"])
+@pytest.mark.parametrize("shape", [(), (0,), (21,), (0, 0), (1, 20, 3), (7, 5)], ids=str)
+def test_an_array_of_any_shape_is_an_error_of_ours(name: str, shape: tuple[int, ...]) -> None:
+    state = {**nn.LSTM(3, 5, proj_size=2).state_dict(), name: torch.zeros(shape)}
+    with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):
+        openlstm.read(state)
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.system, ("touch evil",)
