@@ -24,7 +24,8 @@ FLOATS = ("float16", "float32", "float64")
 
 
 CELL = "one step (a cell); here it runs over sequences"
-"""The note of a layer that was a cell."""
+WIDENED = "its numbers are bfloat16; here the same ones are in float32"
+"""Notes of a layer that was a cell, and of one whose numbers numpy has no type for."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class Stack:
         elif not isinstance(inner, (Recurrent, OneStep)):
             inner = from_torch(inner)
         if next(inner.parameters(), torch.empty(0)).dtype == torch.bfloat16:
-            notes = ("its numbers are bfloat16; here the same ones are in float32",)
+            notes = (WIDENED,)
 
         def array(a: Any) -> np.ndarray | None:
             if a is None:
