@@ -5,6 +5,7 @@ Legend: T time, B batch, I input size, H hidden size, D directions.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from onnx import ModelProto
 
 from openlstm.errors import ArgumentError, message
 from openlstm.exchange.layers import Layers
+from openlstm.exchange.onnx.flat import Flat
 from openlstm.exchange.onnx.nodes import Integers, Node
-from openlstm.exchange.onnx.plan import Plan
+from openlstm.exchange.onnx.plan import Owner, Plan, part_of
 
 Feeds = Mapping[str, Any]
 
@@ -44,7 +46,9 @@ class Graph(Layers):
         self.inputs = tuple(info.name for info in model.graph.input if info.name not in fixed)
         tensors = {info.name: info.type.tensor_type for info in model.graph.input}
         self._given = {name: len(t.shape.dim) if t.HasField("shape") else None for name, t in tensors.items()}
-        self._plan = Plan(model.graph, model, {node.at: node for node in nodes.values()}, {}, folder)
+        self._owner = Owner(model, {node.at: node for node in nodes.values()}, folder, {})
+        self._plan = Plan(part_of(model.graph, self._owner, {}), self._owner)
+        self._flat: Flat | None = None
         self.outputs = tuple(self._plan.outputs)
         self._seen: list[tuple[str, Any, Any, Any, Any]] | None = None
 
@@ -66,8 +70,20 @@ class Graph(Layers):
             what = f"has no input {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             got, hint = ", ".join(map(repr, feeds)) or "nothing", "run({name: array, ..})"
             raise ArgumentError(message(self.source, what, got, ", ".join(map(repr, self.inputs)), hint))
-        values = {name: np.asarray(a) for name, a in feeds.items()}
-        return dict(zip(self.outputs, self._plan.run(values, self._run), strict=True))
+        given = {name: np.asarray(a) for name, a in feeds.items()}
+        return dict(zip(self.outputs, self._outputs(given), strict=True))
+
+    def _outputs(self, given: dict[str, np.ndarray]) -> list[Any]:
+        """Run with the branches of the call before in place; where others are right, as the graph stands."""
+        if self._flat is not None and self._seen is None:
+            with contextlib.suppress(ArgumentError):  # of what does not fit the wrong branch
+                found = self._flat.run(dict(given), self._run)
+                if found is not None:
+                    return found
+        self._owner.taken.clear()
+        found = self._plan.run(dict(given), self._run)
+        self._flat = Flat(self._owner, dict(self._owner.taken)) if self._owner.taken else None
+        return found
 
     def xray(self, feeds: Feeds | Iterable[Feeds], *, carry: Mapping[str, str] | None = None, **options: Any) -> dict[str, Any]:
         """What the layers remember, of the inputs that they really get: a `Report` for each that ran, by its name.
