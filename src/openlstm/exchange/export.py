@@ -116,16 +116,19 @@ def opened(source: Any, layer: str | None = None) -> Any:
 
 def _read(path: str | os.PathLike[str]) -> Any:
     """A model file of ours, else whatever layers a file holds."""
-    from openlstm.exchange.read import read
-    from openlstm.runtime import load
+    if model_file.is_ours(path):
+        from openlstm.runtime import load
 
-    return load(path) if model_file.is_ours(path) else read(path)
+        return load(path)
+    from openlstm.exchange.read import read
+
+    return read(path)
 
 
 def _one(layers: Mapping[str, Any], name: str | None) -> Any:
     if name is None and len(layers) == 1:
         return next(iter(layers.values()))
-    if name not in layers:
+    if name is None or name not in layers:
         what = "several layers, and one is written" if name is None else "no such layer"
         got, first = "no layer named" if name is None else f"layer={name!r}", next(iter(layers), "")
         expected = f"one of {', '.join(map(repr, layers)) or 'none'}"
