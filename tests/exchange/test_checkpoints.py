@@ -159,25 +159,30 @@ def test_cells_of_one_step_become_layers(tmp_path: Path) -> None:
         x = torch.randn(1, 2, 3)
         y = theirs(x[0])
         assert torch.allclose(found["0"](x)[0][0], y[0] if isinstance(y, tuple) else y, atol=1e-6)
+        again = openlstm.read(nn.Sequential(theirs))
+        assert again.stacks["0"].notes == found.stacks["0"].notes
+        same(again["0"], found["0"])
 
 
-@pytest.mark.parametrize("layout", ["cuda", "vanilla"])
-def test_the_slstm_of_xlstm_is_read_in_both_its_layouts(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["whole", "cuda", "torch"])
+def test_the_slstm_of_xlstm_is_read_in_all_its_layouts(layout: str, tmp_path: Path) -> None:
     heads, D = 3, 2
     R, b = torch.randn(heads, D, 4, D), torch.randn(heads, 4, D)  # [head, before, gate, unit], [head, gate, unit]
-    if layout == "cuda":
-        state = {"slstm_cell._recurrent_kernel_": R, "slstm_cell._bias_": b}
-    else:
-        kernel = R.permute(0, 2, 3, 1).reshape(heads, 4 * D, D)
-        state = {"slstm_cell._recurrent_kernel_": kernel, "slstm_cell._bias_": b.transpose(0, 1).reshape(-1)}
-    found = openlstm.read(saved(tmp_path, state))
+    kernel, bias = {
+        "whole": (R, b),
+        "cuda": (R.reshape(heads, D, 4 * D), b.reshape(-1)),
+        "torch": (R.permute(0, 2, 3, 1).reshape(heads, 4 * D, D), b.transpose(0, 1).reshape(-1)),
+    }[layout]
+    found = openlstm.read(saved(tmp_path, {"slstm_cell": {"_recurrent_kernel_": kernel, "_bias_": bias}}))
     layer = found["slstm_cell"]
-    assert layer.cell == cells.SLSTM(heads) and not layer.input_projection
+    assert layer.cell == cells.SLSTM(heads) and not layer.input_projection and layer.batch_first
     x, h0 = torch.randn(1, 1, 4 * heads * D), torch.randn(1, 1, heads * D)
     zeros = torch.zeros(1, 1, heads * D)
     y, _ = layer(x, (h0, zeros, zeros, zeros))
     sums = torch.einsum("np,npgd->gnd", h0.view(heads, D), R) + b.transpose(0, 1) + x.view(4, heads, D)
     assert torch.allclose(y.view(heads, D), sums[3].sigmoid() * sums[2].tanh(), atol=1e-6)  # i = n = 1 at the first step
+    with pytest.raises(ArgumentError, match="expected  .heads, 4 . D, D., .heads, D, 4 . D. or .heads, D, 4, D."):
+        openlstm.read({"_recurrent_kernel_": torch.zeros(3, 2, 5)})
 
 
 def test_what_cannot_be_expressed_is_left_and_named(tmp_path: Path) -> None:
@@ -252,6 +257,14 @@ def test_torch_takes_what_is_written(rnn: Any, tmp_path: Path) -> None:
     loaded = torch.load(tmp_path / "net.pt", weights_only=True)
     assert all(torch.equal(loaded[name], value) for name, value in rnn.state_dict().items())
     same(openlstm.read(tmp_path / "net.pt")[""], rnn, batch_first=False)
+
+
+def test_a_module_that_runs_backwards_is_one_layer() -> None:
+    stack = Stack.of(nn.GRU(3, 5))
+    layer = Stack("b", stack.cell, stack.weights, reverse=True).layer()
+    for model, name in ((layer, ""), (nn.Sequential(layer), "0")):
+        found = openlstm.read(model)
+        assert list(found) == [name] and found.stacks[name].reverse
 
 
 def test_torch_has_neither_our_cells_nor_a_layer_that_runs_backwards() -> None:

@@ -72,7 +72,8 @@ def test_flax_runs_what_is_written_and_it_comes_back_exactly(layer: Any, name: s
     assert torch.allclose(torch.from_numpy(np.array(MODELS[name].apply(restored, x.numpy()))), y, atol=1e-6)
     stacks, given = list(openlstm.read(tmp_path / "m.msgpack").stacks.values()), Stack.of(layer)
     for back, weights in zip(stacks, given.weights, strict=True):
-        for a, b in zip(back.weights[0], weights, strict=True):
+        pairs: Any = zip(back.weights[0], weights, strict=True)
+        for a, b in pairs:
             assert (a.w_ih == b.w_ih).all() and (a.w_hh == b.w_hh).all()
             ours = np.zeros(len(b.w_hh), np.float32) if b.b_ih is None else b.b_ih + b.b_hh
             if name in ("gru", "both"):

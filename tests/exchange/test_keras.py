@@ -214,7 +214,8 @@ def test_what_is_written_comes_back_with_its_matrices_and_the_sum_of_its_biases(
     assert len(found) == stack.layers
     for back, given in zip(found, stack.weights, strict=True):
         assert back.cell == stack.cell and back.reverse == stack.reverse and back.batch_first
-        for a, b in zip(back.weights[0], given, strict=True):
+        pairs: Any = zip(back.weights[0], given, strict=True)
+        for a, b in pairs:
             assert (a.w_ih == b.w_ih).all() and (a.w_hh == b.w_hh).all() and (a.b_ih is None) == (b.b_ih is None)
             if isinstance(stack.cell, cells.GRU):
                 assert (a.b_ih == b.b_ih).all() and (a.b_hh == b.b_hh).all()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -16,11 +17,12 @@ import numpy as np
 
 from openlstm import cells
 from openlstm.cells import Cell
-from openlstm.errors import ArgumentError, OpenLSTMError
-from openlstm.exchange.contents import Lazy, damaged
-from openlstm.exchange.layers import Layers
+from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError
+from openlstm.exchange.archives import read_archive
+from openlstm.exchange.contents import Archive, Lazy, damaged
+from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.pickles import Record, array_of
-from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.stack import CELL, FLOATS, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import FIELDS, NORMS, Weights, collect
 
@@ -104,12 +106,11 @@ def layers_in(tree: Any, who: str, notes: tuple[str, ...] = ()) -> Layers:
             if "slstm" in group[0, 0]:
                 stacks.append(_slstm(place, found.arrays))
             elif place in alone and len(group) == 1:
-                note = "one step (a cell); here it runs over sequences"
-                stacks.append(_stack(place, group, found.modules.get(place, {}), (note,)))
+                stacks.append(_stack(place, group, found.modules.get(place, {}), (CELL,)))
             else:
                 stacks.append(_stack(place, group, found.modules.get(place, {})))
         except OpenLSTMError as error:
-            left[place or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            left[place or who] = brief_of(error)
     for place, module in found.modules.items():
         if re.search(r"quantized.*\.(LSTM|GRU|RNNCell|LSTMCell|GRUCell)$", module["class"]):
             left[place or who] = f"{module['class']} packs its weights; save the model from before it was quantised"
@@ -195,32 +196,33 @@ def _own_cell(record: Record) -> Cell | None:
 
 
 def _slstm(place: str, arrays: dict[str, Lazy]) -> Stack:
-    """The sLSTM of the package xlstm: x holds the four input sums, which the layers around it make."""
+    """The sLSTM of the package xlstm, as its torch code, its CUDA code or its own format lays it out.
+
+    x holds the four input sums, gate by gate, which the layers around the cell make.
+    """
     kernel = _floats(place, arrays[f"{place}._recurrent_kernel_".lstrip(".")])
     name = f"{place}._bias_".lstrip(".")
     bias = _floats(place, arrays[name]) if name in arrays else None
     got = f"_recurrent_kernel_ {list(kernel.shape)}" + ("" if bias is None else f", _bias_ {list(bias.shape)}")
-    if kernel.ndim == 4 and kernel.shape[2] == 4 and kernel.shape[1] == kernel.shape[3]:  # [head, unit before, gate, unit]
-        kernel = kernel.transpose(2, 0, 3, 1)  # [gate, head, unit, unit before]
-    elif kernel.ndim == 3 and kernel.shape[1] == 4 * kernel.shape[2]:  # [head, gate and unit, unit before]
-        kernel = kernel.reshape(len(kernel), 4, -1, kernel.shape[2]).swapaxes(0, 1)
+    NH = kernel.shape[0] if kernel.ndim and kernel.size else 1
+    D = math.isqrt(kernel.size // (4 * NH))
+    whole, flat, by_torch = (NH, D, 4, D), kernel.ndim == 3, kernel.shape == (NH, 4 * D, D)
+    if not kernel.size or (not by_torch and kernel.shape not in (whole, (NH, D, 4 * D))):
+        expected, hint = "[heads, 4 * D, D], [heads, D, 4 * D] or [heads, D, 4, D]", "save it with the package xlstm"
+        raise ArgumentError.of(place, "an unknown layout of an sLSTM", got, expected, hint)
+    if by_torch:
+        kernel = kernel.reshape(NH, 4, D, D).swapaxes(0, 1)  # [gate, head, unit, unit before]
     else:
-        expected = "[heads, D, 4, D] or [heads, 4 * D, D]"
-        raise ArgumentError.of(place, "an unknown layout of an sLSTM", got, expected, "save it with the package xlstm")
-    heads, D = kernel.shape[1:3]
+        kernel = kernel.reshape(whole).transpose(2, 0, 3, 1)
     if bias is not None:
-        shapes = {(heads, 4, D): (1, 0, 2), (4, heads, D): (0, 1, 2)}
-        if bias.size != 4 * heads * D or (bias.ndim == 3 and heads == 4 and bias.shape[:2] == (4, 4)):
-            hint = "save it with the package xlstm, with one bias a gate"
-            raise ArgumentError.of(place, "an unknown layout of its biases", got, "[heads, 4, D], [4 * heads * D]", hint)
-        if bias.ndim == 3 and bias.shape in shapes:
-            bias = bias.transpose(shapes[bias.shape])
-        bias = bias.reshape(-1)
-    note = "x is the sums of its four gates, in the order i, f, g, o"
-    w = Weights(
-        None, np.ascontiguousarray(kernel).reshape(4 * heads * D, D), bias, None if bias is None else np.zeros_like(bias)
-    )
-    return Stack(place, cells.SLSTM(heads), ((w,),), False, False, (note,))
+        if bias.shape != (NH, 4, D) and (bias.shape != (4 * NH * D,) or not flat):
+            expected, hint = "[heads, 4, D], or [4 * heads * D] beside a kernel of three axes", "save it with the package xlstm"
+            raise ArgumentError.of(place, "an unknown layout of its biases", got, expected, hint)
+        if bias.ndim == 3 or not by_torch:  # head by head
+            bias = bias.reshape(NH, 4, D).swapaxes(0, 1).reshape(-1)
+    w_hh = np.ascontiguousarray(kernel).reshape(4 * NH * D, D)
+    note = "x is the sums of its gates i, f, g, o; in the layer around it `fgate` makes those of i, `igate` those of f"
+    return Stack(place, cells.SLSTM(NH), ((Weights(None, w_hh, bias),),), True, False, (note,))
 
 
 _SHORT = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
@@ -252,23 +254,20 @@ def layers_of(source: Any, who: str) -> Layers:
     if isinstance(source, torch.jit.ScriptModule):
         buffer = io.BytesIO()
         torch.jit.save(source, buffer)
-        from openlstm.exchange.archives import read_archive
-        from openlstm.exchange.contents import Archive
-
         return layers_in(read_archive(Archive(buffer, who), who), who)
     if not isinstance(source, torch.nn.Module):
         return layers_in(tree(source), who)
-    stacks, left = [], {}
     from openlstm.exchange.backwards import Backwards
 
+    stacks, left = [], {}
+    inside = {id(module.layer) for module in source.modules() if isinstance(module, Backwards)}
     for name, module in source.named_modules():
-        if not name.endswith(".layer") or not isinstance(source.get_submodule(name.rpartition(".")[0]), Backwards):
-            try:
-                stacks.append(Stack.of(module, name))
-            except ArgumentError as error:
-                left[name or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-            except OpenLSTMError:
-                continue  # no recurrent layer
+        try:
+            stacks += [Stack.of(module, name)] if id(module) not in inside else []
+        except ArgumentError as error:
+            left[name or who] = brief_of(error)
+        except DtypeError:
+            continue  # no recurrent layer
     return Layers(who, stacks, (), left)
 
 

@@ -5,6 +5,7 @@ A file may lie: what it declares is held against the bytes that are there before
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from openlstm.errors import DataError, OpenLSTMError, message
+from openlstm.errors import DataError, OpenLSTMError, describe, message
 
 NUMBERS = {
     "float16": np.dtype("<f2"),
@@ -42,10 +43,14 @@ class Lazy:
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+    who: str = "the file"
 
     def read(self) -> np.ndarray:
         """The array; bfloat16, which numpy has not, as the same numbers in float32."""
-        array = self.load()
+        with reading(self.who, "the numbers that are declared", "fetch the file again"):
+            array = self.load()
+            if array.shape != self.shape:
+                raise ValueError(f"{describe(array)}, where {list(self.shape)} is declared")
         if self.dtype == "bfloat16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
@@ -56,10 +61,10 @@ def reading(who: str, expected: str, hint: str) -> Iterator[None]:
     """Give whatever is raised on a damaged file our form."""
     try:
         yield
-    except OpenLSTMError:
+    except (OpenLSTMError, MemoryError):
         raise
     except OSError as e:
-        if e.errno is not None:
+        if e.errno not in (None, errno.EINVAL):  # of the disk; a seek to a place that cannot be is of the file
             raise
         raise damaged(who, str(e), expected, hint) from None
     except Exception as e:

@@ -16,7 +16,7 @@ from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.checkpoints import DEEPEST, MOST
 from openlstm.exchange.contents import NUMBERS, Lazy, damaged, reading, shape_of
-from openlstm.exchange.layers import Layers
+from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.stack import FLOATS, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import Weights
@@ -65,7 +65,7 @@ def layers_of(tree: Mapping[str, Any], who: str) -> Layers:
             try:
                 found[place] = _stack(place, kind, parts)
             except OpenLSTMError as error:
-                left[place or who] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+                left[place or who] = brief_of(error)
         elif names in OTHERS:
             left[place or who] = f"it is {OTHERS[names]}, which no cell here is; keep it in Flax"
         else:
@@ -95,7 +95,7 @@ def _stack(place: str, kind: Kind, parts: dict[str, Any]) -> Stack:
     """One cell."""
     notes: tuple[str, ...] = ()
 
-    def read(name: str, key: str) -> np.ndarray | None:
+    def read(name: str, key: str) -> Any:
         nonlocal notes
         value = parts[name].get(key)
         if value is None:
@@ -111,16 +111,15 @@ def _stack(place: str, kind: Kind, parts: dict[str, Any]) -> Stack:
             raise ArgumentError.of(place, "is no recurrent layer", got, "kernels [I, H] and [H, H], biases [H]", hint)
         return lazy.read()
 
-    halves: list[np.ndarray | None] = []
+    halves: list[Any] = []
     for way in "ih":
         kernels = [read(way + gate, "kernel") for gate in kind.gates]
         biases = [read(way + gate, "bias") for gate in kind.gates]
-        if len({np.shape(k) for k in kernels}) > 1:
-            got = ", ".join(f"{way}{g} {list(np.shape(k))}" for g, k in zip(kind.gates, kernels, strict=True))
+        if len({k.shape for k in kernels}) > 1:
+            got = ", ".join(f"{way}{g} {list(k.shape)}" for g, k in zip(kind.gates, kernels, strict=True))
             raise ArgumentError.of(place, "its gates differ", got, "kernels of one shape", "keep it in Flax")
-        H = np.shape(kernels[0])[1]
-        zeros = np.zeros(H, kernels[0].dtype)  # type: ignore[union-attr]
-        halves.append(np.concatenate([k.T for k in kernels]))  # type: ignore[union-attr]
+        zeros = np.zeros(kernels[0].shape[1], kernels[0].dtype)
+        halves.append(np.concatenate([k.T for k in kernels]))
         there = any(b is not None for b in biases)
         halves.append(np.concatenate([zeros if b is None else b for b in biases]) if there else None)
     w_ih, b_ih, w_hh, b_hh = halves

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.cells import SIGMOID, TANH, Activation, AnyGRU, AnyLSTM, AnyRNN
 from openlstm.exchange.contents import Archive, Lazy, reading, short
 from openlstm.exchange.hdf5 import File, opening
-from openlstm.exchange.layers import Layers
+from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.stack import FLOATS, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import GRU_GATE_ORDERS, Weights, reorder
@@ -77,8 +78,7 @@ def read_hdf5(file: BinaryIO, path: Path) -> Layers:
 
 def layers_of(source: Any, who: str) -> Layers:
     """The recurrent layers of a Keras model or layer in memory."""
-    import keras
-
+    keras: Any = sys.modules["keras"]
     model = source if isinstance(source, keras.Model) else keras.Sequential([source])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
@@ -103,7 +103,7 @@ def _layers(file: File, config: Any, version: str | None, who: str) -> Layers:
         try:
             stacks.append(_stack(name, found[place], known.get(short_names[place]), config is not None, version))
         except OpenLSTMError as error:
-            left[name] = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            left[name] = brief_of(error)
     return Layers(who, stacks, (), left)
 
 

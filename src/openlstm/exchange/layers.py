@@ -96,3 +96,8 @@ class Layers(Mapping[str, Any]):
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"not expressed: {name}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)
+
+
+def brief_of(error: Exception) -> str:
+    """Why something was left, on one line: what was got and expected, and the hint."""
+    return "; ".join(line.strip() for line in str(error).splitlines()[1:])

@@ -66,7 +66,20 @@ def load(file: BinaryIO | bytes, who: str, storage: Callable[[Any], Any] | None 
     Global(name='builtins.print')
     """
     with reading(who, EXPECTED, "fetch the file again"):
-        return _Machine(who, storage).run(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return _Machine(who, storage).run(_Bounded(io.BytesIO(file) if isinstance(file, bytes) else file))
+
+
+class _Bounded:
+    """A file of which no more is asked than there is: room is made for as many bytes as are asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.tell, self.readline, self._read = file.tell, file.readline, file.read
+        here = file.tell()
+        self._size = file.seek(0, 2)
+        file.seek(here)
+
+    def read(self, count: int) -> bytes:
+        return self._read(min(count, self._size - self.tell()) if count > 2**16 else count)
 
 
 class _Machine:
@@ -79,8 +92,8 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: BinaryIO) -> Any:
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
+    def run(self, file: Any) -> Any:
+        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
             if count > MOST:
                 raise damaged(self.who, f"more than {MOST} opcodes", "a checkpoint of some MB beside its tensors")
             name = opcode.name
@@ -280,7 +293,7 @@ def _tensor(who: str, storage: Any, offset: Any, sizes: Any, strides: Any, *_: A
             raise damaged(who, f"{len(numbers)} numbers of {storage.count}", "the numbers that are declared")
         return np.lib.stride_tricks.as_strided(numbers[offset:], shape, [s * kind.itemsize for s in steps])
 
-    return Lazy(storage.dtype, shape, array)
+    return Lazy(storage.dtype, shape, array, who)
 
 
 def array_of(who: str, record: Record) -> Lazy | None:
@@ -296,7 +309,7 @@ def array_of(who: str, record: Record) -> Lazy | None:
     stored = NUMBERS[_CODES[code]]
     shape = shape_of(who, sizes, len(data) // stored.itemsize)
     numbers = np.frombuffer(bytes(data), stored.newbyteorder(">") if big else stored)
-    return Lazy(_CODES[code], shape, lambda: numbers[: int(np.prod(shape))].reshape(shape, order="F" if fortran else "C"))
+    return Lazy(_CODES[code], shape, lambda: numbers[: int(np.prod(shape))].reshape(shape, order="F" if fortran else "C"), who)
 
 
 _CODES = {"f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "u1": "uint8", "i4": "int32", "i8": "int64"}

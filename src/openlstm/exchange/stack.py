@@ -23,6 +23,10 @@ FLOATS = ("float16", "float32", "float64")
 """The types of numbers that a layer holds; a reader turns bfloat16, which numpy has not, into float32."""
 
 
+CELL = "one step (a cell); here it runs over sequences"
+"""The note of a layer that was a cell."""
+
+
 @dataclass(frozen=True)
 class Stack:
     """L recurrent layers of one cell in one or two directions, in numpy arrays and in our order of gates.
@@ -175,7 +179,7 @@ class Stack:
 
     @classmethod
     def of(cls, layer: nn.Module, name: str = "") -> Stack:
-        """The way back: from a layer of ours, one of torch.nn, or a `Backwards`. The arrays are copies.
+        """The way back: from a layer or cell of ours or of torch.nn, or a `Backwards`. The arrays are copies.
 
         Raises:
             DtypeError: for another kind of module.
@@ -188,6 +192,7 @@ class Stack:
 
         from openlstm.exchange.backwards import Backwards
         from openlstm.nn import from_torch
+        from openlstm.nn.cell import OneStep
         from openlstm.nn.quantized import Quantized
         from openlstm.nn.recurrent import Recurrent
 
@@ -196,7 +201,7 @@ class Stack:
         notes: tuple[str, ...] = ()
         if isinstance(inner, Quantized):
             notes = ("its matrices are in 8 bits; here they are scale * q in float32",)
-        elif not isinstance(inner, Recurrent):
+        elif not isinstance(inner, (Recurrent, OneStep)):
             inner = from_torch(inner)
         if next(inner.parameters(), torch.empty(0)).dtype == torch.bfloat16:
             notes = ("its numbers are bfloat16; here the same ones are in float32",)
@@ -207,6 +212,9 @@ class Stack:
             a = a.detach().cpu()
             return (a.float() if a.dtype == torch.bfloat16 else a).numpy().copy()
 
+        if isinstance(inner, OneStep):
+            weights = ((Weights(*map(array, inner._weights())),),)
+            return cls(name, inner.cell, weights, notes=(CELL, *notes))
         found = [
             tuple(Weights(*map(array, inner.weights_of(n, d))) for d in range(inner.num_directions))
             for n in range(inner.num_layers)

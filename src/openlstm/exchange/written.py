@@ -21,7 +21,7 @@ def stack_of(model: Any, target: str) -> Stack:
         if len(model.networks) > 1:
             got, hint = f"{len(model.networks)} networks", "openlstm.read(path)[name] is one of them; export that"
             raise ArgumentError.of(who, "the model is an ensemble", got, "one network", hint)
-        network = model.networks[0]
+        network = next(iter(model.networks))
         return Stack("recurrent", network.cell, tuple((w,) for w in network.layers))
     try:
         return Stack.of(model)
