@@ -290,7 +290,7 @@ def test_what_has_no_c_is_refused_with_the_repair() -> None:
     )
     broken = openlstm.LSTM(2, 3)
     with torch.no_grad():
-        broken.bias_ih_l0[1] = torch.inf
+        broken.get_parameter("bias_ih_l0")[1] = torch.inf
     assert refused(broken) == (
         "export to 'c': layers[0].b_ih holds NaN or infinity\n"
         "  got       layers[0].b_ih: float32[12]\n"

@@ -101,17 +101,23 @@ def opened(source: Any, layer: str | None = None) -> Any:
         source = _read(source)
     source = getattr(source, "model_", source)  # of a fitted Forecaster
     if isinstance(source, Layers):
-        return _one(source, layer)
+        source = _one(source, layer)
+    elif layer is not None:
+        parts = source.named_modules() if hasattr(source, "named_modules") else ()
+        source = _one({name: part for name, part in parts if _kind(part) or hasattr(part, "weights_of")}, layer)
     if isinstance(source, Stack):
         return source.layer()
-    if layer is not None:
-        return _one({name: part for name, part in source.named_modules() if name and hasattr(part, "weights_of")}, layer)
-    kind = type(source)
-    if kind.__module__ == "torch.nn.modules.rnn":
+    if kind := _kind(source):
         from openlstm import nn
 
-        return getattr(nn, kind.__name__).from_torch(source)
+        return getattr(nn, kind).from_torch(source)
     return source
+
+
+def _kind(part: Any) -> str:
+    """LSTM, GRU or RNN for a layer of torch.nn."""
+    kind = type(part)
+    return kind.__name__ if kind.__module__ == "torch.nn.modules.rnn" and kind.__name__ in ("LSTM", "GRU", "RNN") else ""
 
 
 def _read(path: str | os.PathLike[str]) -> Any:

@@ -133,6 +133,7 @@ class _Written:
             rows, n = len(f.categories) + 1, self._series.features.index(f)  # type: ignore[arg-type]
             place = f"(member * {rows} + @code({x}[{k}], {rows - 1})) * {f.width}"
             out.append(f"memcpy({to} + {at}, @embed{n} + {place}, {f.width} * sizeof *{to});")
+            out.append(f"{to}[{at}] += @unknown({x}[{k}], {rows - 1}, {int(f.marked)});")
             at += f.width
         return "".join(f"{' ' * indent}{line}\n" for line in out)
 
@@ -210,8 +211,14 @@ static inline float @known(float x, double mean, double deviation) {
 """
         if any(f.categories is not None for f in self._series.features):
             out += """\
-/* Categories count from 1; 0 is one that is missing or unknown. */
+/* Categories count from 1; 0 is one that is missing. */
 static inline int @code(float x, int count) { return x >= 0.f && x < (float)count ? (int)x + 1 : 0; }
+
+/* 0, or NaN for a number that is no category, and one that is missing where none was in the training. */
+static inline float @unknown(float x, int count, int marked) {
+  const int is_one = x >= 0.f && x < (float)count && (float)(int)x == x;
+  return is_one || (x != x && marked) ? 0.f : @from_bits(0x7fc00000u);
+}
 
 """
         return out
