@@ -202,7 +202,7 @@ def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         read(path)
     assert str(caught.value) == (
-        "m.onnx: holds no recurrent layer that can be expressed\n"
+        f"{tmp_path / 'm.onnx'}: holds no recurrent layer that can be expressed\n"
         "  got       rnn: LSTM: W is not known: 'W' lies in 'weights.bin', which is not beside the model: copy it there\n"
         "  expected  an LSTM, a GRU or an RNN\n"
         "  hint      each line says what would work instead"
@@ -284,7 +284,7 @@ def test_a_file_of_another_kind_an_unknown_opset_and_a_graph_without_recurrence(
     with pytest.raises(DataError) as caught:
         read(path)
     assert str(caught.value) == (
-        "m.onnx: is not an ONNX model\n"
+        f"{path}: is not an ONNX model\n"
         "  got       20 bytes that are none\n"
         "  expected  a model as onnx.save writes it\n"
         "  hint      fetch the file again"

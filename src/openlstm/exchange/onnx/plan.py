@@ -266,7 +266,7 @@ def session(model: bytes) -> Any:
     try:
         import onnxruntime as ort
     except ImportError:
-        raise missing_extra("openlstm.exchange.onnx", "onnxruntime", "onnx") from None
+        raise missing_extra("read", "onnxruntime", "exchange") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = get_num_threads(), 1
     options.log_severity_level = 4
