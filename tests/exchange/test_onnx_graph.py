@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402
+from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 import openlstm  # noqa: E402
@@ -324,6 +327,72 @@ def test_what_onnx_runtime_refuses_is_said_in_its_words() -> None:
     graph = read(model_of(nodes, {"x": FLOAT}, eye=np.eye(I + 1, dtype=np.float32)))
     with pytest.raises(ArgumentError, match="ONNX Runtime: cannot run a part of the graph"):
         graph.run({"x": x_of()})
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def detector() -> ModelProto:
+    """As a detector of voices ships: one state [2, B, H] in and out, and a rate that chooses the branch."""
+    branches = []
+    for sign in ("then", "else"):
+        inner = [
+            lstm(
+                "a",
+                f"y_{sign}",
+                "/decoder/rnn/LSTM" if sign == "then" else "/decoder/rnn_1/LSTM",
+                outputs=[f"{n}_{sign}" for n in "yhc"],
+                inputs=["", "", "h", "c"],
+            ),
+            helper.make_node("Concat", [f"h_{sign}", f"c_{sign}"], [f"state_{sign}"], axis=0),
+        ]
+        infos = [helper.make_tensor_value_info(f"{n}_{sign}", FLOAT, None) for n in ("y", "state")]
+        branches.append(helper.make_graph(inner, sign, [], infos))
+    nodes = [
+        helper.make_node("Equal", ["sr", "rate"], ["fast"]),
+        helper.make_node("Tanh", ["input"], ["a"]),
+        helper.make_node("Split", ["state"], ["h", "c"], axis=0),
+        helper.make_node("If", ["fast"], ["y", "stateN"], "if", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = model_of(nodes, {"sr": INT64}, ("y", "stateN"), rate=np.array(16000))
+    model.graph.input.extend(helper.make_tensor_value_info(n, FLOAT, [None] * 3) for n in ("input", "state"))
+    return model
+
+
+def calls_of(count: int) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(3).standard_normal((count, 1, 2, I)).astype(np.float32)
+    return {"input": x, "state": np.zeros((2, 2, H), np.float32), "sr": np.array(16000)}
+
+
+def test_the_lines_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    first, second, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/exchange-onnx.md").read_text(), re.DOTALL)
+    calls = calls_of(12)
+    given = {"x": calls["input"][0], "state": calls["state"], "rate": calls["sr"], "calls": calls}
+    exec(first, given)
+    assert list(given["reports"]) == ["/decoder/rnn/LSTM"] and "rnn_1" in capsys.readouterr().out
+    same(detector(), {"input": given["x"], "state": given["state"], "sr": given["rate"]}, given["graph"])
+    exec(second, given)
+    assert Path("slstm.onnx").is_file()
+
+
+def test_the_command_looks_inside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    np.savez("calls.npz", **calls_of(12))  # type: ignore[arg-type]
+    ran = Ran(capsys, "xray", "vad.onnx", "--feeds", "calls.npz", "--carry", "stateN=state", "-o", "vad.html", "-q")
+    assert ran.status == 0 and Path("vad.html").is_file() and "/decoder/rnn/LSTM: " in ran.out
+    ran = Ran(capsys, "xray", "vad.onnx", "--feeds", "calls.npz", "--carry", "stateN=state", "--json", "-q")
+    assert json.loads(ran.out)["layers"]["/decoder/rnn/LSTM"]["page"] is None
+    np.save("one.npy", np.zeros(3))
+    for arguments, said in (
+        (("--feeds", "none.npz"), "error none.npz: is not there"),
+        (("--feeds", "one.npy"), "error one.npy: cannot be read\n  got       another kind of file"),
+        (("--feeds", "calls.npz", "--carry", "stateN"), "error xray: --carry names no two tensors\n  got       stateN"),
+    ):
+        ran = Ran(capsys, "xray", "vad.onnx", *arguments)
+        assert ran.status != 0 and said in ran.err, ran.err
 
 
 def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
