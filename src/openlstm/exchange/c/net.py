@@ -49,8 +49,9 @@ class Net:
 
     @property
     def inputs(self) -> int:
-        """I."""
-        return self.layers[0].w_ih.shape[1]  # type: ignore[union-attr]
+        """I; the rows of all gates where x holds the sums of W_ih x."""
+        first = self.layers[0]
+        return first.w_hh.shape[0] if first.w_ih is None else first.w_ih.shape[1]
 
     @cached_property
     def hidden(self) -> int:
@@ -119,7 +120,7 @@ class Net:
                 if a.size:
                     out.append(array(names[name], a))
             listed = ", ".join(names[f.split("*")[1]] for f in fields)
-            table.append(f"{{{w.w_ih.shape[1]}, {listed}}}")  # type: ignore[union-attr]
+            table.append(f"{{{self.inputs if w.w_ih is None else w.w_ih.shape[1]}, {listed}}}")
         struct = "".join(f" const {field};" for field in fields)
         layers = len(self.layers)
         out.append(f"static const struct @layer {{ int inputs;{struct} }} @layers[{layers}] = {{{', '.join(table)}}};\n")
@@ -135,8 +136,8 @@ class Net:
         b = np.zeros((self.rows, self.stride), np.float32)
         b[: len(gates), :H] = rows_of(zeros if w.b_ih is None else w.b_ih, order_x)
         b[k:, :H] += rows_of(zeros if w.b_hh is None else w.b_hh, order_h)
-        found = {"b": b, "p": more(self.cell, w)}
-        matrices = {"x": rows_of(w.w_ih, order_x)}  # [G, H, I]
+        found = {"b": b, "p": more(self.cell, w), "x": np.zeros(0, np.float32)}
+        matrices = {} if w.w_ih is None else {"x": rows_of(w.w_ih, order_x)}  # [G, H, I]
         if self.dense:
             matrices["h"] = rows_of(self._recurrent(w.w_hh), order_h)
         if self.projected:
@@ -210,7 +211,12 @@ static inline void @cell(float *@restrict z, float *@restrict h, float *@restric
         lines = [f"for (int b = 0; b < {self.stride // U}; b++)"]
         q = "q" if self.int8 else "x"
         text = "    s = @round(x, at->inputs, q);\n" if self.int8 else ""
-        text += f"    {lines[0]}\n      {product(f'z + b * {U}', 'x', G * U, 'at->inputs', q, 'at->inputs')}\n"
+        of_x = f"    {lines[0]}\n      {product(f'z + b * {U}', 'x', G * U, 'at->inputs', q, 'at->inputs')}\n"
+        if self.layers[0].w_ih is None:
+            at = [f"z[{row(self.cell, gate)} * @stride + j] += x[{k * H} + j];" for k, gate in enumerate(self.cell.gates)]
+            given = f"    for (int j = 0; j < {H}; j++) {{\n" + "".join(f"      {line}\n" for line in at) + "    }\n"
+            of_x = given if self.depth == 1 else f"    if (l == 0) {{\n{given}    }} else {{\n{of_x}    }}\n"
+        text += of_x
         if self.dense:
             text += f"    s = @round(h, {R}, q);\n" if self.int8 else ""
             z = f"z + {self.cell.separate} * @stride + b * {U}" if self.cell.separate else f"z + b * {U}"
