@@ -96,7 +96,7 @@ def of_layer(layer: Any, weights: str) -> Program:
     stepper = Stepper(net, weights="int8" if net.int8 else "float32")
     x = np.random.default_rng(0).standard_normal((STEPS, net.inputs)).astype(np.float32)
     y = np.stack([stepper.step(row)[0, : net.outputs].copy() for row in x])
-    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layers"
+    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layer{'s' * (net.depth > 1)}"
     step_ = f"""\
 static inline void @step(@ *self, const float *x, float *y) {{
   memcpy(y, @net(self, x), {net.outputs} * sizeof *y);
@@ -136,9 +136,9 @@ static inline void @reset(@ *self) {{ @init(self); }}
     text = f"""\
 /* Written by openlstm {__version__}: {about}; weights in {"8 bits" if net.int8 else "float32"}.
 
-     static @ state;              one for each stream; nothing is allocated
-     @init(&state);               begins with zeros, as @reset does
-     @step(&state, x, y);         float x[@inputs], y[@outputs]
+     static @ state;           one for each stream; nothing is allocated
+     @init(&state);            begins with zeros, as @reset does
+     @step(&state, x, y);      float x[@inputs], y[@outputs]
 
    With {upper}_SELF_TEST defined before it is included, @self_test() is 0 if the numbers are those that were recorded. */
 #ifndef {upper}_OPENLSTM_H
