@@ -114,7 +114,7 @@ def test_a_recursive_stream(kind: str, steps: int) -> None:
     )
     values[rng.random(len(values)) < 0.05] = np.nan
     values[reach - 1] = 5.0
-    stream = model.stream(values[:reach])
+    stream: Any = model.stream(values[:reach])
     given = feeds(model, Panel.of([values[:reach]], "2001-01-01", header.series.step))
     found = dict(zip([o.name for o in run.get_outputs()], run.run(None, given), strict=True))
     worst = 0.0

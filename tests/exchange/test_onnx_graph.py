@@ -252,7 +252,7 @@ def test_what_cannot_be_expressed_is_named_with_node_and_reason() -> None:
         "x", "y", "rnn", "W4", direction="bidirectional", activations=["Sigmoid", "Tanh", "Tanh", "Tanh", "Tanh", "Tanh"]
     )
     two.input[2] = "R4"
-    both = {"W4": np.repeat(WEIGHTS["W"], 2, 0), "R4": np.repeat(WEIGHTS["R"], 2, 0)}
+    both: dict[str, Any] = {"W4": np.repeat(WEIGHTS["W"], 2, 0), "R4": np.repeat(WEIGHTS["R"], 2, 0)}
     told = "rnn: LSTM: its directions have different activations: split it into two nodes of one direction"
     assert refused(model_of([two], {"x": FLOAT}, **both)) == told
     assert (

@@ -22,7 +22,7 @@ def look(
         DataError: for feeds that are no arrays of numpy.
         ArgumentError: for a `carry` that is not OUTPUT=INPUT, or inputs that are not those of the model.
     """
-    pairs = [one.partition("=")[::2] for one in carry]
+    pairs = [(out, name) for out, _, name in (one.partition("=") for one in carry)]
     for one, (out, name) in zip(carry, pairs, strict=True):
         if not out or not name:
             raise ArgumentError(message("xray", "--carry names no two tensors", one, "OUTPUT=INPUT", "--carry stateN=state"))

@@ -107,7 +107,8 @@ class Graph(Layers):
         self._seen = []
         found: dict[str, np.ndarray] = {}
         try:
-            for one in self.calls(feeds) if isinstance(feeds, Mapping) else feeds:
+            several: Iterable[Any] = self.calls(feeds) if isinstance(feeds, Mapping) else feeds  # type: ignore[arg-type]
+            for one in several:
                 handed = {name: found[out] for out, name in (carry or {}).items() if found}
                 found = self.run({**one, **handed})
             seen = self._seen
