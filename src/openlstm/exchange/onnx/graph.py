@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.exchange.layers import Layers
 from openlstm.exchange.onnx.flat import Flat
 from openlstm.exchange.onnx.nodes import Integers, Node
@@ -69,7 +69,7 @@ class Graph(Layers):
         if missing or unknown:
             what = f"has no input {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             got, hint = ", ".join(map(repr, feeds)) or "nothing", "run({name: array, ..})"
-            raise ArgumentError(message(self.source, what, got, ", ".join(map(repr, self.inputs)), hint))
+            raise ArgumentError.of(self.source, what, got, ", ".join(map(repr, self.inputs)), hint)
         given = {name: np.asarray(a) for name, a in feeds.items()}
         return dict(zip(self.outputs, self._outputs(given), strict=True))
 
@@ -103,7 +103,7 @@ class Graph(Layers):
         for out, name in (carry or {}).items():
             if out not in self.outputs or name not in self._given:
                 got, hint = f"{out}={name}", f"outputs are {', '.join(self.outputs)}; inputs {', '.join(self.inputs)}"
-                raise ArgumentError(message(self.source, "cannot carry this", got, "an output and an input", hint))
+                raise ArgumentError.of(self.source, "cannot carry this", got, "an output and an input", hint)
         self._seen = []
         found: dict[str, np.ndarray] = {}
         try:
@@ -116,7 +116,7 @@ class Graph(Layers):
             self._seen = None
         if not seen:
             got, hint = "a branch without one", "give feeds with which one of them runs"
-            raise ArgumentError(message(self.source, "no recurrent layer ran", got, ", ".join(self), hint))
+            raise ArgumentError.of(self.source, "no recurrent layer ran", got, ", ".join(self), hint)
         names = dict.fromkeys(name for name, *_ in seen)
         return {n: xray(self[n], self._joined([s[1:] for s in seen if s[0] == n], n), name=n, **options) for n in names}
 
@@ -132,7 +132,7 @@ class Graph(Layers):
         if len(set(counts.values())) > 1:
             got = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(longer))
             hint = "give all of them the same first axis"
-            raise ArgumentError(message(self.source, "the arrays hold different numbers of calls", got, "one number", hint))
+            raise ArgumentError.of(self.source, "the arrays hold different numbers of calls", got, "one number", hint)
         count = next(iter(counts.values()), 1)
         return [{name: a[k] if name in longer else a for name, a in feeds.items()} for k in range(count)]
 

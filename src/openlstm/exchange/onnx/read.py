@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import GraphProto, ModelProto, inliner
 
-from openlstm.errors import ArgumentError, DataError, message
+from openlstm.errors import ArgumentError, DataError
 from openlstm.exchange.contents import reading, short
 from openlstm.exchange.onnx.constants import Constants, Unknown
 from openlstm.exchange.onnx.graph import Graph
@@ -63,7 +63,7 @@ def _read(model: ModelProto, who: str, folder: Path | None) -> Graph:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset <= newest:
         expected, hint = f"{OLDEST} to {newest}", "onnx.version_converter.convert_version(model, 17)"
-        raise DataError(message(who, "has an opset that is not known", f"opset {opset}", expected, hint))
+        raise DataError.of(who, "has an opset that is not known", f"opset {opset}", expected, hint)
     if model.functions:
         with reading(who, "functions that can be put in place", "export the model without functions of its own"):
             model = inliner.inline_local_functions(model)
@@ -81,7 +81,7 @@ def _read(model: ModelProto, who: str, folder: Path | None) -> Graph:
         seen = sorted({node.op_type for node in model.graph.node})
         got = short(f"nodes {', '.join(seen)}" if seen else "no node")
         hint = "a recurrence that was unrolled into single steps has no such node: export it with the operator"
-        raise ArgumentError(message(who, "the graph has no recurrent node", got, "a node LSTM, GRU or RNN", hint))
+        raise ArgumentError.of(who, "the graph has no recurrent node", got, "a node LSTM, GRU or RNN", hint)
     return Graph(who, model, nodes, left, folder)
 
 
@@ -93,7 +93,7 @@ def _parsed(data: bytes, who: str) -> ModelProto:
         model.Clear()
     if not model.HasField("graph") or not model.opset_import:
         got = f"{len(data):,} bytes that are none" if data else "an empty file"
-        raise DataError(message(who, "is not an ONNX model", got, KIND, "fetch the file again"))
+        raise DataError.of(who, "is not an ONNX model", got, KIND, "fetch the file again")
     return model
 
 

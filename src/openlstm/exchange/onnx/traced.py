@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 FREE = -1
 """The size of an axis that is known when the model runs: the batch."""
@@ -142,7 +142,7 @@ class Traced(NDArrayOperatorsMixin):
 
 def _unknown(what: str) -> ArgumentError:
     expected, hint = "the functions of `openlstm.cells`: sigmoid, tanh, exp, where, ..", "write the cell with these"
-    return ArgumentError(message("export to 'onnx'", "a cell uses what cannot be written down", what, expected, hint))
+    return ArgumentError.of("export to 'onnx'", "a cell uses what cannot be written down", what, expected, hint)
 
 
 def _together(*shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.exchange.onnx import feeds, forecaster
 from openlstm.exchange.onnx.build import Layers, agree
 from openlstm.exchange.onnx.plan import session
@@ -40,7 +40,7 @@ def write(model: Any, *, lengths: bool = False, opset: int = 17) -> ModelProto:
     low, high = OPSETS
     if isinstance(opset, bool) or not isinstance(opset, int) or not low <= opset <= high:
         hint = "opset=17 runs on every ONNX Runtime since 1.12"
-        raise ArgumentError(message("export to 'onnx'", "unknown opset", f"opset={opset!r}", f"{low} to {high}", hint))
+        raise ArgumentError.of("export to 'onnx'", "unknown opset", f"opset={opset!r}", f"{low} to {high}", hint)
     if isinstance(model, Model):
         made = forecaster.write(model, opset)
         feeds.check(model, made)
@@ -65,16 +65,14 @@ def _stack(layer: Any) -> Stack:
             value = getattr(getattr(layer, "layer", layer), option, 0)
             if value:  # its expectation acts in eval mode too
                 hint = "export a layer without zoneout, with the same weights"
-                raise ArgumentError(
-                    message("export to 'onnx'", "ONNX has no zoneout", f"{option}={value}", f"{option}=0", hint)
-                )
+                raise ArgumentError.of("export to 'onnx'", "ONNX has no zoneout", f"{option}={value}", f"{option}=0", hint)
         return Stack.of(layer)
     got, expected = type(layer).__name__, "a layer of ours, or a fitted model"
     if got == "Quantized":
         what, hint = "a layer in 8 bits has no operator of ONNX", "export the layer that was quantised"
-        raise ArgumentError(message("export to 'onnx'", what, got, expected, hint))
+        raise ArgumentError.of("export to 'onnx'", what, got, expected, hint)
     hint = "torch.onnx.export(model, example, dynamo=True), which knows our layers"
-    raise ArgumentError(message("export to 'onnx'", "what a module computes is not known here", got, expected, hint))
+    raise ArgumentError.of("export to 'onnx'", "what a module computes is not known here", got, expected, hint)
 
 
 def _check(layer: Any, stack: Stack, model: ModelProto, lengths: bool) -> None:
