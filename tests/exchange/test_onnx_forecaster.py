@@ -130,6 +130,21 @@ def test_a_recursive_stream(kind: str, steps: int) -> None:
     assert worst <= 1e-4
 
 
+def test_a_column_may_have_the_name_of_anything() -> None:
+    head = drawn.header("direct")
+    names = dict(
+        zip(
+            (f.name for f in head.series.features),
+            ("values", "shape_3", "anchor", "member0_h0", "add_20", "season_4"),
+            strict=True,
+        )
+    )
+    features = tuple(replace_header(f, name=names[f.name]) for f in head.series.features)
+    model = drawn.model(replace_header(head, series=replace_header(head.series, features=features)))
+    inputs = [i.name for i in write(model).graph.input]
+    assert inputs[2:] == ["column values", "shape_3", "column anchor", "column member0_h0", "add_20", "column season_4"]
+
+
 def test_the_check_reads_what_the_model_reads() -> None:
     """Its example has gaps, all categories and their marks."""
     model = drawn.model(drawn.header("direct"))

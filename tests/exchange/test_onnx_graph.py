@@ -103,6 +103,61 @@ def test_the_branch_that_is_taken_runs_whichever_it_is() -> None:
         same(model, {"x": x_of(), "which": np.array(which)}, graph)
 
 
+def test_branches_of_one_condition_with_tensors_of_one_name_and_a_loop_within() -> None:
+    """What is put in place keeps apart what had the same name."""
+
+    def branches(x: str, out: str) -> dict[str, Any]:
+        made = {}
+        for sign, kind in (("then", "Neg"), ("else", "Exp")):
+            seen = helper.make_node(kind, [x], ["seen"])
+            body = helper.make_graph(
+                [
+                    lstm("seen", "z", f"{out} {sign}", outputs=["z", "h_out"], inputs=["", "", "h_in", "c"]),
+                    helper.make_node("Identity", ["go_in"], ["go_out"]),
+                ],
+                "body",
+                [
+                    helper.make_tensor_value_info(n, k, s)
+                    for n, k, s in (("k", INT64, []), ("go_in", BOOL, []), ("h_in", FLOAT, None))
+                ],
+                [helper.make_tensor_value_info(n, k, None) for n, k in (("go_out", BOOL), ("h_out", FLOAT), ("z", FLOAT))],
+            )
+            nodes = [
+                seen,
+                helper.make_node("Loop", ["times", "", "h"], ["h_n", "many"], "loop", body=body),
+                lstm("seen", "alone", f"{out} {sign} alone"),
+                helper.make_node("Add", ["many", "alone"], ["sum"]),
+            ]
+            made[f"{sign}_branch"] = helper.make_graph(nodes, sign, [], [helper.make_tensor_value_info("sum", FLOAT, None)])
+        return made
+
+    nodes = [
+        helper.make_node("If", ["which"], ["a"], "if", **branches("x", "first")),
+        helper.make_node("ReduceMax", ["a"], ["b"], axes=[0, 2], keepdims=0),
+        helper.make_node("Concat", ["b", "b"], ["c2"], axis=-1),
+        helper.make_node("Slice", ["c2", "zeros", "three", "last"], ["x2"]),
+        helper.make_node("If", ["which"], ["d"], "if2", **branches("x2", "second")),
+        helper.make_node("Tanh", ["d"], ["y"]),
+    ]
+    more = {
+        "zeros": np.array([0]),
+        "three": np.array([I]),
+        "last": np.array([-1]),
+        "times": np.array(2),
+        "h": np.zeros((1, 2, H), np.float32),
+        "c": np.ones((1, 2, H), np.float32),
+    }
+    model = model_of(nodes, {"x": FLOAT, "which": BOOL}, **more)
+    graph = read(model)
+    assert len(graph) == 8
+    for which in (True, True, False, False, True):
+        same(model, {"x": x_of(), "which": np.array(which)}, graph)
+    given = {"x": x_of(), "which": np.array(True)}
+    found = graph._flat.run(dict(given), graph._run)  # noqa: SLF001, with the branches of the last call in place
+    assert drawn.error(found[0], drawn.session(model).run(None, given)[0]) <= 1e-5
+    assert graph._flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
+
+
 def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
     """Its states go from one pass to the next, and its outputs are put together."""
     body = helper.make_graph(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, describe
 from openlstm.exchange.layers import Layers
 from openlstm.exchange.onnx.flat import Flat
 from openlstm.exchange.onnx.nodes import Integers, Node
@@ -76,7 +76,9 @@ class Graph(Layers):
     def _outputs(self, given: dict[str, np.ndarray]) -> list[Any]:
         """Run with the branches of the call before in place; where others are right, as the graph stands."""
         if self._flat is not None and self._seen is None:
-            with contextlib.suppress(ArgumentError):  # of what does not fit the wrong branch
+            with contextlib.suppress(
+                Exception
+            ):  # of what does not fit the wrong branch; if it does not fit the right one, see below
                 found = self._flat.run(dict(given), self._run)
                 if found is not None:
                     return found
@@ -91,7 +93,7 @@ class Graph(Layers):
         Args:
             feeds: as for `run`; or several, one call after the other; or arrays with one axis more, in front, for the calls.
             carry: which output is the input of the next call, such as {"stateN": "state"}. The steps of calls in which every
-                layer goes on where it ended are one sequence.
+                layer goes on where it ended are one sequence; where it does not, its first call is looked at.
             options: those of `openlstm.xray`, such as `lag`; `before` is False, since weights in a file have been trained.
 
         Raises:
@@ -156,6 +158,9 @@ class Graph(Layers):
         import torch
 
         stack, layer = node.stack, self[node.stack.name]
+        if x.ndim != 3:
+            got, hint = f"X {describe(x)}", "run the whole model on ONNX Runtime: it says the same"
+            raise ArgumentError.of(stack.name, "X has the wrong number of axes", got, "3 axes", hint)
         first, D, H = stack.batch_first, stack.directions, stack.hidden_size
         kind, own = x.dtype, stack.dtype
 

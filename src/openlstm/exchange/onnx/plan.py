@@ -14,7 +14,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from openlstm.engine.threads import get_num_threads
-from openlstm.errors import ArgumentError, DataError, missing_extra
+from openlstm.errors import ArgumentError, DataError, OpenLSTMError, missing_extra
 from openlstm.exchange.contents import short
 from openlstm.exchange.onnx.constants import Unknown, array
 from openlstm.exchange.onnx.nodes import Node, graphs_of
@@ -251,7 +251,7 @@ class _Stage:
         model.opset_import.extend(plan.owner.model.opset_import)
         try:
             return session(model.SerializeToString())
-        except OpenLSTMErrors:
+        except OpenLSTMError:
             raise
         except Exception as error:
             raise _refused("does not take a part of the graph", error) from error
@@ -271,9 +271,6 @@ def session(model: bytes) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = get_num_threads(), 1
     options.log_severity_level = 4
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-OpenLSTMErrors = (ArgumentError, DataError, ImportError)
 
 
 def _refused(what: str, error: Exception) -> ArgumentError:
