@@ -91,6 +91,25 @@ def test_a_stream_of_raw_numbers(tmp_path: Path) -> None:
         assert np.isnan(found).all() if wanted is None else off(found.reshape(model.horizon, -1), wanted.values[0]) < 1e-6
 
 
+@NEEDS_GCC
+@pytest.mark.parametrize(
+    ("column", "value"), [("price", np.nan), ("kind", np.nan), ("kind", 2.0), ("color", 0.5), ("color", -1)]
+)
+def test_what_predict_refuses_makes_y_not_a_number(column: str, value: float, tmp_path: Path) -> None:
+    """Until the stream is reset; a missing color is one that training has seen."""
+    model = MODELS["simulate"]()
+    compiled, given = Compiled(export(model, "c"), tmp_path), recorded.drawn(model, 8)
+    x = recorded.inputs(model, given)
+    at = 4 + [f.name for f in model.header.series.features].index(column)
+    state, wrong = compiled.stream(), x.copy()
+    wrong[5, at] = value
+    assert np.isnan(compiled.run(wrong, state)).any(1).tolist() == [False] * 5 + [True] * 3
+    compiled.library.reset(state)
+    assert np.array_equal(compiled.run(x, state), compiled.run(x))
+    x[5, 5] = np.nan  # color
+    assert np.isfinite(compiled.run(x)).all()
+
+
 def test_the_header_says_what_x_is() -> None:
     text = export(drawn.model(drawn.header("direct")), "c")
     said = text[text.index("the model of") : text.index("; weights in")]

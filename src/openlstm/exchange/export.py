@@ -48,12 +48,13 @@ def export(
     """Write a layer or a model for another runtime.
 
     Args:
-        source: openlstm.LSTM, GRU or RNN; a module around such layers (for "onnx"); a fitted `Forecaster` or `Model`; or a file
-            of any kind that `openlstm.read` reads, our model files among them.
+        source: openlstm.LSTM, GRU or RNN; a fitted `Forecaster` or `Model`; or a file of any kind that `openlstm.read` reads,
+            our model files among them. A module around layers goes to ONNX by `torch.onnx.export(module, .., dynamo=True)`.
         to: "onnx", "c", "torch", "keras" or "flax".
         path: the file to write; none if None.
         layer: the name of one of the layers, where `source` holds several.
-        options: of the target; of "c": `name` (what its functions and type begin with) and `weights` ("float32" or "int8").
+        options: of the target; of "c": `name` (what its functions and type begin with) and `weights` ("float32" or "int8"); of
+            "onnx": `lengths` (whether a layer takes those of its rows) and `opset`.
 
     Returns:
         What was made: the text of a header, a `ModelProto`, a state dict, ...
@@ -101,17 +102,23 @@ def opened(source: Any, layer: str | None = None) -> Any:
         source = _read(source)
     source = getattr(source, "model_", source)  # of a fitted Forecaster
     if isinstance(source, Layers):
-        return _one(source, layer)
+        source = _one(source, layer)
+    elif layer is not None:
+        parts = source.named_modules() if hasattr(source, "named_modules") else ()
+        source = _one({name: part for name, part in parts if _kind(part) or hasattr(part, "weights_of")}, layer)
     if isinstance(source, Stack):
         return source.layer()
-    if layer is not None:
-        return _one({name: part for name, part in source.named_modules() if name and hasattr(part, "weights_of")}, layer)
-    kind = type(source)
-    if kind.__module__ == "torch.nn.modules.rnn":
+    if kind := _kind(source):
         from openlstm import nn
 
-        return getattr(nn, kind.__name__).from_torch(source)
+        return getattr(nn, kind).from_torch(source)
     return source
+
+
+def _kind(part: Any) -> str:
+    """LSTM, GRU or RNN for a layer of torch.nn."""
+    kind = type(part)
+    return kind.__name__ if kind.__module__ == "torch.nn.modules.rnn" and kind.__name__ in ("LSTM", "GRU", "RNN") else ""
 
 
 def _read(path: str | os.PathLike[str]) -> Any:

@@ -7,13 +7,14 @@ The nodes are put into stages: stage k holds those that read the outputs of k re
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from openlstm.engine.threads import get_num_threads
-from openlstm.errors import ArgumentError, DataError, message, missing_extra
+from openlstm.errors import ArgumentError, DataError, OpenLSTMError, missing_extra
 from openlstm.exchange.contents import short
 from openlstm.exchange.onnx.constants import Unknown, array
 from openlstm.exchange.onnx.nodes import Node, graphs_of
@@ -25,38 +26,56 @@ Runs = Callable[[Node, Any, Any, tuple[Any, ...]], tuple[np.ndarray, ...]]
 CUT = ("If", "Loop")
 
 
-class Plan:
-    """How a graph is run.
+class Owner(NamedTuple):
+    """What all parts of a model share.
 
-    Args:
-        graph: what is run.
-        model: its versions of the operators.
-        nodes: the recurrent nodes that our layers take, by their place in the model.
-        initializers: those of the graphs around it.
-        folder: where external data lie.
-        at: the place of the graph.
+    model: its versions of the operators.
+    nodes: the recurrent nodes that our layers take, by their place in the model.
+    folder: where external data lie.
+    taken: which branch of an `If` ran last, by its place; those within a `Loop` are not there.
     """
 
-    def __init__(
-        self, graph: GraphProto, model: ModelProto, nodes: dict[Any, Node], initializers: Any, folder: Any, at: Any = ()
-    ) -> None:
-        self.inputs = [info.name for info in graph.input]
-        self.outputs = [info.name for info in graph.output]
-        own = {tensor.name: tensor for tensor in graph.initializer}
-        self.initializers = {**initializers, **own}
-        self.defaults = set(self.inputs) & set(own) if model.ir_version >= 4 else set[str]()  # others may be given for them
-        self.model, self.folder = model, folder
-        within = (nodes, {name: t for name, t in self.initializers.items() if name not in self.defaults}, folder)
-        steps: list[_Recurrent | _Branch | _Loop | NodeProto] = []
-        for k, node in enumerate(graph.node):
-            place = (*at, k)
-            if place in nodes:
-                steps.append(_Recurrent(nodes[place]))
-            elif node.op_type in CUT and any(own[: len(place)] == place for own in nodes):
-                plans = {name: Plan(inner, model, *within, (*place, name, j)) for name, j, inner in graphs_of(node)}
-                steps.append((_Branch if node.op_type == "If" else _Loop)(node, plans))
+    model: ModelProto
+    nodes: dict[Any, Node]
+    folder: Path | None
+    taken: dict[Any, bool]
+
+
+class Part(NamedTuple):
+    """What a plan is made of: steps with their places, the names of what goes in and out, and initializers."""
+
+    steps: list[tuple[Any, Any]]
+    inputs: list[str]
+    outputs: list[str]
+    initializers: dict[str, TensorProto]
+    defaults: set[str]  # initializers for which others may be given
+
+
+def part_of(graph: GraphProto, owner: Owner, around: dict[str, TensorProto], at: Any = ()) -> Part:
+    """A graph as it stands; `around` are the initializers of the graphs around it."""
+    inputs, own = [info.name for info in graph.input], {tensor.name: tensor for tensor in graph.initializer}
+    defaults = set(inputs) & set(own) if owner.model.ir_version >= 4 else set[str]()
+    places = [(node, (*at, k)) for k, node in enumerate(graph.node)]
+    steps = [(Recurrent(owner.nodes[place]) if place in owner.nodes else node, place) for node, place in places]
+    return Part(steps, inputs, [info.name for info in graph.output], {**around, **own}, defaults)
+
+
+class Plan:
+    """How a part of a model is run."""
+
+    def __init__(self, part: Part, owner: Owner) -> None:
+        self.inputs, self.outputs, self.initializers, self.defaults = part[1:]
+        self.owner = owner
+        known = {name: tensor for name, tensor in self.initializers.items() if name not in self.defaults}
+        steps: list[Any] = []
+        for step, place in part.steps:
+            cut = isinstance(step, NodeProto) and step.op_type in CUT and any(own[: len(place)] == place for own in owner.nodes)
+            if not cut:
+                steps.append(step)
+            elif step.op_type == "If":
+                steps.append(_Branch(step, place, owner, known))
             else:
-                steps.append(node)
+                steps.append(_Loop(step, place, owner._replace(taken={}), known))
         needed, kept = set(self.outputs), []
         for step in reversed(steps):
             if needed & {*step.output} - {""}:
@@ -100,9 +119,9 @@ class Plan:
     def constant(self, name: str) -> np.ndarray:
         """The numbers of an initializer."""
         try:
-            return array(self.initializers[name], self.folder)
+            return array(self.initializers[name], self.owner.folder)
         except Unknown as why:
-            raise DataError(message(name, "cannot be read", str(why), "an initializer", "fetch the model again")) from None
+            raise DataError.of(name, "cannot be read", str(why), "an initializer", "fetch the model again") from None
 
 
 def _reads(step: Any) -> tuple[str, ...]:
@@ -121,7 +140,7 @@ def free(node: NodeProto) -> tuple[str, ...]:
     return tuple(found)
 
 
-class _Recurrent:
+class Recurrent:
     """A node that a layer takes."""
 
     def __init__(self, node: Node) -> None:
@@ -135,22 +154,31 @@ class _Recurrent:
         values.update((name, a) for name, a in zip(self.output, found, strict=False) if name)
 
 
+def plans_of(node: NodeProto, place: Any, owner: Owner, around: dict[str, TensorProto]) -> dict[str, Plan]:
+    """The graphs within a node."""
+    graphs = graphs_of(node)
+    return {name: Plan(part_of(inner, owner, around, (*place, name, j)), owner) for name, j, inner in graphs}
+
+
 class _Branch:
     """An `If` with a recurrent node in one of its branches."""
 
-    def __init__(self, node: NodeProto, plans: dict[str, Plan]) -> None:
-        self.output, self.reads, self.plans, self.asked = tuple(node.output), free(node), plans, tuple(node.input)
+    def __init__(self, node: NodeProto, place: Any, owner: Owner, around: dict[str, TensorProto]) -> None:
+        self.output, self.reads, self.asked = tuple(node.output), free(node), tuple(node.input)
+        self.plans, self.place, self.taken = plans_of(node, place, owner, around), place, owner.taken
 
     def run(self, values: Values, runs: Runs) -> None:
-        plan = self.plans["then_branch" if np.asarray(values[self.asked[0]]).item() else "else_branch"]
+        which = self.taken[self.place] = bool(np.asarray(values[self.asked[0]]).item())
+        plan = self.plans["then_branch" if which else "else_branch"]
         values.update(zip(self.output, plan.run(_Within(values), runs), strict=True))
 
 
 class _Loop:
     """A `Loop` with a recurrent node in its body."""
 
-    def __init__(self, node: NodeProto, plans: dict[str, Plan]) -> None:
-        self.output, self.reads, self.body, self.input = tuple(node.output), free(node), plans["body"], tuple(node.input)
+    def __init__(self, node: NodeProto, place: Any, owner: Owner, around: dict[str, TensorProto]) -> None:
+        self.output, self.reads, self.input = tuple(node.output), free(node), tuple(node.input)
+        self.body = plans_of(node, place, owner, around)["body"]
         self.asked = tuple(name for name in node.input if name)
 
     def run(self, values: Values, runs: Runs) -> None:
@@ -168,7 +196,7 @@ class _Loop:
                 rows.append(a)
         if scanned and not k:
             got, hint = "a Loop of no steps", "give it at least one step"
-            raise ArgumentError(message("Loop", "has nothing to put together", got, "at least one step", hint))
+            raise ArgumentError.of("Loop", "has nothing to put together", got, "at least one step", hint)
         values.update(zip(self.output, [*carried, *(np.stack(rows) for rows in scanned)], strict=True))
 
 
@@ -218,11 +246,12 @@ class _Stage:
             if tensor.external_data:
                 found = plan.constant(name)
                 tensor.CopyFrom(helper.make_tensor(name, tensor.data_type, found.shape, found.tobytes(), raw=True))
-        model = ModelProto(ir_version=plan.model.ir_version, graph=graph)
-        model.opset_import.extend(plan.model.opset_import)
+            tensor.name = name
+        model = ModelProto(ir_version=plan.owner.model.ir_version, graph=graph)
+        model.opset_import.extend(plan.owner.model.opset_import)
         try:
             return session(model.SerializeToString())
-        except OpenLSTMErrors:
+        except OpenLSTMError:
             raise
         except Exception as error:
             raise _refused("does not take a part of the graph", error) from error
@@ -237,23 +266,20 @@ def session(model: bytes) -> Any:
     try:
         import onnxruntime as ort
     except ImportError:
-        raise missing_extra("openlstm.exchange.onnx", "onnxruntime", "onnx") from None
+        raise missing_extra("read", "onnxruntime", "exchange") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = get_num_threads(), 1
     options.log_severity_level = 4
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-OpenLSTMErrors = (ArgumentError, DataError, ImportError)
-
-
 def _refused(what: str, error: Exception) -> ArgumentError:
     hint = "run the whole model on ONNX Runtime: it says the same where the model or its inputs are wrong"
-    return ArgumentError(message("ONNX Runtime", what, short(str(error), 300), "a model and inputs that it runs", hint))
+    return ArgumentError.of("ONNX Runtime", what, short(str(error), 300), "a model and inputs that it runs", hint)
 
 
 def _info(name: str, value: Any) -> ValueInfoProto:
     if not isinstance(value, (np.ndarray, np.generic)):
         got, hint = f"{name!r}: {type(value).__name__}", "run the whole model on ONNX Runtime"
-        raise ArgumentError(message("the graph", "hands on what is no tensor beside a recurrent node", got, "a tensor", hint))
+        raise ArgumentError.of("the graph", "hands on what is no tensor beside a recurrent node", got, "a tensor", hint)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
