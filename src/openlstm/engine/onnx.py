@@ -33,7 +33,7 @@ class Operator(NamedTuple):
 def operator(cell: Cell, w: Weights) -> Operator | None:
     """The operator that computes what a cell does, or None where there is none.
 
-    Clipping is another thing in ONNX, which clips sums; a projection, several states and W_ih x given as it is are unknown there.
+    Clipping is another thing in ONNX, which clips sums; a projection, several states and given sums W_ih x are unknown there.
 
     >>> operator(cells.CIFG(), Weights(1, 1))
     Operator(name='LSTM', attributes={'input_forget': 1})

@@ -1,4 +1,4 @@
-"""A call of a layer in terms that `torch.onnx.export` knows: an operator of ONNX, or torch's scan over the equations of the cell.
+"""A call of a layer in terms that `torch.onnx.export` knows: an operator of ONNX, or torch's scan over the cell's equations.
 
 `operators.py` registers it as the decomposition of `openlstm::forward`; nothing but an export asks for it.
 
@@ -63,7 +63,7 @@ def _scanned(call: Call) -> Run:
         given["cut"] = _cuts(call, steps)
     fresh = call.reset_state
     each = fresh is not None and fresh.h.dim() == 3
-    if each:
+    if fresh is not None and each:
         of_step = {"h": fresh.h, "c": fresh.c}
         given |= {f"fresh_{name}": _shifted(s, call.reverse) for name, s in of_step.items() if s is not None}
     xs = {name: a.flip(0) if call.reverse else a for name, a in given.items()}
@@ -72,7 +72,7 @@ def _scanned(call: Call) -> Run:
     carried = [s for s in call.state if s is not None]
 
     def step(*flat: Tensor) -> list[Tensor]:
-        old = State(*flat[: len(carried)])
+        old: Any = State(*flat[: len(carried)])
         now = dict(zip(xs, flat[len(carried) :], strict=False))
         own = dict(zip(fixed, flat[len(carried) + len(xs) :], strict=True))
         begin = old
@@ -80,10 +80,10 @@ def _scanned(call: Call) -> Run:
             source = {name.removeprefix("fresh_"): a for name, a in now.items() if name.startswith("fresh_")} or own
             begin = State(*(_reset(now["cut"], source.get(name), s) for name, s in old._asdict().items()))
         weights = Weights(**{"w_ih": None, **{name: own[name] for name in Weights._fields if name in own}})
-        new = reference.full_step(cell, now["x"], begin, weights, None, 0).state
+        new: Any = reference.full_step(cell, now["x"], begin, weights, None, 0).state
         y = new.h
         if "lengths" in own:
-            alive = (now["t"] < own["lengths"])[:, None]
+            alive: Any = (now["t"] < own["lengths"])[:, None]
             y = torch.where(alive, y, torch.zeros_like(y))
             new = State(*(None if n is None else torch.where(alive, n, s) for n, s in zip(new, old, strict=True)))
         return [*(s.clone() for s in new if s is not None), y.clone()]

@@ -171,5 +171,3 @@ class AnyRNN(Cell):
 
     def forward(self, z: Array, before: State, w_ch: Array | None = None, mask: Array | None = None) -> Step:
         return Step((), self.activations[0](clamp(z, self.clip_sums)), None)
-
-

@@ -244,18 +244,30 @@ def xray(
     apply: Annotated[
         bool, typer.Option("--apply", help="Where a lag is blocked, train again as advised and write a new model file.")
     ] = False,
+    feeds: Annotated[
+        Path | None, typer.Option(help="Of a model of ONNX: an .npz file with its inputs by name.", show_default=False)
+    ] = None,
+    carry: Annotated[
+        list[str] | None, typer.Option(help="OUTPUT=INPUT of the next call, where FEEDS holds several.", show_default=False)
+    ] = None,
     output: Annotated[Path | None, output_option("Where the report goes. Without it xray.html.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """What a network remembers, for how long, and what to change, as one self-contained page.
 
+    Of a model of ONNX: its recurrent layers, one page for each, on the inputs that they get while the model runs on FEEDS.
+
     Example:
       openlstm xray model.safetensors co2.csv --output xray.html
     """
     page = output or (None if as_json else Path("xray.html"))
     if page is not None:
-        writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
+        writable(page, (".html", ".htm"), tuple(p for p in (model, data, feeds) if p is not None))
+    if feeds is not None:
+        from openlstm.exchange.onnx.command import look as look_inside
+
+        return look_inside(model, feeds, carry or [], page, {"lag": lag, "before": before}, as_json, quiet)
     if apply and data is None:
         example = f"openlstm xray {model} DATA --apply"
         raise ArgumentError.of("xray", "--apply trains, so it needs the data", "no DATA", "DATA", example)

@@ -108,7 +108,7 @@ def array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
     """
     name, kind = tensor.name, tensor.data_type
     if kind not in FIELDS:
-        known = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else kind
+        known = {number: word for word, number in TensorProto.DataType.items()}.get(kind, kind)
         raise Unknown(f"{name!r} has elements of type {known}, which no layer has")
     if any(n < 0 for n in tensor.dims):
         raise Unknown(f"{name!r} has the shape {list(tensor.dims)}")
@@ -178,5 +178,3 @@ def _run(node: NodeProto, given: dict[str, np.ndarray], opset: int) -> list[Any]
     graph = helper.make_graph([node], "one", infos, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, given)]
-
-

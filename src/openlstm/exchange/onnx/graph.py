@@ -42,7 +42,8 @@ class Graph(Layers):
         self.integers: dict[str, Integers] = {n: node.integers for n, node in nodes.items() if node.integers is not None}
         fixed = {tensor.name for tensor in model.graph.initializer}
         self.inputs = tuple(info.name for info in model.graph.input if info.name not in fixed)
-        self._given = {info.name: len(info.type.tensor_type.shape.dim) for info in model.graph.input}
+        tensors = {info.name: info.type.tensor_type for info in model.graph.input}
+        self._given = {name: len(t.shape.dim) if t.HasField("shape") else None for name, t in tensors.items()}
         self._plan = Plan(model.graph, model, {node.at: node for node in nodes.values()}, {}, folder)
         self.outputs = tuple(self._plan.outputs)
         self._seen: list[tuple[str, Any, Any, Any, Any]] | None = None
@@ -58,7 +59,9 @@ class Graph(Layers):
             MissingExtraError: without ONNX Runtime, where there is more than recurrent nodes.
         """
         missing = [name for name in self.inputs if name not in feeds]
-        unknown = [name for name in feeds if name not in self._given or name not in self.inputs and name not in self._plan.reads]
+        unknown = [
+            name for name in feeds if name not in self._given or name not in self.inputs and name not in self._plan.reads
+        ]
         if missing or unknown:
             what = f"has no input {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             got, hint = ", ".join(map(repr, feeds)) or "nothing", "run({name: array, ..})"
@@ -70,20 +73,26 @@ class Graph(Layers):
         """What the layers remember, of the inputs that they really get: a `Report` for each that ran, by its name.
 
         Args:
-            feeds: as for `run`; or several, one call after the other.
+            feeds: as for `run`; or several, one call after the other; or arrays with one axis more, in front, for the calls.
             carry: which output is the input of the next call, such as {"stateN": "state"}. The steps of calls in which every
                 layer goes on where it ended are one sequence.
-            options: those of `openlstm.xray`, such as `lag` and `before`.
+            options: those of `openlstm.xray`, such as `lag`; `before` is False, since weights in a file have been trained.
 
         Raises:
-            ArgumentError: if no layer ran.
+            ArgumentError: if no layer ran, or `carry` names what is not there.
         """
         from openlstm.insight.xray import xray
 
+        options = {"before": False, **options}
+        for out, name in (carry or {}).items():
+            if out not in self.outputs or name not in self._given:
+                got, hint = f"{out}={name}", f"outputs are {', '.join(self.outputs)}; inputs {', '.join(self.inputs)}"
+                raise ArgumentError(message(self.source, "cannot carry this", got, "an output and an input", hint))
         self._seen = []
+        found: dict[str, np.ndarray] = {}
         try:
-            for one in [feeds] if isinstance(feeds, Mapping) else feeds:
-                handed = {name: found[out] for out, name in (carry or {}).items()} if self._seen else {}
+            for one in self.calls(feeds) if isinstance(feeds, Mapping) else feeds:
+                handed = {name: found[out] for out, name in (carry or {}).items() if found}
                 found = self.run({**one, **handed})
             seen = self._seen
         finally:
@@ -93,6 +102,22 @@ class Graph(Layers):
             raise ArgumentError(message(self.source, "no recurrent layer ran", got, ", ".join(self), hint))
         names = dict.fromkeys(name for name, *_ in seen)
         return {n: xray(self[n], self._joined([s[1:] for s in seen if s[0] == n], n), name=n, **options) for n in names}
+
+    def calls(self, feeds: Feeds) -> list[Feeds]:
+        """The feeds of one call, or of several: arrays that have an axis more than their inputs hold one call after another.
+
+        Raises:
+            ArgumentError: where they hold different numbers of calls.
+        """
+        shapes = {name: np.shape(a) for name, a in feeds.items()}
+        longer = {name for name, shape in shapes.items() if self._given.get(name) == len(shape) - 1}
+        counts = {name: shapes[name][0] for name in longer}
+        if len(set(counts.values())) > 1:
+            got = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(longer))
+            hint = "give all of them the same first axis"
+            raise ArgumentError(message(self.source, "the arrays hold different numbers of calls", got, "one number", hint))
+        count = next(iter(counts.values()), 1)
+        return [{name: a[k] if name in longer else a for name, a in feeds.items()} for k in range(count)]
 
     def _joined(self, calls: list[tuple[Any, Any, Any, Any]], name: str) -> dict[str, Any]:
         """The inputs of a layer in its calls, as one sequence where each begins with the state in which the last one ended."""

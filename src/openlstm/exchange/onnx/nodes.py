@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import GraphProto, NodeProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, helper
 
 from openlstm import cells
 from openlstm.cells import Cell
@@ -21,6 +21,15 @@ from openlstm.weights import GRU_GATE_ORDERS, Weights, reorder
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+ATTRIBUTES = {
+    "activation_alpha": AttributeProto.FLOATS,
+    "activation_beta": AttributeProto.FLOATS,
+    "activations": AttributeProto.STRINGS,
+    "clip": AttributeProto.FLOAT,
+    "direction": AttributeProto.STRING,
+    **dict.fromkeys(("hidden_size", "input_forget", "layout", "linear_before_reset"), AttributeProto.INT),
+}
+"""What the operators have, and of what type."""
 QUANTIZED = "DynamicQuantizeLSTM"
 
 
@@ -78,10 +87,11 @@ def read_node(node: NodeProto, name: str, at: tuple[Any, ...], known: Constants)
         Unknown: where it cannot be expressed, with the reason.
     """
     given = dict(enumerate(node.input))
-    of = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    of = {key: [v.decode("utf-8", "replace") for v in value] if key == "activations" else value for key, value in of.items()}
+    of = _attributes(node)
     kind = "LSTM" if node.op_type == QUANTIZED else node.op_type
-    direction = of.get("direction", b"forward").decode("utf-8", "replace")
+    if not given.get(0) or not node.output:
+        raise Unknown("it has no input, or no output")
+    direction = of.get("direction", "forward")
     if direction not in DIRECTIONS:
         raise Unknown(f"its direction is {direction!r}")
     D = DIRECTIONS[direction]
@@ -102,12 +112,24 @@ def read_node(node: NodeProto, name: str, at: tuple[Any, ...], known: Constants)
         raise Unknown(f"hidden_size is {of['hidden_size']}, and R is {list(R.shape)}")
     stack, notes = _stack(kind, (W, R, B, P), of, D)
     own = (given.get(4, ""), given.get(5, ""), given.get(6, "") if kind == "LSTM" else "")
-    if any(own[1:]):
-        notes.append("it begins with a state of its own in the file; here with the one it is given, zeros if none")
+    if any(name and known.is_known(name) and known.value(name).any() for name in own[1:]):
+        notes.append("in its graph it begins with a constant state; alone with the one it is given, zeros if none")
     if integers is not None:
         notes.append("its matrices are in 8 bits; here they are scale * (q - zero point) in float32")
     form = {"batch_first": bool(of.get("layout", 0)), "reverse": direction == "reverse"}
     return Node(at, tuple(node.output), given[0], replace(stack, name=name, notes=tuple(notes), **form), *own, integers)
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name, texts as such."""
+    found: dict[str, Any] = {}
+    for a in node.attribute:
+        if ATTRIBUTES.get(a.name) != a.type:
+            raise Unknown(f"its attribute {a.name!r} is not known, or of another type")
+        value: Any = helper.get_attribute_value(a)
+        texts = [v.decode("utf-8", "replace") for v in value] if a.type == a.STRINGS else value
+        found[a.name] = value.decode("utf-8", "replace") if a.type == a.STRING else texts
+    return found
 
 
 def _weights(what: str, name: str | None, known: Constants) -> np.ndarray:
@@ -179,7 +201,9 @@ def _stack(kind: str, arrays: Any, of: dict[str, Any], D: int) -> tuple[Stack, l
             i, o, f = np.split(P[d], 3)
             w_ch = np.concatenate([{"i": i, "f": f, "o": o}[gate] for gate in cell.peepholes])
         if isinstance(cell, cells.CIFG):  # it has no rows for f, which ONNX does not read
-            w_ih, w_hh, b_ih, b_hh = (None if a is None else np.delete(a, np.s_[H : 2 * H], 0) for a in (w_ih, w_hh, b_ih, b_hh))
+            w_ih, w_hh, b_ih, b_hh = (
+                None if a is None else np.delete(a, np.s_[H : 2 * H], 0) for a in (w_ih, w_hh, b_ih, b_hh)
+            )
         directions.append(Weights(w_ih, w_hh, b_ih, b_hh, None, w_ch))
     return Stack("", cell, (tuple(directions),)), notes
 

@@ -1,7 +1,7 @@
 """A graph of ONNX cut at its recurrent nodes: they run on our layers, what is between them on ONNX Runtime.
 
-The nodes are put into stages: stage k holds those that read the outputs of k recurrent nodes in a row at most. An `If` or a `Loop`
-that holds a recurrent node is run here, its graphs are cut in the same way; of `If` only the branch that is taken runs.
+The nodes are put into stages: stage k holds those that read the outputs of k recurrent nodes in a row at most. An `If` or a
+`Loop` that holds a recurrent node is run here, its graphs are cut in the same way; of `If` only the branch that is taken runs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +43,8 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
         source: a path, the bytes of a file, or a model. External data have to lie in the folder of the path.
 
     Returns:
-        A `Graph`: its layers by name, `run` and `xray`. A node in a branch of `If` or in the body of `Loop` has the names of
-        both, `If_0/then_branch/lstm`. What could not be expressed is in `left`.
+        A `Graph`: its layers by the names of their nodes, `run` and `xray`. Where several nodes have one name, it has those of
+        the nodes around it in front, `If_0/then_branch/lstm`. What could not be expressed is in `left`.
 
     Raises:
         DataError: for a file that is not ONNX, or of an opset that is not known.
@@ -64,10 +67,17 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
                 message(who, "has functions that cannot be put in place", short(str(error)), "functions that end", hint)
             ) from None
     folder = None if path is None else path.resolve().parent
+    found = list(_walk(model.graph, Constants(model.graph, opset, folder), Place("", ())))
+    count = Counter(own for own, *_ in found)
     nodes: dict[str, Node] = {}
     left: dict[str, str] = {}
-    _walk(model.graph, Constants(model.graph, opset, folder), Place("", ()), nodes, left)
-    if not nodes and not left:
+    for own, whole, what in found:
+        name = _unique(short(own if own and count[own] == 1 else whole, 300), nodes, left)
+        if isinstance(what, Node):
+            nodes[name] = replace(what, stack=replace(what.stack, name=name))
+        else:
+            left[name] = what
+    if not found:
         seen = sorted({node.op_type for node in model.graph.node})
         got = short(f"nodes {', '.join(seen)}" if seen else "no node")
         hint = "a recurrence that was unrolled into single steps has no such node: export it with the operator"
@@ -87,24 +97,23 @@ def _parsed(data: bytes, who: str) -> ModelProto:
     return model
 
 
-def _walk(graph: GraphProto, known: Constants, place: Place, nodes: dict[str, Node], left: dict[str, str]) -> None:
-    """Read the nodes of a graph and of those within it."""
+def _walk(graph: GraphProto, known: Constants, place: Place) -> Iterator[tuple[str, str, Node | str]]:
+    """The recurrent nodes of a graph and of those within it: the name, that with the nodes around it, the node or why not."""
     for k, node in enumerate(graph.node):
-        name = place.name + (node.name or f"{node.op_type}_{k}")
-        at = (*place.at, k)
+        whole, at = place.name + (node.name or f"{node.op_type}_{k}"), (*place.at, k)
         if is_recurrent(node):
-            name = _unique(short(name, 300), nodes, left)
             try:
-                nodes[name] = read_node(node, name, at, known)
+                yield node.name, whole, read_node(node, whole, at, known)
             except Unknown as why:
-                left[name] = f"{node.op_type}: {short(str(why), 300)}"
-        count = len(nodes) + len(left)
-        for graph_name, j, inner in graphs_of(node):
+                yield node.name, whole, f"{node.op_type}: {short(str(why), 300)}"
+        inside = []
+        for word, j, inner in graphs_of(node):
             if len(at) < DEEPEST:
-                within = Place(f"{name}/{graph_name}/", (*at, graph_name, j))
-                _walk(inner, Constants(inner, known.opset, known.folder, known), within, nodes, left)
-        if node.op_type in OTHERS and len(nodes) + len(left) == count:
-            left[_unique(short(name, 300), nodes, left)] = OTHERS[node.op_type]
+                within = Place(f"{whole}/{word}/", (*at, word, j))
+                inside += _walk(inner, Constants(inner, known.opset, known.folder, known), within)
+        yield from inside
+        if node.op_type in OTHERS and not inside:
+            yield node.name, whole, OTHERS[node.op_type]
 
 
 def _unique(name: str, *taken: Any) -> str:
