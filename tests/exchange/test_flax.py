@@ -103,7 +103,9 @@ def test_what_cannot_be_expressed_is_named() -> None:
     assert list(found) == ["lstm"]
     assert found.left == {
         "mgu": "it is an MGUCell, which no cell here is; keep it in Flax",
-        "whole": "got       ii/kernel of int64; expected  float16, float32, float64; hint      convert it to float32",
+        "whole": (
+            "cannot be the weights of a layer (ii/kernel of int64), expected float16, float32, float64: convert it to float32"
+        ),
     }
     with pytest.raises(ArgumentError) as caught:
         openlstm.export(openlstm.RNN(3, 5, nonlinearity="relu"), to="flax")

@@ -175,8 +175,8 @@ def test_weights_of_keras_before_2_3_are_not_guessed_at(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version="2.2.4"))
     assert str(caught.value).splitlines()[1] == (
-        "  got       l: got       weights of Keras 2.2.4 without a config; expected  a config; "
-        "hint      save the whole model, or pass the file through Keras of today"
+        "  got       l: may have hard_sigmoid or sigmoid gates (weights of Keras 2.2.4 without a config), expected a config: "
+        "save the whole model, or pass the file through Keras of today"
     )
     assert list(openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version="2.2.4-tf"))) == ["l"]
 
@@ -216,7 +216,7 @@ def test_what_keras_has_and_ours_has_not_is_named(keras: Any, tmp_path: Path) ->
     found = openlstm.read(tmp_path / "m.keras")
     assert list(found) == ["a"]
     known = "tanh, sigmoid, relu, linear, softsign, softplus, elu, leaky_relu"
-    assert found.left == {"b": f"got       activation='gelu'; expected  {known}; hint      keep it in Keras"}
+    assert found.left == {"b": f"an activation that is not known here (activation='gelu'), expected {known}: keep it in Keras"}
 
 
 WRITTEN = [

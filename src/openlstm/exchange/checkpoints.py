@@ -132,9 +132,9 @@ def _stack(
         for d in range(D):
             there = {"weight_ih": n > 0 or module.get("input_projection") is not False, "weight_hh": fed}
             for name in (name for name, needed in there.items() if needed and name not in group.get((n, d), {})):
-                full = name + f"_l{n}" + "_reverse" * d
-                hint = "save plain weights: without parametrisations, dropped or normalised copies"
-                raise ArgumentError.of(place, f"no {full}", f"no {full}", "weight_ih and weight_hh of every layer", hint)
+                full, held = name + f"_l{n}" + "_reverse" * d, ", ".join(group.get((n, d), {})) or "nothing"
+                hint = "save plain weights, without parametrisations, dropped or normalised copies"
+                raise ArgumentError.of(place, f"there is no {full}", f"{held} beside it", "all weights of every layer", hint)
     first = group[0, 0]
     more: tuple[str, ...]
     cell, more = (own, ()) if own is not None else _cell(place, first, module)
@@ -154,7 +154,7 @@ _CLASSES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "ParameterDi
 def _floats(place: str, lazy: Lazy) -> np.ndarray:
     if lazy.dtype not in (*FLOATS, "bfloat16"):
         hint = "save the model from before it was quantised"
-        raise ArgumentError.of(place, f"holds {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+        raise ArgumentError.of(place, "cannot be the weights of a layer", lazy.dtype, ", ".join(FLOATS), hint)
     return lazy.read()
 
 
@@ -168,7 +168,7 @@ def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[C
     mode = next((m.lower() for m in (module.get("mode"), module.get("nonlinearity")) if isinstance(m, str)), "")
     got = f"weight_hh {list(first['weight_hh'].shape)}" + ("" if hr is None else f", weight_hr {list(hr.shape)}")
     if gates not in _KINDS or (mode in ("lstm", "gru") and mode != _KINDS[gates].lower()):
-        expected = "4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN"
+        expected = "4, 3 or 1 rows for each unit, an LSTM, a GRU, an RNN"
         raise ArgumentError.of(place, "an unknown cell", got, expected, "keep it in the package it comes from")
     if any(name in first for name in NORMS):
         return cells.LayerNormLSTM(), ()
