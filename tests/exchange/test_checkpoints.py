@@ -164,6 +164,7 @@ def test_arrays_of_numpy_in_a_plain_pickle_are_read(tmp_path: Path) -> None:
     for protocol in (2, 4, 5):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps({"params": state, "name": "x"}, protocol))
         same(openlstm.read(tmp_path / "net.pkl")["params"], rnn)
+    same(openlstm.read({"params": state})["params"], rnn)
 
 
 @pytest.mark.parametrize("rnn", THEIRS, ids=IDS)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm import cells
+from openlstm._array import is_torch
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError
 from openlstm.exchange.archives import read_archive
@@ -245,22 +246,25 @@ def lazy_tensor(dtype: str, shape: tuple[int, ...], load: Callable[[], Any]) -> 
 
 
 def layers_of(source: Any, who: str) -> Layers:
-    """The recurrent layers of a torch module, a ScriptModule or a state dict in memory."""
-    import torch
+    """The recurrent layers of a torch module, a ScriptModule, or a state dict of tensors or arrays in memory."""
 
     def tree(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
+        if is_torch(value):
             return lazy_tensor(str(value.dtype), tuple(value.shape), lambda: value)
+        if isinstance(value, np.ndarray):
+            return Lazy(value.dtype.newbyteorder("=").name, value.shape, lambda: value)
         if isinstance(value, Mapping):
             return {key: tree(one) for key, one in value.items()}
         return [tree(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    if isinstance(source, Mapping):
+        return layers_in(tree(source), who)
+    import torch
 
     if isinstance(source, torch.jit.ScriptModule):
         buffer = io.BytesIO()
         torch.jit.save(source, buffer)
         return layers_in(read_archive(Archive(buffer, who), who), who)
-    if not isinstance(source, torch.nn.Module):
-        return layers_in(tree(source), who)
     from openlstm.exchange.backwards import Backwards
 
     stacks, left = [], {}
