@@ -288,6 +288,13 @@ def test_a_file_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
         openlstm.read(tmp_path / "n.h5")
 
 
+def test_groups_that_hold_each_other_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_group("a")["a"] = file["/"]
+    with pytest.raises(DataError, match="groups 25 deep, 25 in all"):
+        openlstm.read(tmp_path / "m.h5")
+
+
 def test_arrays_that_are_declared_and_not_there_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.create_dataset("l/kernel", (10**7, 20), "f4")
