@@ -153,9 +153,10 @@ def test_branches_of_one_condition_with_tensors_of_one_name_and_a_loop_within() 
     for which in (True, True, False, False, True):
         same(model, {"x": x_of(), "which": np.array(which)}, graph)
     given = {"x": x_of(), "which": np.array(True)}
-    found = graph._flat.run(dict(given), graph._run)  # noqa: SLF001, with the branches of the last call in place
+    flat: Any = graph._flat  # noqa: SLF001, with the branches of the last call in place
+    found = flat.run(dict(given), graph._run)  # noqa: SLF001
     assert drawn.error(found[0], drawn.session(model).run(None, given)[0]) <= 1e-5
-    assert graph._flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
+    assert flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
 
 
 def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
@@ -365,6 +366,34 @@ def test_a_file_of_another_kind_an_unknown_opset_and_a_graph_without_recurrence(
         "  expected  a node LSTM, GRU or RNN\n"
         "  hint      a recurrence that was unrolled into single steps has no such node: export it with the operator"
     )
+
+
+def test_single_steps_follow_a_layer_that_is_changed_or_edited() -> None:
+    """A stream's steps come from weights packed once, for as long as these are the layer's."""
+    nodes = [lstm("x", "y", "rnn", outputs=["y", "h_n", "c_n"], inputs=["", "", "h", "c"])]
+    model = model_of(nodes, {"x": FLOAT, "h": FLOAT, "c": FLOAT}, ("y", "h_n", "c_n"))
+    graph, layer = read(model), read(model)["rnn"]
+    given = {"x": x_of(1), "h": np.ones((1, 2, H), np.float32), "c": np.ones((1, 2, H), np.float32)}
+
+    def check() -> None:
+        with torch.no_grad():
+            y, _ = layer(torch.from_numpy(given["x"]), tuple(torch.from_numpy(given[n]) for n in "hc"))
+        assert np.array_equal(graph.run(given)["y"][:, 0], y.numpy())
+
+    check()
+    for changed in (layer, graph["rnn"]):
+        with torch.no_grad():
+            changed.weight_hh_l0.mul_(2)
+    check()
+    with openlstm.edit(graph["rnn"], "0.f", clamp=0.0), openlstm.edit(layer, "0.f", clamp=0.0):
+        check()
+    check()
+    whole = graph.run({**given, "x": x_of(5)})
+    h, c = given["h"], given["c"]
+    for t in range(5):
+        found = graph.run({"x": x_of(5)[t : t + 1], "h": h, "c": c})
+        h, c = found["h_n"], found["c_n"]
+        assert np.array_equal(found["y"], whole["y"][t : t + 1])
 
 
 def test_feeds_that_are_not_those_of_the_model_are_named() -> None:
