@@ -132,10 +132,14 @@ def test_bfloat16_is_read_as_the_same_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", cells.ALL, ids=list(cells.BY_NAME))
 def test_a_pickled_layer_of_ours_names_its_cell(cell: cells.Cell, tmp_path: Path) -> None:
     kind = openlstm.LSTM if cell.has_cell else openlstm.GRU if isinstance(cell, cells.GRU) else openlstm.RNN
-    if cell.recurrence == "none":
-        pytest.skip("has no weight_hh to be found by")
     layer = kind(3, 6, cell=cell).eval()
     same(openlstm.read(saved(tmp_path, nn.Sequential(layer)))["0"], layer)
+
+
+def test_a_layer_of_ours_that_is_given_its_sums_and_a_module_that_knows_its_parent_are_read(tmp_path: Path) -> None:
+    net = nn.Sequential(openlstm.LSTM(24, 6, input_projection=False))
+    net[0].__dict__["parent"] = net
+    same(openlstm.read(saved(tmp_path, {"net": net, "hook": net[0]}))["net.0"], net[0].eval())
 
 
 def test_views_and_shared_storages_are_read_where_they_lie(tmp_path: Path) -> None:
@@ -231,6 +235,14 @@ def test_what_cannot_be_expressed_is_left_and_named(tmp_path: Path) -> None:
     }
     with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):
         openlstm.read(saved(tmp_path, odd))
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_hr_l0"])
+@pytest.mark.parametrize("shape", [(), (0,), (21,), (0, 0), (1, 20, 3), (7, 5)], ids=str)
+def test_an_array_of_any_shape_is_an_error_of_ours(name: str, shape: tuple[int, ...]) -> None:
+    state = {**nn.LSTM(3, 5, proj_size=2).state_dict(), name: torch.zeros(shape)}
+    with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):
+        openlstm.read(state)
 
 
 class Evil:

@@ -88,6 +88,15 @@ def test_the_layers_of_a_file_compute_what_keras_computes(keras: Any, name: str,
         assert torch.allclose(ours(x)[0], wanted, atol=1e-6 if kind == torch.float32 else 1e-12)
 
 
+def test_bfloat16_is_read_as_the_same_numbers(tmp_path: Path) -> None:
+    kernel, recurrent = torch.randn(3, 20).bfloat16(), torch.randn(5, 20).bfloat16()
+    arrays = {"l/l/kernel": kernel, "l/l/recurrent_kernel": recurrent}
+    held = {name: a.view(torch.uint16).numpy().view("V2") for name, a in arrays.items()}  # as Keras stores them
+    found = openlstm.read(stored(tmp_path / "m.h5", held))
+    assert torch.equal(found["l"].weight_ih_l0.T, kernel.float()) and torch.equal(found["l"].weight_hh_l0.T, recurrent.float())
+    assert found.stacks["l"].notes[1] == "its numbers are bfloat16; here the same ones are in float32"
+
+
 def test_arrays_are_exact_and_both_biases_of_a_gru_stay(keras: Any, tmp_path: Path) -> None:
     layers = [keras.layers.LSTM(5, return_sequences=True), keras.layers.GRU(4)]
     model = drawn(keras.Sequential([keras.Input((None, 3)), *layers]))

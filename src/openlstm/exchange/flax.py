@@ -17,7 +17,7 @@ from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.checkpoints import DEEPEST, MOST
 from openlstm.exchange.contents import NUMBERS, Lazy, damaged, reading, shape_of
 from openlstm.exchange.layers import Layers, brief_of
-from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.stack import FLOATS, WIDENED, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import Weights
 
@@ -105,7 +105,7 @@ def _stack(place: str, kind: Kind, parts: dict[str, Any]) -> Stack:
             got, expected = f"{name}/{key} of {lazy.dtype}", ", ".join(FLOATS)
             raise ArgumentError.of(place, "cannot be the weights of a layer", got, expected, "convert it to float32")
         if lazy.dtype == "bfloat16":
-            notes = ("its numbers are bfloat16; here the same ones are in float32",)
+            notes = (WIDENED,)
         if len(lazy.shape) != (2 if key == "kernel" else 1):
             got, hint = f"{name}/{key} {list(lazy.shape)}", "keep it in Flax"
             raise ArgumentError.of(place, "is no recurrent layer", got, "kernels [I, H] and [H, H], biases [H]", hint)
