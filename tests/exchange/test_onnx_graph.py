@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 import openlstm  # noqa: E402
-from openlstm.errors import ArgumentError, DataError  # noqa: E402
+from openlstm.errors import ArgumentError, DataError, MissingExtraError  # noqa: E402
 from openlstm.exchange.onnx.read import read  # noqa: E402
 
 H, I = 4, 3
@@ -502,3 +503,12 @@ def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
         "  expected  an output and an input\n"
         "  hint      outputs are y, h_n, c_n; inputs x, h, c"
     )
+
+
+def test_without_onnx_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = outside(tmp_path)
+    for name in [n for n in sys.modules if n.startswith("openlstm.exchange.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match="read: needs the package onnx, which is not installed"):
+        openlstm.read(path)
