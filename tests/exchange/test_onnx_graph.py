@@ -185,6 +185,20 @@ def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
         same(model, {"x": x_of(), "times": np.array(times), "h": zeros, "c": zeros}, graph)
 
 
+def test_a_node_in_the_body_of_a_scan_is_read_and_left_to_onnx_runtime() -> None:
+    """The layer is there for whoever wants it; a note says that `run` does not take it."""
+    inner = [lstm("one", "z", "within")]
+    body = helper.make_graph(
+        inner, "body", [helper.make_tensor_value_info("one", FLOAT, None)], [helper.make_tensor_value_info("z", FLOAT, None)]
+    )
+    node = helper.make_node("Scan", ["x"], ["many"], "scan", body=body, num_scan_inputs=1)
+    nodes = [node, helper.make_node("ReduceSum", ["many", "zeros"], ["y"], keepdims=0)]
+    model = model_of(nodes, {"x": FLOAT}, zeros=np.array([0, 2]))
+    graph = read(model)
+    assert graph.stacks["within"].notes == ("within a Scan, where `run` leaves it to ONNX Runtime",)
+    same(model, {"x": np.stack([x_of(), x_of(seed=2)])}, graph)
+
+
 def test_a_node_inside_a_function_of_the_model_is_found() -> None:
     opsets = [helper.make_opsetid("", 17)]
     function = helper.make_function(
