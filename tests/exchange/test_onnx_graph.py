@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 import openlstm  # noqa: E402
-from openlstm.errors import ArgumentError, DataError  # noqa: E402
+from openlstm.errors import ArgumentError, DataError, MissingExtraError  # noqa: E402
 from openlstm.exchange.onnx.read import read  # noqa: E402
 
 H, I = 4, 3
@@ -153,9 +154,10 @@ def test_branches_of_one_condition_with_tensors_of_one_name_and_a_loop_within() 
     for which in (True, True, False, False, True):
         same(model, {"x": x_of(), "which": np.array(which)}, graph)
     given = {"x": x_of(), "which": np.array(True)}
-    found = graph._flat.run(dict(given), graph._run)  # noqa: SLF001, with the branches of the last call in place
+    flat: Any = graph._flat  # noqa: SLF001, with the branches of the last call in place
+    found = flat.run(dict(given), graph._run)  # noqa: SLF001
     assert drawn.error(found[0], drawn.session(model).run(None, given)[0]) <= 1e-5
-    assert graph._flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
+    assert flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
 
 
 def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
@@ -181,6 +183,20 @@ def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
     graph = read(model)
     for times in (1, 3):
         same(model, {"x": x_of(), "times": np.array(times), "h": zeros, "c": zeros}, graph)
+
+
+def test_a_node_in_the_body_of_a_scan_is_read_and_left_to_onnx_runtime() -> None:
+    """The layer is there for whoever wants it; a note says that `run` does not take it."""
+    inner = [lstm("one", "z", "within")]
+    body = helper.make_graph(
+        inner, "body", [helper.make_tensor_value_info("one", FLOAT, None)], [helper.make_tensor_value_info("z", FLOAT, None)]
+    )
+    node = helper.make_node("Scan", ["x"], ["many"], "scan", body=body, num_scan_inputs=1)
+    nodes = [node, helper.make_node("ReduceSum", ["many", "zeros"], ["y"], keepdims=0)]
+    model = model_of(nodes, {"x": FLOAT}, zeros=np.array([0, 2]))
+    graph = read(model)
+    assert graph.stacks["within"].notes == ("within a Scan, where `run` leaves it to ONNX Runtime",)
+    same(model, {"x": np.stack([x_of(), x_of(seed=2)])}, graph)
 
 
 def test_a_node_inside_a_function_of_the_model_is_found() -> None:
@@ -367,6 +383,34 @@ def test_a_file_of_another_kind_an_unknown_opset_and_a_graph_without_recurrence(
     )
 
 
+def test_single_steps_follow_a_layer_that_is_changed_or_edited() -> None:
+    """A stream's steps come from weights packed once, for as long as these are the layer's."""
+    nodes = [lstm("x", "y", "rnn", outputs=["y", "h_n", "c_n"], inputs=["", "", "h", "c"])]
+    model = model_of(nodes, {"x": FLOAT, "h": FLOAT, "c": FLOAT}, ("y", "h_n", "c_n"))
+    graph, layer = read(model), read(model)["rnn"]
+    given = {"x": x_of(1), "h": np.ones((1, 2, H), np.float32), "c": np.ones((1, 2, H), np.float32)}
+
+    def check() -> None:
+        with torch.no_grad():
+            y, _ = layer(torch.from_numpy(given["x"]), tuple(torch.from_numpy(given[n]) for n in "hc"))
+        assert np.array_equal(graph.run(given)["y"][:, 0], y.numpy())
+
+    check()
+    for changed in (layer, graph["rnn"]):
+        with torch.no_grad():
+            changed.weight_hh_l0.mul_(2)
+    check()
+    with openlstm.edit(graph["rnn"], "0.f", clamp=0.0), openlstm.edit(layer, "0.f", clamp=0.0):
+        check()
+    check()
+    whole = graph.run({**given, "x": x_of(5)})
+    h, c = given["h"], given["c"]
+    for t in range(5):
+        found = graph.run({"x": x_of(5)[t : t + 1], "h": h, "c": c})
+        h, c = found["h_n"], found["c_n"]
+        assert np.array_equal(found["y"], whole["y"][t : t + 1])
+
+
 def test_feeds_that_are_not_those_of_the_model_are_named() -> None:
     graph = read(model_of([lstm("x", "y", "rnn")], {"x": FLOAT}))
     for feeds, what, got in (({}, "needs 'x'", "nothing"), ({"x": x_of(), "z": 1}, "has no input 'z'", "'x', 'z'")):
@@ -473,3 +517,12 @@ def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
         "  expected  an output and an input\n"
         "  hint      outputs are y, h_n, c_n; inputs x, h, c"
     )
+
+
+def test_without_onnx_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = outside(tmp_path)
+    for name in [n for n in sys.modules if n.startswith("openlstm.exchange.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match="read: needs the package onnx, which is not installed"):
+        openlstm.read(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from openlstm import model_file
-from openlstm.errors import DataError, DtypeError
+from openlstm.errors import DataError, DtypeError, missing_extra
 from openlstm.exchange import archives, checkpoints
 from openlstm.exchange.contents import Archive, damaged, reading
 from openlstm.exchange.layers import Layers
@@ -188,16 +188,16 @@ def _pickle(file: BinaryIO, path: Path) -> Layers:
 
 
 def _onnx(file: BinaryIO, path: Path) -> Layers:
-    from openlstm.exchange.onnx.read import read as read_onnx
-
+    try:
+        from openlstm.exchange.onnx.read import read as read_onnx
+    except ModuleNotFoundError as error:
+        raise missing_extra("read", "onnx", "exchange") from error
     return read_onnx(path)
 
 
 def _safetensors(file: BinaryIO, path: Path) -> Layers:
     """safetensors holds a state dict; its own reader checks what the header declares."""
     from safetensors import safe_open
-
-    from openlstm.errors import missing_extra
 
     try:
         import torch  # noqa: F401, which has bfloat16

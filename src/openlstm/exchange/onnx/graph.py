@@ -18,6 +18,7 @@ from openlstm.exchange.layers import Layers
 from openlstm.exchange.onnx.flat import Flat
 from openlstm.exchange.onnx.nodes import Integers, Node
 from openlstm.exchange.onnx.plan import Owner, Plan, part_of
+from openlstm.exchange.onnx.steps import Steps
 
 Feeds = Mapping[str, Any]
 
@@ -49,6 +50,7 @@ class Graph(Layers):
         self._owner = Owner(model, {node.at: node for node in nodes.values()}, folder, {})
         self._plan = Plan(part_of(model.graph, self._owner, {}), self._owner)
         self._flat: Flat | None = None
+        self._steps = Steps()
         self.outputs = tuple(self._plan.outputs)
         self._seen: list[tuple[str, Any, Any, Any, Any]] | None = None
 
@@ -161,6 +163,10 @@ class Graph(Layers):
         if x.ndim != 3:
             got, hint = f"X {describe(x)}", "run the whole model on ONNX Runtime: it says the same"
             raise ArgumentError.of(stack.name, "X has the wrong number of axes", got, "3 axes", hint)
+        if lengths is None and self._seen is None:
+            stepped = self._steps.run(node, layer, x, states)
+            if stepped is not None:
+                return stepped
         first, D, H = stack.batch_first, stack.directions, stack.hidden_size
         kind, own = x.dtype, stack.dtype
 
