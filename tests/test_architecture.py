@@ -20,7 +20,7 @@ FLOORS: list[list[str]] = [
     ["data"],
     ["nn", "runtime"],
     ["insight"],
-    ["train"],
+    ["train", "exchange"],
     ["tasks"],
     ["lab"],
     ["explain"],

@@ -17,6 +17,7 @@ from tests.support import daily
 from openlstm.errors import source
 
 EXTRAS = ["torch", "lightning_fabric", "polars", "altair", "vl_convert", "jinja2", "statsmodels", "pandas", "scipy", "ray"]
+EXTRAS += ["h5py", "msgpack", "onnx", "onnxruntime"]
 
 
 def base(code: str, *without: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

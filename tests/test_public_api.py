@@ -33,6 +33,8 @@ PUBLIC = [
     "load",
     "Model",
     "Forecaster",
+    "export",
+    "read",
     "Panel",
     "read_panel",
     "set_num_threads",

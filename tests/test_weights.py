@@ -181,6 +181,19 @@ def test_reorder_moves_each_block_to_its_place_and_back(kind: str) -> None:
         assert type(back) is type(array) and back.tolist() == array.tolist(), (source, target)
 
 
+def test_reorder_knows_the_three_gates_of_a_gru() -> None:
+    array = np.arange(6)[:, None]
+    assert weights.reorder(array, "keras", "openlstm", 2, weights.GRU_GATE_ORDERS).ravel().tolist() == [2, 3, 0, 1, 4, 5]
+    with pytest.raises(ShapeError) as caught:
+        weights.reorder(np.zeros(8), "keras", "openlstm", 2, weights.GRU_GATE_ORDERS)
+    assert str(caught.value) == (
+        "weights.reorder: 8 rows are not the three gates of a GRU\n"
+        "  got       array: float64[8], hidden_size=2\n"
+        "  expected  [6, ...] = [3*H, ...]\n"
+        "  hint      pass weight_ih, weight_hh or a bias of a GRU; the gates of an LSTM are others"
+    )
+
+
 def test_an_unknown_gate_order_is_refused() -> None:
     with pytest.raises(ArgumentError) as caught:
         weights.reorder(np.zeros(4), "openlstm", "caffe")

@@ -12,6 +12,8 @@
     errors                         every exception raised on purpose, to be caught
     load, Model                    a model file: its forecasts, those of the baselines in it, its stream; without torch
     Forecaster                     fit, predict, evaluate, save: one or many series of a table, with what is known beside them
+    read                           the recurrent layers in a file of another package: ONNX, Keras, Flax, torch
+    export                         a layer or a model for another runtime: ONNX, C, torch, Keras, Flax
     read_panel, Panel              a file or a frame as series of equal steps, and what there is to say about it
     set_num_threads, ...           the engine's threads and work memory; `show_config()` says what it runs on
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from openlstm.engine.threads import get_num_threads as get_num_threads
     from openlstm.engine.threads import set_num_threads as set_num_threads
     from openlstm.engine.workspace import set_workspace_limit as set_workspace_limit
+    from openlstm.exchange.export import export as export
+    from openlstm.exchange.read import read as read
     from openlstm.insight.edit import edit as edit
     from openlstm.insight.xray import xray as xray
     from openlstm.nn import GRU as GRU
@@ -67,6 +71,8 @@ _HOMES = {
     "noise": "Noise",
     "runtime": "load Model",
     "tasks.forecast": "Forecaster",
+    "exchange.export": "export",
+    "exchange.read": "read",
     "data": "Panel read_panel",
     "engine.threads": "set_num_threads get_num_threads",
     "engine.workspace": "set_workspace_limit",

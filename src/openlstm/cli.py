@@ -33,6 +33,7 @@ from openlstm._terminal import (
 )
 from openlstm.doctor import extra_of
 from openlstm.errors import OpenLSTMError, message, missing_extra
+from openlstm.exchange.command import export
 from openlstm.lab.command import app as lab_app
 from openlstm.tasks import command, fit_command
 
@@ -50,7 +51,7 @@ app.add_typer(fit_app, name="fit")
 app.add_typer(lab_app, name="lab")
 add(fit_app, fit_command.fit_forecast, "forecast")
 add(fit_app, fit_command.fit_simulate, "simulate")
-for _command in (command.check, command.predict, command.evaluate, command.inspect, command.xray):
+for _command in (command.check, command.predict, command.evaluate, command.inspect, command.xray, export):
     add(app, _command)
 
 STOPPED = (129, 130, 143)  # the exit statuses that shells give to SIGHUP, Ctrl-C and SIGTERM

@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "lightning-fabric"),
     "data": ("polars",),
     "report": ("altair", "vl-convert-python", "jinja2"),
+    "exchange": ("h5py", "msgpack", "onnx", "onnxruntime"),
     "demo": ("statsmodels",),
 }
 """The optional packages, by the extra that brings them."""

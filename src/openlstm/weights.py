@@ -27,6 +27,15 @@ GATE_ORDERS: dict[str, str] = {
 }
 """The order of the LSTM's four blocks in other packages' weights; g is the candidate, which some call c or z."""
 
+GRU_GATE_ORDERS: dict[str, str] = {
+    "openlstm": "rzn",
+    "torch": "rzn",
+    "keras": "zrn",  # documented as z, r, h
+    "flax": "rzn",
+    "onnx": "zrn",  # documented as z, r, h
+}
+"""The order of the GRU's three blocks in other packages' weights; n is the candidate, which some call h."""
+
 FIELDS: tuple[tuple[str, str], ...] = (
     ("weight_ih", "w_ih"),
     ("weight_hh", "w_hh"),
@@ -213,6 +222,16 @@ def collect(named: dict[str, Array], layer: int = 0, direction: int = 0) -> Weig
     return Weights(**{field: named.get(name + end) for name, field in FIELDS}, norm=A.concat(norms) if norms else None)  # type: ignore[arg-type]
 
 
+def spread(cell: Cell, weights: Weights, layer: int = 0, direction: int = 0) -> dict[str, Array]:
+    """The way back of `collect`: the arrays that are there, by the names of a state_dict."""
+    found = {name: getattr(weights, field) for name, field in FIELDS}
+    if cell.recurrence == "none":
+        found["weight_hh"] = None
+    if weights.norm is not None:
+        found |= {name: weights.norm[..., s] for name, s in _norm_slices(cell, hidden_size(cell, weights)).items()}
+    return {name + suffix(layer, direction): a for name, a in found.items() if a is not None}
+
+
 def expand(cell: Cell, weights: Weights, hidden: int | None = None) -> Weights:
     """The weights of `cell.unshared()` that does the same: each row of a gate once for every cell that shares it.
 
@@ -334,39 +353,46 @@ def _einsum(how: str, a: Array, b: Array) -> Array:
     return A.namespace(a).einsum(how, a, b)
 
 
-def reorder(array: Array, source: str, target: str, hidden_size: int | None = None) -> Array:
-    """Rows of LSTM weights [4*H, ...] or biases [4*H] from one package's gate order to another's.
+def reorder(
+    array: Array, source: str, target: str, hidden_size: int | None = None, orders: dict[str, str] = GATE_ORDERS
+) -> Array:
+    """Rows of LSTM weights [4*H, ...] or biases [4*H] from one package's gate order to another's; of a GRU's, [3*H, ...].
 
     Args:
         array: the blocks of H rows in the order of `source`.
-        source, target: names in `GATE_ORDERS`.
+        source, target: names in `orders`.
         hidden_size: H; None for a quarter of the rows, where that is the only reading (12 rows are an LSTM of 3 units or a
             GRU of 4).
+        orders: `GATE_ORDERS` for an LSTM, `GRU_GATE_ORDERS` for a GRU.
 
     Raises:
         ArgumentError: for a name that is not there.
-        ShapeError: for rows that are not, or need not be, the four gates of H units.
+        ShapeError: for rows that are not, or need not be, the gates of H units.
 
     >>> import numpy as np
     >>> reorder(np.array([1, 2, 3, 4]), "openlstm", "onnx").tolist()
     [1, 4, 2, 3]
+    >>> reorder(np.array([1, 2, 3]), "openlstm", "keras", 1, GRU_GATE_ORDERS).tolist()
+    [2, 1, 3]
     """
     who = "weights.reorder"
     for name in (source, target):
-        if name not in GATE_ORDERS:
-            known = ", ".join(sorted(GATE_ORDERS))
+        if name not in orders:
+            known = ", ".join(sorted(orders))
             raise ArgumentError.of(who, f"unknown gate order {name!r}", repr(name), known, "name one of these packages")
+    gates = len(orders[source])
     rows = array.shape[0] if len(array.shape) else 0
-    H = rows // 4 if hidden_size is None else hidden_size
+    H = rows // gates if hidden_size is None else hidden_size
     got = f"array: {describe(array)}" + ("" if hidden_size is None else f", hidden_size={H}")
-    if H < 1 or rows != 4 * H:
-        expected = "[4*H, ...]" if hidden_size is None else f"[{4 * H}, ...] = [4*H, ...]"
-        hint = "pass weight_ih, weight_hh or a bias of an LSTM; the gates of a GRU are others"
-        raise ShapeError.of(who, f"{rows} rows are not the four gates of an LSTM", got, expected, hint)
-    if hidden_size is None and rows % 3 == 0:
-        what = f"{rows} rows are an LSTM of {H} units or a GRU of {rows // 3}"
-        raise ShapeError.of(who, what, got, "[4*H, ...], and H", f"pass hidden_size={H} if they are an LSTM's")
-    blocks = {gate: array[k * H : (k + 1) * H] for k, gate in enumerate(GATE_ORDERS[source])}
-    ordered = [blocks[gate] for gate in GATE_ORDERS[target]]
+    if H < 1 or rows != gates * H:
+        mine, count, other = ("an LSTM", "four", "a GRU") if gates == 4 else ("a GRU", "three", "an LSTM")
+        expected = f"[{gates}*H, ...]" if hidden_size is None else f"[{gates * H}, ...] = [{gates}*H, ...]"
+        hint = f"pass weight_ih, weight_hh or a bias of {mine}; the gates of {other} are others"
+        raise ShapeError.of(who, f"{rows} rows are not the {count} gates of {mine}", got, expected, hint)
+    if hidden_size is None and rows % 12 == 0:
+        what = f"{rows} rows are an LSTM of {rows // 4} units or a GRU of {rows // 3}"
+        hint = f"pass hidden_size={H} if they are {'an LSTM' if gates == 4 else 'a GRU'}'s"
+        raise ShapeError.of(who, what, got, f"[{gates}*H, ...], and H", hint)
+    ordered = [array[k * H : (k + 1) * H] for k in map(orders[source].index, orders[target])]
     xp = A.namespace(array)
     return xp.cat(ordered, 0) if A.is_torch(array) else xp.concatenate(ordered, 0)

@@ -132,31 +132,80 @@ def test_torchscript_cannot_read_the_layer(kind: str) -> None:
     assert torch.equal(torch.jit.script(ours)(given(ours)), theirs(given(ours)))
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporters' own
-@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
-@EACH
-def test_an_export_to_onnx_names_the_way_out_which_works(kind: str, dynamo: bool) -> None:
-    if dynamo:
-        pytest.importorskip("onnxscript")
-    theirs, ours = (model.float().eval() for model in pair(kind))
-    x = given(ours)
-    said = (
-        f"{kind}: ONNX has no operator for this layer\n"
-        "  got       torch.onnx.export\n"
-        "  expected  a model with layers of torch.nn\n"
-        "  hint      export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
-    )
-    programs = [ours, torch.export.export(ours, (x,))] if dynamo else [ours]
+def onnx_of(program: Any, given: tuple[Any, ...], **options: Any) -> Any:
+    """What ONNX Runtime makes of a model that torch has exported: inputs -> the first output."""
     written: Any = io.BytesIO()  # torch takes it, though its types say a path
-    for program in programs:
-        with pytest.raises(Exception) as caught:
-            torch.onnx.export(program, (x,), written, dynamo=dynamo)
-        assert said in str(caught.value)
-    torch.onnx.export(openlstm.nn.to_torch(copy.deepcopy(ours)), (x,), written, dynamo=dynamo)
+    torch.onnx.export(program, given, written, dynamo=True, **options)
     session = onnxruntime.InferenceSession(written.getvalue(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-    assert torch.allclose(torch.from_numpy(found), theirs(x), atol=1e-5)
-    assert type(ours.rnn) is getattr(openlstm, kind) and torch.allclose(ours(x), theirs(x), atol=1e-5)
+    names = [i.name for i in session.get_inputs()]
+    return lambda *x: torch.from_numpy(session.run(None, dict(zip(names, (a.numpy() for a in x), strict=True)))[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters' own
+@EACH
+def test_a_model_is_exported_to_onnx_as_it_is(kind: str) -> None:
+    """By its module and by the program that torch.export made of it."""
+    pytest.importorskip("onnxscript")
+    theirs, ours = (model.float().eval() for model in pair(kind, num_layers=2, bidirectional=True))
+    x = given(ours)
+    for program in (ours, torch.export.export(ours, (x,))):
+        assert torch.allclose(onnx_of(program, (x,))(x), theirs(x), atol=1e-5)
+
+
+class Ragged(nn.Module):
+    """A layer over rows of different lengths, with a reset at every step where x begins above 1."""
+
+    def __init__(self, layer: nn.Module, resets: bool) -> None:
+        super().__init__()
+        self.layer, self.resets = layer, resets
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.layer(x, lengths=lengths, reset=x[..., 0] > 1 if self.resets else None)[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("layer", "resets"),
+    [
+        (openlstm.LSTM(3, 4, cell=openlstm.cells.Peephole(), bidirectional=True), False),
+        (openlstm.GRU(3, 4, bidirectional=True), True),
+        (openlstm.LSTM(3, 4, cell=openlstm.cells.SLSTM(heads=2)), True),
+        (openlstm.LSTM(3, 4, proj_size=2, num_layers=2), False),
+        (openlstm.RNN(3, 4, cell=openlstm.cells.MinLSTM(), bidirectional=True), False),
+    ],
+    ids=["operator", "gru-resets", "scan-resets", "projection", "both-ways"],
+)
+def test_every_cell_is_exported_with_lengths_resets_and_free_axes(layer: Any, resets: bool) -> None:
+    pytest.importorskip("onnxscript")
+    model = Ragged(layer, resets).eval()
+    T, B = Dim("T", min=2, max=99), Dim("B", min=2, max=99)
+    example = (torch.randn(5, 2, 3), torch.tensor([5, 3]))
+    run = onnx_of(model, example, dynamic_shapes=({0: T, 1: B}, {0: B}))
+    x, lengths = torch.randn(8, 4, 3), torch.tensor([8, 1, 6, 4])
+    assert torch.allclose(run(x, lengths), model(x, lengths), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@EACH
+def test_the_exporter_of_torchscript_names_the_way_out(kind: str) -> None:
+    _, ours = (model.float().eval() for model in pair(kind))
+    with pytest.raises(openlstm.errors.BackendError) as caught:
+        torch.onnx.export(ours, (given(ours),), io.BytesIO(), dynamo=False)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        f"{kind}: the exporter of TorchScript has no translation of this layer\n"
+        "  got       torch.onnx.export(dynamo=False)\n"
+        "  expected  dynamo=True\n"
+        "  hint      torch.onnx.export(.., dynamo=True), or export openlstm.nn.to_torch(copy.deepcopy(model)): the same "
+        "parameters in torch.nn's layers"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_noise_that_acts_is_not_exported() -> None:
+    pytest.importorskip("onnxscript")
+    layer = openlstm.LSTM(3, 4, zoneout_c=0.1).eval()
+    with pytest.raises(Exception, match="LSTM: ONNX has no noise inside the recurrence"):
+        torch.onnx.export(layer, (torch.randn(5, 2, 3),), io.BytesIO(), dynamo=True)  # type: ignore[arg-type]
 
 
 @EACH

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from openlstm import cells
 from openlstm.call import Call
 from openlstm.cells import Cell
 from openlstm.engine import checkpoint, execute
+from openlstm.engine.translate import translated
 from openlstm.errors import BackendError
 from openlstm.noise import Noise, active
 from openlstm.reference import Gradients, Run, Saved, State, Weights
@@ -119,22 +121,26 @@ def filled(outputs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _refuse_onnx(options: Sequence[Any]) -> None:
-    """Raise while torch.onnx.export looks at the operator: it would fail on it, in words that name no way out.
+    """Raise where torch.onnx.export runs the operator, which only the exporter of TorchScript does: it cannot translate it.
 
     Raises:
         BackendError: then.
     """
     if torch.onnx.is_in_onnx_export():
-        hint = "export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
+        what, hint = "the exporter of TorchScript has no translation of this layer", "torch.onnx.export(.., dynamo=True)"
         who = Call(CELLS[options[0]], None, Weights(None, None)).who
-        raise BackendError.of(
-            who, "ONNX has no operator for this layer", "torch.onnx.export", "a model with layers of torch.nn", hint
-        )
+        hint += ", or export openlstm.nn.to_torch(copy.deepcopy(model)): the same parameters in torch.nn's layers"
+        raise BackendError.of(who, what, "torch.onnx.export(dynamo=False)", "dynamo=True", hint)
 
 
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     _refuse_onnx(args[INPUTS:])
     return filled(flat(execute.forward(call_of(args[:INPUTS], args[INPUTS:]))), args[0])
+
+
+def _translated(*args: Any) -> tuple[Tensor, ...]:
+    run, shapes = flat(translated(call_of(args[:INPUTS], args[INPUTS:])))[:3], _forward_shapes(*args)
+    return filled((*run, *(a.new_zeros(a.shape) for a in shapes[3:])), args[0])
 
 
 def _backward(*args: Any) -> tuple[Tensor, ...]:
@@ -144,7 +150,6 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 def _forward_shapes(*args: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, _, _, w_hr, _, _, h0 = args[:9]
     of_cell, (every, save) = args[INPUTS : INPUTS + 4], args[-3:-1]
-    _refuse_onnx(args[INPUTS:])
     cell = cell_of(*of_cell)
     T, B, H, R = x.shape[0], x.shape[1], hidden_size(cell, Weights(w_ih, w_hh)), h0.shape[1]
     C = cell_size(cell, H)
@@ -184,3 +189,4 @@ _library.define(f"backward({_TENSORS}, {_SAVED}, {_OPTIONS}, bool input_gradient
 for _name, _operator, _shapes in (("forward", _forward, _forward_shapes), ("backward", _backward, _backward_shapes)):
     _library.impl(_name, _operator, "CompositeExplicitAutograd")
     torch.library.register_fake(f"openlstm::{_name}", _shapes, lib=_library)
+register_decomposition(torch.ops.openlstm.forward.default)(_translated)  # what torch.onnx.export(dynamo=True) asks for

@@ -2,6 +2,7 @@
 
 from openlstm.model_file.file import KEY as KEY
 from openlstm.model_file.file import checksum as checksum
+from openlstm.model_file.file import is_ours as is_ours
 from openlstm.model_file.file import read as read
 from openlstm.model_file.file import write as write
 from openlstm.model_file.header import VERSION as VERSION

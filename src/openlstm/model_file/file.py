@@ -87,6 +87,16 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, dict[str, np.ndarray]]:
         return _read(path, file)
 
 
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a model file does; a file that cannot be opened does not."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return length <= INDEX and f'"__metadata__":{{"{KEY}"'.encode() in file.read(length)
+    except OSError:
+        return False
+
+
 def _read(path: Path, file: BinaryIO) -> tuple[Header, dict[str, np.ndarray]]:
     text, index = _read_index(path, file)
     begin, size = file.tell(), os.fstat(file.fileno()).st_size

@@ -192,8 +192,20 @@ def evaluate(
     print_scores(found)
 
 
-def inspect(model: ModelPath, as_json: Json = False) -> None:
+def inspect(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A model file that `openlstm fit` wrote, or a trained model of another package: ONNX, Keras, Flax, torch.",
+            show_default=False,
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
     """What a model file holds: what it forecasts, from which columns, its network, its baselines, how it was trained.
+
+    Of a file of another package: its recurrent layers, as `openlstm.read` gives them.
 
     Example:
       openlstm inspect model.safetensors
@@ -201,6 +213,14 @@ def inspect(model: ModelPath, as_json: Json = False) -> None:
     from openlstm import model_file
     from openlstm.tasks.tables import header_table
 
+    if not model_file.is_ours(model):
+        from openlstm.exchange.read import read
+
+        found = read(model)
+        if as_json:
+            told = {"layers": found.rows(), "notes": list(found.notes), "not_expressed": found.left}
+            return print_json({"file": str(model), **told})
+        return print(found)
     header, tensors = model_file.read(model)
     if as_json:
         return print_json({"model": str(model), **model_file.plain(header)})
@@ -224,18 +244,30 @@ def xray(
     apply: Annotated[
         bool, typer.Option("--apply", help="Where a lag is blocked, train again as advised and write a new model file.")
     ] = False,
+    feeds: Annotated[
+        Path | None, typer.Option(help="Of a model of ONNX: an .npz file with its inputs by name.", show_default=False)
+    ] = None,
+    carry: Annotated[
+        list[str] | None, typer.Option(help="OUTPUT=INPUT of the next call, where FEEDS holds several.", show_default=False)
+    ] = None,
     output: Annotated[Path | None, output_option("Where the report goes. Without it xray.html.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """What a network remembers, for how long, and what to change, as one self-contained page.
 
+    Of a model of ONNX: its recurrent layers, one page for each, on the inputs that they get while the model runs on FEEDS.
+
     Example:
       openlstm xray model.safetensors co2.csv --output xray.html
     """
     page = output or (None if as_json else Path("xray.html"))
     if page is not None:
-        writable(page, (".html", ".htm"), tuple(p for p in (model, data) if p is not None))
+        writable(page, (".html", ".htm"), tuple(p for p in (model, data, feeds) if p is not None))
+    if feeds is not None:
+        from openlstm.exchange.onnx.command import look as look_inside
+
+        return look_inside(model, feeds, carry or [], page, {"lag": lag, "before": before}, as_json, quiet)
     if apply and data is None:
         example = f"openlstm xray {model} DATA --apply"
         raise ArgumentError.of("xray", "--apply trains, so it needs the data", "no DATA", "DATA", example)

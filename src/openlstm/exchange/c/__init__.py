@@ -1,0 +1,1 @@
+"""One header of C99 from a layer or a model: `header.write`."""
