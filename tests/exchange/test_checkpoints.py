@@ -164,6 +164,7 @@ def test_arrays_of_numpy_in_a_plain_pickle_are_read(tmp_path: Path) -> None:
     for protocol in (2, 4, 5):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps({"params": state, "name": "x"}, protocol))
         same(openlstm.read(tmp_path / "net.pkl")["params"], rnn)
+    same(openlstm.read({"params": state})["params"], rnn)
 
 
 @pytest.mark.parametrize("rnn", THEIRS, ids=IDS)
@@ -203,7 +204,7 @@ def test_the_slstm_of_xlstm_is_read_in_all_its_layouts(layout: str, tmp_path: Pa
     y, _ = layer(x, (h0, zeros, zeros, zeros))
     sums = torch.einsum("np,npgd->gnd", h0.view(heads, D), R) + b.transpose(0, 1) + x.view(4, heads, D)
     assert torch.allclose(y.view(heads, D), sums[3].sigmoid() * sums[2].tanh(), atol=1e-6)  # i = n = 1 at the first step
-    with pytest.raises(ArgumentError, match="expected  .heads, 4 . D, D., .heads, D, 4 . D. or .heads, D, 4, D."):
+    with pytest.raises(ArgumentError, match="expected .heads, 4 . D, D., .heads, D, 4 . D. or .heads, D, 4, D."):
         openlstm.read({"_recurrent_kernel_": torch.zeros(3, 2, 5)})
 
 
@@ -218,19 +219,21 @@ def test_what_cannot_be_expressed_is_left_and_named(tmp_path: Path) -> None:
     assert list(found) == ["good"]
     assert found.left == {
         "normed": (
-            "got       no weight_hh_l0; expected  weight_ih and weight_hh of every layer; "
-            "hint      save plain weights: without parametrisations, dropped or normalised copies"
+            "there is no weight_hh_l0 (weight_ih beside it), expected all weights of every layer: "
+            "save plain weights, without parametrisations, dropped or normalised copies"
         ),
         "odd": (
-            "got       weight_hh [10, 5]; expected  4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN; "
-            "hint      keep it in the package it comes from"
+            "an unknown cell (weight_hh [10, 5]), expected 4, 3 or 1 rows for each unit, an LSTM, a GRU, an RNN: "
+            "keep it in the package it comes from"
         ),
         "whole": (
-            "got       int32; expected  float16, float32, float64; hint      save the model from before it was quantised"
+            "cannot be the weights of a layer (int32), expected float16, float32, float64: "
+            "save the model from before it was quantised"
         ),
         "uneven": (
-            "got       weight_ih_l1 [16, 5], weight_hh_l1 [16, 4]; expected  weight_ih_l1 [20, 5], weight_hh_l1 [20, 5]; "
-            "hint      all layers have the same cell, hidden size, directions and biases"
+            "the arrays do not make one layer (weight_ih_l1 [16, 5], weight_hh_l1 [16, 4]), "
+            "expected weight_ih_l1 [20, 5], weight_hh_l1 [20, 5]: "
+            "all layers have the same cell, hidden size, directions and biases"
         ),
     }
     with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,13 +37,15 @@ def drawn(model: Any) -> Any:
     return jax.tree.map(lambda a: rng.normal(size=a.shape, scale=0.4).astype(np.float32), params)
 
 
-@pytest.mark.parametrize("stored", [False, True], ids=["tree", "msgpack"])
+@pytest.mark.parametrize("stored", ["", ".msgpack", ".pkl"], ids=["tree", "msgpack", "pickle"])
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_compute_what_flax_computes(name: str, stored: bool, tmp_path: Path) -> None:
+def test_layers_compute_what_flax_computes(name: str, stored: str, tmp_path: Path) -> None:
     model, x = MODELS[name], torch.randn(2, 7, 3)
     params = drawn(model)
-    path = tmp_path / "params.msgpack"
-    path.write_bytes(serialization.to_bytes(params))
+    path = tmp_path / f"params{stored}"
+    if stored:
+        held = jax.tree.map(jax.numpy.asarray, params)
+        path.write_bytes(serialization.to_bytes(held) if stored == ".msgpack" else pickle.dumps(held))
     found = openlstm.read(path if stored else params)
     assert list(found) == NAMES.get(name, ["params.cell"]) and not found.left
     y = x
@@ -103,7 +106,9 @@ def test_what_cannot_be_expressed_is_named() -> None:
     assert list(found) == ["lstm"]
     assert found.left == {
         "mgu": "it is an MGUCell, which no cell here is; keep it in Flax",
-        "whole": "got       ii/kernel of int64; expected  float16, float32, float64; hint      convert it to float32",
+        "whole": (
+            "cannot be the weights of a layer (ii/kernel of int64), expected float16, float32, float64: convert it to float32"
+        ),
     }
     with pytest.raises(ArgumentError) as caught:
         openlstm.export(openlstm.RNN(3, 5, nonlinearity="relu"), to="flax")

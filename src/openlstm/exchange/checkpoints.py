@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm import cells
+from openlstm._array import is_torch
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError
 from openlstm.exchange.archives import read_archive
@@ -132,9 +133,9 @@ def _stack(
         for d in range(D):
             there = {"weight_ih": n > 0 or module.get("input_projection") is not False, "weight_hh": fed}
             for name in (name for name, needed in there.items() if needed and name not in group.get((n, d), {})):
-                full = name + f"_l{n}" + "_reverse" * d
-                hint = "save plain weights: without parametrisations, dropped or normalised copies"
-                raise ArgumentError.of(place, f"no {full}", f"no {full}", "weight_ih and weight_hh of every layer", hint)
+                full, held = name + f"_l{n}" + "_reverse" * d, ", ".join(group.get((n, d), {})) or "nothing"
+                hint = "save plain weights, without parametrisations, dropped or normalised copies"
+                raise ArgumentError.of(place, f"there is no {full}", f"{held} beside it", "all weights of every layer", hint)
     first = group[0, 0]
     more: tuple[str, ...]
     cell, more = (own, ()) if own is not None else _cell(place, first, module)
@@ -154,7 +155,7 @@ _CLASSES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "ParameterDi
 def _floats(place: str, lazy: Lazy) -> np.ndarray:
     if lazy.dtype not in (*FLOATS, "bfloat16"):
         hint = "save the model from before it was quantised"
-        raise ArgumentError.of(place, f"holds {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+        raise ArgumentError.of(place, "cannot be the weights of a layer", lazy.dtype, ", ".join(FLOATS), hint)
     return lazy.read()
 
 
@@ -168,7 +169,7 @@ def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[C
     mode = next((m.lower() for m in (module.get("mode"), module.get("nonlinearity")) if isinstance(m, str)), "")
     got = f"weight_hh {list(first['weight_hh'].shape)}" + ("" if hr is None else f", weight_hr {list(hr.shape)}")
     if gates not in _KINDS or (mode in ("lstm", "gru") and mode != _KINDS[gates].lower()):
-        expected = "4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN"
+        expected = "4, 3 or 1 rows for each unit, an LSTM, a GRU, an RNN"
         raise ArgumentError.of(place, "an unknown cell", got, expected, "keep it in the package it comes from")
     if any(name in first for name in NORMS):
         return cells.LayerNormLSTM(), ()
@@ -245,22 +246,25 @@ def lazy_tensor(dtype: str, shape: tuple[int, ...], load: Callable[[], Any]) -> 
 
 
 def layers_of(source: Any, who: str) -> Layers:
-    """The recurrent layers of a torch module, a ScriptModule or a state dict in memory."""
-    import torch
+    """The recurrent layers of a torch module, a ScriptModule, or a state dict of tensors or arrays in memory."""
 
     def tree(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
+        if is_torch(value):
             return lazy_tensor(str(value.dtype), tuple(value.shape), lambda: value)
+        if isinstance(value, np.ndarray):
+            return Lazy(value.dtype.newbyteorder("=").name, value.shape, lambda: value)
         if isinstance(value, Mapping):
             return {key: tree(one) for key, one in value.items()}
         return [tree(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    if isinstance(source, Mapping):
+        return layers_in(tree(source), who)
+    import torch
 
     if isinstance(source, torch.jit.ScriptModule):
         buffer = io.BytesIO()
         torch.jit.save(source, buffer)
         return layers_in(read_archive(Archive(buffer, who), who), who)
-    if not isinstance(source, torch.nn.Module):
-        return layers_in(tree(source), who)
     from openlstm.exchange.backwards import Backwards
 
     stacks, left = [], {}

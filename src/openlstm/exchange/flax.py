@@ -74,6 +74,19 @@ def layers_of(tree: Mapping[str, Any], who: str) -> Layers:
     return Layers(who, _paired(found), (NOTE,), left)
 
 
+def nested(arrays: Mapping[str, Lazy]) -> dict[str, Any]:
+    """Arrays by the paths to them, "params.cell.ii.kernel", as the tree that they are from."""
+    tree: dict[str, Any] = {}
+    for path, lazy in arrays.items():
+        *places, name = path.split(".")
+        node = tree
+        for place in places:
+            inside = node.setdefault(place, {})
+            node = inside if isinstance(inside, dict) else {}
+        node[name] = lazy
+    return tree
+
+
 def _paired(found: dict[str, Stack]) -> list[Stack]:
     """The two directions of a `Bidirectional` as one."""
     made = dict(found)

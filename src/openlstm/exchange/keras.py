@@ -201,7 +201,7 @@ def _weights(name: str, found: dict[str, Lazy], G: int, H: int, cudnn: bool, bef
     for key, lazy in found.items():
         if key in ("kernel", "recurrent_kernel", "bias") and lazy.dtype not in (*FLOATS, "bfloat16"):
             hint = "save the model from before it was quantised"
-            raise ArgumentError.of(name, f"{key} is {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+            raise ArgumentError.of(name, f"its {key} holds no floats", lazy.dtype, ", ".join(FLOATS), hint)
     kernel, recurrent = found["kernel"].read(), found["recurrent_kernel"].read()
     bias = found["bias"].read() if "bias" in found else None
     got = f"kernel {list(kernel.shape)}, recurrent_kernel {list(recurrent.shape)}"
