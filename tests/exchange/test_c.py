@@ -290,12 +290,6 @@ def test_what_has_no_c_is_refused_with_the_repair() -> None:
         "  expected  float32 or int8\n"
         "  hint      'int8' is a quarter of the size"
     )
-    assert refused(openlstm.LSTM(2, 3, zoneout_h=0.1)) == (
-        "export to 'c': a step in C has no zoneout\n"
-        "  got       zoneout_h=0.1\n"
-        "  expected  zoneout_h=0\n"
-        "  hint      set layer.zoneout_h = 0 if it is to step without"
-    )
     assert refused(torch.nn.Sequential(lstm)) == (
         "export to 'c': is not a layer that steps\n"
         "  got       Sequential\n"

@@ -43,6 +43,17 @@ def refused(*given: object, **options: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("to", ["c", "torch", "keras", "flax"])
+def test_zoneout_is_not_lost_in_silence(to: str) -> None:
+    text = refused(openlstm.LSTM(2, 3, zoneout_c=0.1), to)
+    assert text.partition(": ")[2] == (
+        "zoneout would be lost, which acts in eval mode too\n"
+        "  got       zoneout_c=0.1\n"
+        "  expected  zoneout_c=0\n"
+        "  hint      take to='onnx', which has it, or set layer.zoneout_c = 0 if it is to run without"
+    )
+
+
 def test_what_cannot_be_chosen_is_told() -> None:
     lstm = openlstm.LSTM(2, 3).eval()
     assert refused(lstm, "rust") == (

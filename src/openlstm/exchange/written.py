@@ -24,10 +24,26 @@ def stack_of(model: Any, target: str) -> Stack:
         network = next(iter(model.networks))
         return Stack("recurrent", network.cell, tuple((w,) for w in network.layers))
     try:
-        return Stack.of(model)
+        stack = Stack.of(model)
     except DtypeError:
         got, hint = (
             type(model).__name__,
             f"name a layer inside it, or use to='onnx', which takes whole modules; {target} takes one",
         )
         raise ArgumentError.of(who, "no recurrent layer", got, "an LSTM, GRU or RNN of openlstm", hint) from None
+    refuse_zoneout(model, who)
+    return stack
+
+
+def refuse_zoneout(layer: Any, who: str) -> None:
+    """Zoneout acts in eval mode too, as its expectation.
+
+    Raises:
+        ArgumentError: for a layer with some.
+    """
+    inner = getattr(layer, "layer", layer)  # of a `Backwards`
+    for option in ("zoneout_h", "zoneout_c"):
+        if getattr(inner, option, 0):
+            got = f"{option}={getattr(inner, option)!r}"
+            hint = f"take to='onnx', which has it, or set layer.{option} = 0 if it is to run without"
+            raise ArgumentError.of(who, "zoneout would be lost, which acts in eval mode too", got, f"{option}=0", hint)

@@ -19,6 +19,7 @@ from openlstm.exchange.c.cells import step
 from openlstm.exchange.c.models import of_model
 from openlstm.exchange.c.net import Net, Program, array, plain
 from openlstm.exchange.stack import Stack
+from openlstm.exchange.written import refuse_zoneout
 from openlstm.reference import Weights, unshared
 from openlstm.runtime.model import Model
 
@@ -74,10 +75,7 @@ def of_layer(layer: Any, weights: str) -> Program:
         what, got = "the other direction begins at the end, which a stream has not", "bidirectional=True"
         hint = "train a layer in one direction, or take to='onnx', which reads whole sequences"
         raise ArgumentError.of(WHO, what, got, "a layer in one direction", hint)
-    for option in ("zoneout_h", "zoneout_c"):
-        if getattr(layer, option, 0):
-            got, hint = f"{option}={getattr(layer, option)!r}", f"set layer.{option} = 0 if it is to step without"
-            raise ArgumentError.of(WHO, "a step in C has no zoneout", got, f"{option}=0", hint)
+    refuse_zoneout(layer, WHO)
     if stack.dtype == np.float64:
         what, hint = "the numbers of a header are float32", "export(layer.float(), to='c')"
         raise DtypeError.of(WHO, what, "weights in float64", "float32", hint)
