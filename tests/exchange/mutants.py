@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-MEMORY, SECONDS = 2**31, 20
+MEMORY, SECONDS = 2**31, 120
 """What reading one file may take: bytes beside what the process had, and seconds."""
 
 NUMBERS = [np.array([n], "<u8").tobytes()[:size] for n in (0, 1, 2**7, 2**31, 2**63, 2**64 - 1) for size in (1, 2, 4, 8)]
