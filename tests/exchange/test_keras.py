@@ -288,6 +288,24 @@ def test_a_file_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
         openlstm.read(tmp_path / "n.h5")
 
 
+def test_a_heap_of_texts_through_which_hdf5_walks_for_ever_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path / "m.h5", {}, layer_names=["lstm"])
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL\1\0\0\0")
+    free = heap + 16 + 16 + 8  # behind "lstm", which takes 8 bytes
+    assert data[free : free + 2] == b"\0\0" and any(data[free + 8 : free + 16])
+    data[free + 8 : free + 16] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        openlstm.read(path)
+    assert str(caught.value) == (
+        f"{path}: cannot be read\n"
+        "  got       a heap of 4096 bytes whose parts do not fit\n"
+        "  expected  an undamaged HDF5 file\n"
+        "  hint      fetch the file again"
+    )
+
+
 def test_groups_that_hold_each_other_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.create_group("a")["a"] = file["/"]

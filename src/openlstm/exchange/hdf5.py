@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -104,6 +106,42 @@ class File:
         return Lazy(name, shape, array, f"{self.who}, {place}")
 
 
+HEAP, PIECE = b"GCOL\1\0\0\0", 2**22
+"""How a heap of texts begins, and how much of a file is searched at a time."""
+
+
+def _check_heaps(file: BinaryIO, size: int, who: str) -> None:
+    """Refuse a heap whose parts do not lie one behind the other: HDF5 2.0 walks through one for ever where a size is 0."""
+    file.seek(0)
+    begin = file.read(24)
+    lengths = begin[14:15] if begin[8:9] in (b"\0", b"\1") else begin[10:11]
+    if lengths != b"\x08":
+        raise damaged(who, f"sizes of {lengths.hex()} bytes", "sizes of 8 bytes")
+    at, inside = 0, 0
+    while at < size:
+        file.seek(at)
+        piece = file.read(PIECE + len(HEAP) - 1)
+        for match in re.finditer(re.escape(HEAP), piece):
+            file.seek(at + match.end())
+            whole = int.from_bytes(file.read(8), "little")
+            inside += whole
+            if inside > 2 * size or not _fits(file.read(max(whole - 16, 0))):
+                raise damaged(who, f"a heap of {whole} bytes whose parts do not fit", EXPECTED)
+        at += PIECE
+
+
+def _fits(parts: bytes) -> bool:
+    """Whether the parts of a heap end where it ends."""
+    at = 0
+    while len(parts) - at >= 16:
+        number, length = struct.unpack_from("<H6xQ", parts, at)
+        step = 16 + -(-length // 8) * 8 if number else length  # number 0 is what is free, with its own 16 bytes
+        if step < 16:
+            return False
+        at += step
+    return at <= len(parts)
+
+
 @contextmanager
 def opening(file: BinaryIO, who: str) -> Iterator[File]:
     """An HDF5 file, open.
@@ -118,6 +156,7 @@ def opening(file: BinaryIO, who: str) -> Iterator[File]:
         raise missing_extra("reading an HDF5 file", "h5py", "exchange") from error
     size = file.seek(0, 2)
     with reading(who, EXPECTED, "fetch the file again"):
+        _check_heaps(file, size, who)
         opened = h5py.File(file, "r")
     with opened:
         yield File(opened, size, who)
