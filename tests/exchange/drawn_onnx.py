@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
     arrays: dict[str, np.ndarray]
 
     def feeds(self, rng: np.random.Generator, T: int, B: int) -> dict[str, np.ndarray]:
-        found = {"x": rng.standard_normal((T, B, self.input_size)).astype(np.float32)}
+        found: dict[str, Any] = {"x": rng.standard_normal((T, B, self.input_size)).astype(np.float32)}
         if self.lengths:
             found["lengths"] = rng.integers(1, T + 1, B).astype(np.int32)  # of a row of no steps ONNX does not say the state
             found["lengths"][0] = T
@@ -153,7 +153,7 @@ def _branched(recurrent: Any, outputs: list[str], nodes: list[Any], kept: list[A
     return helper.make_node("If", ["some"], out, name="if", then_branch=branches[0], else_branch=branches[1])
 
 
-def session(model: ModelProto) -> ort.InferenceSession:
+def session(model: ModelProto) -> Any:
     """ONNX Runtime on one thread, which says nothing."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

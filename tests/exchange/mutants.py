@@ -65,11 +65,22 @@ def originals() -> dict[str, bytes]:
             file.attrs["layer_names"] = ["lstm"]
         found["net.h5"] = buffer.getvalue()
     try:
-        from openlstm.exchange.onnx import write
+        import onnx
+        from onnx import helper, numpy_helper
     except ImportError:
         pass
     else:
-        found["net.onnx"] = write.encode(write.write(layer))
+        arrays = {"W": np.ones((2, 16, 3), np.float32), "R": np.ones((2, 16, 4), np.float32), "B": np.ones((2, 32), np.float32)}
+        given = [numpy_helper.from_array(a, name) for name, a in arrays.items()]
+        node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y"], "lstm", hidden_size=4, direction="bidirectional")
+        shapes = [
+            helper.make_tensor_value_info("x", 1, ["T", "B", 3]),
+            helper.make_tensor_value_info("y", 1, ["T", 2, "B", 4]),
+        ]
+        graph = helper.make_graph([node], "g", shapes[:1], shapes[1:], given)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.checker.check_model(model)
+        found["net.onnx"] = model.SerializeToString()
     return found
 
 

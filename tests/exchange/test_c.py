@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support import ROOT
 import openlstm
 from openlstm import cells
 from openlstm.engine.stepper import Stepper
-from openlstm.errors import ArgumentError
+from openlstm.errors import ArgumentError, DtypeError
 from openlstm.exchange.export import export
 
 STEPS = 1000
@@ -51,6 +52,7 @@ SIZES = [
     (cells.VanillaRNN("relu"), 3, 33),
     (cells.SLSTM(heads=4), 3, 32, 2),
     (cells.JANET(beta=0.25), 2, 7, 1, 0, False),
+    (cells.LSTM(clip=1e39), 2, 7),
 ]
 ALL = [(cell, 3, 11, 2) for cell in cells.ALL if not cell.norms] + SIZES
 
@@ -98,6 +100,24 @@ def test_8_bits_give_the_bits_of_the_engine(sizes: Any, tmp_path: Path) -> None:
     assert export(openlstm.quantize(made), "c") == export(made, "c", weights="int8")
     assert off(Compiled(export(made, "c", weights="int8"), tmp_path).run(x), wanted) < 1e-2
     assert compiled.library.self_test() == 0
+
+
+@NEEDS_GCC
+@pytest.mark.parametrize("L", [1, 2])
+def test_x_may_hold_the_sums(L: int, tmp_path: Path) -> None:
+    """As a layer without `input_projection` takes it: by gate, in their order."""
+    made = openlstm.GRU(27, 9, L, input_projection=False).eval()
+    x = inputs(made)
+    assert off(Compiled(export(made, "c"), tmp_path).run(x), stepped(made, x)) < 1e-6
+
+
+@NEEDS_GCC
+def test_x_and_y_may_be_one_array(tmp_path: Path) -> None:
+    made = layer(cells.LSTM(), 9, 9, 2)
+    compiled, x = Compiled(export(made, "c"), tmp_path), inputs(made, 1)
+    wanted, state, place = compiled.run(x), compiled.stream(), ctypes.c_void_p(x.ctypes.data)
+    compiled.library.run(state, place, place, 1)
+    assert np.array_equal(x, wanted)
 
 
 def test_weights_stand_there_to_the_bit() -> None:
@@ -276,17 +296,19 @@ def test_what_has_no_c_is_refused_with_the_repair() -> None:
         "  expected  zoneout_h=0\n"
         "  hint      set layer.zoneout_h = 0 if it is to step without"
     )
-    assert refused(openlstm.LSTM(12, 3, input_projection=False)) == (
-        "export to 'c': a layer without input_projection has no C\n"
-        "  got       input_projection=False\n"
-        "  expected  input_projection=True\n"
-        "  hint      put the product of x and W_ih into the layer"
-    )
     assert refused(torch.nn.Sequential(lstm)) == (
         "export to 'c': is not a layer that steps\n"
         "  got       Sequential\n"
         "  expected  openlstm.LSTM, GRU or RNN, or a model of openlstm.Forecaster\n"
         "  hint      name the layer: layer='0'"
+    )
+    with pytest.raises(DtypeError) as caught:
+        export(openlstm.LSTM(2, 3).double(), "c")
+    assert str(caught.value) == (
+        "export to 'c': the numbers of a header are float32\n"
+        "  got       weights in float64\n"
+        "  expected  float32\n"
+        "  hint      export(layer.float(), to='c')"
     )
     broken = openlstm.LSTM(2, 3)
     with torch.no_grad():

@@ -97,6 +97,16 @@ def test_torchscript_gives_its_layers_with_what_its_code_declares(rnn: Any, how:
     same(layers["0"], rnn)
 
 
+@pytest.mark.parametrize("rnn", THEIRS[:-1], ids=IDS[:-1])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_frozen_torchscript_gives_its_layers_by_their_calls(rnn: Any, tmp_path: Path) -> None:
+    frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(rnn).eval()))
+    torch.jit.save(frozen, tmp_path / "net.pt")
+    layers = openlstm.read(tmp_path / "net.pt")
+    assert list(layers) == [f"{rnn.mode.lower()}_0"]
+    same(next(iter(layers.values())), rnn)
+
+
 @pytest.mark.parametrize("rnn", THEIRS, ids=IDS)
 def test_safetensors_modules_and_dicts_in_memory_give_their_layers(rnn: Any, tmp_path: Path) -> None:
     save_file(Net(rnn).rnn.state_dict(), tmp_path / "net.safetensors")
@@ -150,6 +160,14 @@ def test_arrays_of_numpy_in_a_plain_pickle_are_read(tmp_path: Path) -> None:
     for protocol in (2, 4, 5):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps({"params": state, "name": "x"}, protocol))
         same(openlstm.read(tmp_path / "net.pkl")["params"], rnn)
+
+
+@pytest.mark.parametrize("rnn", THEIRS, ids=IDS)
+def test_a_module_in_a_plain_pickle_is_read(rnn: Any, tmp_path: Path) -> None:
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps(Net(rnn)))
+    found = openlstm.read(tmp_path / "net.pkl")
+    assert list(found) == ["rnn", "again.0"]
+    same(found["rnn"], rnn)
 
 
 def test_cells_of_one_step_become_layers(tmp_path: Path) -> None:

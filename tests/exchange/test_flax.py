@@ -70,7 +70,8 @@ def test_flax_runs_what_is_written_and_it_comes_back_exactly(layer: Any, name: s
     x = torch.randn(2, 7, 3)
     y = layer(x)[0] if layer.batch_first else layer(x.transpose(0, 1))[0].transpose(0, 1)
     assert torch.allclose(torch.from_numpy(np.array(MODELS[name].apply(restored, x.numpy()))), y, atol=1e-6)
-    stacks, given = list(openlstm.read(tmp_path / "m.msgpack").stacks.values()), Stack.of(layer)
+    stacks = list(openlstm.read(tmp_path / "m.msgpack").stacks.values())
+    given: Any = Stack.of(layer)
     for back, weights in zip(stacks, given.weights, strict=True):
         pairs: Any = zip(back.weights[0], weights, strict=True)
         for a, b in pairs:

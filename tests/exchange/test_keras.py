@@ -172,13 +172,41 @@ def test_weights_of_keras_before_2_3_are_not_guessed_at(tmp_path: Path) -> None:
     assert list(openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version="2.2.4-tf"))) == ["l"]
 
 
+@pytest.mark.parametrize(("version", "slope"), [("2.4.0", 0.2), ("3.1.0", 1 / 6)])
+def test_hard_sigmoid_is_that_of_the_version(version: str, slope: float, tmp_path: Path) -> None:
+    options = {"name": "l", "units": 5, "activation": "tanh", "recurrent_activation": "hard_sigmoid", "use_bias": False}
+    config = {"class_name": "Sequential", "config": [{"class_name": "LSTM", "config": options}]}
+    arrays = {"l/l/kernel:0": np.ones((3, 20)), "l/l/recurrent_kernel:0": np.ones((5, 20))}
+    found = openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version=version, model_config=json.dumps(config)))
+    cell: Any = found.stacks["l"].cell
+    assert cell.activations[0].name == "hardsigmoid" and cell.activations[0].numbers == (slope, 0.5)
+
+
+def test_a_class_that_is_none_of_keras_and_two_directions_of_different_kinds_are_left(keras: Any, tmp_path: Path) -> None:
+    L = keras.layers
+
+    class MyLSTM(L.LSTM):
+        pass
+
+    both = L.Bidirectional(L.GRU(4), backward_layer=L.GRU(4, go_backwards=True, activation="relu"), name="both")
+    keras.Sequential(
+        [keras.Input((None, 3)), L.LSTM(2, return_sequences=True), MyLSTM(4, return_sequences=True, name="m"), both]
+    ).save(tmp_path / "m.keras")
+    found = openlstm.read(tmp_path / "m.keras")
+    assert len(found) == 1
+    assert found.left == {
+        "m": "MyLSTM is none of LSTM, GRU and SimpleRNN; keep it in Keras",
+        "both": "its two directions are of different kinds; take them for two layers in Keras",
+    }
+
+
 def test_what_keras_has_and_ours_has_not_is_named(keras: Any, tmp_path: Path) -> None:
     L = keras.layers
     layers = [L.LSTM(5, return_sequences=True, name="a"), L.LSTM(4, activation="gelu", name="b")]
     keras.Sequential([keras.Input((None, 3)), *layers]).save(tmp_path / "m.keras")
     found = openlstm.read(tmp_path / "m.keras")
     assert list(found) == ["a"]
-    known = "tanh, sigmoid, relu, linear, softsign, softplus, elu"
+    known = "tanh, sigmoid, relu, linear, softsign, softplus, elu, leaky_relu"
     assert found.left == {"b": f"got       activation='gelu'; expected  {known}; hint      keep it in Keras"}
 
 

@@ -114,7 +114,7 @@ def test_a_recursive_stream(kind: str, steps: int) -> None:
     )
     values[rng.random(len(values)) < 0.05] = np.nan
     values[reach - 1] = 5.0
-    stream = model.stream(values[:reach])
+    stream: Any = model.stream(values[:reach])
     given = feeds(model, Panel.of([values[:reach]], "2001-01-01", header.series.step))
     found = dict(zip([o.name for o in run.get_outputs()], run.run(None, given), strict=True))
     worst = 0.0
@@ -128,6 +128,21 @@ def test_a_recursive_stream(kind: str, steps: int) -> None:
         stream._keep(np.append(stream._values, values[t]))  # noqa: SLF001, a push without the forecast, which draws paths
         stream._step(float(values[t]))  # noqa: SLF001
     assert worst <= 1e-4
+
+
+def test_a_column_may_have_the_name_of_anything() -> None:
+    head = drawn.header("direct")
+    names = dict(
+        zip(
+            (f.name for f in head.series.features),
+            ("values", "shape_3", "anchor", "member0_h0", "add_20", "season_4"),
+            strict=True,
+        )
+    )
+    features = tuple(replace_header(f, name=names[f.name]) for f in head.series.features)
+    model = drawn.model(replace_header(head, series=replace_header(head.series, features=features)))
+    inputs = [i.name for i in write(model).graph.input]
+    assert inputs[2:] == ["column values", "shape_3", "column anchor", "column member0_h0", "add_20", "column season_4"]
 
 
 def test_the_check_reads_what_the_model_reads() -> None:

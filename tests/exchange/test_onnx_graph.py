@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402
+from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 import openlstm  # noqa: E402
@@ -98,6 +101,62 @@ def test_the_branch_that_is_taken_runs_whichever_it_is() -> None:
     assert list(graph) == ["in_else", "in_then"]
     for which in (True, False, True):
         same(model, {"x": x_of(), "which": np.array(which)}, graph)
+
+
+def test_branches_of_one_condition_with_tensors_of_one_name_and_a_loop_within() -> None:
+    """What is put in place keeps apart what had the same name."""
+
+    def branches(x: str, out: str) -> dict[str, Any]:
+        made = {}
+        for sign, kind in (("then", "Neg"), ("else", "Exp")):
+            seen = helper.make_node(kind, [x], ["seen"])
+            body = helper.make_graph(
+                [
+                    lstm("seen", "z", f"{out} {sign}", outputs=["z", "h_out"], inputs=["", "", "h_in", "c"]),
+                    helper.make_node("Identity", ["go_in"], ["go_out"]),
+                ],
+                "body",
+                [
+                    helper.make_tensor_value_info(n, k, s)
+                    for n, k, s in (("k", INT64, []), ("go_in", BOOL, []), ("h_in", FLOAT, None))
+                ],
+                [helper.make_tensor_value_info(n, k, None) for n, k in (("go_out", BOOL), ("h_out", FLOAT), ("z", FLOAT))],
+            )
+            nodes = [
+                seen,
+                helper.make_node("Loop", ["times", "", "h"], ["h_n", "many"], "loop", body=body),
+                lstm("seen", "alone", f"{out} {sign} alone"),
+                helper.make_node("Add", ["many", "alone"], ["sum"]),
+            ]
+            made[f"{sign}_branch"] = helper.make_graph(nodes, sign, [], [helper.make_tensor_value_info("sum", FLOAT, None)])
+        return made
+
+    nodes = [
+        helper.make_node("If", ["which"], ["a"], "if", **branches("x", "first")),
+        helper.make_node("ReduceMax", ["a"], ["b"], axes=[0, 2], keepdims=0),
+        helper.make_node("Concat", ["b", "b"], ["c2"], axis=-1),
+        helper.make_node("Slice", ["c2", "zeros", "three", "last"], ["x2"]),
+        helper.make_node("If", ["which"], ["d"], "if2", **branches("x2", "second")),
+        helper.make_node("Tanh", ["d"], ["y"]),
+    ]
+    more = {
+        "zeros": np.array([0]),
+        "three": np.array([I]),
+        "last": np.array([-1]),
+        "times": np.array(2),
+        "h": np.zeros((1, 2, H), np.float32),
+        "c": np.ones((1, 2, H), np.float32),
+    }
+    model = model_of(nodes, {"x": FLOAT, "which": BOOL}, **more)
+    graph = read(model)
+    assert len(graph) == 8
+    for which in (True, True, False, False, True):
+        same(model, {"x": x_of(), "which": np.array(which)}, graph)
+    given = {"x": x_of(), "which": np.array(True)}
+    flat: Any = graph._flat  # noqa: SLF001, with the branches of the last call in place
+    found = flat.run(dict(given), graph._run)  # noqa: SLF001
+    assert drawn.error(found[0], drawn.session(model).run(None, given)[0]) <= 1e-5
+    assert flat.run({**given, "which": np.array(False)}, graph._run) is None  # noqa: SLF001
 
 
 def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
@@ -202,7 +261,7 @@ def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         read(path)
     assert str(caught.value) == (
-        "m.onnx: holds no recurrent layer that can be expressed\n"
+        f"{tmp_path / 'm.onnx'}: holds no recurrent layer that can be expressed\n"
         "  got       rnn: LSTM: W is not known: 'W' lies in 'weights.bin', which is not beside the model: copy it there\n"
         "  expected  an LSTM, a GRU or an RNN\n"
         "  hint      each line says what would work instead"
@@ -249,7 +308,7 @@ def test_what_cannot_be_expressed_is_named_with_node_and_reason() -> None:
         "x", "y", "rnn", "W4", direction="bidirectional", activations=["Sigmoid", "Tanh", "Tanh", "Tanh", "Tanh", "Tanh"]
     )
     two.input[2] = "R4"
-    both = {"W4": np.repeat(WEIGHTS["W"], 2, 0), "R4": np.repeat(WEIGHTS["R"], 2, 0)}
+    both: dict[str, Any] = {"W4": np.repeat(WEIGHTS["W"], 2, 0), "R4": np.repeat(WEIGHTS["R"], 2, 0)}
     told = "rnn: LSTM: its directions have different activations: split it into two nodes of one direction"
     assert refused(model_of([two], {"x": FLOAT}, **both)) == told
     assert (
@@ -284,7 +343,7 @@ def test_a_file_of_another_kind_an_unknown_opset_and_a_graph_without_recurrence(
     with pytest.raises(DataError) as caught:
         read(path)
     assert str(caught.value) == (
-        "m.onnx: is not an ONNX model\n"
+        f"{path}: is not an ONNX model\n"
         "  got       20 bytes that are none\n"
         "  expected  a model as onnx.save writes it\n"
         "  hint      fetch the file again"
@@ -309,6 +368,34 @@ def test_a_file_of_another_kind_an_unknown_opset_and_a_graph_without_recurrence(
     )
 
 
+def test_single_steps_follow_a_layer_that_is_changed_or_edited() -> None:
+    """A stream's steps come from weights packed once, for as long as these are the layer's."""
+    nodes = [lstm("x", "y", "rnn", outputs=["y", "h_n", "c_n"], inputs=["", "", "h", "c"])]
+    model = model_of(nodes, {"x": FLOAT, "h": FLOAT, "c": FLOAT}, ("y", "h_n", "c_n"))
+    graph, layer = read(model), read(model)["rnn"]
+    given = {"x": x_of(1), "h": np.ones((1, 2, H), np.float32), "c": np.ones((1, 2, H), np.float32)}
+
+    def check() -> None:
+        with torch.no_grad():
+            y, _ = layer(torch.from_numpy(given["x"]), tuple(torch.from_numpy(given[n]) for n in "hc"))
+        assert np.array_equal(graph.run(given)["y"][:, 0], y.numpy())
+
+    check()
+    for changed in (layer, graph["rnn"]):
+        with torch.no_grad():
+            changed.weight_hh_l0.mul_(2)
+    check()
+    with openlstm.edit(graph["rnn"], "0.f", clamp=0.0), openlstm.edit(layer, "0.f", clamp=0.0):
+        check()
+    check()
+    whole = graph.run({**given, "x": x_of(5)})
+    h, c = given["h"], given["c"]
+    for t in range(5):
+        found = graph.run({"x": x_of(5)[t : t + 1], "h": h, "c": c})
+        h, c = found["h_n"], found["c_n"]
+        assert np.array_equal(found["y"], whole["y"][t : t + 1])
+
+
 def test_feeds_that_are_not_those_of_the_model_are_named() -> None:
     graph = read(model_of([lstm("x", "y", "rnn")], {"x": FLOAT}))
     for feeds, what, got in (({}, "needs 'x'", "nothing"), ({"x": x_of(), "z": 1}, "has no input 'z'", "'x', 'z'")):
@@ -324,6 +411,72 @@ def test_what_onnx_runtime_refuses_is_said_in_its_words() -> None:
     graph = read(model_of(nodes, {"x": FLOAT}, eye=np.eye(I + 1, dtype=np.float32)))
     with pytest.raises(ArgumentError, match="ONNX Runtime: cannot run a part of the graph"):
         graph.run({"x": x_of()})
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def detector() -> ModelProto:
+    """As a detector of voices ships: one state [2, B, H] in and out, and a rate that chooses the branch."""
+    branches = []
+    for sign in ("then", "else"):
+        inner = [
+            lstm(
+                "a",
+                f"y_{sign}",
+                "/decoder/rnn/LSTM" if sign == "then" else "/decoder/rnn_1/LSTM",
+                outputs=[f"{n}_{sign}" for n in "yhc"],
+                inputs=["", "", "h", "c"],
+            ),
+            helper.make_node("Concat", [f"h_{sign}", f"c_{sign}"], [f"state_{sign}"], axis=0),
+        ]
+        infos = [helper.make_tensor_value_info(f"{n}_{sign}", FLOAT, None) for n in ("y", "state")]
+        branches.append(helper.make_graph(inner, sign, [], infos))
+    nodes = [
+        helper.make_node("Equal", ["sr", "rate"], ["fast"]),
+        helper.make_node("Tanh", ["input"], ["a"]),
+        helper.make_node("Split", ["state"], ["h", "c"], axis=0),
+        helper.make_node("If", ["fast"], ["y", "stateN"], "if", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = model_of(nodes, {"sr": INT64}, ("y", "stateN"), rate=np.array(16000))
+    model.graph.input.extend(helper.make_tensor_value_info(n, FLOAT, [None] * 3) for n in ("input", "state"))
+    return model
+
+
+def calls_of(count: int) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(3).standard_normal((count, 1, 2, I)).astype(np.float32)
+    return {"input": x, "state": np.zeros((2, 2, H), np.float32), "sr": np.array(16000)}
+
+
+def test_the_lines_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    first, second, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/exchange-onnx.md").read_text(), re.DOTALL)
+    calls = calls_of(12)
+    given = {"x": calls["input"][0], "state": calls["state"], "rate": calls["sr"], "calls": calls}
+    exec(first, given)
+    assert list(given["reports"]) == ["/decoder/rnn/LSTM"] and "rnn_1" in capsys.readouterr().out
+    same(detector(), {"input": given["x"], "state": given["state"], "sr": given["rate"]}, given["graph"])
+    exec(second, given)
+    assert Path("slstm.onnx").is_file()
+
+
+def test_the_command_looks_inside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    np.savez("calls.npz", **calls_of(12))  # type: ignore[arg-type]
+    ran = Ran(capsys, "xray", "vad.onnx", "--feeds", "calls.npz", "--carry", "stateN=state", "-o", "vad.html", "-q")
+    assert ran.status == 0 and Path("vad.html").is_file() and "/decoder/rnn/LSTM: " in ran.out
+    ran = Ran(capsys, "xray", "vad.onnx", "--feeds", "calls.npz", "--carry", "stateN=state", "--json", "-q")
+    assert json.loads(ran.out)["layers"]["/decoder/rnn/LSTM"]["page"] is None
+    np.save("one.npy", np.zeros(3))
+    for arguments, said in (
+        (("--feeds", "none.npz"), "error none.npz: is not there"),
+        (("--feeds", "one.npy"), "error one.npy: cannot be read\n  got       another kind of file"),
+        (("--feeds", "calls.npz", "--carry", "stateN"), "error xray: --carry names no two tensors\n  got       stateN"),
+    ):
+        ran = Ran(capsys, "xray", "vad.onnx", *arguments)
+        assert ran.status != 0 and said in ran.err, ran.err
 
 
 def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:

@@ -10,7 +10,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
+from tests.conformance import nodes  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 from openlstm.exchange.onnx.read import read  # noqa: E402
@@ -78,3 +79,24 @@ def test_a_layout_with_the_batch_first_is_that_of_opset_14() -> None:
 def _plain(case: drawn.Drawn) -> bool:
     ops = {n.op_type for n in case.model.graph.node}
     return case.states and case.lengths and case.directions == 2 and "If" not in ops
+
+
+@pytest.mark.parametrize("case", nodes.cases(), ids=lambda case: case.name)
+def test_the_nodes_that_onnx_ships_give_its_outputs(case: Any) -> None:
+    """Those with the batch in front too, and with the reset before the product; their weights are inputs, here initializers."""
+    model = type(case.model)()
+    model.CopyFrom(case.model)
+    node = model.graph.node[0]
+    (inputs, outputs), names = case.data_sets[0], [n for n in node.input if n]
+    fixed = {node.input[k] for k in (1, 2, 3, 7) if k < len(node.input) and node.input[k]}
+    feeds = {}
+    for name, a in zip(names, inputs, strict=True):
+        if name in fixed:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(a), name))
+        else:
+            feeds[name] = np.asarray(a)
+    del model.graph.input[:]
+    model.graph.input.extend(i for i in case.model.graph.input if i.name not in fixed)
+    found = read(model).run(feeds)
+    for name, b in zip([o for o in node.output if o], outputs, strict=True):
+        np.testing.assert_allclose(found[name], b, rtol=case.rtol, atol=case.atol)

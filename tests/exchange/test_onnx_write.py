@@ -11,6 +11,7 @@ import torch
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange.drawn_onnx import error, session  # noqa: E402
 
 import openlstm  # noqa: E402
@@ -164,6 +165,37 @@ def test_an_opset_that_is_not_written_is_named() -> None:
             "  expected  13 to 22\n"
             "  hint      opset=17 runs on every ONNX Runtime since 1.12"
         )
+
+
+def test_a_layer_in_8_bits_is_refused() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        write(openlstm.quantize(layer(cells.LSTM())))
+    assert str(caught.value) == (
+        "export to 'onnx': a layer in 8 bits has no operator of ONNX\n"
+        "  got       Quantized\n"
+        "  expected  a layer of ours, or a fitted model\n"
+        "  hint      export the layer that was quantised"
+    )
+
+
+def test_the_command_writes_a_layer_of_a_file(tmp_path: Any, capsys: Any) -> None:
+    torch.save({"rnn": layer(cells.LSTM()).state_dict()}, tmp_path / "net.pt")
+    out = tmp_path / "net.onnx"
+    ran = Ran(capsys, "export", tmp_path / "net.pt", "--to", "onnx", "--lengths", "--opset", 18, "-o", out)
+    assert ran.status == 0, ran.err
+    model = onnx.load(out)
+    assert model.opset_import[0].version == 18 and [i.name for i in model.graph.input] == ["x", "lengths", "h0", "c0"]
+
+
+def test_zoneout_which_acts_in_eval_mode_too_is_refused() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        write(layer(cells.LSTM(), zoneout_c=0.1))
+    assert str(caught.value) == (
+        "export to 'onnx': ONNX has no zoneout\n"
+        "  got       zoneout_c=0.1\n"
+        "  expected  zoneout_c=0\n"
+        "  hint      export a layer without zoneout, with the same weights"
+    )
 
 
 def test_a_module_around_layers_is_for_torchs_exporter() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import struct
 from functools import partial
@@ -49,19 +50,21 @@ def read_archive(archive: Archive, who: str) -> Any:
         raise damaged(who, "no data.pkl", "an archive that torch saved")
     big = f"{root}byteorder" in archive and archive.read(f"{root}byteorder", 16) == b"big"
 
-    def storage(given: Any) -> Any:
+    def storage(folder: str, given: Any) -> Any:
         kind, key, count = _named(who, given)
         if kind is None:
             return None
-        name = f"{root}data/{key}"
+        name = f"{root}{folder}/{key}"
         there = archive.sizes.get(name, -1) // NUMBERS[kind].itemsize
         if there < count:
             raise damaged(who, f"{max(there, 0)} numbers of {count} in {name}", "the numbers that are declared")
         return Storage(kind, count, partial(archive.read, name), big)
 
-    found = load(archive.read(f"{root}data.pkl", PICKLE), who, storage)
-    if f"{root}constants.pkl" in archive:
+    found = load(archive.read(f"{root}data.pkl", PICKLE), who, partial(storage, "data"))
+    if f"{root}constants.pkl" in archive and isinstance(found, Record):
         _add_constants(found, archive, root)
+        constants = load(archive.read(f"{root}constants.pkl", PICKLE), who, partial(storage, "constants"))
+        found.state |= _frozen(archive, root, constants if isinstance(constants, tuple) else ())
     return found
 
 
@@ -125,6 +128,21 @@ def read_old(file: BinaryIO, who: str) -> Any:
     return found
 
 
+def read_pickle(file: BinaryIO, who: str) -> Any:
+    """The object of a plain pickle, in which a tensor's storage is a file of torch within it."""
+    size = file.seek(0, 2)
+    if size > PICKLE:
+        raise damaged(who, f"a pickle of {size} bytes", f"at most {PICKLE}", "save it with torch.save")
+    file.seek(0)
+    return load(file, who, calls={"torch.storage._load_from_bytes": _from_bytes})
+
+
+def _from_bytes(who: str, data: Any) -> Any:
+    if not isinstance(data, bytes) or not data.startswith(MAGIC):
+        raise damaged(who, "a storage that torch did not save", EXPECTED)
+    return read_old(io.BytesIO(data), who)
+
+
 def refuse_tar(who: str) -> DataError:
     """The error for files of torch before version 0.1.10."""
     what, hint = "is a tar archive of a very old torch", "open it with torch once and save it again with torch.save"
@@ -147,8 +165,48 @@ def _add_constants(found: Any, archive: Archive, root: str) -> None:
             record.state.setdefault(name, value)
 
 
-_CALL = re.compile(r"torch\.(lstm|gru|rnn_tanh|rnn_relu)\(.*, (?:True|False), \d+, [^,]+, \w+, (?:True|False), (True|False)\)")
-"""A call in the code of a traced module, whose last argument is batch_first."""
+_CALL = re.compile(
+    r"torch\.(lstm|gru|rnn_tanh|rnn_relu)\([^\n]*, (\w+|\[[^][\n]*\]), (?:True|False), "
+    r"(\d{1,4}), [^,\n]+, \w+, (True|False), (True|False)\)"
+)
+"""A call in the code of a module: its kind, weights, number of layers, whether it has two directions, batch_first."""
+
+
+def _calls(code: str) -> list[tuple[str, ...]]:
+    """The calls in a code, of lines as torch writes them: one call each, and not so long that a search takes for ever."""
+    lines = [line for line in code.splitlines() if len(line) < 10_000 and line.count("torch.") == 1]
+    return [call for line in lines for call in _CALL.findall(line)]
+
+
+def _frozen(archive: Archive, root: str, constants: tuple[Any, ...]) -> dict[str, Record]:
+    """The layers of a module that `torch.jit.freeze` left without names: calls in its code whose weights are constants."""
+    found: dict[str, Record] = {}
+    for path in archive.sizes:
+        if not constants or not path.startswith(f"{root}code/") or not path.endswith(".py"):
+            continue
+        code = archive.read(path, CODE).decode(errors="replace")
+        lists = dict(re.findall(r"^ *(\w+) = (\[CONSTANTS[^][\n]*\])$", code, re.MULTILINE))
+        for kind, given, layers, both, batch_first in _calls(code):
+            at = [int(n) for n in re.findall(r"CONSTANTS\.c(\d{1,9})", lists.get(given, given))]
+            arrays = [constants[n] for n in at if n < len(constants)]
+            ends = [f"_l{n}{way}" for n in range(int(layers)) for way in ("", "_reverse")[: 1 + (both == "True")]]
+            each = len(arrays) // max(len(ends), 1)
+            if each not in _PARTS or each * len(ends) != len(arrays):
+                continue
+            names = [name + end for end in ends for name in _PARTS[each]]
+            options = {"mode": kind.upper(), "batch_first": batch_first == "True"}
+            parameters = dict(zip(names, arrays, strict=True))
+            found[f"{kind}_{len(found)}"] = Record("torch.nn.LSTM", (), {"_parameters": parameters, **options})
+    return found
+
+
+_PARTS = {
+    2: ("weight_ih", "weight_hh"),
+    3: ("weight_ih", "weight_hh", "weight_hr"),
+    4: ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+    5: ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
+}
+"""The parameters of one layer and direction, by how many there are, in torch's order."""
 
 
 def _constants(kind: str, archive: Archive, root: str) -> dict[str, Any]:
@@ -171,7 +229,8 @@ def _constants(kind: str, archive: Archive, root: str) -> dict[str, Any]:
         constant = re.fullmatch(r"  (\w{1,40}) : Final\[\w+\] = (True|False|\d{1,9}|\"\w{1,20}\")", line)
         if constant:
             found[constant[1]] = ast.literal_eval(constant[2])
-    called = _CALL.search(code)
-    if called and "mode" not in found:
-        found |= {"mode": called[1].upper(), "batch_first": called[2] == "True"}
+    calls = _calls(code)
+    if calls and "mode" not in found:
+        kind, *_, batch_first = calls[0]
+        found |= {"mode": kind.upper(), "batch_first": batch_first == "True"}
     return found

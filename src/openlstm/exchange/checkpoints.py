@@ -161,7 +161,7 @@ def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[C
     H = K if hr is None else (*hr.shape, 0, 0)[1]
     gates = rows // H if H and rows % H == 0 else 0
     peepholes = first.get("weight_ch")
-    mode = str(module.get("mode") or module.get("nonlinearity") or "").lower()
+    mode = next((m.lower() for m in (module.get("mode"), module.get("nonlinearity")) if isinstance(m, str)), "")
     got = f"weight_hh {list(first['weight_hh'].shape)}" + ("" if hr is None else f", weight_hr {list(hr.shape)}")
     if gates not in _KINDS or (mode in ("lstm", "gru") and mode != _KINDS[gates].lower()):
         expected = "4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN"

@@ -19,6 +19,8 @@ def export(
     layer: Annotated[str | None, typer.Option(help="Which one, where a file holds several layers.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="What the functions of a C header begin with.", show_default=False)] = None,
     weights: Annotated[str | None, typer.Option(help="Of a C header: float32 or int8.", show_default=False)] = None,
+    lengths: Annotated[bool, typer.Option("--lengths", help="Of a layer as ONNX: take the lengths of its rows too.")] = False,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX: 13 to 22, 17 if left out.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Write a layer or a model for another runtime: ONNX, one header of C99, torch, Keras, Flax.
@@ -31,7 +33,8 @@ def export(
 
     ending = TARGETS[to].endings[0] if to in TARGETS else ""
     place = output or Path(source.stem + ending)
-    options = {key: value for key, value in (("name", name), ("weights", weights)) if value is not None}
+    given = {"name": name, "weights": weights, "lengths": lengths or None, "opset": opset}
+    options = {key: value for key, value in given.items() if value is not None}
     write(source, to, place, layer=layer, **options)
     if as_json:
         return print_json({"source": str(source), "to": to, "output": str(place), "bytes": place.stat().st_size})

@@ -48,12 +48,13 @@ def export(
     """Write a layer or a model for another runtime.
 
     Args:
-        source: openlstm.LSTM, GRU or RNN; a module around such layers (for "onnx"); a fitted `Forecaster` or `Model`; or a file
-            of any kind that `openlstm.read` reads, our model files among them.
+        source: openlstm.LSTM, GRU or RNN; a fitted `Forecaster` or `Model`; or a file of any kind that `openlstm.read` reads,
+            our model files among them. A module around layers goes to ONNX by `torch.onnx.export(module, .., dynamo=True)`.
         to: "onnx", "c", "torch", "keras" or "flax".
         path: the file to write; none if None.
         layer: the name of one of the layers, where `source` holds several.
-        options: of the target; of "c": `name` (what its functions and type begin with) and `weights` ("float32" or "int8").
+        options: of the target; of "c": `name` (what its functions and type begin with) and `weights` ("float32" or "int8"); of
+            "onnx": `lengths` (whether a layer takes those of its rows) and `opset`.
 
     Returns:
         What was made: the text of a header, a `ModelProto`, a state dict, ...

@@ -22,8 +22,9 @@ from openlstm import cells
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.cells import SIGMOID, TANH, Activation, AnyGRU, AnyLSTM, AnyRNN
-from openlstm.exchange.contents import Archive, Lazy, reading, short
+from openlstm.exchange.contents import Archive, Lazy, reading
 from openlstm.exchange.hdf5 import File, opening
+from openlstm.exchange.keras_config import GATES, Config, activation, config_layers, only, usual_options
 from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.stack import FLOATS, Stack
 from openlstm.exchange.written import stack_of
@@ -31,27 +32,6 @@ from openlstm.weights import GRU_GATE_ORDERS, Weights, reorder
 
 CONFIG = 2**26
 """The most bytes of a config."""
-
-GATES = {"LSTM": 4, "CuDNNLSTM": 4, "GRU": 3, "CuDNNGRU": 3, "SimpleRNN": 1}
-ACTIVATIONS = {
-    "tanh": TANH,
-    "sigmoid": SIGMOID,
-    "relu": Activation("relu"),
-    "linear": Activation("affine", (1.0, 0.0)),
-    "softsign": Activation("softsign"),
-    "softplus": Activation("softplus"),
-    "elu": Activation("elu", (1.0,)),
-}
-"""What Keras's activations are here; beside them `hard_sigmoid`, which is another one since Keras 3."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a config says of one recurrent layer."""
-
-    kind: str
-    options: dict[str, Any]
-    merge: str | None = ""  # how the two directions are merged; "" where there is one
 
 
 def read_archive(archive: Archive, who: str) -> Layers:
@@ -88,7 +68,8 @@ def layers_of(source: Any, who: str) -> Layers:
 
 
 def _layers(file: File, config: Any, version: str | None, who: str) -> Layers:
-    known, unknown = _configs(config)
+    with reading(who, "the config of a Keras model", "save the model again with model.save"):
+        known, unknown = config_layers(config)
     found: dict[str, dict[int, dict[str, Lazy]]] = {}
     short_names: dict[str, str] = {}
     for path, arrays in _triples(file).items():
@@ -99,9 +80,11 @@ def _layers(file: File, config: Any, version: str | None, who: str) -> Layers:
     stacks: list[Stack] = []
     left = dict(unknown)
     for place in sorted(found, key=lambda place: list(known).index(short_names[place]) if short_names[place] in known else 0):
+        if short_names[place] in unknown:
+            continue
         name = short_names[place] if names.count(short_names[place]) == 1 else place
         try:
-            stacks.append(_stack(name, found[place], known.get(short_names[place]), config is not None, version))
+            stacks.append(_stack(name, found[place], known.get(short_names[place]), version))
         except OpenLSTMError as error:
             left[name] = brief_of(error)
     return Layers(who, stacks, (), left)
@@ -141,49 +124,7 @@ def _place(file: File, path: str) -> tuple[str, str, int]:
     return "/".join(parts), parts[-1], direction
 
 
-def _configs(config: Any) -> tuple[dict[str, Config], dict[str, str]]:
-    """What a config says of its recurrent layers, by name; and what it has that is none of ours."""
-    known: dict[str, Config] = {}
-    unknown: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    aliases: dict[str, Config] = {}
-    left = [config]
-    while left:
-        one = left.pop()
-        if isinstance(one, list):
-            left += reversed(one)
-        if not isinstance(one, dict):
-            continue
-        kind, options = one.get("class_name"), one.get("config")
-        if not isinstance(kind, str) or not isinstance(options, dict):
-            left += reversed(list(one.values()))
-            continue
-        name = str(options.get("name"))
-        made = None
-        if kind in GATES:
-            made = Config(kind, options)
-        elif kind == "Bidirectional" and isinstance(inside := options.get("layer"), dict) and inside.get("class_name") in GATES:
-            merge = options.get("merge_mode")
-            made = Config(str(inside["class_name"]), _dict(inside.get("config")), None if merge is None else str(merge))
-        elif kind == "RNN" and isinstance(cell := options.get("cell"), dict) and str(cell.get("class_name"))[:-4] in GATES:
-            made = Config(str(cell["class_name"])[:-4], {**options, **_dict(cell.get("config"))})
-        elif re.search(r"LSTM|GRU|RNN", kind) and kind != "StackedRNNCells":
-            unknown[name] = f"{kind} is none of LSTM, GRU and SimpleRNN; keep it in Keras"
-        if made is None:
-            left.append(options)
-            continue
-        known[name] = made
-        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", re.sub(r"(RNN|LSTM|GRU)", lambda m: m[0].capitalize(), kind)).lower()
-        count = counts[snake] = counts.get(snake, -1) + 1
-        aliases[f"{snake}_{count}" if count else snake] = made  # what the first versions of Keras 3 call it
-    return {**known, **{name: one for name, one in aliases.items() if name not in known}}, unknown
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, whole: bool, version: str | None) -> Stack:
+def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, version: str | None) -> Stack:
     """One Keras layer."""
     if 0 not in found:
         raise ArgumentError.of(name, "has one direction", "the backward layer alone", "both", "save the whole model")
@@ -210,15 +151,17 @@ def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, 
     if G == 3 and config and not cudnn:
         before = not options.get("reset_after", False)
     if cudnn:
-        options = {"activation": "tanh", "recurrent_activation": "sigmoid", **_only(options, "go_backwards", "stateful")}
+        options = {"activation": "tanh", "recurrent_activation": "sigmoid", **only(options, "go_backwards", "stateful")}
         notes.append("in the layout of CuDNN, with two biases")
     elif config is None:
-        options = _defaults(name, G, bias, version)
-        notes.append("the file holds no config: Keras's own activations were taken" + ", tanh" * (G == 1) + _after(before, G))
+        options = usual_options(name, G, bias, version)
+        notes.append(
+            "the file holds no config of it: Keras's own activations were taken" + ", tanh" * (G == 1) + _after(before, G)
+        )
     if config is None and G == 3 and bias is None:
         hint = "save the whole model: the file does not say whether the reset acts before the product"
         raise ArgumentError.of(name, "is a GRU without biases and without a config", got, "a config", hint)
-    activations = [_activation(name, options, key, version) for key in ("recurrent_activation", "activation")[G == 1 :]]
+    activations = [activation(name, options, key, version) for key in ("recurrent_activation", "activation")[G == 1 :]]
     cell = _cell(G, activations, H if before else 0)
     if not cell.kernel:
         notes.append("no kernel has this cell, so it runs on the reference, slower")
@@ -236,36 +179,8 @@ def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, 
     return Stack(name, cell, (directions,), True, reverse, tuple(notes))
 
 
-def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if name in options}
-
-
 def _after(before: bool, G: int) -> str:
     return "" if G != 3 else ", the reset before the product" if before else ", the reset behind the product"
-
-
-def _defaults(name: str, G: int, bias: Any, version: str | None) -> dict[str, Any]:
-    """The activations of a layer in a file of weights alone; Keras before 2.3 took another one for the gates."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version or "")[:2])
-    if G > 1 and version and "-tf" not in version and numbers < (2, 3):
-        hint = "save the whole model, or pass the file through Keras of today"
-        got = f"weights of Keras {short(version, 20)} without a config"
-        raise ArgumentError.of(name, "may have hard_sigmoid or sigmoid gates", got, "a config", hint)
-    return {"activation": "tanh", "recurrent_activation": "sigmoid"}
-
-
-def _activation(name: str, options: dict[str, Any], key: str, version: str | None) -> Activation:
-    given = options.get(key, {"activation": "tanh", "recurrent_activation": "sigmoid"}[key])
-    if isinstance(given, dict):
-        given = given.get("config") if isinstance(given.get("config"), str) else given.get("class_name")
-    if given == "hard_sigmoid" and version:
-        return Activation("hardsigmoid", (1 / 6, 0.5) if int(re.findall(r"\d+", version + "0")[0]) >= 3 else (0.2, 0.5))
-    if given is None:
-        given = "linear"
-    if given not in ACTIVATIONS:
-        expected = ", ".join(ACTIVATIONS)
-        raise ArgumentError.of(name, f"has {key} {given!r}", f"{key}={given!r}", expected, "keep it in Keras")
-    return ACTIVATIONS[given]
 
 
 def _cell(G: int, activations: list[Activation], before: int) -> Cell:

@@ -48,13 +48,19 @@ class Storage:
     big: bool = False  # whether the bytes of a number stand in the other order
 
 
-def load(file: BinaryIO | bytes, who: str, storage: Callable[[Any], Any] | None = None) -> Any:
+def load(
+    file: BinaryIO | bytes,
+    who: str,
+    storage: Callable[[Any], Any] | None = None,
+    calls: dict[str, Callable[..., Any]] | None = None,
+) -> Any:
     """The object of one pickle.
 
     Args:
         file: at the pickle's begin; it is left at its end.
         who: what errors call it.
         storage: what a persistent id stands for; none are known if None.
+        calls: more calls that have a meaning, beside `CALLS`.
 
     Raises:
         DataError: if it is damaged, or calls a function that makes neither an array nor a container.
@@ -66,7 +72,7 @@ def load(file: BinaryIO | bytes, who: str, storage: Callable[[Any], Any] | None 
     Global(name='builtins.print')
     """
     with reading(who, EXPECTED, "fetch the file again"):
-        return _Machine(who, storage).run(_Bounded(io.BytesIO(file) if isinstance(file, bytes) else file))
+        return _Machine(who, storage, calls).run(_Bounded(io.BytesIO(file) if isinstance(file, bytes) else file))
 
 
 class _Bounded:
@@ -85,8 +91,11 @@ class _Bounded:
 class _Machine:
     """A stack, the marks on it and the memo: what the opcodes of a pickle work on."""
 
-    def __init__(self, who: str, storage: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, who: str, storage: Callable[[Any], Any] | None = None, calls: dict[str, Callable[..., Any]] | None = None
+    ) -> None:
         self.who = who
+        self.calls = CALLS | (calls or {})
         self.storage = storage
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -253,10 +262,10 @@ class _Machine:
         if name is None or not isinstance(args, tuple):
             raise damaged(self.who, "a call of something that is no function", EXPECTED)
         name = name.replace("__builtin__.", "builtins.").replace("copy_reg.", "copyreg.").replace("numpy._core.", "numpy.core.")
-        if name not in CALLS:
+        if name not in self.calls:
             what, hint = "holds code, which is never run", "open it where you trust it, and save its state_dict or safetensors"
             raise DataError.of(self.who, what, f"a call of {short(name)}", EXPECTED, hint)
-        return CALLS[name](self.who, *args)
+        return self.calls[name](self.who, *args)
 
 
 _CONSTANTS = frozenset(
@@ -308,8 +317,8 @@ def array_of(who: str, record: Record) -> Lazy | None:
     big = any(isinstance(s, tuple) and ">" in s[:2] for s in kind.args)
     stored = NUMBERS[_CODES[code]]
     shape = shape_of(who, sizes, len(data) // stored.itemsize)
-    numbers = np.frombuffer(bytes(data), stored.newbyteorder(">") if big else stored)
-    return Lazy(_CODES[code], shape, lambda: numbers[: int(np.prod(shape))].reshape(shape, order="F" if fortran else "C"), who)
+    numbers = np.frombuffer(data, stored.newbyteorder(">") if big else stored, int(np.prod(shape)))
+    return Lazy(_CODES[code], shape, lambda: numbers.reshape(shape, order="F" if fortran else "C"), who)
 
 
 _CODES = {"f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "u1": "uint8", "i4": "int32", "i8": "int64"}
@@ -317,7 +326,7 @@ _CODES = {"f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "u1":
 
 def _rebuilt(who: str, function: Any, _kind: Any, args: Any, *_: Any) -> Any:
     """A tensor of a subclass, or with attributes: what it is without them."""
-    return _Machine(who, None).call(function, args)
+    return _Machine(who).call(function, args)
 
 
 def _jax(who: str, function: Any, args: Any, state: Any, *_: Any) -> Any:
@@ -333,7 +342,7 @@ def _frombuffer(who: str, data: Any, kind: Any, sizes: Any, order: Any = "C", ax
 def _dict(who: str, *args: Any) -> dict[Any, Any]:
     pairs = next((a for a in args if isinstance(a, (list, tuple))), [])
     flat = [one for pair in pairs if isinstance(pair, (list, tuple)) and len(pair) == 2 for one in pair]
-    machine = _Machine(who, None)
+    machine = _Machine(who)
     machine.stack.append({})
     machine.set_items(flat)
     return machine.stack[0]
@@ -373,8 +382,10 @@ CALLS: dict[str, Callable[..., Any]] = {
         name: _record(name)
         for name in (
             "torch.device torch.serialization._get_layout torch._utils._rebuild_qtensor torch._utils._rebuild_sparse_tensor "
+            "torch._utils._rebuild_tensor_v3 torch._utils._rebuild_meta_tensor_no_storage "
             "builtins.complex builtins.range builtins.slice builtins.int builtins.float builtins.str builtins.bool "
-            "builtins.object datetime.datetime datetime.date datetime.timedelta datetime.timezone pathlib.PosixPath "
+            "builtins.object collections.Counter collections.deque datetime.datetime datetime.date datetime.timedelta "
+            "datetime.timezone pathlib.PosixPath "
             "pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath pathlib._local.PosixPath "
             "torch.torch_version.TorchVersion decimal.Decimal fractions.Fraction uuid.UUID"
         ).split()

@@ -13,7 +13,6 @@ from openlstm.errors import DataError, DtypeError
 from openlstm.exchange import archives, checkpoints
 from openlstm.exchange.contents import Archive, damaged, reading
 from openlstm.exchange.layers import Layers
-from openlstm.exchange.pickles import load
 from openlstm.exchange.stack import Stack
 
 KINDS = "an ONNX, Keras, Flax, torch, pickle or safetensors file with recurrent layers"
@@ -177,11 +176,7 @@ def _reader(path: Path, file: BinaryIO, begin: bytes) -> tuple[str, Callable[[Bi
 
 
 def _pickle(file: BinaryIO, path: Path) -> Layers:
-    size = file.seek(0, 2)
-    if size > archives.PICKLE:
-        raise damaged(str(path), f"a pickle of {size} bytes", f"at most {archives.PICKLE}", "save it with torch.save")
-    file.seek(0)
-    return checkpoints.layers_in(load(file, str(path)), str(path))
+    return checkpoints.layers_in(archives.read_pickle(file, str(path)), str(path))
 
 
 def _onnx(file: BinaryIO, path: Path) -> Layers:

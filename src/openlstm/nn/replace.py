@@ -76,7 +76,7 @@ def to_torch(model: nn.Module) -> Any:
 
     Returns:
         The model (the same object, unless it is a recurrent layer itself), ready for whatever knows torch.nn's classes alone:
-        `torch.onnx.export`, `torch.jit.script`, quantisation. `to_torch(copy.deepcopy(model))` leaves the model as it is.
+        `torch.jit.script`, quantisation. `to_torch(copy.deepcopy(model))` leaves the model as it is.
 
     Raises:
         DtypeError: if there is none.

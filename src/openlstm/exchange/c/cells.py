@@ -78,7 +78,9 @@ def _z(cell: Cell, gate: str) -> str:
 
 
 def _clipped(cell: Any, text: str) -> str:
-    return text if cell.clip is None else f"@clamp({text}, {number(cell.clip)})"
+    if cell.clip is None or cell.clip > float(np.finfo(np.float32).max):
+        return text
+    return f"@clamp({text}, {number(cell.clip)})"
 
 
 def _memory(cell: Any) -> Step:

@@ -13,7 +13,7 @@ from openlstm import __version__
 from openlstm.engine.backends.table import brief
 from openlstm.engine.rounded import check_rounded
 from openlstm.engine.stepper import Stepper
-from openlstm.errors import ArgumentError, describe
+from openlstm.errors import ArgumentError, DtypeError, describe
 from openlstm.exchange.c import code
 from openlstm.exchange.c.cells import step
 from openlstm.exchange.c.models import of_model
@@ -44,6 +44,7 @@ def write(model: Any, *, name: str = "model", weights: str = "float32") -> str:
         weights: "float32", or "int8" as `Stepper(layer, weights="int8")` steps.
 
     Raises:
+        DtypeError: for a layer in float64.
         ArgumentError: for a name that C does not allow, a layer in both directions, a cell that has no C or no weights in 8
             bits, or a module that is no layer.
     """
@@ -77,9 +78,9 @@ def of_layer(layer: Any, weights: str) -> Program:
         if getattr(layer, option, 0):
             got, hint = f"{option}={getattr(layer, option)!r}", f"set layer.{option} = 0 if it is to step without"
             raise ArgumentError.of(WHO, "a step in C has no zoneout", got, f"{option}=0", hint)
-    if not stack.input_projection:
-        what, hint = "a layer without input_projection has no C", "put the product of x and W_ih into the layer"
-        raise ArgumentError.of(WHO, what, "input_projection=False", "input_projection=True", hint)
+    if stack.dtype == np.float64:
+        what, hint = "the numbers of a header are float32", "export(layer.float(), to='c')"
+        raise DtypeError.of(WHO, what, "weights in float64", "float32", hint)
     step(stack.cell.unshared(), WHO)
     whole = stack.cell.unshared() if isinstance(layer, Quantized) else stack.cell
     own = [unshared(whole, one[0])[1] for one in stack.weights]
@@ -95,7 +96,7 @@ def of_layer(layer: Any, weights: str) -> Program:
     stepper = Stepper(net, weights="int8" if net.int8 else "float32")
     x = np.random.default_rng(0).standard_normal((STEPS, net.inputs)).astype(np.float32)
     y = np.stack([stepper.step(row)[0, : net.outputs].copy() for row in x])
-    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layers"
+    about = f"{brief(net.cell)}, {net.inputs} -> {net.outputs}, {net.depth} layer{'s' * (net.depth > 1)}"
     step_ = f"""\
 static inline void @step(@ *self, const float *x, float *y) {{
   memcpy(y, @net(self, x), {net.outputs} * sizeof *y);
@@ -123,7 +124,7 @@ def _text(program: Program, name: str) -> str:
     net, x = program.net, program.x
     first = int(np.isnan(program.y).any(1).sum())  # steps before a model answers
     y = program.y[first:]
-    bound = "3e-3f" if net.int8 else "1e-5f"
+    bound = "3e-3f" if net.int8 else "1e-4f"
     functions = f"""\
 {net.functions()}
 static inline void @init(@ *self) {{ memset(self, 0, sizeof *self); }}
@@ -135,9 +136,9 @@ static inline void @reset(@ *self) {{ @init(self); }}
     text = f"""\
 /* Written by openlstm {__version__}: {about}; weights in {"8 bits" if net.int8 else "float32"}.
 
-     static @ state;              one for each stream; nothing is allocated
-     @init(&state);               begins with zeros, as @reset does
-     @step(&state, x, y);         float x[@inputs], y[@outputs]
+     static @ state;           one for each stream; nothing is allocated
+     @init(&state);            begins with zeros, as @reset does
+     @step(&state, x, y);      float x[@inputs], y[@outputs]
 
    With {upper}_SELF_TEST defined before it is included, @self_test() is 0 if the numbers are those that were recorded. */
 #ifndef {upper}_OPENLSTM_H

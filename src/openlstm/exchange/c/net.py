@@ -5,7 +5,7 @@ Legend: I input size, H hidden size, P projected size, R what is fed back, G gat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -49,8 +49,9 @@ class Net:
 
     @property
     def inputs(self) -> int:
-        """I."""
-        return self.layers[0].w_ih.shape[1]  # type: ignore[union-attr]
+        """I; the rows of all gates where x holds the sums of W_ih x."""
+        first = self.layers[0]
+        return first.w_hh.shape[0] if first.w_ih is None else first.w_ih.shape[1]
 
     @cached_property
     def hidden(self) -> int:
@@ -119,10 +120,10 @@ class Net:
                 if a.size:
                     out.append(array(names[name], a))
             listed = ", ".join(names[f.split("*")[1]] for f in fields)
-            table.append(f"{{{w.w_ih.shape[1]}, {listed}}}")  # type: ignore[union-attr]
-        struct = "".join(f" const {field};" for field in fields)
-        layers = len(self.layers)
-        out.append(f"static const struct @layer {{ int inputs;{struct} }} @layers[{layers}] = {{{', '.join(table)}}};\n")
+            table.append(f"{{{self.inputs if w.w_ih is None else w.w_ih.shape[1]}, {listed}}}")
+        struct = "".join(f"  const {field};\n" for field in fields)
+        rows = "".join(f"  {line},\n" for line in table)
+        out.append(f"static const struct @layer {{\n  int inputs;\n{struct}}} @layers[{len(table)}] = {{\n{rows}}};\n")
         return "\n".join(out)
 
     def _layer(self, w: Weights) -> dict[str, np.ndarray]:
@@ -135,8 +136,8 @@ class Net:
         b = np.zeros((self.rows, self.stride), np.float32)
         b[: len(gates), :H] = rows_of(zeros if w.b_ih is None else w.b_ih, order_x)
         b[k:, :H] += rows_of(zeros if w.b_hh is None else w.b_hh, order_h)
-        found = {"b": b, "p": more(self.cell, w)}
-        matrices = {"x": rows_of(w.w_ih, order_x)}  # [G, H, I]
+        found = {"b": b, "p": more(self.cell, w), "x": np.zeros(0, np.float32)}
+        matrices = {} if w.w_ih is None else {"x": rows_of(w.w_ih, order_x)}  # [G, H, I]
         if self.dense:
             matrices["h"] = rows_of(self._recurrent(w.w_hh), order_h)
         if self.projected:
@@ -181,9 +182,8 @@ class Net:
     def _cell(self) -> str:
         one = step(self.cell, self.who)
         reads = "\n".join(f"    {line}" for line in one.lines)
-        given = "(void)p;\n" if not more(self.cell, self.layers[0]).size else ""
-        given += "  (void)c;\n" if not self.cells else ""
-        begin = f"  {given.strip()}\n" if given else ""
+        begin = "" if more(self.cell, self.layers[0]).size else "  (void)p;\n"
+        begin += "" if self.cells else "  (void)c;\n"
         return f"""\
 static inline void @cell(float *@restrict z, float *@restrict h, float *@restrict c, const float *@restrict p) {{
 {begin}{one.before}  for (int j = 0; j < @hidden; j++) {{
@@ -192,41 +192,42 @@ static inline void @cell(float *@restrict z, float *@restrict h, float *@restric
 {one.after}}}
 """
 
+    def _product(self, name: str, z: str, v: str, n: int | str) -> str:
+        """C that adds the product of a matrix and v [n] to z, block by block; in 8 bits v is rounded first."""
+        function, unit, gates, rows = "sums", self.unit, len(self.cell.gates), self.stride
+        if name == "r":
+            function, unit, gates, rows = "matrix", UNIT, 1, -(-self.projected // UNIT) * UNIT
+        begin, w = "", f"at->{name} + b * {gates * unit} * {n}"
+        if self.int8:
+            begin = f"    const float s_{name} = @round({v}, {n}, q);\n"
+            v = f"at->scale_{name} + b * {unit}, q, s_{name}"
+        elif name == "h" and self.heads > 1:
+            v = f"h + b * {unit} / {n} * {n}"
+        return f"{begin}    for (int b = 0; b < {rows // unit}; b++)\n      @{function}({z} + b * {unit}, {w}, {v}, {n});\n"
+
     def _net(self) -> str:
         """All layers, one after the other."""
-        G, U, R, H = len(self.cell.gates), self.unit, self.fed_back, self.hidden
-        K = R // self.heads
-        at_h = f"h + b * {U} / {K} * {K}" if self.heads > 1 else "h"
-        widest = -(-max(self.inputs, R, H) // 64) * 64  # gcc warns of short vectors that it would fill itself
-        product: Callable[..., str]
+        R, H = self.fed_back, self.hidden
+        text = ""
         if self.int8:
-            room = f"    int8_t q[{widest}];\n"
-            product = lambda z, name, b, K, v, n, f="sums", s=U: (  # noqa: E731
-                f"@{f}({z}, at->{name} + b * {b} * {K}, at->scale_{name} + b * {s}, {v}, s, {n});"
-            )
-        else:
-            room = ""
-            product = lambda z, name, b, K, v, n, f="sums", s=U: f"@{f}({z}, at->{name} + b * {b} * {K}, {v}, {n});"  # noqa: E731
-        lines = [f"for (int b = 0; b < {self.stride // U}; b++)"]
-        q = "q" if self.int8 else "x"
-        text = "    s = @round(x, at->inputs, q);\n" if self.int8 else ""
-        text += f"    {lines[0]}\n      {product(f'z + b * {U}', 'x', G * U, 'at->inputs', q, 'at->inputs')}\n"
+            widest = -(-max(self.inputs, R, H) // 64) * 64  # gcc warns of short vectors that it would fill itself
+            text += f"    int8_t q[{widest}];\n"
+        text += "    memcpy(z, at->b, sizeof z);\n"
+        of_x = self._product("x", "z", "x", "at->inputs")
+        if self.layers[0].w_ih is None:
+            sums = [f"z[{row(self.cell, gate)} * @stride + j] += x[{k * H} + j];" for k, gate in enumerate(self.cell.gates)]
+            given = f"    for (int j = 0; j < {H}; j++) {{\n" + "".join(f"      {line}\n" for line in sums) + "    }\n"
+            of_x = given if self.depth == 1 else f"    if (l == 0) {{\n{given}    }} else {{\n{of_x}    }}\n"
+        text += of_x
         if self.dense:
-            text += f"    s = @round(h, {R}, q);\n" if self.int8 else ""
-            z = f"z + {self.cell.separate} * @stride + b * {U}" if self.cell.separate else f"z + b * {U}"
-            text += f"    {lines[0]}\n      {product(z, 'h', G * U, K, 'q' if self.int8 else at_h, K)}\n"
+            text += self._product("h", f"z + {self.cell.separate} * @stride", "h", R // self.heads)
         c = "self->c[l]" if self.cells else "0"
         if self.projected:
             wide = -(-self.projected // UNIT) * UNIT
-            more_ = f"    float whole[{H}], part[{wide}] = {{0}};\n    @cell(z, whole, {c}, at->p);\n"
-            more_ += f"    s = @round(whole, {H}, q);\n" if self.int8 else ""
-            v = "q" if self.int8 else "whole"
-            call = product(f"part + b * {UNIT}", "r", UNIT, H, v, H, "matrix", UNIT)
-            text += more_ + f"    for (int b = 0; b < {wide // UNIT}; b++)\n      {call}\n"
-            text += f"    memcpy(h, part, {self.projected} * sizeof *h);\n"
+            text += f"    float whole[{H}], part[{wide}] = {{0}};\n    @cell(z, whole, {c}, at->p);\n"
+            text += self._product("r", "part", "whole", H) + f"    memcpy(h, part, {self.projected} * sizeof *h);\n"
         else:
             text += f"    @cell(z, h, {c}, at->p);\n"
-        declared = "    float s;\n" if self.int8 else ""
         several = self.members > 1  # a compiler that reads 0 here knows the sizes before it inlines, and is a fifth faster
         return f"""\
 /* One step of all layers{" of a member" * several}; returns the h of the last one. */
@@ -235,7 +236,6 @@ static inline const float *@net(@ *self, const float *x{", int member" * several
     const int l = {f"member * {self.depth} + " * several}n;
     const struct @layer *at = &@layers[l];
     float *h = self->h[l], z[{self.rows} * @stride];
-{room}{declared}    memcpy(z, at->b, sizeof z);
 {text}    x = h;
   }}
   return x;

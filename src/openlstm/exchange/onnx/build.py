@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from openlstm import __version__, reference
 from openlstm.cells import Cell, State
 from openlstm.engine import onnx as operators
-from openlstm.errors import BackendError, message
+from openlstm.errors import BackendError
 from openlstm.exchange.onnx.traced import FREE, Traced, Writer
 from openlstm.exchange.stack import Stack
 from openlstm.weights import Weights, fed_back_size
@@ -196,4 +196,4 @@ def agree(theirs: list[Any], ours: list[Any], names: list[str]) -> None:
             what, got = f"ONNX Runtime computes another {name}", f"{list(a.shape)}, off by {error:.1e}"
             hint = "weights beyond what float32 resolves? look at them with openlstm inspect"
             expected = f"{list(b.shape)}, off by {TOLERANCE:g} at most"
-            raise BackendError(message("export to 'onnx'", what, got, expected, hint))
+            raise BackendError.of("export to 'onnx'", what, got, expected, hint)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from openlstm._terminal import print_json, say, status
-from openlstm.errors import ArgumentError, DataError, message
+from openlstm.errors import ArgumentError, DataError
 from openlstm.exchange.contents import Archive, damaged, reading
 from openlstm.exchange.onnx.read import read
 
@@ -22,10 +22,10 @@ def look(
         DataError: for feeds that are no arrays of numpy.
         ArgumentError: for a `carry` that is not OUTPUT=INPUT, or inputs that are not those of the model.
     """
-    pairs = [one.partition("=")[::2] for one in carry]
+    pairs = [(out, name) for out, _, name in (one.partition("=") for one in carry)]
     for one, (out, name) in zip(carry, pairs, strict=True):
         if not out or not name:
-            raise ArgumentError(message("xray", "--carry names no two tensors", one, "OUTPUT=INPUT", "--carry stateN=state"))
+            raise ArgumentError.of("xray", "--carry names no two tensors", one, "OUTPUT=INPUT", "--carry stateN=state")
     graph, arrays = read(model), read_feeds(feeds)
     with status("looking ...", quiet):
         reports = graph.xray(arrays, carry=dict(pairs), **options)
@@ -59,7 +59,7 @@ def read_feeds(path: Path) -> dict[str, np.ndarray]:
     who = str(path)
     expected, hint = "an .npz file of numpy", "numpy.savez('x.npz', input=array, ..)"
     if not path.is_file():
-        raise DataError(message(who, "is not there", "no such file", expected, hint))
+        raise DataError.of(who, "is not there", "no such file", expected, hint)
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise damaged(who, "another kind of file", expected, hint)

@@ -21,7 +21,7 @@ LARGEST = 2**28
 FOLDED = ("Cast", "Concat", "DequantizeLinear", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that are computed where all they read is known; none of them makes more numbers than it is given."""
 
-FIELDS = {
+FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT64: "int64_data",
@@ -108,7 +108,7 @@ def array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
     """
     name, kind = tensor.name, tensor.data_type
     if kind not in FIELDS:
-        known = {number: word for word, number in TensorProto.DataType.items()}.get(kind, kind)
+        known = {int(number): word for word, number in TensorProto.DataType.items()}.get(kind, str(kind))
         raise Unknown(f"{name!r} has elements of type {known}, which no layer has")
     if any(n < 0 for n in tensor.dims):
         raise Unknown(f"{name!r} has the shape {list(tensor.dims)}")

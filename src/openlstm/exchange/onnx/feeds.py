@@ -5,6 +5,7 @@ Legend: S series, N rows of a panel, W steps of a window, K steps of the horizon
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from openlstm import weights
 from openlstm.data.panel import Covariate, Panel
 from openlstm.exchange.onnx.build import agree
 from openlstm.exchange.onnx.plan import session
+from openlstm.exchange.onnx.scaling import column
 from openlstm.model_file.header import COUNTS
 from openlstm.runtime import Model
+from openlstm.runtime.recursive import sequence
 from openlstm.runtime.window import rows
 
 
@@ -50,20 +53,20 @@ def feeds(model: Model, data: Any, *, steps: slice | None = None) -> dict[str, n
     else:
         begin, count = origin - W, W + K
         found["values"] = _cut(panel, panel.values, origin - series.reach, series.reach)
+    table = rows(series, panel, every=header.decoder.kind == "simulate")  # which also says what is missing
     if series.calendar:
-        table = rows(series, panel, every=header.decoder.kind == "simulate")
         place = table.begins[:, None] + begin[:, None] + np.arange(count)
         found["calendar"] = table.plain[np.minimum(place, len(table.plain) - 1), : 2 * len(series.calendar)]
     for feature in series.features:
-        column = next(c for c in panel.covariates if c.name == feature.name)
+        given = next(c.values for c in panel.covariates if c.name == feature.name)
         if feature.role == "static":
-            own = column.values.astype(np.float64)
+            own = given.astype(np.float64)
         elif feature.role == "past" and header.decoder.kind == "recursive":  # a step reads those of the step before it
-            own = _cut(panel, column.values, begin - 1, count)
+            own = _cut(panel, given, begin - 1, count)
             own[:, np.arange(begin[0] - origin[0], begin[0] - origin[0] + count) <= -W] = np.nan
         else:
-            own = _cut(panel, column.values, begin, W if feature.role == "past" else count)
-        found[feature.name] = own if feature.categories is None else np.where(np.isnan(own), -1, own).astype(np.int64)
+            own = _cut(panel, given, begin, W if feature.role == "past" else count)
+        found[column(feature.name)] = own if feature.categories is None else np.where(np.isnan(own), -1, own).astype(np.int64)
     if header.decoder.kind in ("simulate", "recursive"):
         found |= zero_states(model, S)
     return found
@@ -98,7 +101,7 @@ def example(model: Model, extra: int = 3) -> Panel:
     drawn[:, size - series.horizon :] = np.nan
     panel = Panel.of(list(drawn), np.datetime64("2001-01-01", "us"), series.step, target=series.target, time=series.time)
 
-    def column(feature: Any) -> Covariate:
+    def drawn_column(feature: Any) -> Covariate:
         values = feature.mean + feature.deviation * rng.standard_normal(2 if feature.role == "static" else 2 * size)
         if feature.categories is not None:
             values = rng.integers(0, len(feature.categories), len(values)).astype(np.float64)
@@ -106,10 +109,8 @@ def example(model: Model, extra: int = 3) -> Panel:
             values[rng.random(len(values)) < 0.1] = np.nan
         return Covariate(feature.name, feature.role, values, feature.categories)
 
-    from dataclasses import replace
-
     history = np.full(2, size - series.horizon, np.int64)
-    return replace(panel, history=history, covariates=tuple(map(column, series.features)))
+    return replace(panel, history=history, covariates=tuple(map(drawn_column, series.features)))
 
 
 def check(model: Model, made: ModelProto) -> None:
@@ -131,8 +132,6 @@ def check(model: Model, made: ModelProto) -> None:
 
 
 def _seen(model: Model, panel: Panel) -> tuple[Any, Any, Any]:
-    from openlstm.runtime.recursive import sequence
-
     table = rows(model.header.series, panel)
     seen = sequence(model.header.series, table, table.begins + panel.history, 1)
     return seen.x, seen.codes, seen.spread

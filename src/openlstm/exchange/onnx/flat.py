@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from openlstm.exchange.onnx.nodes import graphs_of
+from openlstm.exchange.onnx.nodes import Node, graphs_of
 from openlstm.exchange.onnx.plan import Owner, Part, Plan, Recurrent, Runs, Values, part_of
 
 
@@ -25,15 +25,16 @@ class Flat:
 
     def __init__(self, owner: Owner, choices: dict[Any, bool]) -> None:
         whole = part_of(owner.model.graph, owner, {})
-        self.choices, self.owner = choices, owner
+        self.choices, self.owner = choices, owner._replace(nodes=dict(owner.nodes))
         self.steps: list[tuple[Any, Any]] = []
         self.initializers: dict[str, TensorProto] = dict(whole.initializers)
         self.asked: dict[str, bool] = {}
+        self.count = 0
         names: dict[str, str] = {}
         self._put(owner.model.graph, (), names)
         self.outputs = [names.get(name, name) for name in whole.outputs]
         outputs = list(dict.fromkeys([*self.outputs, *self.asked]))
-        self.plan = Plan(Part(self.steps, whole.inputs, outputs, self.initializers, whole.defaults), owner)
+        self.plan = Plan(Part(self.steps, whole.inputs, outputs, self.initializers, whole.defaults), self.owner)
 
     def run(self, values: Values, runs: Runs) -> list[Any] | None:
         """The outputs, or None where other branches should have run."""
@@ -47,24 +48,29 @@ class Flat:
             place = (*at, k)
             if place in self.choices:
                 self._put_branch(node, place, names)
-            elif place in self.owner.nodes:
-                own = self.owner.nodes[place]
-                now = {word: names.get(name, name) for word in ("x", "lengths", "h", "c") if (name := getattr(own, word))}
-                own = replace(own, outputs=tuple(names.get(name, name) for name in own.outputs), **now)
-                self.steps.append((Recurrent(own), place))
-            else:
-                self.steps.append((renamed(node, names), place))
+                continue
+            for at_node, own in self.owner.nodes.items():
+                if at_node[: len(place)] == place:  # itself, or within a loop
+                    self.owner.nodes[at_node] = _renamed_node(own, names)
+            here = self.owner.nodes.get(place)
+            self.steps.append((renamed(node, names) if here is None else Recurrent(here), place))
 
     def _put_branch(self, node: NodeProto, place: Any, names: dict[str, str]) -> None:
         which = self.choices[place]
         word, j, inner = next(one for one in graphs_of(node) if one[0] == ("then_branch" if which else "else_branch"))
         own = [name for other in inner.node for name in other.output] + [tensor.name for tensor in inner.initializer]
-        mine = {name: f"{name}@{len(self.asked)}" for name in own if name}
+        self.count += 1
+        mine = {name: f"{name}@{self.count}" for name in own if name}
         self.asked[names.get(node.input[0], node.input[0])] = which
         self.initializers |= {mine[tensor.name]: tensor for tensor in inner.initializer}
         within = {**names, **mine}
         self._put(inner, (*place, word, j), within)
         names.update((out, within.get(info.name, info.name)) for out, info in zip(node.output, inner.output, strict=True))
+
+
+def _renamed_node(node: Node, names: dict[str, str]) -> Node:
+    now = {word: names.get(name, name) for word in ("x", "lengths", "h", "c") if (name := getattr(node, word))}
+    return replace(node, outputs=tuple(names.get(name, name) for name in node.outputs), **now)
 
 
 def renamed(node: NodeProto, names: dict[str, str]) -> NodeProto:

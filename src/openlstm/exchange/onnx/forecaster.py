@@ -91,7 +91,7 @@ class Forecast(Inputs):
             return np.maximum(quantiles, 0.0)
         if not self.series.positive:
             return quantiles
-        below = self.column(self.total((values < 0.0).astype(np.float64)))  # NaN is not below
+        below = self.behind(self.total((values < 0.0).astype(np.float64)))  # NaN is not below
         return np.where(below > 0.0, quantiles, np.maximum(quantiles, 0.0))
 
     def window_model(self) -> None:
@@ -139,8 +139,8 @@ class Forecast(Inputs):
                 base = self.head(u, own_weights, "skip", np.float32)
                 found = self.spread_out(self.head(z, own_weights, "out", np.float32), base).astype(np.float64)
             total = found if total is None else total + found
-        wide = self.column(spread)
-        out = self.column(anchor) + wide * (total / header.network.members)
+        wide = self.behind(spread)
+        out = self.behind(anchor) + wide * (total / header.network.members)
         if decoder.kind == "linear":
             out = out._new(self.op("TopK", out.name, np.array([Q]), count=2, largest=0, axis=-1)[0], out.shape)
         self.gives("quantiles", self.bounded(self.calibrated(out, wide), past), ["N", K, Q])

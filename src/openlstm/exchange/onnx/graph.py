@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError, describe
 from openlstm.exchange.layers import Layers
 from openlstm.exchange.onnx.flat import Flat
 from openlstm.exchange.onnx.nodes import Integers, Node
 from openlstm.exchange.onnx.plan import Owner, Plan, part_of
+from openlstm.exchange.onnx.steps import Steps
 
 Feeds = Mapping[str, Any]
 
@@ -49,6 +50,7 @@ class Graph(Layers):
         self._owner = Owner(model, {node.at: node for node in nodes.values()}, folder, {})
         self._plan = Plan(part_of(model.graph, self._owner, {}), self._owner)
         self._flat: Flat | None = None
+        self._steps = Steps()
         self.outputs = tuple(self._plan.outputs)
         self._seen: list[tuple[str, Any, Any, Any, Any]] | None = None
 
@@ -69,14 +71,16 @@ class Graph(Layers):
         if missing or unknown:
             what = f"has no input {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
             got, hint = ", ".join(map(repr, feeds)) or "nothing", "run({name: array, ..})"
-            raise ArgumentError(message(self.source, what, got, ", ".join(map(repr, self.inputs)), hint))
+            raise ArgumentError.of(self.source, what, got, ", ".join(map(repr, self.inputs)), hint)
         given = {name: np.asarray(a) for name, a in feeds.items()}
         return dict(zip(self.outputs, self._outputs(given), strict=True))
 
     def _outputs(self, given: dict[str, np.ndarray]) -> list[Any]:
         """Run with the branches of the call before in place; where others are right, as the graph stands."""
         if self._flat is not None and self._seen is None:
-            with contextlib.suppress(ArgumentError):  # of what does not fit the wrong branch
+            with contextlib.suppress(
+                Exception
+            ):  # of what does not fit the wrong branch; if it does not fit the right one, see below
                 found = self._flat.run(dict(given), self._run)
                 if found is not None:
                     return found
@@ -91,7 +95,7 @@ class Graph(Layers):
         Args:
             feeds: as for `run`; or several, one call after the other; or arrays with one axis more, in front, for the calls.
             carry: which output is the input of the next call, such as {"stateN": "state"}. The steps of calls in which every
-                layer goes on where it ended are one sequence.
+                layer goes on where it ended are one sequence; where it does not, its first call is looked at.
             options: those of `openlstm.xray`, such as `lag`; `before` is False, since weights in a file have been trained.
 
         Raises:
@@ -103,11 +107,12 @@ class Graph(Layers):
         for out, name in (carry or {}).items():
             if out not in self.outputs or name not in self._given:
                 got, hint = f"{out}={name}", f"outputs are {', '.join(self.outputs)}; inputs {', '.join(self.inputs)}"
-                raise ArgumentError(message(self.source, "cannot carry this", got, "an output and an input", hint))
+                raise ArgumentError.of(self.source, "cannot carry this", got, "an output and an input", hint)
         self._seen = []
         found: dict[str, np.ndarray] = {}
         try:
-            for one in self.calls(feeds) if isinstance(feeds, Mapping) else feeds:
+            several: Iterable[Any] = self.calls(feeds) if isinstance(feeds, Mapping) else feeds  # type: ignore[arg-type]
+            for one in several:
                 handed = {name: found[out] for out, name in (carry or {}).items() if found}
                 found = self.run({**one, **handed})
             seen = self._seen
@@ -115,7 +120,7 @@ class Graph(Layers):
             self._seen = None
         if not seen:
             got, hint = "a branch without one", "give feeds with which one of them runs"
-            raise ArgumentError(message(self.source, "no recurrent layer ran", got, ", ".join(self), hint))
+            raise ArgumentError.of(self.source, "no recurrent layer ran", got, ", ".join(self), hint)
         names = dict.fromkeys(name for name, *_ in seen)
         return {n: xray(self[n], self._joined([s[1:] for s in seen if s[0] == n], n), name=n, **options) for n in names}
 
@@ -131,7 +136,7 @@ class Graph(Layers):
         if len(set(counts.values())) > 1:
             got = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(longer))
             hint = "give all of them the same first axis"
-            raise ArgumentError(message(self.source, "the arrays hold different numbers of calls", got, "one number", hint))
+            raise ArgumentError.of(self.source, "the arrays hold different numbers of calls", got, "one number", hint)
         count = next(iter(counts.values()), 1)
         return [{name: a[k] if name in longer else a for name, a in feeds.items()} for k in range(count)]
 
@@ -155,6 +160,13 @@ class Graph(Layers):
         import torch
 
         stack, layer = node.stack, self[node.stack.name]
+        if x.ndim != 3:
+            got, hint = f"X {describe(x)}", "run the whole model on ONNX Runtime: it says the same"
+            raise ArgumentError.of(stack.name, "X has the wrong number of axes", got, "3 axes", hint)
+        if lengths is None and self._seen is None:
+            stepped = self._steps.run(node, layer, x, states)
+            if stepped is not None:
+                return stepped
         first, D, H = stack.batch_first, stack.directions, stack.hidden_size
         kind, own = x.dtype, stack.dtype
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from openlstm.engine.threads import get_num_threads
-from openlstm.errors import ArgumentError, DataError, message, missing_extra
+from openlstm.errors import ArgumentError, DataError, OpenLSTMError, missing_extra
 from openlstm.exchange.contents import short
 from openlstm.exchange.onnx.constants import Unknown, array
 from openlstm.exchange.onnx.nodes import Node, graphs_of
@@ -121,7 +121,7 @@ class Plan:
         try:
             return array(self.initializers[name], self.owner.folder)
         except Unknown as why:
-            raise DataError(message(name, "cannot be read", str(why), "an initializer", "fetch the model again")) from None
+            raise DataError.of(name, "cannot be read", str(why), "an initializer", "fetch the model again") from None
 
 
 def _reads(step: Any) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ class _Loop:
                 rows.append(a)
         if scanned and not k:
             got, hint = "a Loop of no steps", "give it at least one step"
-            raise ArgumentError(message("Loop", "has nothing to put together", got, "at least one step", hint))
+            raise ArgumentError.of("Loop", "has nothing to put together", got, "at least one step", hint)
         values.update(zip(self.output, [*carried, *(np.stack(rows) for rows in scanned)], strict=True))
 
 
@@ -251,7 +251,7 @@ class _Stage:
         model.opset_import.extend(plan.owner.model.opset_import)
         try:
             return session(model.SerializeToString())
-        except OpenLSTMErrors:
+        except OpenLSTMError:
             raise
         except Exception as error:
             raise _refused("does not take a part of the graph", error) from error
@@ -266,23 +266,20 @@ def session(model: bytes) -> Any:
     try:
         import onnxruntime as ort
     except ImportError:
-        raise missing_extra("openlstm.exchange.onnx", "onnxruntime", "onnx") from None
+        raise missing_extra("read", "onnxruntime", "exchange") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = get_num_threads(), 1
     options.log_severity_level = 4
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-OpenLSTMErrors = (ArgumentError, DataError, ImportError)
-
-
 def _refused(what: str, error: Exception) -> ArgumentError:
     hint = "run the whole model on ONNX Runtime: it says the same where the model or its inputs are wrong"
-    return ArgumentError(message("ONNX Runtime", what, short(str(error), 300), "a model and inputs that it runs", hint))
+    return ArgumentError.of("ONNX Runtime", what, short(str(error), 300), "a model and inputs that it runs", hint)
 
 
 def _info(name: str, value: Any) -> ValueInfoProto:
     if not isinstance(value, (np.ndarray, np.generic)):
         got, hint = f"{name!r}: {type(value).__name__}", "run the whole model on ONNX Runtime"
-        raise ArgumentError(message("the graph", "hands on what is no tensor beside a recurrent node", got, "a tensor", hint))
+        raise ArgumentError.of("the graph", "hands on what is no tensor beside a recurrent node", got, "a tensor", hint)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)

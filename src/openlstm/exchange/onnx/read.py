@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import GraphProto, ModelProto, inliner
 
-from openlstm.errors import ArgumentError, DataError, message
-from openlstm.exchange.contents import short
+from openlstm.errors import ArgumentError, DataError
+from openlstm.exchange.contents import reading, short
 from openlstm.exchange.onnx.constants import Constants, Unknown
 from openlstm.exchange.onnx.graph import Graph
 from openlstm.exchange.onnx.nodes import Node, graphs_of, is_recurrent, read_node
 
 OLDEST = 7
+KIND = "a model as onnx.save writes it"
 DEEPEST = 3 * 50
 """Graphs within graphs: each adds three parts to a place."""
 
@@ -51,22 +52,21 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
         ArgumentError: if there is no recurrent node that can be expressed.
     """
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    who = "the model" if path is None else path.name
-    model = source if isinstance(source, ModelProto) else _parsed(path.read_bytes() if path else source, who)  # type: ignore[arg-type]
+    who = "the model" if path is None else str(path)
+    with reading(who, KIND, "fetch the file again"):  # a text in a damaged file may be none
+        model = source if isinstance(source, ModelProto) else _parsed(path.read_bytes() if path else source, who)  # type: ignore[arg-type]
+        return _read(model, who, None if path is None else path.resolve().parent)
+
+
+def _read(model: ModelProto, who: str, folder: Path | None) -> Graph:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset <= newest:
         expected, hint = f"{OLDEST} to {newest}", "onnx.version_converter.convert_version(model, 17)"
-        raise DataError(message(who, "has an opset that is not known", f"opset {opset}", expected, hint))
+        raise DataError.of(who, "has an opset that is not known", f"opset {opset}", expected, hint)
     if model.functions:
-        try:
+        with reading(who, "functions that can be put in place", "export the model without functions of its own"):
             model = inliner.inline_local_functions(model)
-        except Exception as error:
-            hint = "export the model without functions of its own"
-            raise DataError(
-                message(who, "has functions that cannot be put in place", short(str(error)), "functions that end", hint)
-            ) from None
-    folder = None if path is None else path.resolve().parent
     found = list(_walk(model.graph, Constants(model.graph, opset, folder), Place("", ())))
     count = Counter(own for own, *_ in found)
     nodes: dict[str, Node] = {}
@@ -81,7 +81,7 @@ def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
         seen = sorted({node.op_type for node in model.graph.node})
         got = short(f"nodes {', '.join(seen)}" if seen else "no node")
         hint = "a recurrence that was unrolled into single steps has no such node: export it with the operator"
-        raise ArgumentError(message(who, "the graph has no recurrent node", got, "a node LSTM, GRU or RNN", hint))
+        raise ArgumentError.of(who, "the graph has no recurrent node", got, "a node LSTM, GRU or RNN", hint)
     return Graph(who, model, nodes, left, folder)
 
 
@@ -93,7 +93,7 @@ def _parsed(data: bytes, who: str) -> ModelProto:
         model.Clear()
     if not model.HasField("graph") or not model.opset_import:
         got = f"{len(data):,} bytes that are none" if data else "an empty file"
-        raise DataError(message(who, "is not an ONNX model", got, "a model as onnx.save writes it", "fetch the file again"))
+        raise DataError.of(who, "is not an ONNX model", got, KIND, "fetch the file again")
     return model
 
 

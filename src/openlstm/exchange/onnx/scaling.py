@@ -22,12 +22,26 @@ from openlstm.runtime.window import MOST
 F64, F32, I64 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
 
 
+OWN = {"values", "calendar", "window", "before", "last", "last_n", "quantiles", "parameters", "anchor", "spread"}
+"""The names of what a graph takes and gives beside the columns of a table and the states."""
+
+
+def column(name: str) -> str:
+    """The input that is a column of the table: its name, or one that nothing else has.
+
+    >>> column("price"), column("values")
+    ('price', 'column values')
+    """
+    other = name in OWN or name.startswith(("column ", "member", "season_"))
+    return f"column {name}" if other else name
+
+
 class Inputs:
     """The graph of a model while it is written, and what it reads."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.header, self.series = model, model.header, model.header.series
-        self.writer, self.io = Writer(), Io()
+        self.writer, self.io = Writer(taken={column(f.name) for f in self.series.features}), Io()
         self.op = self.writer.op
 
     def given(self, name: str, shape: list[Any], kind: int = F64) -> Array:
@@ -48,14 +62,14 @@ class Inputs:
         shape[axis : axis + 1] = index.shape
         return x._new(self.op("Gather", x.name, index, axis=axis), tuple(shape))
 
-    def column(self, x: Array) -> Array:
+    def behind(self, x: Array) -> Array:
         """[..] -> [.., 1]."""
         return x[..., None]
 
     def together(self, own: list[Array], calendar: list[Array], plain: list[Array], shape: str) -> Array:
         """Inputs [N, T] side by side, float32 [N, T, .], with the calendar behind the first ones; `shape` names [N, T]."""
         columns = [[self.over(a, shape) if a.ndim == 1 else a for a in group] for group in (own, plain)]
-        before, behind = ([self.column(a.astype(np.float32)) for a in group] for group in columns)
+        before, behind = ([self.behind(a.astype(np.float32)) for a in group] for group in columns)
         parts = [*before, *calendar, *behind]
         return np.concatenate(parts, -1) if parts else Traced(self.writer, "", (FREE, FREE, 0))
 
@@ -135,14 +149,14 @@ class Inputs:
         for feature in self.series.features:
             shape = ["N", *([steps[feature.role]] if feature.role != "static" else [])]
             if feature.categories is None:
-                v = self.given(feature.name, shape)
+                v = self.given(column(feature.name), shape)
                 missing = np.isnan(v)
                 own = np.minimum(np.maximum((v - feature.mean) / feature.deviation, -MOST), MOST)
                 numbers.append(np.where(missing, 0.0, own).astype(np.float32))
                 if feature.marked:
                     numbers.append(missing.astype(np.float32))
             else:
-                v = self.given(feature.name, shape, I64)
+                v = self.given(column(feature.name), shape, I64)
                 code = v + 1
                 codes[feature.name] = code
                 if feature.marked:
@@ -157,7 +171,7 @@ class Inputs:
 
     def over(self, x: Array, like: str) -> Array:
         """[N] at every step of [N, T], whose shape `like` names."""
-        return x._new(self.op("Expand", self.column(x).name, like), (FREE, FREE))
+        return x._new(self.op("Expand", self.behind(x).name, like), (FREE, FREE))
 
     def embedded(self, x: Array, member: int, codes: list[tuple[int, Array]]) -> Array:
         """x and behind it, for each category, its row of its table."""

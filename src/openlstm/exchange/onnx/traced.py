@@ -6,14 +6,14 @@ So `reference.full_step` itself, with all that a cell does, is what is exported,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 
 FREE = -1
 """The size of an axis that is known when the model runs: the batch."""
@@ -24,9 +24,11 @@ class Writer:
 
     Args:
         around: of the graph around it, which holds the constants of both.
+        taken: names that no tensor of its own may have.
     """
 
-    def __init__(self, around: Writer | None = None) -> None:
+    def __init__(self, around: Writer | None = None, taken: Collection[str] = ()) -> None:
+        self.taken: Collection[str] = around.taken if around else taken
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = around.constants if around else {}
         self._count: list[int] = around._count if around else [0]
@@ -35,7 +37,8 @@ class Writer:
     def fresh(self, word: str) -> str:
         """A name that no other tensor has."""
         self._count[0] += 1
-        return f"{word}_{self._count[0]}"
+        name = f"{word}_{self._count[0]}"
+        return self.fresh(word) if name in self.taken else name
 
     def op(self, kind: str, *inputs: Any, count: int = 1, domain: str = "", **attributes: Any) -> Any:
         """Add a node; the name of its output, or several."""
@@ -142,7 +145,7 @@ class Traced(NDArrayOperatorsMixin):
 
 def _unknown(what: str) -> ArgumentError:
     expected, hint = "the functions of `openlstm.cells`: sigmoid, tanh, exp, where, ..", "write the cell with these"
-    return ArgumentError(message("export to 'onnx'", "a cell uses what cannot be written down", what, expected, hint))
+    return ArgumentError.of("export to 'onnx'", "a cell uses what cannot be written down", what, expected, hint)
 
 
 def _together(*shapes: tuple[int, ...]) -> tuple[int, ...]:

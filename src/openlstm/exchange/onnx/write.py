@@ -5,12 +5,13 @@ Legend: T time, B batch, I input size, H hidden size, R what is fed back, L laye
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from openlstm.errors import ArgumentError, message
+from openlstm.errors import ArgumentError
 from openlstm.exchange.onnx import feeds, forecaster
 from openlstm.exchange.onnx.build import Layers, agree
 from openlstm.exchange.onnx.plan import session
@@ -39,14 +40,14 @@ def write(model: Any, *, lengths: bool = False, opset: int = 17) -> ModelProto:
     low, high = OPSETS
     if isinstance(opset, bool) or not isinstance(opset, int) or not low <= opset <= high:
         hint = "opset=17 runs on every ONNX Runtime since 1.12"
-        raise ArgumentError(message("export to 'onnx'", "unknown opset", f"opset={opset!r}", f"{low} to {high}", hint))
+        raise ArgumentError.of("export to 'onnx'", "unknown opset", f"opset={opset!r}", f"{low} to {high}", hint)
     if isinstance(model, Model):
         made = forecaster.write(model, opset)
         feeds.check(model, made)
         return made
     stack = model if isinstance(model, Stack) else _stack(model)
     made = Layers(stack, lengths).model(opset)
-    _check(stack, made, lengths)
+    _check(copy.deepcopy(model) if stack is not model else stack.layer(), stack, made, lengths)
     return made
 
 
@@ -60,21 +61,29 @@ def _stack(layer: Any) -> Stack:
     from openlstm.nn.batch import RECURRENT
 
     if isinstance(layer, (Backwards, *RECURRENT)):
+        for option in ("zoneout_h", "zoneout_c"):
+            value = getattr(getattr(layer, "layer", layer), option, 0)
+            if value:  # its expectation acts in eval mode too
+                hint = "export a layer without zoneout, with the same weights"
+                raise ArgumentError.of("export to 'onnx'", "ONNX has no zoneout", f"{option}={value}", f"{option}=0", hint)
         return Stack.of(layer)
     got, expected = type(layer).__name__, "a layer of ours, or a fitted model"
+    if got == "Quantized":
+        what, hint = "a layer in 8 bits has no operator of ONNX", "export the layer that was quantised"
+        raise ArgumentError.of("export to 'onnx'", what, got, expected, hint)
     hint = "torch.onnx.export(model, example, dynamo=True), which knows our layers"
-    raise ArgumentError(message("export to 'onnx'", "what a module computes is not known here", got, expected, hint))
+    raise ArgumentError.of("export to 'onnx'", "what a module computes is not known here", got, expected, hint)
 
 
-def _check(stack: Stack, model: ModelProto, lengths: bool) -> None:
-    """Run the model beside the layer, at two sizes, from a state.
+def _check(layer: Any, stack: Stack, model: ModelProto, lengths: bool) -> None:
+    """Run the model beside the layer, which may be changed, at two sizes, from a state.
 
     Raises:
         BackendError: where they disagree.
     """
     import torch
 
-    layer, run = stack.layer().float(), session(model.SerializeToString())
+    layer, run = layer.float().eval(), session(model.SerializeToString())
     rng = np.random.default_rng(0)
     for T, B in ((5, 3), (1, 2)):
         sizes: dict[Any, Any] = {"T": T, "B": B}
