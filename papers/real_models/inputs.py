@@ -88,10 +88,12 @@ def mel_bands() -> torch.Tensor:
 
 
 def mel(wave: np.ndarray) -> torch.Tensor:
-    """[F, 40]: energies by band, as Resemblyzer's `wav_to_mel_spectrogram` has librosa compute them, at -30 dB of full scale."""
+    """[F, 40]: energies by band, as Resemblyzer has librosa compute them, of a sound brought to -30 dB of full scale."""
     scaled = wave * max(1.0, 10 ** (-30 / 20) / np.sqrt(np.mean(wave**2)))
     window = torch.hann_window(WINDOW)
-    spectrum = torch.stft(torch.from_numpy(scaled).float(), WINDOW, HOP, window=window, pad_mode="constant", return_complex=True)
+    spectrum = torch.stft(
+        torch.from_numpy(scaled).float(), WINDOW, HOP, window=window, pad_mode="constant", return_complex=True
+    )
     return (spectrum.abs() ** 2).T @ mel_bands()
 
 

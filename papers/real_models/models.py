@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from papers.real_models import inputs
+from papers.real_models.inputs import file_of
 from torch import Tensor, nn
 
 import openlstm
-from papers.real_models import inputs
-from papers.real_models.inputs import file_of
 
 Names = dict[str, Any]
 
@@ -143,10 +143,12 @@ for x in frames:
 
 
 def voice_given() -> Names:
+    """The partial utterances [B, 160, 40] of the sound."""
     return {"mels": inputs.partials(inputs.sound())}
 
 
 def voice_original(given: Names) -> np.ndarray:
+    """As torch.nn.LSTM gives it."""
     lstm = nn.LSTM(inputs.MELS, 256, 3, batch_first=True)
     lstm.load_state_dict({name.removeprefix("lstm."): a for name, a in voice_weights().items() if name.startswith("lstm.")})
     with torch.inference_mode():
@@ -160,6 +162,7 @@ def voice_weights() -> dict[str, Tensor]:
 
 
 def voice_found(names: Names) -> np.ndarray:
+    """Outputs and both states end to end."""
     return np.concatenate([np.ravel(names[name]) for name in "yhc"])
 
 
@@ -210,7 +213,14 @@ class Recognizer(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width = 1
-        for out, normed, pool in ((32, 0, (2, 2)), (64, 0, (2, 2)), (128, 0, 0), (128, 0, (2, 1)), (256, 1, 0), (256, 1, (2, 1))):
+        for out, normed, pool in (
+            (32, 0, (2, 2)),
+            (64, 0, (2, 2)),
+            (128, 0, 0),
+            (128, 0, (2, 1)),
+            (256, 1, 0),
+            (256, 1, (2, 1)),
+        ):
             layers += [nn.Conv2d(width, out, 3, 1, 1, bias=not normed)]
             layers += [*([nn.BatchNorm2d(out)] if normed else []), nn.ReLU(), *([nn.MaxPool2d(pool)] if pool else [])]
             width = out
@@ -237,6 +247,7 @@ def reader_given() -> Names:
 
 
 def reader_original(given: Names) -> np.ndarray:
+    """Logits [1, T, 97]."""
     with torch.inference_mode():
         return given["recognizer"](given["image"]).numpy()
 
@@ -267,6 +278,7 @@ def captcha_given() -> Names:
 
 
 def captcha_original(given: Names, *, file: str) -> np.ndarray:
+    """Logits [T, 1, 8210] of ONNX Runtime."""
     return np.asarray(session(file_of("ddddocr", file)).run(None, {"input1": given["image"]})[0])
 
 
@@ -278,11 +290,14 @@ def captcha_letters(name: str) -> list[str]:
 
 
 def captcha(name: str, file: str, bound: float) -> Real:
+    """One of the two models, which differ in their weights and characters."""
     lines = f"""\
 ocr = openlstm.read("{file}")
 logits = ocr.run({{"input1": image}})["387"]"""
     original = partial(captcha_original, file=file)
-    return Real(name, "ddddocr", file, "logits of all steps", lines, captcha_given, original, lambda names: names["logits"], bound)
+    return Real(
+        name, "ddddocr", file, "logits of all steps", lines, captcha_given, original, lambda names: names["logits"], bound
+    )
 
 
 CAPTCHAS = captcha("ddddocr", "common.onnx", 1e-5), captcha("ddddocr, 8 bits", "common_old.onnx", 0.05)
@@ -311,11 +326,12 @@ def writer_ids() -> np.ndarray:
 
 
 def writer_given() -> Names:
+    """What the layers read [B, 40, 100]."""
     return {"embedded": torch.from_numpy(writer_arrays()["embedding/embeddings:0"][writer_ids()[:-1]])}
 
 
 def writer_torch() -> list[nn.LSTM]:
-    """Both layers in torch, by the definition of CuDNN: a gate's block holds its matrix [H, I] row by row, whatever its shape."""
+    """Both layers in torch, by the layout of CuDNN: a gate's block holds its matrix [H, I] row by row, whatever its shape."""
     arrays, layers = writer_arrays(), []
     for name, width in (("rnn_1", 100), ("rnn_2", 128)):
         layer = nn.LSTM(width, 128, batch_first=True)
@@ -328,6 +344,7 @@ def writer_torch() -> list[nn.LSTM]:
 
 
 def writer_original(given: Names) -> np.ndarray:
+    """As torch.nn.LSTM gives it."""
     first, second = writer_torch()
     with torch.inference_mode():
         y1, _ = first(given["embedded"])
@@ -335,6 +352,7 @@ def writer_original(given: Names) -> np.ndarray:
 
 
 def writer_found(names: Names) -> np.ndarray:
+    """The outputs of both layers side by side [B, 40, 256]."""
     return np.concatenate([np.asarray(names["y1"]), np.asarray(names["y2"])], -1)
 
 
@@ -386,6 +404,7 @@ def airline_given() -> Names:
 
 
 def airline_original(given: Names) -> np.ndarray:
+    """The forecasts with the layers that are in the model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return given["nf"].predict()["LSTM"].to_numpy()

@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
+from papers.real_models import models
+from papers.real_models.inputs import file_of
+from papers.real_models.models import error, session
 from torch import Tensor, nn
 
 import openlstm
 from openlstm.engine import Stepper
-from papers.real_models import models
-from papers.real_models.inputs import file_of
-from papers.real_models.models import error, session
 
 STREAMS, BLOCK = 1000, 16
 

@@ -41,6 +41,8 @@ def look(
         for section in report.sections:
             if section.finding:
                 say(f"  {section.title}: {section.finding}")
+        for note in report.notes:
+            say(f"  note: {note}")
     if page is not None:
         say(f"Wrote {', '.join(map(str, places.values()))}: open in a browser.")
 
