@@ -318,10 +318,16 @@ def writer_arrays() -> dict[str, np.ndarray]:
     return {"/".join(name.split("/")[1:]): a for name, a in found.items()}  # each layer's name stands there twice
 
 
+def writer_letters() -> list[str]:
+    """The characters by their numbers, the first of which is none."""
+    numbers = json.loads(file_of("textgenrnn", "textgenrnn_vocab.json").read_text(encoding="utf-8"))
+    return ["", *sorted(numbers, key=numbers.__getitem__)]
+
+
 def writer_ids() -> np.ndarray:
     """[B, 40]: the numbers of the 40 characters (0 before the first) behind which each character of a sentence stands."""
-    vocabulary = json.loads(file_of("textgenrnn", "textgenrnn_vocab.json").read_text(encoding="utf-8"))
-    ids = np.array([0] * 39 + [vocabulary[c] for c in ("<s>", *SENTENCE)])
+    numbers = {text: k for k, text in enumerate(writer_letters())}
+    ids = np.array([0] * 39 + [numbers[c] for c in ("<s>", *SENTENCE)])
     return np.lib.stride_tricks.sliding_window_view(ids, 40)
 
 

@@ -25,6 +25,7 @@ import openlstm
 from openlstm.engine import Stepper
 
 STREAMS, BLOCK = 1000, 16
+Races = Callable[[], Iterator["Race"]]
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,8 @@ def test_a_forecaster_of_another_package_runs_on_our_layer(run: Any) -> None:
     _, found, names = run(AIRLINE)
     (model,) = names["nf"].models
     assert isinstance(model.hist_encoder, openlstm.LSTM)
-    model.hist_encoder.weight_hh_l0.data.mul_(2)
+    weight: Any = model.hist_encoder.weight_hh_l0
+    weight.data.mul_(2)
     assert error(AIRLINE.original(names), found) > 1e-3
 
 
