@@ -85,7 +85,9 @@ def longest(gate: np.ndarray) -> np.ndarray:
 
 def half_life(place: Any) -> str:
     """After how many steps the gates have halved a cell, as the X-ray measures it."""
-    found = retention(place).half_life
+    measured = retention(place)
+    assert measured is not None  # an LSTM has a forget gate
+    found = measured.half_life
     most = f"in {found.max():.0f}" if np.isfinite(found.max()) else f"not in all {place.steps}"
     return f"the gates halve the cell of the middle unit in {np.median(found):.1f} steps, of the longest {most}"
 
