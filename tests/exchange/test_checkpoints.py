@@ -132,10 +132,14 @@ def test_bfloat16_is_read_as_the_same_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", cells.ALL, ids=list(cells.BY_NAME))
 def test_a_pickled_layer_of_ours_names_its_cell(cell: cells.Cell, tmp_path: Path) -> None:
     kind = openlstm.LSTM if cell.has_cell else openlstm.GRU if isinstance(cell, cells.GRU) else openlstm.RNN
-    if cell.recurrence == "none":
-        pytest.skip("has no weight_hh to be found by")
     layer = kind(3, 6, cell=cell).eval()
     same(openlstm.read(saved(tmp_path, nn.Sequential(layer)))["0"], layer)
+
+
+def test_a_layer_of_ours_that_is_given_its_sums_and_a_module_that_knows_its_parent_are_read(tmp_path: Path) -> None:
+    net = nn.Sequential(openlstm.LSTM(24, 6, input_projection=False))
+    net[0].__dict__["parent"] = net
+    same(openlstm.read(saved(tmp_path, {"net": net, "hook": net[0]}))["net.0"], net[0].eval())
 
 
 def test_views_and_shared_storages_are_read_where_they_lie(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ def test_arrays_of_numpy_in_a_plain_pickle_are_read(tmp_path: Path) -> None:
     for protocol in (2, 4, 5):
         (tmp_path / "net.pkl").write_bytes(pickle.dumps({"params": state, "name": "x"}, protocol))
         same(openlstm.read(tmp_path / "net.pkl")["params"], rnn)
+    same(openlstm.read({"params": state})["params"], rnn)
 
 
 @pytest.mark.parametrize("rnn", THEIRS, ids=IDS)
@@ -199,7 +204,7 @@ def test_the_slstm_of_xlstm_is_read_in_all_its_layouts(layout: str, tmp_path: Pa
     y, _ = layer(x, (h0, zeros, zeros, zeros))
     sums = torch.einsum("np,npgd->gnd", h0.view(heads, D), R) + b.transpose(0, 1) + x.view(4, heads, D)
     assert torch.allclose(y.view(heads, D), sums[3].sigmoid() * sums[2].tanh(), atol=1e-6)  # i = n = 1 at the first step
-    with pytest.raises(ArgumentError, match="expected  .heads, 4 . D, D., .heads, D, 4 . D. or .heads, D, 4, D."):
+    with pytest.raises(ArgumentError, match="expected .heads, 4 . D, D., .heads, D, 4 . D. or .heads, D, 4, D."):
         openlstm.read({"_recurrent_kernel_": torch.zeros(3, 2, 5)})
 
 
@@ -214,23 +219,33 @@ def test_what_cannot_be_expressed_is_left_and_named(tmp_path: Path) -> None:
     assert list(found) == ["good"]
     assert found.left == {
         "normed": (
-            "got       no weight_hh_l0; expected  weight_ih and weight_hh of every layer; "
-            "hint      save plain weights: without parametrisations, dropped or normalised copies"
+            "there is no weight_hh_l0 (weight_ih beside it), expected all weights of every layer: "
+            "save plain weights, without parametrisations, dropped or normalised copies"
         ),
         "odd": (
-            "got       weight_hh [10, 5]; expected  4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN; "
-            "hint      keep it in the package it comes from"
+            "an unknown cell (weight_hh [10, 5]), expected 4, 3 or 1 rows for each unit, an LSTM, a GRU, an RNN: "
+            "keep it in the package it comes from"
         ),
         "whole": (
-            "got       int32; expected  float16, float32, float64; hint      save the model from before it was quantised"
+            "cannot be the weights of a layer (int32), expected float16, float32, float64: "
+            "save the model from before it was quantised"
         ),
         "uneven": (
-            "got       weight_ih_l1 [16, 5], weight_hh_l1 [16, 4]; expected  weight_ih_l1 [20, 5], weight_hh_l1 [20, 5]; "
-            "hint      all layers have the same cell, hidden size, directions and biases"
+            "the arrays do not make one layer (weight_ih_l1 [16, 5], weight_hh_l1 [16, 4]), "
+            "expected weight_ih_l1 [20, 5], weight_hh_l1 [20, 5]: "
+            "all layers have the same cell, hidden size, directions and biases"
         ),
     }
     with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):
         openlstm.read(saved(tmp_path, odd))
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_hr_l0"])
+@pytest.mark.parametrize("shape", [(), (0,), (21,), (0, 0), (1, 20, 3), (7, 5)], ids=str)
+def test_an_array_of_any_shape_is_an_error_of_ours(name: str, shape: tuple[int, ...]) -> None:
+    state = {**nn.LSTM(3, 5, proj_size=2).state_dict(), name: torch.zeros(shape)}
+    with pytest.raises(ArgumentError, match="holds no recurrent layer that can be expressed"):
+        openlstm.read(state)
 
 
 class Evil:

@@ -72,6 +72,19 @@ def test_what_cannot_be_chosen_is_told() -> None:
     )
 
 
+def test_a_member_of_a_model_file_is_named() -> None:
+    path = ROOT / "tests/golden/forecast_direct_v4.safetensors"
+    assert "one of 'member.0', 'member.1'" in refused(path, "c", layer="z")
+    text = export(path, "c", layer="member.1", name="m")
+    assert text == export(openlstm.read(path)["member.1"], "c", name="m")
+    assert refused(openlstm.load(path), "c", layer="z") == (
+        "export: holds no layers by name\n"
+        "  got       layer='z'\n"
+        "  expected  a module or a file with layers\n"
+        "  hint      leave layer out"
+    )
+
+
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TARGETS, "x", Target("no_such_package", (".x",), "exchange"))
     with pytest.raises(MissingExtraError) as caught:

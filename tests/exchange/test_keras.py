@@ -88,6 +88,15 @@ def test_the_layers_of_a_file_compute_what_keras_computes(keras: Any, name: str,
         assert torch.allclose(ours(x)[0], wanted, atol=1e-6 if kind == torch.float32 else 1e-12)
 
 
+def test_bfloat16_is_read_as_the_same_numbers(tmp_path: Path) -> None:
+    kernel, recurrent = torch.randn(3, 20).bfloat16(), torch.randn(5, 20).bfloat16()
+    arrays = {"l/l/kernel": kernel, "l/l/recurrent_kernel": recurrent}
+    held = {name: a.view(torch.uint16).numpy().view("V2") for name, a in arrays.items()}  # as Keras stores them
+    found = openlstm.read(stored(tmp_path / "m.h5", held))
+    assert torch.equal(found["l"].weight_ih_l0.T, kernel.float()) and torch.equal(found["l"].weight_hh_l0.T, recurrent.float())
+    assert found.stacks["l"].notes[1] == "its numbers are bfloat16; here the same ones are in float32"
+
+
 def test_arrays_are_exact_and_both_biases_of_a_gru_stay(keras: Any, tmp_path: Path) -> None:
     layers = [keras.layers.LSTM(5, return_sequences=True), keras.layers.GRU(4)]
     model = drawn(keras.Sequential([keras.Input((None, 3)), *layers]))
@@ -166,8 +175,8 @@ def test_weights_of_keras_before_2_3_are_not_guessed_at(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version="2.2.4"))
     assert str(caught.value).splitlines()[1] == (
-        "  got       l: got       weights of Keras 2.2.4 without a config; expected  a config; "
-        "hint      save the whole model, or pass the file through Keras of today"
+        "  got       l: may have hard_sigmoid or sigmoid gates (weights of Keras 2.2.4 without a config), expected a config: "
+        "save the whole model, or pass the file through Keras of today"
     )
     assert list(openlstm.read(stored(tmp_path / "m.h5", arrays, keras_version="2.2.4-tf"))) == ["l"]
 
@@ -207,7 +216,7 @@ def test_what_keras_has_and_ours_has_not_is_named(keras: Any, tmp_path: Path) ->
     found = openlstm.read(tmp_path / "m.keras")
     assert list(found) == ["a"]
     known = "tanh, sigmoid, relu, linear, softsign, softplus, elu, leaky_relu"
-    assert found.left == {"b": f"got       activation='gelu'; expected  {known}; hint      keep it in Keras"}
+    assert found.left == {"b": f"an activation that is not known here (activation='gelu'), expected {known}: keep it in Keras"}
 
 
 WRITTEN = [
@@ -277,6 +286,13 @@ def test_a_file_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
         file.create_dataset("l/kernel", (3, 4), "f4", external=[("other.bin", 0, 48)])
     with pytest.raises(DataError, match="has an array that lies in another file"):
         openlstm.read(tmp_path / "n.h5")
+
+
+def test_groups_that_hold_each_other_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_group("a")["a"] = file["/"]
+    with pytest.raises(DataError, match="groups 25 deep, 25 in all"):
+        openlstm.read(tmp_path / "m.h5")
 
 
 def test_arrays_that_are_declared_and_not_there_are_refused(tmp_path: Path) -> None:

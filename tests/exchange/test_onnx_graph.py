@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.cli.test_cli import Ran  # noqa: E402
 from tests.exchange import drawn_onnx as drawn  # noqa: E402
 
 import openlstm  # noqa: E402
-from openlstm.errors import ArgumentError, DataError  # noqa: E402
+from openlstm.errors import ArgumentError, DataError, MissingExtraError  # noqa: E402
 from openlstm.exchange.onnx.read import read  # noqa: E402
 
 H, I = 4, 3
@@ -182,6 +183,20 @@ def test_the_body_of_a_loop_runs_as_often_as_it_should() -> None:
     graph = read(model)
     for times in (1, 3):
         same(model, {"x": x_of(), "times": np.array(times), "h": zeros, "c": zeros}, graph)
+
+
+def test_a_node_in_the_body_of_a_scan_is_read_and_left_to_onnx_runtime() -> None:
+    """The layer is there for whoever wants it; a note says that `run` does not take it."""
+    inner = [lstm("one", "z", "within")]
+    body = helper.make_graph(
+        inner, "body", [helper.make_tensor_value_info("one", FLOAT, None)], [helper.make_tensor_value_info("z", FLOAT, None)]
+    )
+    node = helper.make_node("Scan", ["x"], ["many"], "scan", body=body, num_scan_inputs=1)
+    nodes = [node, helper.make_node("ReduceSum", ["many", "zeros"], ["y"], keepdims=0)]
+    model = model_of(nodes, {"x": FLOAT}, zeros=np.array([0, 2]))
+    graph = read(model)
+    assert graph.stacks["within"].notes == ("within a Scan, where `run` leaves it to ONNX Runtime",)
+    same(model, {"x": np.stack([x_of(), x_of(seed=2)])}, graph)
 
 
 def test_a_node_inside_a_function_of_the_model_is_found() -> None:
@@ -506,3 +521,12 @@ def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
         "  expected  an output and an input\n"
         "  hint      outputs are y, h_n, c_n; inputs x, h, c"
     )
+
+
+def test_without_onnx_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = outside(tmp_path)
+    for name in [n for n in sys.modules if n.startswith("openlstm.exchange.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match="read: needs the package onnx, which is not installed"):
+        openlstm.read(path)

@@ -87,10 +87,23 @@ def test_every_opset_from_13_on_is_written(opset: int) -> None:
         layer(cells.GRU(), proj_size=2),
         layer(cells.VanillaRNN(), proj_size=2),
         layer(cells.GRU(), bias=False),
+        layer(cells.LSTM(), zoneout_h=0.3, zoneout_c=0.1, hidden_dropout=0.5),
+        layer(cells.SLSTM(), zoneout_c=0.2, bidirectional=True),
     ],
-    ids=["heads", "blocks", "gru-heads", "clip", "projection", "gru-projection", "rnn-projection", "no-bias"],
+    ids=[
+        "heads",
+        "blocks",
+        "gru-heads",
+        "clip",
+        "projection",
+        "gru-projection",
+        "rnn-projection",
+        "no-bias",
+        "zoneout",
+        "slstm",
+    ],
 )
-def test_heads_blocks_clips_and_projections_are_written(made: Any) -> None:
+def test_heads_blocks_clips_projections_and_zoneout_are_written(made: Any) -> None:
     compare(made, write(made), False)
 
 
@@ -185,17 +198,6 @@ def test_the_command_writes_a_layer_of_a_file(tmp_path: Any, capsys: Any) -> Non
     assert ran.status == 0, ran.err
     model = onnx.load(out)
     assert model.opset_import[0].version == 18 and [i.name for i in model.graph.input] == ["x", "lengths", "h0", "c0"]
-
-
-def test_zoneout_which_acts_in_eval_mode_too_is_refused() -> None:
-    with pytest.raises(ArgumentError) as caught:
-        write(layer(cells.LSTM(), zoneout_c=0.1))
-    assert str(caught.value) == (
-        "export to 'onnx': ONNX has no zoneout\n"
-        "  got       zoneout_c=0.1\n"
-        "  expected  zoneout_c=0\n"
-        "  hint      export a layer without zoneout, with the same weights"
-    )
 
 
 def test_a_module_around_layers_is_for_torchs_exporter() -> None:

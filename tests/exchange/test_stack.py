@@ -10,7 +10,7 @@ import torch
 
 import openlstm
 from openlstm import cells
-from openlstm.errors import DtypeError, ShapeError
+from openlstm.errors import ArgumentError, DtypeError, ShapeError
 from openlstm.exchange.backwards import Backwards
 from openlstm.exchange.stack import Stack
 from openlstm.weights import Weights
@@ -99,6 +99,10 @@ def test_a_reversed_layer_runs_each_row_from_its_last_step(batch_first: bool) ->
     x = x[0] if batch_first else x[:, 0]
     for lengths in (None, torch.tensor(3)):
         assert torch.equal(layer(x, lengths=lengths)[0], both(x, lengths=lengths)[0][..., 5:])
+    with pytest.raises(ArgumentError, match="8"):
+        layer(x, lengths=torch.tensor(8))
+    with pytest.raises(ShapeError, match="lengths has shape"):
+        layer(x, lengths=[3])
     again = Stack.of(layer, "b")
     assert again.reverse and all((a == b).all() for a, b in zip(again.weights[0][0], alone, strict=True) if a is not None)
 

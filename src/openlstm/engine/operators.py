@@ -139,7 +139,8 @@ def _forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _translated(*args: Any) -> tuple[Tensor, ...]:
-    run, shapes = flat(translated(call_of(args[:INPUTS], args[INPUTS:])))[:3], _forward_shapes(*args)
+    call = call_of((*args[: INPUTS - 1], None), args[INPUTS:])  # without the seed: what is drawn from it is refused
+    run, shapes = flat(translated(call))[:3], _forward_shapes(*args)
     return filled((*run, *(a.new_zeros(a.shape) for a in shapes[3:])), args[0])
 
 

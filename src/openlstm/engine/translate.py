@@ -25,12 +25,13 @@ def translated(call: Call) -> Run:
     """`execute.forward` for a graph of ONNX; what backward needs is not kept.
 
     Raises:
-        BackendError: for noise.
+        BackendError: for noise that is drawn.
     """
-    if active(call.noise) is not None:
-        what, hint = "ONNX has no noise inside the recurrence", "model.eval() first, and set zoneout_h and zoneout_c to 0"
-        raise BackendError.of(call.who, what, "zoneout or dropout that acts", "a model in eval mode", hint)
-    found = None if call.reset is not None else onnx.operator(call.cell, call.weights)
+    call = call._replace(noise=active(call.noise))
+    if call.noise is not None and call.noise.training:
+        got, expected = "zoneout or dropout while training", "a model in eval mode, where zoneout is its expectation"
+        raise BackendError.of(call.who, "ONNX has no noise inside the recurrence", got, expected, "model.eval() first")
+    found = None if call.reset is not None or call.noise is not None else onnx.operator(call.cell, call.weights)
     return _scanned(call) if found is None else _operator(call, found)
 
 
@@ -80,7 +81,7 @@ def _scanned(call: Call) -> Run:
             source = {name.removeprefix("fresh_"): a for name, a in now.items() if name.startswith("fresh_")} or own
             begin = State(*(_reset(now["cut"], source.get(name), s) for name, s in old._asdict().items()))
         weights = Weights(**{"w_ih": None, **{name: own[name] for name in Weights._fields if name in own}})
-        new: Any = reference.full_step(cell, now["x"], begin, weights, None, 0).state
+        new: Any = reference.full_step(cell, now["x"], begin, weights, call.noise, 0).state
         y = new.h
         if "lengths" in own:
             alive: Any = (now["t"] < own["lengths"])[:, None]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openlstm.nn.form import Form
 from openlstm.nn.recurrent import Recurrent
 
 
@@ -32,17 +33,18 @@ class Backwards(nn.Module):
 
     def forward(self, x: Tensor, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None) -> tuple[Tensor, Any]:
         """As a call of the layer."""
-        time = int(self.layer.batch_first and x.dim() == 3)
-        y, state = self.layer(_turned(x, lengths, time), hx, lengths=lengths)
-        return _turned(y, lengths, time), state
+        form = Form.of(self.layer, x)
+        given = form.enter(self.layer, x, hx, lengths, None, None)
+        y, state = self.layer(form.leave(_turned(given.x, given.lengths)), hx, lengths=lengths)
+        y = y.unsqueeze(1) if not form.batched else y.transpose(0, 1) if form.batch_first else y
+        return form.leave(_turned(y, given.lengths)), state
 
 
-def _turned(x: Tensor, lengths: Any, time: int) -> Tensor:
-    """x with the steps of every row in the other order; what is past a row's length stays where it is."""
-    if lengths is None or x.dim() == 2:
-        return x.flip(time) if lengths is None else torch.cat([x[: int(lengths)].flip(0), x[int(lengths) :]])
-    steps = torch.arange(x.shape[time], device=x.device)[:, None]  # [T, 1]
-    ends = torch.as_tensor(lengths, device=x.device)[None, :]
-    at = torch.where(steps < ends, ends - 1 - steps, steps)  # [T, B]
-    at = at.T if time else at
-    return x.gather(time, at[..., None].expand(*at.shape, x.shape[-1]))
+def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x [T, B, .] with the steps of every row in the other order; what is past a row's length stays where it is."""
+    if lengths is None:
+        return x.flip(0)
+    T = len(x)
+    steps = torch.arange(T, device=x.device)[:, None]  # [T, 1]
+    at = torch.where(steps < lengths, (lengths - 1 - steps).clamp(0, T - 1), steps)  # a length beyond T the layer refuses
+    return x.gather(0, at[..., None].expand(*at.shape, x.shape[-1]))

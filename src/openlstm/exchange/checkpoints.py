@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openlstm import cells
+from openlstm._array import is_torch
 from openlstm.cells import Cell
 from openlstm.errors import ArgumentError, DtypeError, OpenLSTMError
 from openlstm.exchange.archives import read_archive
 from openlstm.exchange.contents import Archive, Lazy, damaged
 from openlstm.exchange.layers import Layers, brief_of
 from openlstm.exchange.pickles import Record, array_of
-from openlstm.exchange.stack import CELL, FLOATS, Stack
+from openlstm.exchange.stack import CELL, FLOATS, WIDENED, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import FIELDS, NORMS, Weights, collect
 
@@ -49,13 +50,15 @@ def found_in(tree: Any, who: str) -> Found:
     """
     arrays: dict[str, Lazy] = {}
     modules: dict[str, dict[Any, Any]] = {}
-    left: list[tuple[str, Any, int]] = [("", tree, 0)]
+    left: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]  # with what it lies in
     count = 0
     while left:
-        path, value, depth = left.pop()
+        path, value, around = left.pop()
         count += 1
-        if depth > DEEPEST or count > MOST:
-            raise damaged(who, f"containers {depth} deep, {count} in all", f"at most {DEEPEST} deep, {MOST} in all")
+        if len(around) > DEEPEST or count > MOST:
+            raise damaged(who, f"containers {len(around)} deep, {count} in all", f"at most {DEEPEST} deep, {MOST} in all")
+        if id(value) in around:
+            continue  # a module that knows the one it is in
         if isinstance(value, Record) and value.kind == "numpy.ndarray":
             value = array_of(who, value)
         if isinstance(value, Lazy):
@@ -73,7 +76,8 @@ def found_in(tree: Any, who: str) -> Found:
         elif isinstance(value, (list, tuple)):
             inside = enumerate(value)
         inside = [(key, one) for key, one in inside if isinstance(one, (Lazy, Record, dict, list, tuple)) and key not in _TWICE]
-        left += [(f"{path}.{key}" if path else str(key), one, depth + 1) for key, one in reversed(inside)]
+        around = (*around, id(value))
+        left += [(f"{path}.{key}" if path else str(key), one, around) for key, one in reversed(inside)]
     return Found(arrays, modules)
 
 
@@ -122,18 +126,22 @@ def _stack(
 ) -> Stack:
     """The layers of one group of parameters."""
     L, D = (1 + max(key[n] for key in group) for n in (0, 1))
+    own = module.get("cell")
+    own = _own_cell(own) if isinstance(own, Record) else None
+    fed = own is None or own.recurrence != "none"
     for n in range(L):
         for d in range(D):
-            for name in ("weight_ih", "weight_hh"):
-                if name not in group.get((n, d), {}):
-                    full = name + f"_l{n}" + "_reverse" * d
-                    hint = "save plain weights: without parametrisations, dropped or normalised copies"
-                    raise ArgumentError.of(place, f"no {full}", f"no {full}", "weight_ih and weight_hh of every layer", hint)
+            there = {"weight_ih": n > 0 or module.get("input_projection") is not False, "weight_hh": fed}
+            for name in (name for name, needed in there.items() if needed and name not in group.get((n, d), {})):
+                full, held = name + f"_l{n}" + "_reverse" * d, ", ".join(group.get((n, d), {})) or "nothing"
+                hint = "save plain weights, without parametrisations, dropped or normalised copies"
+                raise ArgumentError.of(place, f"there is no {full}", f"{held} beside it", "all weights of every layer", hint)
     first = group[0, 0]
-    cell, more = _cell(place, first, module)
+    more: tuple[str, ...]
+    cell, more = (own, ()) if own is not None else _cell(place, first, module)
     arrays = [[{name: _floats(place, lazy) for name, lazy in group[n, d].items()} for d in range(D)] for n in range(L)]
     if any(lazy.dtype == "bfloat16" for lazy in first.values()):
-        more = (*more, "its numbers are bfloat16; here the same ones are in float32")
+        more = (*more, WIDENED)
     weights = tuple(tuple(collect({f"{k}_l0": a for k, a in one.items()}) for one in layer) for layer in arrays)
     kind = module.get("class")
     if isinstance(kind, str) and kind.rpartition(".")[2] not in ("", *_CLASSES) and not kind.startswith("__torch__"):
@@ -147,15 +155,12 @@ _CLASSES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "ParameterDi
 def _floats(place: str, lazy: Lazy) -> np.ndarray:
     if lazy.dtype not in (*FLOATS, "bfloat16"):
         hint = "save the model from before it was quantised"
-        raise ArgumentError.of(place, f"holds {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+        raise ArgumentError.of(place, "cannot be the weights of a layer", lazy.dtype, ", ".join(FLOATS), hint)
     return lazy.read()
 
 
 def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[Cell, tuple[str, ...]]:
     """The cell that these parameters belong to: rows for each column of weight_hh tell LSTM, GRU and RNN apart."""
-    own = module.get("cell")
-    if isinstance(own, Record) and (made := _own_cell(own)) is not None:
-        return made, ()
     rows, K = (*first["weight_hh"].shape, 0, 0)[:2]
     hr = first.get("weight_hr")
     H = K if hr is None else (*hr.shape, 0, 0)[1]
@@ -164,7 +169,7 @@ def _cell(place: str, first: dict[str, Lazy], module: dict[Any, Any]) -> tuple[C
     mode = next((m.lower() for m in (module.get("mode"), module.get("nonlinearity")) if isinstance(m, str)), "")
     got = f"weight_hh {list(first['weight_hh'].shape)}" + ("" if hr is None else f", weight_hr {list(hr.shape)}")
     if gates not in _KINDS or (mode in ("lstm", "gru") and mode != _KINDS[gates].lower()):
-        expected = "4, 3 or 1 rows for each unit: an LSTM, a GRU, an RNN"
+        expected = "4, 3 or 1 rows for each unit, an LSTM, a GRU, an RNN"
         raise ArgumentError.of(place, "an unknown cell", got, expected, "keep it in the package it comes from")
     if any(name in first for name in NORMS):
         return cells.LayerNormLSTM(), ()
@@ -241,22 +246,25 @@ def lazy_tensor(dtype: str, shape: tuple[int, ...], load: Callable[[], Any]) -> 
 
 
 def layers_of(source: Any, who: str) -> Layers:
-    """The recurrent layers of a torch module, a ScriptModule or a state dict in memory."""
-    import torch
+    """The recurrent layers of a torch module, a ScriptModule, or a state dict of tensors or arrays in memory."""
 
     def tree(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
+        if is_torch(value):
             return lazy_tensor(str(value.dtype), tuple(value.shape), lambda: value)
+        if isinstance(value, np.ndarray):
+            return Lazy(value.dtype.newbyteorder("=").name, value.shape, lambda: value)
         if isinstance(value, Mapping):
             return {key: tree(one) for key, one in value.items()}
         return [tree(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    if isinstance(source, Mapping):
+        return layers_in(tree(source), who)
+    import torch
 
     if isinstance(source, torch.jit.ScriptModule):
         buffer = io.BytesIO()
         torch.jit.save(source, buffer)
         return layers_in(read_archive(Archive(buffer, who), who), who)
-    if not isinstance(source, torch.nn.Module):
-        return layers_in(tree(source), who)
     from openlstm.exchange.backwards import Backwards
 
     stacks, left = [], {}

@@ -99,7 +99,7 @@ def opened(source: Any, layer: str | None = None) -> Any:
         ArgumentError: where a source holds several layers and none, or an unknown one, is named.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = _read(source)
+        source = _read(source, whole=layer is None)
     source = getattr(source, "model_", source)  # of a fitted Forecaster
     if isinstance(source, Layers):
         source = _one(source, layer)
@@ -121,9 +121,9 @@ def _kind(part: Any) -> str:
     return kind.__name__ if kind.__module__ == "torch.nn.modules.rnn" and kind.__name__ in ("LSTM", "GRU", "RNN") else ""
 
 
-def _read(path: str | os.PathLike[str]) -> Any:
-    """A model file of ours, else whatever layers a file holds."""
-    if model_file.is_ours(path):
+def _read(path: str | os.PathLike[str], whole: bool) -> Any:
+    """A whole model of ours; else, and of other files, whatever layers a file holds."""
+    if whole and model_file.is_ours(path):
         from openlstm.runtime import load
 
         return load(path)
@@ -137,7 +137,9 @@ def _one(layers: Mapping[str, Any], name: str | None) -> Any:
         return next(iter(layers.values()))
     if name is None or name not in layers:
         what = "several layers, and one is written" if name is None else "no such layer"
-        got, first = "no layer named" if name is None else f"layer={name!r}", next(iter(layers), "")
-        expected = f"one of {', '.join(map(repr, layers)) or 'none'}"
-        raise ArgumentError.of(WHO, what, got, expected, f"export(source, to=..., layer={first!r})")
+        got = "no layer named" if name is None else f"layer={name!r}"
+        if not layers:
+            raise ArgumentError.of(WHO, "holds no layers by name", got, "a module or a file with layers", "leave layer out")
+        expected, hint = f"one of {', '.join(map(repr, layers))}", f"export(source, to=..., layer={next(iter(layers))!r})"
+        raise ArgumentError.of(WHO, what, got, expected, hint)
     return layers[name]

@@ -17,7 +17,7 @@ from openlstm.errors import ArgumentError, OpenLSTMError, missing_extra
 from openlstm.exchange.checkpoints import DEEPEST, MOST
 from openlstm.exchange.contents import NUMBERS, Lazy, damaged, reading, shape_of
 from openlstm.exchange.layers import Layers, brief_of
-from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.stack import FLOATS, WIDENED, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import Weights
 
@@ -74,6 +74,19 @@ def layers_of(tree: Mapping[str, Any], who: str) -> Layers:
     return Layers(who, _paired(found), (NOTE,), left)
 
 
+def nested(arrays: Mapping[str, Lazy]) -> dict[str, Any]:
+    """Arrays by the paths to them, "params.cell.ii.kernel", as the tree that they are from."""
+    tree: dict[str, Any] = {}
+    for path, lazy in arrays.items():
+        *places, name = path.split(".")
+        node = tree
+        for place in places:
+            inside = node.setdefault(place, {})
+            node = inside if isinstance(inside, dict) else {}
+        node[name] = lazy
+    return tree
+
+
 def _paired(found: dict[str, Stack]) -> list[Stack]:
     """The two directions of a `Bidirectional` as one."""
     made = dict(found)
@@ -105,7 +118,7 @@ def _stack(place: str, kind: Kind, parts: dict[str, Any]) -> Stack:
             got, expected = f"{name}/{key} of {lazy.dtype}", ", ".join(FLOATS)
             raise ArgumentError.of(place, "cannot be the weights of a layer", got, expected, "convert it to float32")
         if lazy.dtype == "bfloat16":
-            notes = ("its numbers are bfloat16; here the same ones are in float32",)
+            notes = (WIDENED,)
         if len(lazy.shape) != (2 if key == "kernel" else 1):
             got, hint = f"{name}/{key} {list(lazy.shape)}", "keep it in Flax"
             raise ArgumentError.of(place, "is no recurrent layer", got, "kernels [I, H] and [H, H], biases [H]", hint)

@@ -26,7 +26,7 @@ from openlstm.exchange.contents import Archive, Lazy, reading
 from openlstm.exchange.hdf5 import File, opening
 from openlstm.exchange.keras_config import GATES, Config, activation, config_layers, only, usual_options
 from openlstm.exchange.layers import Layers, brief_of
-from openlstm.exchange.stack import FLOATS, Stack
+from openlstm.exchange.stack import FLOATS, WIDENED, Stack
 from openlstm.exchange.written import stack_of
 from openlstm.weights import GRU_GATE_ORDERS, Weights, reorder
 
@@ -174,6 +174,8 @@ def _stack(name: str, found: dict[int, dict[str, Lazy]], config: Config | None, 
         raise ArgumentError.of(name, "its forward layer runs backwards", "go_backwards=True", "False", hint)
     if reverse:
         notes.append("Keras hands out its outputs last step first; here each stands at its step")
+    if any(lazy.dtype == "bfloat16" for lazy in found[0].values()):
+        notes.append(WIDENED)
     if options.get("stateful") is True:
         notes.append("stateful: hand the state on from call to call")
     return Stack(name, cell, (directions,), True, reverse, tuple(notes))
@@ -199,7 +201,7 @@ def _weights(name: str, found: dict[str, Lazy], G: int, H: int, cudnn: bool, bef
     for key, lazy in found.items():
         if key in ("kernel", "recurrent_kernel", "bias") and lazy.dtype not in (*FLOATS, "bfloat16"):
             hint = "save the model from before it was quantised"
-            raise ArgumentError.of(name, f"{key} is {lazy.dtype}", lazy.dtype, ", ".join(FLOATS), hint)
+            raise ArgumentError.of(name, f"its {key} holds no floats", lazy.dtype, ", ".join(FLOATS), hint)
     kernel, recurrent = found["kernel"].read(), found["recurrent_kernel"].read()
     bias = found["bias"].read() if "bias" in found else None
     got = f"kernel {list(kernel.shape)}, recurrent_kernel {list(recurrent.shape)}"

@@ -113,5 +113,5 @@ def activation(name: str, options: dict[str, Any], key: str, version: str | None
         given = "linear"
     if not isinstance(given, str) or given not in ACTIVATIONS:
         expected = ", ".join(ACTIVATIONS)
-        raise ArgumentError.of(name, f"has {key} {given!r}", f"{key}={given!r}", expected, "keep it in Keras")
+        raise ArgumentError.of(name, "an activation that is not known here", f"{key}={given!r}", expected, "keep it in Keras")
     return ACTIVATIONS[given]

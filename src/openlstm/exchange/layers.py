@@ -99,5 +99,13 @@ class Layers(Mapping[str, Any]):
 
 
 def brief_of(error: Exception) -> str:
-    """Why something was left, on one line: what was got and expected, and the hint."""
-    return "; ".join(line.strip() for line in str(error).splitlines()[1:])
+    """Why something was left, on one line.
+
+    >>> brief_of(ArgumentError.of("rnn", "an unknown cell", "weight_hh [10, 5]", "4, 3 or 1 rows for each unit", "keep it"))
+    'an unknown cell (weight_hh [10, 5]), expected 4, 3 or 1 rows for each unit: keep it'
+    """
+    first, *lines = str(error).splitlines()
+    if len(lines) != 3:
+        return " ".join(str(error).split())
+    got, expected, hint = (line.strip().partition(" ")[2].strip() for line in lines)
+    return f"{first.partition(': ')[2]} ({got}), expected {expected}: {hint}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from openlstm import model_file
-from openlstm.errors import DataError, DtypeError
+from openlstm.errors import DataError, DtypeError, missing_extra
 from openlstm.exchange import archives, checkpoints
 from openlstm.exchange.contents import Archive, damaged, reading
 from openlstm.exchange.layers import Layers
@@ -82,7 +82,7 @@ def read(source: Any) -> Layers:
 
         return keras.layers_of(source, who)
     if isinstance(source, Mapping):
-        if torch is not None and any(isinstance(a, torch.Tensor) for a in _leaves(source)):
+        if not _of_flax(source):
             return checkpoints.layers_of(source, who)
         from openlstm.exchange import flax
 
@@ -97,10 +97,11 @@ def _of_keras(source: Any) -> bool:
     return keras is not None and isinstance(source, getattr(keras, "Layer", ()))
 
 
-def _leaves(tree: Any, depth: int = 0) -> list[Any]:
-    if isinstance(tree, Mapping) and depth < checkpoints.DEEPEST:
-        return [leaf for value in tree.values() for leaf in _leaves(value, depth + 1)]
-    return [tree]
+def _of_flax(tree: Any, depth: int = 0) -> bool:
+    """Whether a tree of arrays has kernels, as Flax calls them, which no state dict of torch has."""
+    if not isinstance(tree, Mapping) or depth > checkpoints.DEEPEST:
+        return False
+    return "kernel" in tree or any(_of_flax(value, depth + 1) for value in tree.values())
 
 
 def _of_file(path: Path) -> Layers:
@@ -176,20 +177,27 @@ def _reader(path: Path, file: BinaryIO, begin: bytes) -> tuple[str, Callable[[Bi
 
 
 def _pickle(file: BinaryIO, path: Path) -> Layers:
-    return checkpoints.layers_in(archives.read_pickle(file, str(path)), str(path))
+    who = str(path)
+    tree = archives.read_pickle(file, who)
+    arrays = checkpoints.found_in(tree, who).arrays
+    if not any(name.endswith(".kernel") for name in arrays):
+        return checkpoints.layers_in(tree, who)
+    from openlstm.exchange import flax
+
+    return flax.layers_of(flax.nested(arrays), who)
 
 
 def _onnx(file: BinaryIO, path: Path) -> Layers:
-    from openlstm.exchange.onnx.read import read as read_onnx
-
+    try:
+        from openlstm.exchange.onnx.read import read as read_onnx
+    except ModuleNotFoundError as error:
+        raise missing_extra("read", "onnx", "exchange") from error
     return read_onnx(path)
 
 
 def _safetensors(file: BinaryIO, path: Path) -> Layers:
     """safetensors holds a state dict; its own reader checks what the header declares."""
     from safetensors import safe_open
-
-    from openlstm.errors import missing_extra
 
     try:
         import torch  # noqa: F401, which has bfloat16

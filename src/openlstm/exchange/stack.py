@@ -13,7 +13,7 @@ import numpy as np
 from openlstm import weights as layout
 from openlstm.cells import GRU, Cell
 from openlstm.engine.backends.table import brief
-from openlstm.errors import DtypeError, ShapeError
+from openlstm.errors import DtypeError, ShapeError, describe
 from openlstm.weights import Weights
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ FLOATS = ("float16", "float32", "float64")
 
 
 CELL = "one step (a cell); here it runs over sequences"
-"""The note of a layer that was a cell."""
+WIDENED = "its numbers are bfloat16; here the same ones are in float32"
+"""Notes of a layer that was a cell, and of one whose numbers numpy has no type for."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,12 @@ class Stack:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", _with_biases(self.weights))
         who = self.name or type(self.cell).__name__
+        flat = [describe(a) for w in self._all for a in (w.w_ih, w.w_hh, w.w_hr) if a is not None and a.ndim != 2]
+        if flat:
+            hint = "a matrix has a row for every unit of every gate"
+            raise ShapeError.of(who, "the arrays do not make one layer", ", ".join(flat), "matrices", hint)
+        object.__setattr__(self, "weights", _with_biases(self.weights))
         kinds = {str(a.dtype) for w in self._all for a in w if a is not None}
         if len(kinds) != 1 or not kinds <= set(FLOATS):
             expected, hint = f"one of {', '.join(FLOATS)}", "convert all arrays to float32"
@@ -205,7 +210,7 @@ class Stack:
         elif not isinstance(inner, (Recurrent, OneStep)):
             inner = from_torch(inner)
         if next(inner.parameters(), torch.empty(0)).dtype == torch.bfloat16:
-            notes = ("its numbers are bfloat16; here the same ones are in float32",)
+            notes = (WIDENED,)
 
         def array(a: Any) -> np.ndarray | None:
             if a is None:

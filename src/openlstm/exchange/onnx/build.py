@@ -18,6 +18,7 @@ from openlstm.engine import onnx as operators
 from openlstm.errors import BackendError
 from openlstm.exchange.onnx.traced import FREE, Traced, Writer
 from openlstm.exchange.stack import Stack
+from openlstm.noise import Noise
 from openlstm.weights import Weights, fed_back_size
 
 TOLERANCE = 1e-4
@@ -54,11 +55,12 @@ def named(writer: Writer, kind: str, inputs: Any, output: str, **attributes: Any
 class Layers:
     """Layers on top of each other, written into a graph."""
 
-    def __init__(self, stack: Stack, lengths: bool, writer: Writer | None = None) -> None:
+    def __init__(self, stack: Stack, lengths: bool, writer: Writer | None = None, noise: Noise | None = None) -> None:
         self.stack, self.cell = stack, stack.cell
         self.writer = writer or Writer()
         self.op = self.writer.op
         self.lengths = "lengths" if lengths else None
+        self.noise = noise  # zoneout, of which eval takes the expectation
         self.units = stack.hidden_size
         self.R = fed_back_size(stack.cell, self.units, stack.proj_size)
         self.states = ("h", *(stack.cell.states if stack.cell.has_cell else ()))
@@ -95,7 +97,7 @@ class Layers:
             first, last = np.array([n * D]), np.array([(n + 1) * D])
             cut = self.stack.layers > 1
             own = {s: self.op("Slice", begin[s], first, last, np.array([0])) if cut else begin[s] for s in self.states}
-            found = operators.operator(self.cell, w32[0])
+            found = None if self.noise else operators.operator(self.cell, w32[0])
             if found is not None:
                 x, state = self._operator(found, x, w32, own)
             else:
@@ -142,7 +144,7 @@ class Layers:
         of_x, step = body.fresh("x"), body.fresh("t")
         rows = len(cell.gates) * H
         old: dict[str, Any] = {name: Traced(body, names[name], (FREE, self.R if name == "h" else H)) for name in self.states}
-        new, y = _step(cell, Traced(body, of_x, (FREE, rows)), old, w._replace(w_ih=None))
+        new, y = _step(cell, Traced(body, of_x, (FREE, rows)), old, w._replace(w_ih=None), self.noise)
         scanned = {of_x: x}
         if self.lengths:
             steps = self.op("Range", np.int64(0), self.op("Gather", self.op("Shape", x), np.int64(0)), np.int64(1))
@@ -172,11 +174,11 @@ class Layers:
         return found[-1], dict(zip(self.states, found, strict=False))
 
 
-def _step(cell: Cell, x: Traced, old: dict[str, Any], w: Weights) -> tuple[dict[str, Any], Any]:
+def _step(cell: Cell, x: Traced, old: dict[str, Any], w: Weights, noise: Noise | None) -> tuple[dict[str, Any], Any]:
     """One step of a cell: the new states by name, and what goes on to the next layer."""
     h, *others = old.values()
     c = None if not others else others[0] if len(others) == 1 else np.concatenate(others, -1)
-    state = reference.full_step(cell, x, State(h, c), w, None, 0).state
+    state = reference.full_step(cell, x, State(h, c), w, noise, 0).state
     units = x.shape[-1] // len(cell.gates)
     parts: list[Any] = [] if state.c is None else [state.c[..., k * units : (k + 1) * units] for k in range(len(others))]
     y = state.h if len(cell.feeds_back) == 1 else state.h[..., :units]

@@ -18,6 +18,7 @@ from openlstm.exchange.contents import reading, short
 from openlstm.exchange.onnx.constants import Constants, Unknown
 from openlstm.exchange.onnx.graph import Graph
 from openlstm.exchange.onnx.nodes import Node, graphs_of, is_recurrent, read_node
+from openlstm.exchange.onnx.plan import CUT
 
 OLDEST = 7
 KIND = "a model as onnx.save writes it"
@@ -31,10 +32,11 @@ OTHERS = {
 
 
 class Place(NamedTuple):
-    """Where a graph stands: the names of the nodes around it, and their numbers."""
+    """Where a graph stands: the names of the nodes around it, their numbers, and the first of them that cannot be cut open."""
 
     name: str
     at: tuple[Any, ...]
+    closed: str = ""
 
 
 def read(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
@@ -103,13 +105,17 @@ def _walk(graph: GraphProto, known: Constants, place: Place) -> Iterator[tuple[s
         whole, at = place.name + (node.name or f"{node.op_type}_{k}"), (*place.at, k)
         if is_recurrent(node):
             try:
-                yield node.name, whole, read_node(node, whole, at, known)
+                found = read_node(node, whole, at, known)
+                note = f"within a {place.closed}, where `run` leaves it to ONNX Runtime"
+                notes = (*found.stack.notes, note) if place.closed else found.stack.notes
+                yield node.name, whole, replace(found, stack=replace(found.stack, notes=notes))
             except Unknown as why:
                 yield node.name, whole, f"{node.op_type}: {short(str(why), 300)}"
         inside = []
         for word, j, inner in graphs_of(node):
             if len(at) < DEEPEST:
-                within = Place(f"{whole}/{word}/", (*at, word, j))
+                closed = place.closed or ("" if node.op_type in CUT else node.op_type)
+                within = Place(f"{whole}/{word}/", (*at, word, j), closed)
                 inside += _walk(inner, Constants(inner, known.opset, known.folder, known), within)
         yield from inside
         if node.op_type in OTHERS and not inside:

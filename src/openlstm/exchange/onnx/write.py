@@ -16,6 +16,7 @@ from openlstm.exchange.onnx import feeds, forecaster
 from openlstm.exchange.onnx.build import Layers, agree
 from openlstm.exchange.onnx.plan import session
 from openlstm.exchange.stack import Stack
+from openlstm.noise import Noise, active
 from openlstm.runtime import Model
 
 OPSETS = (13, 22)
@@ -46,7 +47,7 @@ def write(model: Any, *, lengths: bool = False, opset: int = 17) -> ModelProto:
         feeds.check(model, made)
         return made
     stack = model if isinstance(model, Stack) else _stack(model)
-    made = Layers(stack, lengths).model(opset)
+    made = Layers(stack, lengths, noise=_noise(model)).model(opset)
     _check(copy.deepcopy(model) if stack is not model else stack.layer(), stack, made, lengths)
     return made
 
@@ -61,11 +62,6 @@ def _stack(layer: Any) -> Stack:
     from openlstm.nn.batch import RECURRENT
 
     if isinstance(layer, (Backwards, *RECURRENT)):
-        for option in ("zoneout_h", "zoneout_c"):
-            value = getattr(getattr(layer, "layer", layer), option, 0)
-            if value:  # its expectation acts in eval mode too
-                hint = "export a layer without zoneout, with the same weights"
-                raise ArgumentError.of("export to 'onnx'", "ONNX has no zoneout", f"{option}={value}", f"{option}=0", hint)
         return Stack.of(layer)
     got, expected = type(layer).__name__, "a layer of ours, or a fitted model"
     if got == "Quantized":
@@ -73,6 +69,12 @@ def _stack(layer: Any) -> Stack:
         raise ArgumentError.of("export to 'onnx'", what, got, expected, hint)
     hint = "torch.onnx.export(model, example, dynamo=True), which knows our layers"
     raise ArgumentError.of("export to 'onnx'", "what a module computes is not known here", got, expected, hint)
+
+
+def _noise(layer: Any) -> Noise | None:
+    """Zoneout, which acts in eval mode too, as its expectation."""
+    inner = getattr(layer, "layer", layer)
+    return active(Noise(getattr(inner, "zoneout_h", 0.0), getattr(inner, "zoneout_c", 0.0), training=False))
 
 
 def _check(layer: Any, stack: Stack, model: ModelProto, lengths: bool) -> None:
