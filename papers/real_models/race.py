@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
-from papers.real_models import models
+from papers.real_models import inputs, models
 from papers.real_models.inputs import file_of
 from papers.real_models.models import error, session
 from torch import Tensor, nn
@@ -144,8 +144,24 @@ def with_steps(race: Race, layer: Any, x: Tensor, kinds: tuple[str, ...] = ("flo
     return Race(race.name, race.shape, runners, tuple(f"Stepper, {kind}" for kind in kinds if kind != "float32"))
 
 
+def whole_vad() -> Race:
+    """A step of all of silero-vad, as read, as its TorchScript, which keeps its state itself, and as its ONNX."""
+    given = models.vad_given(steps=1)
+    feeds = {"input": given["rows"][0], "state": given["state"], "sr": np.array(16_000)}
+    graph, run = openlstm.read(models.VAD.path), session(models.VAD.path)
+    script = torch.jit.load(file_of("silero-vad", "silero_vad.jit"))
+    samples = torch.from_numpy(given["rows"][0][:, inputs.CONTEXT :])
+    runners: dict[str, Callable[[], np.ndarray]] = {
+        "openlstm": lambda: graph.run(feeds)["output"],  # type: ignore[attr-defined]
+        "torch": lambda: script(samples, 16_000).numpy(),
+        "ONNX Runtime": lambda: np.asarray(run.run(None, feeds)[0]),
+    }
+    return Race("silero-vad, all of it, a step", "B 1", runners)
+
+
 def one_stream() -> Iterator[Race]:
-    """The recurrent part of each model on its real input, one row."""
+    """The recurrent part of each model on its real input, one row; of silero-vad the whole model too."""
+    yield whole_vad()
     layer, node, x = vad()
     yield with_steps(of_layer("silero-vad, a step", layer, x[100:101], node), layer, x[100:101])
     yield with_steps(of_layer("silero-vad, a second", layer, x[100:131], node), layer, x[100:131])

@@ -90,6 +90,26 @@ def test_nodes_behind_each_other_and_beside_each_other_with_work_between() -> No
         same(model, {"x": x_of(T, B)}, graph)
 
 
+def test_a_constant_is_read_before_a_node_by_it_behind_it_and_given_out() -> None:
+    """Each part that ONNX Runtime runs has its own: none is handed from one to the next."""
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.full(shape, v, np.float32)))
+        for name, shape, v in (("half", (1,), 0.5), ("state", (1, 2, H), 0.25))
+    ]
+    nodes = [
+        *constants,
+        helper.make_node("Mul", ["x", "half"], ["a"]),
+        lstm("a", "b", "rnn", inputs=["", "", "state", "state"]),
+        helper.make_node("Squeeze", ["b", "axis"], ["c"]),
+        helper.make_node("Add", ["c", "half"], ["d"]),
+        helper.make_node("Add", ["d", "state"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": FLOAT}, ("y", "half"))
+    graph = read(model)
+    same(model, {"x": x_of()}, graph)
+    assert [sorted(step.outputs) for step in graph._plan.order[::2]] == [["a", "half", "state"], ["y"]]
+
+
 def test_the_branch_that_is_taken_runs_whichever_it_is() -> None:
     branches = []
     for sign, W in (("then", "W"), ("else", "W3")):

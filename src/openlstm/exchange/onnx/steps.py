@@ -45,7 +45,7 @@ class Steps:
     def _stepper(self, name: str, layer: Any, B: int) -> Stepper:
         """One made of the weights as they are now; what changes them past torch's own count, through `.data`, is not seen."""
         held = self._own.__dict__.setdefault("held", {})
-        versions = [(p._version, p.data_ptr()) for p in layer.parameters()]
+        versions = [(p._version, p.data_ptr()) for p in layer._parameters.values()]
         if (name, B) not in held or held[name, B][0] != versions:
             held[name, B] = versions, Stepper(layer, B)
         return held[name, B][1]
