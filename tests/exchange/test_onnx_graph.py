@@ -514,6 +514,25 @@ def test_the_command_looks_inside_a_model(tmp_path: Path, monkeypatch: pytest.Mo
         assert ran.status != 0 and said in ran.err, ran.err
 
 
+def test_the_command_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    torch.save(torch.nn.LSTM(3, 5).state_dict(), "net.pt")
+    np.savez("x.npz", x=np.zeros(3))
+    assert Ran(capsys, "xray", "vad.onnx", "-q").err == (
+        "error xray: a model of ONNX is looked at while it runs\n"
+        "  got       no --feeds\n"
+        "  expected  an .npz file with its inputs by name\n"
+        "  hint      openlstm xray vad.onnx --feeds x.npz\n"
+    )
+    assert Ran(capsys, "xray", "net.pt", "--feeds", "x.npz", "-q").err == (
+        "error net.pt: has no graph that could run on FEEDS\n"
+        "  got       weights alone\n"
+        "  expected  a model of ONNX\n"
+        "  hint      openlstm.xray(openlstm.read('net.pt')[''], x) in Python\n"
+    )
+
+
 def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
     nodes = [
         helper.make_node("Tanh", ["x"], ["a"]),
