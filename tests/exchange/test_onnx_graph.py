@@ -90,6 +90,26 @@ def test_nodes_behind_each_other_and_beside_each_other_with_work_between() -> No
         same(model, {"x": x_of(T, B)}, graph)
 
 
+def test_a_constant_is_read_before_a_node_by_it_behind_it_and_given_out() -> None:
+    """Each part that ONNX Runtime runs has its own: none is handed from one to the next."""
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.full(shape, v, np.float32)))
+        for name, shape, v in (("half", (1,), 0.5), ("state", (1, 2, H), 0.25))
+    ]
+    nodes = [
+        *constants,
+        helper.make_node("Mul", ["x", "half"], ["a"]),
+        lstm("a", "b", "rnn", inputs=["", "", "state", "state"]),
+        helper.make_node("Squeeze", ["b", "axis"], ["c"]),
+        helper.make_node("Add", ["c", "half"], ["d"]),
+        helper.make_node("Add", ["d", "state"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": FLOAT}, ("y", "half"))
+    graph = read(model)
+    same(model, {"x": x_of()}, graph)
+    assert [sorted(step.outputs) for step in graph._plan.order[::2]] == [["a", "half", "state"], ["y"]]
+
+
 def test_the_branch_that_is_taken_runs_whichever_it_is() -> None:
     branches = []
     for sign, W in (("then", "W"), ("else", "W3")):
@@ -494,6 +514,25 @@ def test_the_command_looks_inside_a_model(tmp_path: Path, monkeypatch: pytest.Mo
         assert ran.status != 0 and said in ran.err, ran.err
 
 
+def test_the_command_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(detector(), "vad.onnx")
+    torch.save(torch.nn.LSTM(3, 5).state_dict(), "net.pt")
+    np.savez("x.npz", x=np.zeros(3))
+    assert Ran(capsys, "xray", "vad.onnx", "-q").err == (
+        "error xray: a model of ONNX is looked at while it runs\n"
+        "  got       no --feeds\n"
+        "  expected  an .npz file with its inputs by name\n"
+        "  hint      openlstm xray vad.onnx --feeds x.npz\n"
+    )
+    assert Ran(capsys, "xray", "net.pt", "--feeds", "x.npz", "-q").err == (
+        "error net.pt: has no graph that could run on FEEDS\n"
+        "  got       weights alone\n"
+        "  expected  a model of ONNX\n"
+        "  hint      openlstm.xray(openlstm.read('net.pt')[''], x) in Python\n"
+    )
+
+
 def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
     nodes = [
         helper.make_node("Tanh", ["x"], ["a"]),
@@ -507,6 +546,10 @@ def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
     steps = graph.xray({"x": single, "h": zeros, "c": zeros}, carry={"h_n": "h", "c_n": "c"})["rnn"]
     for word in ("gates", "retention"):
         assert whole[word].finding == steps[word].finding
+    left = "Only the first of 30 calls is looked at: the later ones do not begin with the state in which the one before ended;"
+    loose = graph.xray({"x": single, "h": zeros, "c": zeros})["rnn"]
+    assert f"{left} carry={{output: input}} hands it on." in loose.notes
+    assert not [note for report in (whole, steps) for note in report.notes if note.startswith("Only")]
     alone = openlstm.xray(graph["rnn"], {"input": torch.from_numpy(x_of(30)).tanh()}, before=False)
     assert alone["gates"].finding == whole["gates"].finding
     with pytest.raises(ArgumentError) as caught:

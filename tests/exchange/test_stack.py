@@ -107,6 +107,14 @@ def test_a_reversed_layer_runs_each_row_from_its_last_step(batch_first: bool) ->
     assert again.reverse and all((a == b).all() for a, b in zip(again.weights[0][0], alone, strict=True) if a is not None)
 
 
+def test_a_layer_made_in_inference_mode_can_be_trained_afterwards() -> None:
+    with torch.inference_mode():
+        layer = Stack.of(torch.nn.LSTM(3, 5)).layer()
+    y, _ = layer(torch.randn(4, 2, 3))
+    y.sum().backward()
+    assert layer.weight_hh_l0.grad.abs().max() > 0
+
+
 def test_arrays_that_do_not_fit_are_refused() -> None:
     w = Weights(np.zeros((8, 3)), np.zeros((8, 2)))
     with pytest.raises(ShapeError) as caught:

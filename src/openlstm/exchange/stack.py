@@ -174,8 +174,9 @@ class Stack:
         sizes = {"input_size": self.input_size, "hidden_size": self.hidden_size, "num_layers": self.layers}
         form = {"bias": self.bias, "batch_first": self.batch_first, "bidirectional": self.directions == 2}
         more = {"proj_size": self.proj_size, "cell": cell, "input_projection": self.input_projection}
-        made = kind(**sizes, **form, **more, dtype=getattr(torch, self.dtype.name))
-        made.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in self.named().items()})
+        with torch.inference_mode(False):  # what is made inside of it cannot be trained afterwards
+            made = kind(**sizes, **form, **more, dtype=getattr(torch, self.dtype.name))
+            made.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in self.named().items()})
         if self.reverse:
             from openlstm.exchange.backwards import Backwards
 

@@ -268,6 +268,9 @@ def xray(
         from openlstm.exchange.onnx.command import look as look_inside
 
         return look_inside(model, feeds, carry or [], page, {"lag": lag, "before": before}, as_json, quiet)
+    if model.suffix.lower() == ".onnx":
+        what, hint = "a model of ONNX is looked at while it runs", f"openlstm xray {model} --feeds x.npz"
+        raise ArgumentError.of("xray", what, "no --feeds", "an .npz file with its inputs by name", hint)
     if apply and data is None:
         example = f"openlstm xray {model} DATA --apply"
         raise ArgumentError.of("xray", "--apply trains, so it needs the data", "no DATA", "DATA", example)

@@ -10,7 +10,8 @@ import numpy as np
 from openlstm._terminal import print_json, say, status
 from openlstm.errors import ArgumentError, DataError
 from openlstm.exchange.contents import Archive, damaged, reading
-from openlstm.exchange.onnx.read import read
+from openlstm.exchange.onnx.graph import Graph
+from openlstm.exchange.read import read
 
 
 def look(
@@ -20,13 +21,16 @@ def look(
 
     Raises:
         DataError: for feeds that are no arrays of numpy.
-        ArgumentError: for a `carry` that is not OUTPUT=INPUT, or inputs that are not those of the model.
+        ArgumentError: for a `carry` that is not OUTPUT=INPUT, inputs that are not those of the model, or a file that is not ONNX.
     """
     pairs = [(out, name) for out, _, name in (one.partition("=") for one in carry)]
     for one, (out, name) in zip(carry, pairs, strict=True):
         if not out or not name:
             raise ArgumentError.of("xray", "--carry names no two tensors", one, "OUTPUT=INPUT", "--carry stateN=state")
     graph, arrays = read(model), read_feeds(feeds)
+    if not isinstance(graph, Graph):
+        got, hint = "weights alone", f"openlstm.xray(openlstm.read({str(model)!r})[{next(iter(graph))!r}], x) in Python"
+        raise ArgumentError.of(str(model), "has no graph that could run on FEEDS", got, "a model of ONNX", hint)
     with status("looking ...", quiet):
         reports = graph.xray(arrays, carry=dict(pairs), **options)
         places = {name: _place(page, k) for k, name in enumerate(reports)}
@@ -41,6 +45,8 @@ def look(
         for section in report.sections:
             if section.finding:
                 say(f"  {section.title}: {section.finding}")
+        for note in report.notes:
+            say(f"  note: {note}")
     if page is not None:
         say(f"Wrote {', '.join(map(str, places.values()))}: open in a browser.")
 

@@ -95,7 +95,8 @@ class Graph(Layers):
         Args:
             feeds: as for `run`; or several, one call after the other; or arrays with one axis more, in front, for the calls.
             carry: which output is the input of the next call, such as {"stateN": "state"}. The steps of calls in which every
-                layer goes on where it ended are one sequence; where it does not, its first call is looked at.
+                layer goes on where it ended are one sequence; where it does not, its first call is looked at, and a note of the
+                report says so.
             options: those of `openlstm.xray`, such as `lag`; `before` is False, since weights in a file have been trained.
 
         Raises:
@@ -121,8 +122,11 @@ class Graph(Layers):
         if not seen:
             got, hint = "a branch without one", "give feeds with which one of them runs"
             raise ArgumentError.of(self.source, "no recurrent layer ran", got, ", ".join(self), hint)
-        names = dict.fromkeys(name for name, *_ in seen)
-        return {n: xray(self[n], self._joined([s[1:] for s in seen if s[0] == n], n), name=n, **options) for n in names}
+        reports: dict[str, Any] = {}
+        for name in dict.fromkeys(name for name, *_ in seen):
+            given, note = self._joined([s[1:] for s in seen if s[0] == name], name)
+            reports[name] = xray(self[name], given, name=name, **options).noted(*note)
+        return reports
 
     def calls(self, feeds: Feeds) -> list[Feeds]:
         """The feeds of one call, or of several: arrays that have an axis more than their inputs hold one call after another.
@@ -140,8 +144,11 @@ class Graph(Layers):
         count = next(iter(counts.values()), 1)
         return [{name: a[k] if name in longer else a for name, a in feeds.items()} for k in range(count)]
 
-    def _joined(self, calls: list[tuple[Any, Any, Any, Any]], name: str) -> dict[str, Any]:
-        """The inputs of a layer in its calls, as one sequence where each begins with the state in which the last one ended."""
+    def _joined(self, calls: list[tuple[Any, Any, Any, Any]], name: str) -> tuple[dict[str, Any], list[str]]:
+        """The inputs of a layer in its calls, as one sequence where each begins with the state in which the last one ended.
+
+        Otherwise those of the first, and a note that says so.
+        """
         import torch
 
         x, lengths, begin, _ = calls[0]
@@ -150,10 +157,14 @@ class Graph(Layers):
             now[2] is not None and now[1] is None and all(map(torch.equal, _all(now[2]), _all(before[3])))
             for before, now in zip(calls, calls[1:], strict=False)
         )
+        note = []
         if len(calls) > 1 and lengths is None and goes_on:
             x = torch.cat([call[0] for call in calls], time)
+        elif len(calls) > 1:
+            why = "the later ones do not begin with the state in which the one before ended"
+            note = [f"Only the first of {len(calls):,} calls is looked at: {why}; carry={{output: input}} hands it on."]
         given = {"input": x, "hx": begin, "lengths": lengths}
-        return {key: value for key, value in given.items() if value is not None}
+        return {key: value for key, value in given.items() if value is not None}, note
 
     def _run(self, node: Node, x: np.ndarray, lengths: Any, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """A recurrent node: y, h and c as ONNX lays them out."""

@@ -83,13 +83,17 @@ class Plan:
                 needed |= set(_reads(step))
         self.reads = {name for step in kept for name in _reads(step)} | set(self.outputs)
         levels = self._levels(kept[::-1])
+        constants = {step.output[0]: step for step in kept if isinstance(step, NodeProto) and step.op_type == "Constant"}
+        shown = {name for step in kept if not isinstance(step, NodeProto) for name in _reads(step)} | set(self.outputs)
         self.order: list[Any] = []
         for level in range(len(levels)):
-            plain = [step for step in levels[level] if isinstance(step, NodeProto)]
-            later = {name for other in levels[level + 1 :] for step in other for name in _reads(step)}
+            nodes = [step for step in levels[level] if isinstance(step, NodeProto)]
+            nodes = [node for node in nodes if node.output[0] in shown or node.output[0] not in constants]
+            read = {name for node in nodes for name in _reads(node)} - {name for node in nodes for name in node.output}
+            plain = [constants[name] for name in constants if name in read] + nodes  # each stage has its own
+            later = {name for other in levels[level + 1 :] for step in other for name in _reads(step)} - set(constants)
             cut = [step for step in levels[level] if not isinstance(step, NodeProto)]
-            later |= {name for step in cut for name in _reads(step)} | set(self.outputs)
-            self.order += ([_Stage(plain, later, self)] if plain else []) + cut
+            self.order += ([_Stage(plain, later | (shown - set(constants) if level else shown), self)] if plain else []) + cut
         asked = {name for step in kept if not isinstance(step, NodeProto) for name in step.asked}
         self.fixed = (asked | self.defaults & self.reads | set(self.outputs)) & set(self.initializers)
         self._constants: dict[str, np.ndarray] | None = None
