@@ -284,8 +284,8 @@ def recurrence(job: Job) -> Built:
     step = {"SLSTM": slstm, "MinGRU": mingru, "MinLSTM": minlstm, "JANET": janet, "IndRNN": indrnn}[job.cell]
 
     def run(module: Any, x: Any) -> tuple[Any, Any]:
-        w = dict(module.named_parameters())
-        w_hh: Any = w.get("weight_hh_l0")
+        w: dict[str, Any] = dict(module.named_parameters())
+        w_hh = w.get("weight_hh_l0")
         bias = w["bias_ih_l0"] + w.get("bias_hh_l0", 0)
         sums, h = torch.nn.functional.linear(x, w["weight_ih_l0"], bias), x.new_zeros(B, H)
         c = (h, h, h)

@@ -149,7 +149,7 @@ class Boosting(_Timed):
                 raise Late(f"the series are too short: {len(y)} examples")
             for k, level in enumerate(levels):
                 self._check(f"{k} of {len(levels)} quantiles fitted")
-                loss = {"loss": "absolute_error"} if level == 0.5 else {"loss": "quantile", "quantile": level}
+                loss: dict[str, Any] = {"loss": "absolute_error"} if level == 0.5 else {"loss": "quantile", "quantile": level}
                 self.models.append(HistGradientBoostingRegressor(max_iter=200, random_state=0, **loss).fit(x, y))
         self._check("fitted, no forecast yet")
         series = np.repeat(np.arange(len(panel)), horizon)
