@@ -284,19 +284,19 @@ def recurrence(job: Job) -> Built:
     step = {"SLSTM": slstm, "MinGRU": mingru, "MinLSTM": minlstm, "JANET": janet, "IndRNN": indrnn}[job.cell]
 
     def run(module: Any, x: Any) -> tuple[Any, Any]:
-        w: dict[str, Any] = dict(module.named_parameters())
+        w = dict(module.named_parameters())
         w_hh = w.get("weight_hh_l0")
         bias = w["bias_ih_l0"] + w.get("bias_hh_l0", 0)
         sums, h = torch.nn.functional.linear(x, w["weight_ih_l0"], bias), x.new_zeros(B, H)
         c = (h, h, h)
         blocks = (
             w_hh.view(-1, heads, H // heads, H // heads).permute(1, 3, 0, 2).reshape(heads, H // heads, -1)
-            if heads > 1
+            if heads > 1 and w_hh is not None
             else None
         )
         ys = []
         for z in sums.unbind(0):
-            if job.cell == "IndRNN":
+            if job.cell == "IndRNN" and w_hh is not None:
                 z = z + w_hh[:, 0] * h
             elif blocks is not None:  # [heads, B, G, H / heads]
                 of_h = (h.view(B, heads, -1).transpose(0, 1) @ blocks).view(heads, B, -1, H // heads)
