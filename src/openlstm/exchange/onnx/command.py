@@ -21,7 +21,7 @@ def look(
 
     Raises:
         DataError: for feeds that are no arrays of numpy.
-        ArgumentError: for a `carry` that is not OUTPUT=INPUT, inputs that are not those of the model, or a file that is not ONNX.
+        ArgumentError: for a `carry` that is not OUTPUT=INPUT, inputs of another model, or a file that is not ONNX.
     """
     pairs = [(out, name) for out, _, name in (one.partition("=") for one in carry)]
     for one, (out, name) in zip(carry, pairs, strict=True):
