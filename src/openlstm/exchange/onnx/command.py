@@ -44,7 +44,7 @@ def look(
         say(f"{name}: {report.word}. {report.finding}")
         for section in report.sections:
             if section.finding:
-                say(f"  {section.title}: {section.finding}")
+                say(f"  {section.title}: {section.finding}".replace("\n", "\n    "))  # a line for each direction
         for note in report.notes:
             say(f"  note: {note}")
     if page is not None:
