@@ -28,19 +28,20 @@ class Steps:
         plain = stack.directions == 1 and not stack.reverse and bool(stack.cell.kernel) and stack.dtype.name != "float16"
         if not plain or x.shape[int(first)] != 1 or not 0 < B <= MOST or len(states) not in (0, 1 + stack.cell.has_cell):
             return None
-        if layer._edits or layer._recorder is not None or layer._forward_hooks or layer._forward_pre_hooks:
+        watched = layer._recorder is not None or layer._forward_hooks or layer._forward_pre_hooks
+        if layer._edits or watched or "parametrizations" in layer._modules:
             return None
         stepper = self._stepper(stack.name, layer, B)
-        if states:
-            given = (s.astype(stack.dtype, copy=False) for s in states)
-            stepper.state = tuple(s.swapaxes(0, 1) if first else s for s in given)
-        else:
-            stepper.reset()
+        held = [a for a in (stepper._h, stepper._c) if a is not None]  # in this thread nobody else is at work
+        given = [s.swapaxes(0, 1) if first else s for s in states]
+        if any(mine.shape != its.shape for mine, its in zip(held, given, strict=False)):
+            return None
+        for k, mine in enumerate(held):
+            mine[...] = given[k] if given else 0
         y = stepper.step(np.ascontiguousarray(x[:, 0] if first else x[0], stack.dtype))
-        ends = stepper.state
         shape = (B, 1, 1, -1) if first else (1, 1, B, -1)
-        found = (y.copy().reshape(shape), *(s for s in ends if s is not None))
-        return tuple(np.ascontiguousarray(a.swapaxes(0, 1) if first and k else a, x.dtype) for k, a in enumerate(found))
+        ends = (np.array(a.swapaxes(0, 1) if first else a, x.dtype) for a in held)
+        return np.array(y, x.dtype).reshape(shape), *ends
 
     def _stepper(self, name: str, layer: Any, B: int) -> Stepper:
         """One made of the weights as they are now; what changes them past torch's own count, through `.data`, is not seen."""
