@@ -17,6 +17,7 @@ from papers.real_models.race import Times
 import openlstm
 
 SMALL = 1e-3
+RUNNERS = ("openlstm", "ONNX Runtime", "torch")
 
 
 def main() -> None:
@@ -39,6 +40,13 @@ def main() -> None:
         print(f"| {model.name} | {version(model.package)} | {model.what} | {lines} | {error(found, wanted):.1e} |", flush=True)
     print("\nOne stream\n")
     show(race.one_stream, given.seconds)
+    print(
+        "\n| one row, least us | "
+        + " | ".join(f"{who}: a call | a step" for who in RUNNERS)
+        + " |\n|---|---|---|---|---|---|---|"
+    )
+    for name, found in race.by_length(given.seconds):
+        print(f"| {name} | " + " | ".join(f"{found[who][0] * 1e6:.0f} | {found[who][1] * 1e6:.1f}" for who in RUNNERS) + " |")
     print(f"\n{race.STREAMS:,} streams of silero-vad in one call\n")
     show(race.many_streams, given.seconds)
     each = race.one_call_each()

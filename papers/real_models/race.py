@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import openlstm
 from openlstm.engine import Stepper
 
-STREAMS, BLOCK = 1000, 16
+STREAMS, BLOCK, LENGTHS = 1000, 16, (10, 20, 40, 80)
 Races = Callable[[], Iterator["Race"]]
 
 
@@ -196,6 +196,21 @@ def with_8_bits(race: Race, layer: Any, x: Tensor) -> Race:
     rounded = openlstm.quantize(layer)
     runners = race.runners | {"openlstm.quantize": lambda: rounded(x)[0].numpy()}
     return Race(race.name, race.shape, runners, tuple(name for name in runners if name != "ONNX Runtime"))
+
+
+def by_length(seconds: float) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    """Of some layers and each runner the seconds that a call costs and those of each step, by a line through LENGTHS."""
+    layers = {
+        "silero-vad": vad()[0],
+        "EasyOCR": openlstm.read(models.READER.path)["module.SequenceModeling.0.rnn"],
+        "ddddocr": next(iter(openlstm.read(models.CAPTCHAS[0].path).values())),
+    }
+    for name, layer in layers.items():
+        draw = torch.Generator().manual_seed(0)
+        given = [torch.randn(steps, 1, layer.input_size, generator=draw) / 2 for steps in LENGTHS]
+        times = [timed(of_layer(name, layer, x), seconds) for x in given]
+        lines = {who: np.polyfit(LENGTHS, [each[who].least for each in times], 1) for who in times[0]}
+        yield name, {who: (float(line[1]), float(line[0])) for who, line in lines.items()}
 
 
 def many_streams() -> Iterator[Race]:

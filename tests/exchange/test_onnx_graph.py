@@ -548,7 +548,7 @@ def test_an_xray_looks_at_the_inputs_that_a_layer_really_gets() -> None:
         assert whole[word].finding == steps[word].finding
     left = "Only the first of 30 calls is looked at: the later ones do not begin with the state in which the one before ended;"
     loose = graph.xray({"x": single, "h": zeros, "c": zeros})["rnn"]
-    assert f"{left} carry={{output: input}} hands it on." in loose.notes
+    assert f"{left} carry, OUTPUT=INPUT, hands it on." in loose.notes
     assert not [note for report in (whole, steps) for note in report.notes if note.startswith("Only")]
     alone = openlstm.xray(graph["rnn"], {"input": torch.from_numpy(x_of(30)).tanh()}, before=False)
     assert alone["gates"].finding == whole["gates"].finding

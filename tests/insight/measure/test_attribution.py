@@ -172,6 +172,17 @@ def test_rows_of_values_count_back_from_the_last_step(lag: int) -> None:
     assert carry in found.finding and "x0 less than 1 %: try without" in found.finding
 
 
+def test_of_many_inputs_with_small_parts_only_those_that_are_small_together_are_named() -> None:
+    """Two hundred with half a percent each: none of them can go."""
+
+    class Even(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, -1, 3:].sum(-1)
+
+    found = attribution(Even(), torch.ones(2, 4, 203)).finding  # each of the others is half a percent, and one more would do
+    assert "and x0, x1, x2 and 1 more together less than 1 %: try without" in found
+
+
 @pytest.mark.parametrize("form", ["batch first", "time first", "unbatched"])
 @pytest.mark.parametrize("source", ["ours", "torch"])
 def test_a_bare_layer_in_all_its_forms(form: str, source: str) -> None:

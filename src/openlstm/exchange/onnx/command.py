@@ -21,7 +21,7 @@ def look(
 
     Raises:
         DataError: for feeds that are no arrays of numpy.
-        ArgumentError: for a `carry` that is not OUTPUT=INPUT, inputs that are not the model's, or a file that is not ONNX.
+        ArgumentError: for a `carry` that is not OUTPUT=INPUT, inputs of another model, or a file that is not ONNX.
     """
     pairs = [(out, name) for out, _, name in (one.partition("=") for one in carry)]
     for one, (out, name) in zip(carry, pairs, strict=True):
@@ -44,7 +44,7 @@ def look(
         say(f"{name}: {report.word}. {report.finding}")
         for section in report.sections:
             if section.finding:
-                say(f"  {section.title}: {section.finding}")
+                say(f"  {section.title}: {section.finding}".replace("\n", "\n    "))  # a line for each direction
         for note in report.notes:
             say(f"  note: {note}")
     if page is not None:

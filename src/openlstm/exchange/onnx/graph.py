@@ -161,8 +161,9 @@ class Graph(Layers):
         if len(calls) > 1 and lengths is None and goes_on:
             x = torch.cat([call[0] for call in calls], time)
         elif len(calls) > 1:
-            why = "the later ones do not begin with the state in which the one before ended"
-            note = [f"Only the first of {len(calls):,} calls is looked at: {why}; carry={{output: input}} hands it on."]
+            why = "the later ones do not begin with the state in which the one before ended; carry, OUTPUT=INPUT, hands it on"
+            why = why if lengths is None else "calls with lengths are not put together"
+            note = [f"Only the first of {len(calls):,} calls is looked at: {why}."]
         given = {"input": x, "hx": begin, "lengths": lengths}
         return {key: value for key, value in given.items() if value is not None}, note
 

@@ -106,10 +106,12 @@ class Attribution(Result):
         share = self.by_feature
         if len(share) > 1:
             text += f"; {self.features[int(share.argmax())]} has the largest part, {share.max():.0%}"
-            unused = [name for name, s in zip(self.features, share, strict=True) if s < 0.01]
+            order = np.argsort(share, kind="stable")  # of many each is small: those that are so together
+            unused = [self.features[k] for k in np.sort(order[np.cumsum(share[order]) < 0.01])]
             if unused:
                 more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-                text += f", and {', '.join(unused[:3])}{more} less than 1 %: try without"
+                both = " together" if len(unused) > 1 else ""
+                text += f", and {', '.join(unused[:3])}{more}{both} less than 1 %: try without"
         trust = "" if self.gap < 0.01 else ", too large to rely on it: try baseline='shifted' or more steps"
         jumps = f"; {min(self.jumps, 1):.0%} of the change are jumps on the way" if self.jumps > 0.05 else ""
         return f"{text} (completeness gap {self.gap:.2%}{trust}{jumps})."
