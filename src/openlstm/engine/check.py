@@ -48,6 +48,7 @@ def check_call(call: Call, who: str = WHO) -> None:
         ArgumentError: for a missing or superfluous member, lengths out of range, or arrays on several devices.
 
     >>> import numpy as np
+    >>> from openlstm import Weights
     >>> from openlstm.cells import LSTM
     >>> w = Weights(np.zeros((8, 3)), np.zeros((8, 2)))
     >>> check_call(Call(LSTM(), np.ones((5, 4, 3)), w, lengths=[5, 0, 1, 5]))
