@@ -73,13 +73,10 @@ def test_what_cannot_be_chosen_is_told() -> None:
         "export: several layers, and one is written\n"
         "  got       no layer named\n"
         "  expected  one of 'a', 'b'\n"
-        "  hint      export(source, to=..., layer='a')"
+        "  hint      layer='a', or --layer a"
     )
     assert refused(layers, "c", layer="z") == (
-        "export: no such layer\n"
-        "  got       layer='z'\n"
-        "  expected  one of 'a', 'b'\n"
-        "  hint      export(source, to=..., layer='a')"
+        "export: no such layer\n  got       layer='z'\n  expected  one of 'a', 'b'\n  hint      layer='a', or --layer a"
     )
 
 

@@ -140,6 +140,9 @@ def _one(layers: Mapping[str, Any], name: str | None) -> Any:
         got = "no layer named" if name is None else f"layer={name!r}"
         if not layers:
             raise ArgumentError.of(WHO, "holds no layers by name", got, "a module or a file with layers", "leave layer out")
-        expected, hint = f"one of {', '.join(map(repr, layers))}", f"export(source, to=..., layer={next(iter(layers))!r})"
+        expected, hint = (
+            f"one of {', '.join(map(repr, layers))}",
+            f"layer={next(iter(layers))!r}, or --layer {next(iter(layers))}",
+        )
         raise ArgumentError.of(WHO, what, got, expected, hint)
     return layers[name]

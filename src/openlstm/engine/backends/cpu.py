@@ -28,7 +28,7 @@ from openlstm.engine import native, threads
 from openlstm.engine.check import check_lengths_in_range
 from openlstm.errors import BackendError, describe
 from openlstm.reference import Gradients, Run, Saved, State, Weights, mask_recurrent, unshared
-from openlstm.weights import cell_size, collapse, recurrent_size
+from openlstm.weights import cell_size, collapse
 
 _LARGE = 1 << 16  # bytes from which an output comes from the workspace
 
@@ -65,25 +65,30 @@ def forward_simple(call: Call) -> Run | None:
     cell, x, (w_ih, w_hh, b_ih, b_hh, *_), state = call[:4]
     alone = x.dim() == 2
     T, B, inputs = (1, *x.shape) if alone else x.shape
-    rows, K, dtype, fed = w_hh.shape[0], w_hh.shape[-1], x.dtype, cell.recurrence != "none"
-    H = rows // len(cell.gates)
-    if rows != len(cell.gates) * H or H % cell.heads or recurrent_size(cell, H) != K or (w_ih is None and inputs != rows):
-        return None
-    C = cell_size(cell, H)
+    K, dtype, has_cell, fed = w_hh.shape[-1], x.dtype, cell.has_cell, True
+    if cell.recurrence == "dense":
+        H = K * cell.heads
+    else:
+        H, fed = w_hh.shape[0] // len(cell.gates), cell.recurrence == "elementwise"
+        if fed != K:  # 1 or 0
+            return None
+    rows, C = len(cell.gates) * H, len(cell.states) * H
     given = [("x", x, T * B * inputs)]
     if w_ih is not None:
         given.append(("w_ih", w_ih, rows * inputs))
+    elif inputs != rows:
+        return None
     if fed:
         given.append(("w_hh", w_hh, rows * K))
     if state is not None:
         given.append(("h0", state.h, B * H))
-        if cell.has_cell:
+        if has_cell:
             given.append(("c0", state.c, B * C))
     if b_ih is not None:
         given.append(("b_ih", b_ih, rows))
         if fed:
             given.append(("b_hh", b_hh, rows))
-    fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": cell.has_cell}
+    fields: dict[str, Any] = {"steps": T, "batch": B, "inputs": inputs, "hidden": H, "last": T, "has_cell": has_cell}
     fields["recurrent"], fields["heads"] = K, cell.heads
     for name, a, size in given:  # a kernel reads addresses: what does not fit must not get there
         if a is None or a.numel() != size or a.dtype is not dtype or not a.is_cpu or not a.is_contiguous() or a.is_neg():
@@ -96,8 +101,10 @@ def forward_simple(call: Call) -> Run | None:
     empty_like = sys.modules["torch"].empty_like  # faster than new_empty
     y = empty_like(call.state.h) if alone else x.new_empty(T, B, H) if 4 * T * B * H < _LARGE else empty(x, T, B, H)
     h = None if alone else x.new_empty(1, B, H) if state is None else empty_like(state.h)
-    begin = y if h is None else h
-    c = None if not cell.has_cell else empty_like(begin) if C == H else x.new_empty(*begin.shape[:-1], C)
+    c = None
+    if has_cell:
+        begin = y if h is None else h
+        c = empty_like(begin) if C == H else x.new_empty(*begin.shape[:-1], C)
     fields["x"] = (fields["x"], B * inputs, inputs)
     fields["y"] = (y.data_ptr(), B * H, H)
     fields["threads"] = threads.current()

@@ -34,12 +34,10 @@ static inline float @clamp(float x, float end) {
   x = @pick(x < -end, -end, x);
   return @pick(x > end, end, x);
 }
-"""
 
-QUICK = """\
-/* exp(x) = scale (1 + p) for |x| <= 87: scale = 2^n, and p = expm1(x - n ln 2) by a polynomial. */
-static inline float @exp_parts(float x, float *scale) {
-  const float magic = 12583039.f; /* 1.5 2^23 + 127: adding it rounds to whole numbers, in the lowest bits */
+/* exp(x) = scale (1 + p) 2^-extra, with scale in the normal range: p = expm1(x - n ln 2) by a polynomial. */
+static inline float @exp_split(float x, float extra, float *scale) {
+  const float magic = 12582912.f + (127.f + extra); /* 1.5 2^23: adding it rounds to whole numbers, in the lowest bits */
   const uint32_t bits = @to_bits(@fma(x, 1.44269502f, magic));
   const float n = (float)(int32_t)(bits - @to_bits(magic));
   const float r = @fma(n, 2.12194442e-4f, @fma(n, -0.693359375f, x));
@@ -50,10 +48,12 @@ static inline float @exp_parts(float x, float *scale) {
   *scale = @from_bits(bits << 23);
   return @fma(r * r, q, r);
 }
+"""
 
+QUICK = """\
 static inline float @exp(float x) {
   float scale;
-  const float p = @exp_parts(@clamp(x, 87.f), &scale);
+  const float p = @exp_split(@clamp(x, 87.f), 0.f, &scale);
   return @fma(p, scale, scale);
 }
 
@@ -62,7 +62,7 @@ static inline float @sigmoid(float x) { return 1.f / (1.f + @exp(-x)); }
 /* m / (m + 2) with m = expm1(2 x), accurate relative to itself down to the smallest x. */
 static inline float @tanh(float x) {
   float scale;
-  const float p = @exp_parts(@clamp(x + x, 87.f), &scale), m = @fma(scale, p, scale - 1.f);
+  const float p = @exp_split(@clamp(x + x, 87.f), 0.f, &scale), m = @fma(scale, p, scale - 1.f);
   return m / (m + 2.f);
 }
 
@@ -133,20 +133,6 @@ static inline void @moments(const float *s, int rows, int stride, int n, float *
 """
 
 EXACT = """\
-/* exp(x) = scale (1 + p) 2^-extra, with scale in the normal range: p = expm1(x - n ln 2) by a polynomial. */
-static inline float @exp_split(float x, float extra, float *scale) {
-  const float magic = 12582912.f + (127.f + extra); /* 1.5 2^23: adding it rounds to whole numbers, in the lowest bits */
-  const uint32_t bits = @to_bits(@fma(x, 1.44269502f, magic));
-  const float n = (float)(int32_t)(bits - @to_bits(magic));
-  const float r = @fma(n, 2.12194442e-4f, @fma(n, -0.693359375f, x));
-  float q = @fma(1.39464601e-3f, r, 8.36658385e-3f);
-  q = @fma(q, r, 4.16662805e-2f);
-  q = @fma(q, r, 1.66665435e-1f);
-  q = @fma(q, r, 0.5f);
-  *scale = @from_bits(bits << 23);
-  return @fma(r * r, q, r);
-}
-
 /* Close to 1 / d for d in 1 .. 2. */
 static inline float @reciprocal(float d) {
   float r = @fma(-0.221837088f, d, 1.3310225f);
